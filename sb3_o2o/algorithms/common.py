@@ -1,0 +1,498 @@
+"""What O2OSAC and its siblings share: pre-training, the update loop, hooks, and what is saved."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.utils import FloatSchedule, configure_logger, polyak_update, update_learning_rate
+
+from sb3_o2o.algorithms.hooks import Hooks, walk
+from sb3_o2o.algorithms.progress import PretrainingProgressBar
+from sb3_o2o.data import OfflineDataset, OfflineReplayBuffer
+from sb3_o2o.data.filling import fill_replay_buffer
+from sb3_o2o.networks.normalizer import set_observation_statistics
+from sb3_o2o.objectives import Batch, Objective, make_objective
+from sb3_o2o.recipes import build_finetuning
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm as _Base
+else:
+    _Base = object
+
+PRETRAINING, WARMUP, FINETUNING = "pretraining", "warmup", "finetuning"
+
+
+class OfflineToOnlineMixin(_Base):
+    """
+    Turns an off-policy SB3 algorithm into an offline-to-online one. Sub-classes name their objectives and
+    optimisers; everything else is here.
+    """
+
+    available_objectives: dict[str, type[Objective]]
+    default_online_objective: str
+    actor: Any
+    critic: Any
+    critic_target: Any
+
+    # -- set-up ----------------------------------------------------------------------------------------------------
+
+    def _init_offline_to_online(self, **arguments: Any) -> None:
+        """Store the arguments under their own names, as ``load(**kwargs)`` needs, and start the counters."""
+        for name, value in arguments.items():
+            setattr(self, name, value)
+        self.phase: str | None = None
+        self.n_pretrain_steps = 0
+        self._finetuning_started = False
+        self._n_offline_buffers = 0
+        self.offline_buffer: OfflineReplayBuffer | None = None
+        self.hooks = Hooks()
+        self._pretrained_on: Any = None
+        self._online_steps: tuple[int, int, float] | None = None
+        self._driven_callbacks: list[BaseCallback] = []
+        self._metric_sums: dict[str, tuple[th.Tensor, int]] = {}
+
+    def _check_offline_to_online_arguments(self) -> None:
+        """:raises ValueError: for an argument out of range"""
+        if self.policy_delay < 1:
+            raise ValueError(f"policy_delay must be at least 1, not {self.policy_delay}.")
+        for name, allowed in {
+            "actor_batch": ("minibatch", "block"),
+            "actor_critics": ("min", "mean"),
+            "precision": ("fp32", "bf16"),
+        }.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, not {getattr(self, name)!r}.")
+        if self.critic_subset is not None and not 1 <= self.critic_subset <= self.n_critics:
+            raise ValueError(f"critic_subset must lie in [1, n_critics={self.n_critics}], not {self.critic_subset}.")
+        if self.pretrain_steps < 0:
+            raise ValueError(f"pretrain_steps must be >= 0, not {self.pretrain_steps}.")
+        if self.actor_batch == "block" and self.policy_delay == 1:
+            raise ValueError("actor_batch='block' needs policy_delay > 1: the actor then waits for the whole block.")
+
+    def _setup_objectives(self) -> None:
+        """Create the objectives, which may own parameters, and the fine-tuning callbacks."""
+        self.finetuning = build_finetuning(self.finetuning or [])
+        online = self.online_objective or self.default_online_objective
+        self.offline_objective = make_objective(self.objective, self.objective_kwargs, self, self.available_objectives)
+        if online == self.objective and self.online_objective_kwargs is None:
+            # continued: a Lagrange multiplier goes on where it was
+            self.finetuning_objective = self.offline_objective
+        else:
+            kwargs = self.online_objective_kwargs
+            self.finetuning_objective = make_objective(online, kwargs, self, self.available_objectives)
+
+    def _setup_lr_schedule(self) -> None:
+        super()._setup_lr_schedule()
+        self.qf_lr_schedule = self._schedule_or_default(self.qf_learning_rate)
+        self.ent_coef_lr_schedule = self._schedule_or_default(self.ent_coef_learning_rate)
+
+    def _schedule_or_default(self, learning_rate: Any) -> Any:
+        return self.lr_schedule if learning_rate is None else FloatSchedule(learning_rate)
+
+    @property
+    def action_dim(self) -> int:
+        """Number of action dimensions."""
+        return int(np.prod(self.action_space.shape))  # type: ignore[arg-type]
+
+    @property
+    def active_objective(self) -> Objective:
+        """What the next gradient step minimises."""
+        return self.offline_objective if self.phase == PRETRAINING else self.finetuning_objective
+
+    @property
+    def n_online_steps(self) -> int:
+        """Environment steps since fine-tuning began, over all environments."""
+        return self.num_timesteps
+
+    def set_phase(self, phase: str) -> None:
+        """
+        Enter a phase and tell the callbacks.
+
+        :param phase: ``"pretraining"``, ``"warmup"`` or ``"finetuning"``
+        """
+        if phase != self.phase:
+            old, self.phase = self.phase, phase
+            self.hooks.call("on_phase_change", old, phase)
+
+    # -- data ------------------------------------------------------------------------------------------------------
+
+    def load_dataset(self, source: Any) -> OfflineDataset:
+        """
+        Open a dataset, check it against the spaces of this model, and put its rewards on the training scale.
+
+        :param source: what :meth:`~sb3_o2o.data.OfflineDataset.load` accepts
+        :return: the dataset
+        :raises ValueError: if it does not fit
+        """
+        dataset = OfflineDataset.load(
+            source,
+            observation_space=self.observation_space,
+            action_space=self.action_space,
+            **(self.dataset_kwargs or {}),
+        )
+        dataset.check_compatible(self.observation_space, self.action_space)
+        if (self.reward_scale, self.reward_shift) != (1.0, 0.0):
+            dataset = dataset.with_rewards(self.reward_scale, self.reward_shift)
+        return dataset
+
+    def open_offline_buffer(self, source: Any = None, for_whom: str = "pretrain") -> OfflineReplayBuffer:
+        """
+        A buffer with a random generator of its own on a dataset.
+
+        :param source: a dataset; the one of the last ``pretrain``, or of the constructor, by default
+        :param for_whom: who asks, for the error message
+        :return: the buffer
+        :raises ValueError: if there is no dataset
+        """
+        if source is None and self.offline_buffer is not None:
+            dataset = self.offline_buffer.dataset
+        else:
+            source = self.dataset if source is None else source
+            if source is None:
+                raise ValueError(f"{for_whom} needs a dataset: pass dataset=… to it, to the constructor or to load_offline.")
+            dataset = self.load_dataset(source)
+        objectives = (self.offline_objective, self.finetuning_objective)
+        seed = None if self.seed is None else [self.seed, self._n_offline_buffers]
+        self._n_offline_buffers += 1
+        return OfflineReplayBuffer(
+            dataset,
+            self.observation_space,
+            self.action_space,
+            self.device,
+            n_steps=self.n_steps,
+            gamma=self.gamma,
+            seed=seed,
+            returns_to_go=any(objective.needs_returns for objective in objectives),
+        )
+
+    def fill_replay_buffer(self, dataset: OfflineDataset) -> None:
+        """
+        Load transitions into the online buffer, as if they had been collected.
+
+        :param dataset: transitions on the training scale of rewards
+        """
+        assert self.replay_buffer is not None
+        fill_replay_buffer(self.replay_buffer, dataset)
+
+    def _store_transition(self, replay_buffer: Any, buffer_action: np.ndarray, new_obs: Any, reward: np.ndarray, *rest: Any) -> None:
+        if (self.reward_scale, self.reward_shift) != (1.0, 0.0):
+            reward = reward * self.reward_scale + self.reward_shift
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, *rest)
+
+    def _sample(self, batch_size: int) -> Batch:
+        """
+        :param batch_size: number of transitions
+        :return: from the dataset, from whichever callback answers, or from the online buffer
+        """
+        if self.phase == PRETRAINING:
+            assert self.offline_buffer is not None
+            samples: Any = self.offline_buffer.sample(batch_size, env=self._vec_normalize_env)
+        else:
+            samples = self.hooks.first("sample", batch_size)
+            if samples is None:
+                samples = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[union-attr]
+        discounts = samples.discounts
+        rewards = samples.rewards.flatten()
+        returns = getattr(samples, "returns_to_go", None)
+        return Batch(
+            samples.observations,
+            samples.actions,
+            samples.next_observations,
+            rewards,
+            samples.dones.flatten(),
+            th.full_like(rewards, self.gamma) if discounts is None else discounts.flatten(),
+            None if returns is None else returns.flatten(),
+        )
+
+    def _sample_action(self, learning_starts: int, action_noise: Any = None, n_envs: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        actions = self.hooks.first("act", self._last_obs)
+        if actions is None:
+            return super()._sample_action(learning_starts, action_noise, n_envs)
+        return actions, self.policy.scale_action(actions)
+
+    # -- update ----------------------------------------------------------------------------------------------------
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """
+        SB3 calls this after each rollout.
+
+        :param gradient_steps: updates to make
+        :param batch_size: transitions per update
+        """
+        if not self.hooks.allow_update() or not self._can_sample():
+            return
+        self.set_phase(FINETUNING)
+        if not self._finetuning_started:
+            self._finetuning_started = True
+            self.hooks.call("before_finetuning")
+        self._update(gradient_steps, batch_size)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _can_sample(self) -> bool:
+        """Whether the online buffer holds a transition that may be sampled (finished episodes, for Cal-QL)."""
+        n_sampleable = getattr(self.replay_buffer, "n_sampleable", None)
+        return n_sampleable is None or n_sampleable > 0
+
+    def _update(self, gradient_steps: int, batch_size: int) -> None:
+        """
+        Make gradient steps. With ``policy_delay > 1`` the transitions of all steps are sampled and converted at
+        once; the actor then steps on its own minibatch or on the whole block.
+
+        :param gradient_steps: updates to make
+        :param batch_size: transitions per update
+        """
+        self.policy.set_training_mode(True)
+        self._update_learning_rates()
+        use_block = self.policy_delay > 1 and gradient_steps > 1
+        block = self._sample(batch_size * gradient_steps) if use_block else None
+        for step in range(gradient_steps):
+            batch = self._sample(batch_size) if block is None else block.part(step * batch_size, (step + 1) * batch_size)
+            self._n_updates += 1
+            is_actor_step = self._n_updates % self.policy_delay == 0
+            actor_batch = block if block is not None and self.actor_batch == "block" else batch
+            metrics = self._gradient_step(batch, actor_batch if is_actor_step else None)
+            counter = self._n_updates - 1 if self.phase == PRETRAINING else step
+            if self.active_objective.trains_critic and counter % self.target_update_interval == 0:
+                self._update_targets()
+            self._accumulate(metrics)
+            self.hooks.call("after_update", batch, metrics)
+            self.hooks.call("on_gradient_step")
+
+    def _gradient_step(self, batch: Batch, actor_batch: Batch | None) -> dict[str, th.Tensor]:
+        """
+        :param batch: transitions for the critics
+        :param actor_batch: transitions for the actor; None when it waits
+        :return: losses and other scalars, on the device
+        """
+        objective = self.active_objective
+        objective.metrics.clear()
+        optimizers = {**self._optimizers(), **objective.optimizers}
+        waiting: list[th.optim.Optimizer] = []
+        for name, loss in objective.losses(batch, actor_batch):
+            optimizer = optimizers[name]
+            optimizer.zero_grad(set_to_none=True)
+            # only this optimiser's parameters: the critics stay frozen in the actor's step
+            loss.backward(inputs=[parameter for group in optimizer.param_groups for parameter in group["params"]])
+            objective.metrics[f"{name}_loss"] = loss.detach()
+            if objective.simultaneous:
+                waiting.append(optimizer)
+            else:
+                optimizer.step()
+        for optimizer in waiting:
+            optimizer.step()
+        return objective.metrics
+
+    def _optimizers(self) -> dict[str, th.optim.Optimizer]:
+        """The algorithm's optimisers, by the names that objectives yield."""
+        raise NotImplementedError
+
+    def _update_learning_rates(self) -> None:
+        schedules = {"actor": self.lr_schedule, "critic": self.qf_lr_schedule, "ent_coef": self.ent_coef_lr_schedule}
+        for name, optimizer in self._optimizers().items():
+            update_learning_rate(optimizer, schedules[name](self._current_progress_remaining))
+        self.logger.record("train/learning_rate", self.lr_schedule(self._current_progress_remaining))
+
+    @th.no_grad()
+    def _update_targets(self) -> None:
+        th._foreach_lerp_(list(self.critic_target.parameters()), list(self.critic.parameters()), self.tau)
+        # running statistics of batch normalisation are copied, as SB3 does
+        polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
+
+    def draw_critics(self, size: int | None) -> th.Tensor | None:
+        """
+        :param size: critics to draw; None for all
+        :return: their indices, ``(size,)``, or None for all
+        """
+        if size is None or (size == self.n_critics and not self.subset_replacement):
+            return None
+        if self.subset_replacement:
+            return th.randint(self.n_critics, (size,), device=self.device)
+        return th.randperm(self.n_critics, device=self.device)[:size]
+
+    # -- logging ---------------------------------------------------------------------------------------------------
+
+    def _accumulate(self, metrics: dict[str, th.Tensor]) -> None:
+        """Sum on the device: reading a number would wait for it."""
+        for name, value in metrics.items():
+            if value.numel() == 1:
+                total, count = self._metric_sums.get(name, (0.0, 0))
+                self._metric_sums[name] = (total + value.detach().reshape(()), count + 1)
+
+    def _record_metrics(self, prefix: str) -> None:
+        """Write the means since the last call, each over the updates that had it."""
+        for name, (total, count) in self._metric_sums.items():
+            self.logger.record(f"{prefix}/{name}", total.item() / count)
+        self._metric_sums = {}
+
+    def dump_logs(self) -> None:
+        """Write log data."""
+        self._record_metrics("train")
+        super().dump_logs()
+
+    # -- pre-training ----------------------------------------------------------------------------------------------
+
+    def pretrain(
+        self,
+        dataset: Any = None,
+        gradient_steps: int | None = None,
+        callback: MaybeCallback = None,
+        log_interval: int = 1000,
+        progress_bar: bool = False,
+        tb_log_name: str = "offline",
+        reset_gradient_steps: bool = True,
+    ) -> Self:
+        """
+        Minimise the offline objective on a fixed dataset; the environment is not touched.
+
+        SB3 callbacks run, one ``on_step`` per gradient step. While they do, ``num_timesteps`` counts gradient
+        steps, so that checkpoints and evaluations are numbered; afterwards it is what it was.
+
+        :param dataset: what :meth:`~sb3_o2o.data.OfflineDataset.load` accepts; the constructor's by default
+        :param gradient_steps: updates to make, > 0; the constructor's ``pretrain_steps`` by default
+        :param callback: as in ``learn``
+        :param log_interval: gradient steps between two logs
+        :param progress_bar: show a progress bar
+        :param tb_log_name: name of the TensorBoard run
+        :param reset_gradient_steps: count from zero; False goes on, as after an interruption
+        :return: this model
+        :raises ValueError: if the dataset does not fit, or there is nothing to do
+        """
+        gradient_steps = self.pretrain_steps if gradient_steps is None else gradient_steps
+        if gradient_steps <= 0:
+            raise ValueError(f"pretrain(gradient_steps) must be at least 1, not {gradient_steps}.")
+        self._open_pretraining_data(dataset)
+        self._online_steps = self.num_timesteps, self._total_timesteps, self._current_progress_remaining
+        start = 0 if reset_gradient_steps else self.n_pretrain_steps
+        self.n_pretrain_steps, total = start, start + gradient_steps
+        if not self._custom_logger:
+            self._logger = configure_logger(self.verbose, self.tensorboard_log, tb_log_name, reset_gradient_steps)
+        callback = self._start_pretraining(callback, total, progress_bar)
+        try:
+            callback.on_training_start(locals() | {"total_timesteps": total}, globals())
+            self._pretraining_loop(callback, total, log_interval)
+            callback.on_training_end()
+        finally:
+            self.hooks = Hooks()
+            self._leave_pretraining()
+            if "learning_starts" not in self.explicit_arguments:
+                self.learning_starts = 0  # a pre-trained policy acts by itself from the first step
+        return self
+
+    def _leave_pretraining(self) -> None:
+        """Give ``num_timesteps`` back to environment steps."""
+        if self._online_steps is not None:
+            self.num_timesteps, self._total_timesteps, self._current_progress_remaining = self._online_steps
+            self._online_steps = None
+
+    def _open_pretraining_data(self, dataset: Any) -> None:
+        opened = self.offline_buffer
+        if opened is None or (dataset is not None and dataset is not self._pretrained_on):
+            self.offline_buffer = None
+            try:
+                buffer = self.open_offline_buffer(dataset)
+            except BaseException:
+                self.offline_buffer = opened  # nothing is half-applied
+                raise
+            self.offline_buffer = buffer
+            self._pretrained_on = dataset
+            self.dataset = dataset if isinstance(dataset, str | os.PathLike) else (self.dataset or buffer.dataset)
+            if self.normalize_observations and self.n_pretrain_steps == 0:
+                set_observation_statistics(self.policy, *buffer.dataset.observation_stats())
+
+    def _start_pretraining(self, callback: MaybeCallback, total: int, progress_bar: bool) -> BaseCallback:
+        bars: list[BaseCallback] = [PretrainingProgressBar(total)] if progress_bar else []
+        combined = CallbackList([*_as_list(callback), *bars])
+        combined.init_callback(self)
+        self._take_callbacks(combined)
+        self.hooks = Hooks(walk(combined), offline=True)
+        self.num_timesteps, self._total_timesteps = self.n_pretrain_steps, total
+        self.start_time = time.time_ns()
+        self._num_timesteps_at_start = self.num_timesteps
+        self.set_phase(PRETRAINING)
+        return combined
+
+    def _pretraining_loop(self, callback: BaseCallback, total: int, log_interval: int) -> None:
+        while self.n_pretrain_steps < total:
+            if self._clean_point():
+                return
+            self._update_current_progress_remaining(self.n_pretrain_steps, total)
+            self._update(1, self.batch_size)
+            self.n_pretrain_steps += 1
+            self.num_timesteps = self.n_pretrain_steps
+            if not callback.on_step():
+                return
+            if self.n_pretrain_steps % log_interval == 0 or self.n_pretrain_steps == total:
+                self._dump_pretraining_logs()
+
+    def _dump_pretraining_logs(self) -> None:
+        elapsed = max((time.time_ns() - self.start_time) / 1e9, 1e-9)
+        self._record_metrics("offline")
+        # x-axis of the offline run: gradient steps
+        self.logger.record("time/gradient_steps", self.n_pretrain_steps, exclude="tensorboard")
+        self.logger.record("time/updates_per_second", (self.n_pretrain_steps - self._num_timesteps_at_start) / elapsed)
+        self.logger.dump(step=self.n_pretrain_steps)
+
+    # -- fine-tuning -----------------------------------------------------------------------------------------------
+
+    def _setup_learn(self, total_timesteps: int, callback: MaybeCallback = None, *args: Any, **kwargs: Any) -> Any:
+        if self.pretrain_steps > 0 and self.n_pretrain_steps < self.pretrain_steps:
+            # RL Zoo knows only the constructor and ``learn``
+            self.pretrain(None, self.pretrain_steps - self.n_pretrain_steps, reset_gradient_steps=False)
+        total_timesteps, callback = super()._setup_learn(total_timesteps, callback, *args, **kwargs)
+        self._take_callbacks(callback)
+        self.hooks = Hooks(walk(callback))
+        return total_timesteps, callback
+
+    def _take_callbacks(self, callback: BaseCallback) -> None:
+        """Remember the callbacks of a call, for resume bundles."""
+        raise NotImplementedError
+
+    def _clean_point(self) -> bool:
+        """Whether to stop here, where nothing is half-done."""
+        raise NotImplementedError
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        return super()._init_callback([*self.finetuning, *_as_list(callback)], progress_bar)
+
+    # -- saving ----------------------------------------------------------------------------------------------------
+
+    def _excluded_save_params(self) -> list[str]:
+        ours = ["hooks", "offline_buffer", "_pretrained_on", "offline_objective", "finetuning_objective"]
+        ours.append("_metric_sums")
+        if isinstance(self.dataset, OfflineDataset):
+            ours.append("dataset")
+        return [*super()._excluded_save_params(), *ours]
+
+    def _objective_state_names(self) -> Iterator[str]:
+        """Objectives that own parameters, each once."""
+        if any(True for _ in self.offline_objective.parameters()):
+            yield "offline_objective"
+        same = self.finetuning_objective is self.offline_objective
+        if not same and any(True for _ in self.finetuning_objective.parameters()):
+            yield "finetuning_objective"
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, variables = super()._get_torch_save_params()
+        for name in self._objective_state_names():
+            state_dicts.append(name)
+            state_dicts += [f"{name}.optimizers.{key}" for key in getattr(self, name).optimizers]
+        return state_dicts, variables
+
+
+def _as_list(callback: MaybeCallback) -> list[BaseCallback]:
+    if callback is None:
+        return []
+    if isinstance(callback, BaseCallback):
+        return [callback]
+    if isinstance(callback, Iterable):
+        return list(callback)
+    return [ConvertCallback(callback)]

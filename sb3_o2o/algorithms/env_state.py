@@ -1,0 +1,104 @@
+"""The state of an environment in the middle of an episode, so that a resumed run goes on in the same place."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
+
+#: attributes that a new environment of the same kind has already, or that only draw pictures
+_SKIPPED = {"env", "spec", "_cached_spec", "model", "data", "mujoco_renderer", "observation_space", "action_space", "venv", "envs"}
+
+
+def snapshot(env: VecEnv) -> dict[str, Any] | None:
+    """
+    :param env: the training environment
+    :return: its state, or None where environments run in other processes, out of reach
+    :raises TypeError: never; what cannot be pickled is listed under ``"missing"``
+    """
+    layers: list[dict[str, Any]] = []
+    while isinstance(env, VecEnvWrapper):
+        layers.append(_attributes(env, []))
+        env = env.venv
+    if not isinstance(env, DummyVecEnv):
+        return None
+    missing: list[str] = []
+    inner = [_snapshot_env(single, missing) for single in env.envs]
+    return {"layers": layers, "base": _attributes(env, []), "envs": inner, "missing": sorted(set(missing))}
+
+
+def restore(env: VecEnv, state: dict[str, Any]) -> None:
+    """
+    :param env: a new environment of the same kind
+    :param state: what :func:`snapshot` returned
+    """
+    env.reset()  # wrappers refuse to step before
+    for layer in state["layers"]:
+        assert isinstance(env, VecEnvWrapper)
+        vars(env).update(layer)
+        env = env.venv
+    assert isinstance(env, DummyVecEnv)
+    vars(env).update(state["base"])
+    for single, saved in zip(env.envs, state["envs"], strict=True):
+        _restore_env(single, saved)
+
+
+def _attributes(thing: Any, missing: list[str]) -> dict[str, Any]:
+    """The attributes that can be pickled, each as a copy."""
+    kept: dict[str, Any] = {}
+    for name, value in vars(thing).items():
+        if name in _SKIPPED or isinstance(value, gym.Env | gym.Space | VecEnv):
+            continue
+        try:
+            kept[name] = pickle.loads(pickle.dumps(value))
+        except Exception:
+            missing.append(f"{type(thing).__name__}.{name}")
+    return kept
+
+
+def _snapshot_env(env: gym.Env, missing: list[str]) -> dict[str, Any]:
+    state: dict[str, Any] = {"attributes": _attributes(env, missing), "children": {}}
+    if _is_mujoco(env):
+        state["physics"] = _get_physics(env)
+    for name, value in vars(env).items():
+        if isinstance(value, gym.Env):
+            state["children"][name] = _snapshot_env(value, missing)
+    return state
+
+
+def _restore_env(env: gym.Env, state: dict[str, Any]) -> None:
+    vars(env).update(state["attributes"])
+    if "physics" in state:
+        _set_physics(env, state["physics"])
+    for name, child in state["children"].items():
+        _restore_env(getattr(env, name), child)
+
+
+def _is_mujoco(env: Any) -> bool:
+    own = vars(env)
+    return type(own.get("data")).__name__ == "MjData" and type(own.get("model")).__name__ == "MjModel"
+
+
+def _get_physics(env: Any) -> np.ndarray:
+    import mujoco
+
+    spec = mujoco.mjtState.mjSTATE_INTEGRATION
+    state = np.empty(mujoco.mj_stateSize(env.model, spec))
+    mujoco.mj_getState(env.model, env.data, state, spec)
+    # observations also read what the last step derived from the state
+    return {"state": state, "derived": {name: np.array(getattr(env.data, name)) for name in _DERIVED}}  # type: ignore[return-value]
+
+
+#: derived quantities that Gymnasium's observations read without a forward pass
+_DERIVED = ("xpos", "xquat", "xipos", "geom_xpos", "site_xpos", "cinert", "cvel", "qfrc_actuator", "qfrc_constraint", "cfrc_ext", "subtree_com")
+
+
+def _set_physics(env: Any, physics: Any) -> None:
+    import mujoco
+
+    mujoco.mj_setState(env.model, env.data, physics["state"], mujoco.mjtState.mjSTATE_INTEGRATION)
+    for name, values in physics["derived"].items():
+        getattr(env.data, name)[:] = values

@@ -1,0 +1,118 @@
+"""Delivers hooks to the callbacks that define them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EventCallback
+
+if TYPE_CHECKING:
+    from sb3_o2o.objectives import Batch
+
+#: hooks that change the update; meant for fine-tuning
+UPDATE_HOOKS = (
+    "act",
+    "allow_update",
+    "before_finetuning",
+    "sample",
+    "next_actions",
+    "next_values",
+    "actor_values",
+    "actor_penalty",
+    "after_update",
+)
+#: hooks that only look; delivered offline as well
+EVENT_HOOKS = ("on_gradient_step", "on_phase_change")
+
+
+def walk(callback: BaseCallback | None) -> Iterator[BaseCallback]:
+    """
+    :param callback: a callback, list or event callback
+    :return: it and all callbacks nested in it, which SB3 itself does not always forward events to
+    """
+    if callback is None:
+        return
+    yield callback
+    children: Iterable[BaseCallback | None] = []
+    if isinstance(callback, CallbackList):
+        children = callback.callbacks
+    elif isinstance(callback, EventCallback):
+        children = [callback.callback, getattr(callback, "callback_on_new_best", None)]
+    for child in children:
+        yield from walk(child)
+
+
+class Hooks:
+    """
+    The callbacks of a run, sorted by the hooks that they override.
+
+    :param callbacks: in the order in which they are asked
+    :param offline: deliver only the hooks that look, as during pre-training
+    """
+
+    def __init__(self, callbacks: Iterable[BaseCallback] = (), offline: bool = False):
+        unique = list(dict.fromkeys(callbacks))
+        names = EVENT_HOOKS if offline else (*UPDATE_HOOKS, *EVENT_HOOKS)
+        self._by_name: dict[str, list[Any]] = {name: [c for c in unique if _overrides(c, name)] for name in names}
+
+    def defined(self, name: str) -> list[Any]:
+        """
+        :param name: a hook
+        :return: the bound methods of the callbacks that override it
+        """
+        return [getattr(callback, name) for callback in self._by_name.get(name, [])]
+
+    def first(self, name: str, *arguments: Any) -> Any:
+        """
+        :param name: a hook
+        :param arguments: its arguments
+        :return: the first answer that is not None, or None
+        """
+        for method in self.defined(name):
+            answer = method(*arguments)
+            if answer is not None:
+                return answer
+        return None
+
+    def call(self, name: str, *arguments: Any) -> None:
+        """
+        :param name: a hook
+        :param arguments: its arguments
+        """
+        for method in self.defined(name):
+            method(*arguments)
+
+    def allow_update(self) -> bool:
+        """:return: whether every callback lets gradient steps follow. All are asked: some count."""
+        return all([method() for method in self.defined("allow_update")])
+
+    def next_actions(self, actions: th.Tensor, log_prob: th.Tensor, batch: Batch) -> th.Tensor:
+        """See :class:`~sb3_o2o.finetuning.FineTuningCallback`."""
+        for method in self.defined("next_actions"):
+            actions = method(actions, log_prob, batch)
+        return actions
+
+    def next_values(self, values: th.Tensor, actions: th.Tensor, log_prob: th.Tensor, batch: Batch) -> th.Tensor:
+        """See :class:`~sb3_o2o.finetuning.FineTuningCallback`."""
+        for method in self.defined("next_values"):
+            values = method(values, actions, log_prob, batch)
+        return values
+
+    def actor_values(self, values: th.Tensor, actions: th.Tensor, batch: Batch) -> th.Tensor:
+        """See :class:`~sb3_o2o.finetuning.FineTuningCallback`."""
+        for method in self.defined("actor_values"):
+            values = method(values, actions, batch)
+        return values
+
+    def actor_penalty(self, loss: th.Tensor, actions: th.Tensor, log_prob: th.Tensor, batch: Batch) -> th.Tensor:
+        """:return: ``loss`` plus the penalties of all callbacks, per sample."""
+        for method in self.defined("actor_penalty"):
+            loss = loss + method(actions, log_prob, batch)
+        return loss
+
+
+def _overrides(callback: BaseCallback, name: str) -> bool:
+    method = getattr(callback, name, None)
+    return method is not None and not getattr(method, "is_no_op", False)

@@ -1,0 +1,399 @@
+"""Weights in and out: stock Stable-Baselines3 models, saved models, datasets and foreign policies."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.save_util import recursive_getattr
+
+from sb3_o2o.algorithms.archive import saved_family, saved_model_path
+from sb3_o2o.algorithms.arguments import env_id
+from sb3_o2o.data import MonteCarloDictReplayBuffer, MonteCarloReplayBuffer, OfflineDataset
+from sb3_o2o.data.filling import with_actions
+from sb3_o2o.errors import check_keyword_arguments
+from sb3_o2o.networks import conversion
+from sb3_o2o.recipes import build_finetuning, recipe_arguments
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from sb3_o2o.algorithms.common import OfflineToOnlineMixin as _Base
+else:
+    _Base = object
+
+#: what a trained model decides: a recipe cannot change the shape of networks that exist
+NETWORK_ARGUMENTS = ("policy_kwargs", "n_critics", "critic_layer_norm", "actor_layer_norm", "normalize_observations")
+#: what belongs to the offline phase that a saved model has behind it
+OFFLINE_ARGUMENTS = ("objective", "objective_kwargs", "pretrain_steps", "learning_starts")
+_IN_MEMORY = "a model in memory"
+
+
+class TransferMixin(_Base):
+    """``load``, ``load_offline`` and ``to_sb3``."""
+
+    stock_class: ClassVar[type[BaseAlgorithm]]
+    stock_policies: ClassVar[dict[type, type]]
+
+    # -- loading ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(cls, path: Any, env: GymEnv | str | None = None, device: th.device | str = "auto", **kwargs: Any) -> Self:
+        """
+        Load a model saved by this class or by its stock counterpart, optimisers included.
+
+        :param path: a zip, with or without the ending, or a file-like object
+        :param env: the environment to go on in, or its id
+        :param device: where the networks live
+        :param kwargs: SB3's other arguments of ``load``, and constructor arguments to change
+        :return: the model
+        :raises ValueError: if the file is something else, or an argument is unknown
+        """
+        path = saved_model_path(path) or path
+        family = saved_family(path)
+        if family != cls.stock_class.__name__:
+            what = "no model that can be recognised" if family == "unknown" else f"a {family} model"
+            raise ValueError(
+                f"{path if isinstance(path, str | os.PathLike) else _IN_MEMORY} holds {what}, not a "
+                f"{cls.stock_class.__name__} model. {cls.__name__}.load_offline can take over policies of other families."
+            )
+        of_load = ("custom_objects", "print_system_info", "force_reset")
+        given = {name: value for name, value in kwargs.items() if name not in of_load}
+        check_keyword_arguments(f"argument of {cls.__name__}", cls.__init__, given)
+        env = maybe_make_env(env, verbose=0)  # type: ignore[arg-type,assignment]
+        model = super().load(path, env=env, device=device, **kwargs)  # type: ignore[misc]
+        model._leave_pretraining()  # a checkpoint from the middle of it
+        return model
+
+    def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto") -> None:
+        """
+        Load parameters, from a stock model as well.
+
+        :param load_path_or_dict: a zip, or the parameters by name
+        :param exact_match: every parameter must be there
+        :param device: where the networks live
+        """
+        if isinstance(load_path_or_dict, dict):
+            load_path_or_dict = self._match_objectives(self._from_stock(load_path_or_dict))
+        super().set_parameters(load_path_or_dict, exact_match=exact_match, device=device)
+
+    def _from_stock(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        if not conversion.is_stock_policy(parameters.get("policy", {})):
+            return parameters
+        converted = {**parameters, "policy": conversion.policy_from_stock(parameters["policy"], self.critic)}
+        if "critic.optimizer" in parameters:
+            current, n_shared = self.critic.optimizer.state_dict(), self._n_extractor_parameters()
+            converted["critic.optimizer"] = conversion.optimizer_from_stock(
+                parameters["critic.optimizer"], self.critic, n_shared, current
+            )
+        if "actor.optimizer" in parameters:
+            converted["actor.optimizer"] = conversion.keep_flags(
+                parameters["actor.optimizer"], self.actor.optimizer.state_dict()
+            )
+        return converted
+
+    def _n_extractor_parameters(self) -> int:
+        """Parameters in front of the Q-networks' in the critic's optimiser."""
+        n_optimized = sum(len(group["params"]) for group in self.critic.optimizer.param_groups)
+        return n_optimized - len(list(self.critic.ensemble.parameters()))
+
+    def _match_objectives(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """An objective that is new to a saved model starts afresh; one that is gone is left behind."""
+        expected = self._get_torch_save_params()[0]
+        is_objective = [name for name in {*expected, *parameters} if name.split(".")[0].endswith("_objective")]
+        matched = {name: value for name, value in parameters.items() if name not in is_objective or name in expected}
+        for name in is_objective:
+            if name in expected and name not in parameters:
+                attribute = recursive_getattr(self, name)
+                matched[name] = attribute.state_dict()
+        return matched
+
+    @classmethod
+    def load_offline(
+        cls,
+        source: Any,
+        env: GymEnv | str | None = None,
+        *,
+        policy: str | None = None,
+        recipe: str | None = None,
+        objective: str | None = None,
+        finetuning: list[Any] | None = None,
+        dataset: Any = None,
+        pretrain_steps: int | None = None,
+        load_critic: bool = True,
+        load_optimizer: bool = True,
+        device: th.device | str = "auto",
+        progress_bar: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """
+        Start fine-tuning from whatever there is.
+
+        :param source: a zip of this class; a zip or live model of stock SB3 or sb3-contrib; a Minari id, dataset
+            file or ``OfflineDataset`` (pre-trained on here); a ``torch.nn.Module`` or other callable from
+            observations to actions (cloned on ``dataset`` here, as are models of other families)
+        :param env: the online environment; recovered from a Minari dataset by default
+        :param policy: policy class or alias, where a model is built; by the observation space by default
+        :param recipe: fills in every argument left out; what was trained decides the networks
+        :param objective: offline objective, where the model is pre-trained here
+        :param finetuning: fine-tuning callbacks; replaces the recipe's and the saved model's
+        :param dataset: offline data for fine-tuning callbacks, and for cloning
+        :param pretrain_steps: gradient steps of pre-training or cloning, where one is needed
+        :param load_critic: keep the source's critics; False starts with fresh ones
+        :param load_optimizer: keep the optimisers' state
+        :param device: where the networks live
+        :param progress_bar: show a progress bar while training here
+        :param kwargs: further constructor arguments
+        :return: a model whose next call is ``learn``
+        :raises ValueError: if the source cannot be used, naming what would help
+        """
+        named = {"objective": objective, "finetuning": finetuning, "dataset": dataset}
+        given = {**kwargs, **{name: value for name, value in named.items() if value is not None}}
+        check_keyword_arguments(f"argument of {cls.__name__}", cls.__init__, given)
+        if finetuning is not None:
+            given["finetuning"] = build_finetuning(finetuning)
+        training = {"pretrain_steps": pretrain_steps, "progress_bar": progress_bar}
+        path = saved_model_path(source)
+        family = None if path is None else saved_family(path)
+        if isinstance(source, cls.stock_class):
+            path, family = _to_memory(source), cls.stock_class.__name__
+        if family == cls.stock_class.__name__:
+            model = cls._from_saved(path, env, recipe, given, device)
+            model._forget(load_critic, load_optimizer)
+            return model._ready_to_finetune(given)
+        if path is not None:
+            source = _load_foreign(str(family), path)
+        if isinstance(source, BaseAlgorithm) or (callable(source) and not isinstance(source, OfflineDataset)):
+            return cls._from_policy(source, env, policy, recipe, {**given, "device": device}, training)
+        return cls._from_dataset(source, env, policy, recipe, {**given, "device": device}, training)
+
+    @classmethod
+    def _from_saved(cls, path: Any, env: Any, recipe: str | None, given: dict[str, Any], device: Any) -> Self:
+        """A zip of ours or of the stock class: what was trained wins over the recipe."""
+        from_recipe = {} if recipe is None else recipe_arguments(recipe, env_id(env), cls.__name__)
+        wanted = {name: value for name, value in {**from_recipe, **given}.items() if name in NETWORK_ARGUMENTS}
+        settings = {name: value for name, value in from_recipe.items() if name not in (*NETWORK_ARGUMENTS, *OFFLINE_ARGUMENTS)}
+        settings.update({name: value for name, value in given.items() if name not in NETWORK_ARGUMENTS})
+        for name in ("policy", "ent_coef"):  # the temperature travels with the model
+            settings.pop(name, None)
+        if recipe is not None:
+            settings["recipe"] = recipe
+        model = cls.load(path, env=env, device=device, **settings)
+        _warn_about_networks(model, wanted, recipe)
+        return model
+
+    def _forget(self, load_critic: bool, load_optimizer: bool) -> None:
+        """Replace critics and optimiser states by fresh ones where asked."""
+        if load_critic and load_optimizer:
+            return
+        fresh = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.full_policy_kwargs())
+        fresh = fresh.to(self.device)
+        if not load_critic:
+            self.critic.load_state_dict(fresh.critic.state_dict())
+            self.critic_target.load_state_dict(fresh.critic.state_dict())
+            self.critic.optimizer.load_state_dict(fresh.critic.optimizer.state_dict())
+        if not load_optimizer:
+            for optimizer in self._optimizers().values():
+                optimizer.state.clear()
+
+    def _ready_to_finetune(self, given: dict[str, Any]) -> Self:
+        """A pre-trained policy acts by itself from the first step, whatever ``learning_starts`` the source had."""
+        self.learning_starts = given.get("learning_starts", 0)
+        self.num_timesteps = self._total_timesteps = 0
+        self._finetuning_started = False
+        if self.phase != "pretraining":
+            self.phase = None
+        return self
+
+    @classmethod
+    def _build(cls, env: Any, policy: str | None, recipe: str | None, given: dict[str, Any]) -> Self:
+        env = maybe_make_env(env, verbose=0)
+        space = env.observation_space
+        policy = policy or ("MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy")
+        return cls(policy, env, recipe=recipe, **given)  # type: ignore[call-arg]
+
+    @classmethod
+    def _from_dataset(
+        cls, source: Any, env: Any, policy: str | None, recipe: str | None, given: dict[str, Any], training: dict[str, Any]
+    ) -> Self:
+        """Pre-train here."""
+        if env is None:
+            env = recover_environment(source)
+        model = cls._build(env, policy, recipe, {"dataset": source, **given})
+        steps = training["pretrain_steps"] or model.pretrain_steps
+        if not steps:
+            raise ValueError(f"load_offline({source!r}) pre-trains on a dataset: say how long with pretrain_steps=….")
+        model.pretrain(source, steps, progress_bar=training["progress_bar"])
+        return model._ready_to_finetune(given)
+
+    @classmethod
+    def _from_policy(
+        cls, source: Any, env: Any, policy: str | None, recipe: str | None, given: dict[str, Any], training: dict[str, Any]
+    ) -> Self:
+        """Copy the actor of a model whose networks match; clone any other policy on the dataset."""
+        if env is None and isinstance(source, BaseAlgorithm):
+            env = source.get_env()
+        same_actor = type(source).__name__ == "TQC"  # TQC's actor has SAC's layers
+        if same_actor:
+            kwargs = {name: value for name, value in source.policy_kwargs.items() if name not in ("n_quantiles", "use_sde")}
+            given = {"policy_kwargs": kwargs, "use_sde": source.use_sde, "gamma": source.gamma, **given}
+        model = cls._build(env, policy, recipe, given)
+        if same_actor and _same_shapes(model.actor, source.policy.actor):
+            model.actor.load_state_dict(source.policy.actor.state_dict())
+            model._say(f"copied the actor of {type(source).__name__}; its critics are quantiles, so the critics are fresh")
+            return model._ready_to_finetune(given)
+        if given.get("dataset") is None:
+            name = type(source).__name__
+            raise ValueError(f"The networks of {name} do not fit {cls.__name__}: pass dataset=… to clone its policy on.")
+        model._clone(source, training["pretrain_steps"] or 10_000, training["progress_bar"])
+        return model._ready_to_finetune(given)
+
+    def _clone(self, source: Any, steps: int, progress_bar: bool) -> None:
+        """Imitate a policy's actions on the dataset's observations (OCR-CFT, eq. 52, deterministic case)."""
+        from sb3_o2o.objectives import make_objective
+
+        dataset = self.load_dataset(self.dataset)
+        relabelled = with_actions(dataset, self._label(source, dataset))
+        kept = self.offline_objective
+        self.offline_objective = make_objective("bc", {"loss": "mse"}, self, self.available_objectives)
+        try:
+            self.pretrain(relabelled, steps, progress_bar=progress_bar)
+        finally:
+            self.offline_objective, self.offline_buffer, self.n_pretrain_steps = kept, None, 0
+        self._say(f"cloned {type(source).__name__} on {len(dataset)} observations; the critics are fresh")
+
+    def _label(self, source: Any, dataset: OfflineDataset) -> np.ndarray:
+        """:return: the source's actions on all observations, scaled to [-1, 1], ``(N, act)``"""
+        act = _as_function(source)
+        chunks = []
+        for start in range(0, len(dataset), 4096):
+            observations = dataset.get(np.arange(start, min(start + 4096, len(dataset)))).observations
+            actions = np.asarray(act(observations), dtype=np.float32)
+            chunks.append(self.policy.scale_action(actions.reshape(len(actions), *self.action_space.shape)))  # type: ignore[misc]
+        return np.concatenate(chunks)
+
+    def _say(self, message: str) -> None:
+        if self.verbose >= 1:
+            print(f"load_offline: {message}")
+
+    # -- going back ------------------------------------------------------------------------------------------------
+
+    def to_sb3(self) -> BaseAlgorithm:
+        """
+        The same model as a stock Stable-Baselines3 algorithm, Adam moments and temperature included. Without layer
+        normalisation or normaliser its policy is stock as well; with them its policy class is ours, and loading it
+        needs this package installed.
+
+        :return: a model of the stock class, without replay buffer contents
+        """
+        inverse = {ours: theirs for theirs, ours in self.stock_policies.items()}
+        is_stock = self.policy.is_stock and type(self.policy) in inverse
+        model = self.stock_class(policy=inverse[type(self.policy)] if is_stock else type(self.policy), env=None, device=self.device, _init_setup_model=False)  # type: ignore[call-arg]
+        for name in model.__dict__:
+            if name in self.__dict__ and name not in ("policy_class", "policy", "device", "replay_buffer", "policy_kwargs"):
+                model.__dict__[name] = self.__dict__[name]
+        extra = () if not is_stock else tuple(self.policy.extra_arguments)
+        model.policy_kwargs = {name: value for name, value in self.full_policy_kwargs().items() if name not in extra}
+        model.env, model.observation_space, model.action_space = self.env, self.observation_space, self.action_space
+        if self.replay_buffer_class in (MonteCarloReplayBuffer, MonteCarloDictReplayBuffer):
+            model.replay_buffer_class, model.replay_buffer_kwargs = None, {}
+        model._setup_model()
+        parameters = self._to_stock(model) if is_stock else super().get_parameters()
+        names = model._get_torch_save_params()
+        model.set_parameters({name: parameters[name] for name in names[0]}, device=self.device)
+        for name in names[1]:
+            recursive_getattr(model, name).data.copy_(recursive_getattr(self, name).data)
+        return model
+
+    def _to_stock(self, model: Any) -> dict[str, Any]:
+        parameters = self.get_parameters()
+        parameters["policy"] = conversion.policy_to_stock(parameters["policy"], self.critic)
+        parameters["critic.optimizer"] = conversion.optimizer_to_stock(
+            parameters["critic.optimizer"], self.critic, self._n_extractor_parameters(), model.critic.optimizer.state_dict()
+        )
+        parameters["actor.optimizer"] = conversion.keep_flags(
+            parameters["actor.optimizer"], model.actor.optimizer.state_dict()
+        )
+        return parameters
+
+
+def recover_environment(source: Any) -> Any:
+    """
+    :param source: a Minari id
+    :return: the environment that the dataset was collected in
+    :raises ValueError: if the source does not name one
+    """
+    import gymnasium as gym
+    import minari
+
+    if isinstance(source, OfflineDataset) and source.env_id is not None:
+        return gym.make(source.env_id)
+    try:
+        return minari.load_dataset(str(source)).recover_environment()
+    except Exception as error:
+        raise ValueError(f"load_offline needs env=…: {source!r} does not say which environment it came from ({error}).") from error
+
+
+def _to_memory(model: BaseAlgorithm) -> io.BytesIO:
+    stream = io.BytesIO()
+    model.save(stream)
+    stream.seek(0)
+    return stream
+
+
+def _load_foreign(family: str, path: Path) -> BaseAlgorithm:
+    """A saved model of another family, to be cloned."""
+    import sb3_contrib
+    import stable_baselines3
+
+    algorithm = getattr(stable_baselines3, family, None) or getattr(sb3_contrib, family, None)
+    if algorithm is None:
+        raise ValueError(f"{path} holds a model that is not SAC, TQC, TD3, DDPG or PPO: pass the live model or its policy instead.")
+    return algorithm.load(path)
+
+
+def _as_function(source: Any) -> Callable[[Any], Any]:
+    if isinstance(source, BaseAlgorithm):
+        return lambda observations: source.predict(observations, deterministic=True)[0]
+    if isinstance(source, th.nn.Module):
+        device = next((parameter.device for parameter in source.parameters()), th.device("cpu"))
+
+        def act(observations: Any) -> np.ndarray:
+            with th.no_grad():
+                inputs = (
+                    {key: th.as_tensor(value, device=device) for key, value in observations.items()}
+                    if isinstance(observations, dict)
+                    else th.as_tensor(observations, device=device)
+                )
+                return source(inputs).cpu().numpy()
+
+        return act
+    return source
+
+
+def _same_shapes(one: th.nn.Module, other: th.nn.Module) -> bool:
+    shapes = [{name: value.shape for name, value in module.state_dict().items()} for module in (one, other)]
+    return shapes[0] == shapes[1]
+
+
+def _warn_about_networks(model: Any, wanted: dict[str, Any], recipe: str | None) -> None:
+    """Name what the trained networks decide otherwise than the recipe."""
+    differing = []
+    for name, value in wanted.items():
+        if name == "policy_kwargs":
+            pairs = [(key, value[key], getattr(model.policy, key, None)) for key in value if key == "net_arch"]
+        else:
+            pairs = [(name, value, getattr(model, name))]
+        differing += [f"{key}: {want!r} wanted, {have!r} trained" for key, want, have in pairs if want != have]
+    if differing:
+        whose = "the arguments" if recipe is None else f"recipe {recipe!r}"
+        warnings.warn(f"What was trained wins over {whose}: {'; '.join(differing)}.", stacklevel=4)

@@ -1,0 +1,159 @@
+"""The fine-tuning callback: Stable-Baselines3's ``BaseCallback`` with hooks into the update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_o2o.data import ReplaySamples
+
+if TYPE_CHECKING:
+    from sb3_o2o.objectives import Batch
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def hook(function: Function) -> Function:
+    """Mark a method that does nothing until a sub-class overrides it, so that the update can skip it."""
+    function.is_no_op = True  # type: ignore[attr-defined]
+    return function
+
+
+class FineTuningCallback(BaseCallback):
+    """
+    An SB3 callback that may also change how updates are made. Override any of the hooks below beside SB3's own
+    (``_on_training_start``, ``_on_step``, …); the rest costs nothing. Given to the constructor or to
+    ``load_offline`` it is saved with the model; given to ``learn(callback=…)`` it lives as long as the call.
+
+    Keep what must survive saving in plain attributes or tensors of the callback.
+    """
+
+    registry: ClassVar[dict[str, type[FineTuningCallback]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        FineTuningCallback.registry[cls.__name__] = cls
+
+    def __getstate__(self) -> dict[str, Any]:
+        # the model holds this callback: pickling it back would drag environment and buffers into the zip
+        references = ("model", "parent", "locals", "globals")
+        return {name: value for name, value in self.__dict__.items() if name not in references}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.parent, self.locals, self.globals = None, {}, {}
+
+    def _on_step(self) -> bool:
+        return True
+
+    # -- environment -----------------------------------------------------------------------------------------------
+
+    @hook
+    def act(self, observations: np.ndarray | dict[str, np.ndarray]) -> np.ndarray | None:
+        """
+        Asked when the environment needs an action.
+
+        :param observations: ``(n_envs, *obs)``, normalised as the policy sees them
+        :return: actions within the action space, ``(n_envs, act)``, or None to let the policy act
+        """
+        return None
+
+    @hook
+    def allow_update(self) -> bool:
+        """
+        Asked after each rollout.
+
+        :return: whether gradient steps may follow; all callbacks must agree
+        """
+        return True
+
+    # -- update ----------------------------------------------------------------------------------------------------
+
+    @hook
+    def before_finetuning(self) -> None:
+        """Called once, before the first online update. Gradient-only phases run here."""
+
+    @hook
+    def sample(self, batch_size: int) -> ReplaySamples | None:
+        """
+        Asked when an update needs transitions. The first callback that answers wins.
+
+        :param batch_size: number of transitions
+        :return: a batch, or None for the online buffer
+        """
+        return None
+
+    @hook
+    def next_actions(self, actions: th.Tensor, log_prob: th.Tensor, batch: Batch) -> th.Tensor:
+        """
+        Asked when the TD target is built.
+
+        :param actions: of the policy at the next observations, ``(B, act)`` or ``(B, K, act)``
+        :param log_prob: their log-probability, ``(B,)`` or ``(B, K)``
+        :param batch: the transitions
+        :return: the actions to evaluate, as ``actions``
+        """
+        return actions
+
+    @hook
+    def next_values(self, values: th.Tensor, actions: th.Tensor, log_prob: th.Tensor, batch: Batch) -> th.Tensor:
+        """
+        Asked when the TD target is built, after the minimum over critics and the entropy term.
+
+        :param values: ``(B,)``
+        :param actions: the evaluated next actions, ``(B, act)``
+        :param log_prob: ``(B,)``
+        :param batch: the transitions
+        :return: the values to back up, as ``values``
+        """
+        return values
+
+    @hook
+    def actor_values(self, values: th.Tensor, actions: th.Tensor, batch: Batch) -> th.Tensor:
+        """
+        Asked when the policy objective is built.
+
+        :param values: Q of the policy's actions, ``(B,)``
+        :param actions: the policy's actions, ``(B, act)``
+        :param batch: the transitions
+        :return: the values to maximise, as ``values``
+        """
+        return values
+
+    @hook
+    def actor_penalty(self, actions: th.Tensor, log_prob: th.Tensor, batch: Batch) -> th.Tensor | float:
+        """
+        Asked when the policy objective is built.
+
+        :param actions: the policy's actions, ``(B, act)``
+        :param log_prob: their log-probability, ``(B,)``
+        :param batch: the transitions
+        :return: a term to add to the actor's loss, per sample, ``(B,)``
+        """
+        return 0.0
+
+    @hook
+    def after_update(self, batch: Batch, metrics: dict[str, th.Tensor]) -> None:
+        """
+        Called after each update: multipliers, priorities, extra critics.
+
+        :param batch: the critics' transitions
+        :param metrics: losses and other scalars of the update, on the device
+        """
+
+    @hook
+    def on_gradient_step(self) -> None:
+        """Called after each update, offline and online. Any SB3 callback that defines it gets it."""
+
+    @hook
+    def on_phase_change(self, old: str | None, new: str) -> None:
+        """
+        Called when pre-training, warm-up or fine-tuning begins. Any SB3 callback that defines it gets it.
+
+        :param old: the phase that ends; None at the first
+        :param new: the phase that begins
+        """

@@ -1,0 +1,114 @@
+"""Offline data in the fine-tuning batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sb3_o2o.data import OfflineDataset, OfflineReplayBuffer, ReplaySamples, concatenate_samples
+from sb3_o2o.finetuning.base import FineTuningCallback
+
+
+class _DatasetCallback(FineTuningCallback):
+    """
+    A callback that draws from the offline dataset.
+
+    :param dataset: what :meth:`~sb3_o2o.data.OfflineDataset.load` accepts; the dataset that the model was
+        pre-trained on by default
+    """
+
+    def __init__(self, dataset: Any = None):
+        super().__init__()
+        self.dataset = dataset
+        self.buffer: OfflineReplayBuffer | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        state["buffer"] = None  # re-opened from the dataset when training starts
+        if isinstance(self.dataset, OfflineDataset):
+            state["dataset"] = self.dataset.source
+        return state
+
+    def _open(self) -> OfflineReplayBuffer:
+        if self.buffer is None:
+            self.buffer = self.model.open_offline_buffer(self.dataset, for_whom=type(self).__name__)  # type: ignore[attr-defined]
+        return self.buffer
+
+    def _on_training_start(self) -> None:
+        self._open()
+
+
+class SymmetricReplay(_DatasetCallback):
+    """
+    A fixed share of every batch comes from the dataset (symmetric sampling; RLPD, section 4.1). The two parts
+    are interleaved, so that every minibatch cut from a block keeps the share.
+
+    :param offline_fraction: share of offline transitions, in [0, 1]
+    :param dataset: see :class:`_DatasetCallback`
+    """
+
+    def __init__(self, offline_fraction: float = 0.5, dataset: Any = None):
+        super().__init__(dataset)
+        if not 0 <= offline_fraction <= 1:
+            raise ValueError(f"SymmetricReplay(offline_fraction) must lie in [0, 1], not {offline_fraction}.")
+        self.offline_fraction = offline_fraction
+
+    def sample(self, batch_size: int) -> ReplaySamples | None:
+        """
+        :param batch_size: number of transitions
+        :return: ``round(batch_size * offline_fraction)`` offline transitions and the rest online
+        """
+        n_offline = round(batch_size * self.offline_fraction)
+        if n_offline == 0:
+            return None
+        model: Any = self.model
+        offline = self._open().sample(n_offline, env=model.get_vec_normalize_env())
+        if n_offline == batch_size:
+            return offline
+        online = model.replay_buffer.sample(batch_size - n_offline, env=model.get_vec_normalize_env())
+        return concatenate_samples(online, offline, model.gamma, interleave=True)
+
+
+class DatasetReplay(_DatasetCallback):
+    """
+    How the online buffer starts (OCR-CFT, table 6; OPT and CORL load everything).
+
+    :param mode: ``"all"`` loads the whole dataset into the online buffer, ``"part"`` the ``n_trajectories`` with
+        the highest returns, ``"none"`` nothing
+    :param n_trajectories: episodes loaded by ``"part"``
+    :param dataset: see :class:`_DatasetCallback`
+    """
+
+    def __init__(self, mode: str = "all", n_trajectories: int = 50, dataset: Any = None):
+        super().__init__(dataset)
+        if mode not in ("all", "part", "none"):
+            raise ValueError(
+                f"DatasetReplay(mode) must be 'all', 'part' or 'none', not {mode!r}; "
+                "for half-and-half batches use SymmetricReplay(0.5)."
+            )
+        if n_trajectories < 1:
+            raise ValueError(f"DatasetReplay(n_trajectories) must be at least 1, not {n_trajectories}.")
+        self.mode = mode
+        self.n_trajectories = n_trajectories
+        self.loaded = False
+
+    def _on_training_start(self) -> None:
+        if self.mode == "none" or self.loaded:
+            return
+        dataset = self._open().dataset
+        if self.mode == "part":
+            dataset = _best_episodes(dataset, self.n_trajectories)
+        self.model.fill_replay_buffer(dataset)  # type: ignore[attr-defined]
+        self.buffer, self.loaded = None, True
+
+
+def _best_episodes(dataset: OfflineDataset, n_episodes: int) -> OfflineDataset:
+    """
+    :param dataset: transitions
+    :param n_episodes: episodes to keep, those with the highest undiscounted returns
+    :return: these episodes
+    """
+    best = np.sort(np.argsort(-dataset.episode_returns)[:n_episodes])
+    starts, ends = dataset.episode_starts, dataset.episode_ends
+    return dataset.subset(indices=np.concatenate([np.arange(starts[episode], ends[episode]) for episode in best]))

@@ -1,0 +1,44 @@
+"""The tanh-Gaussian, as pure functions."""
+
+from __future__ import annotations
+
+import math
+
+import torch as th
+
+# added inside the logarithm of the squash correction, as Stable-Baselines3 does
+SQUASH_EPSILON = 1e-6
+_HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
+
+
+def squashed_gaussian(mean: th.Tensor, log_std: th.Tensor, noise: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    """
+    Reparametrised sample of a tanh-Gaussian and its log-probability (SAC, appendix C), with the squash
+    correction ``log(1 - a^2 + 1e-6)`` of Stable-Baselines3.
+
+    :param mean: mean before the squashing, ``(..., act)``
+    :param log_std: log standard deviation, likewise
+    :param noise: standard normal draws, likewise
+    :return: action in [-1, 1], ``(..., act)``, and log-probability ``(...)``
+    """
+    action = th.tanh(mean + log_std.exp() * noise)
+    log_density = -0.5 * noise.pow(2) - log_std - _HALF_LOG_TWO_PI
+    correction = th.log(1 - action.pow(2) + SQUASH_EPSILON)
+    return action, (log_density - correction).sum(dim=-1)
+
+
+def squashed_log_prob(mean: th.Tensor, log_std: th.Tensor, actions: th.Tensor, clip: float = 1 - 1e-5) -> th.Tensor:
+    """
+    Log-probability of given actions under a tanh-Gaussian. Actions are clipped inside the bounds first: at
+    exactly +-1 the pre-squash value is infinite, and close to it float32 is noise.
+
+    :param mean: mean before the squashing, ``(..., act)``
+    :param log_std: log standard deviation, likewise
+    :param actions: in [-1, 1], likewise
+    :param clip: largest magnitude that is scored, in (0, 1)
+    :return: ``(...)``
+    """
+    actions = actions.clamp(-clip, clip)
+    noise = (th.atanh(actions) - mean) * th.exp(-log_std)
+    log_density = -0.5 * noise.pow(2) - log_std - _HALF_LOG_TWO_PI
+    return (log_density - th.log(1 - actions.pow(2) + SQUASH_EPSILON)).sum(dim=-1)

@@ -1,0 +1,239 @@
+"""Critic ensembles: N networks evaluated in one batched product per layer."""
+
+from __future__ import annotations
+
+import math
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+
+class EnsembleLinear(nn.Module):
+    """
+    N independent linear layers, evaluated in one batched matrix product.
+
+    :param linears: the layers to stack, all of one shape; their weights are copied
+    """
+
+    def __init__(self, linears: list[nn.Linear]):
+        super().__init__()
+        # (n, in, out): the transpose of ``nn.Linear``, the layout that a batched product reads
+        self.weight = nn.Parameter(th.stack([linear.weight.detach().T for linear in linears]).contiguous())
+        self.bias = nn.Parameter(th.stack([linear.bias.detach() for linear in linears]).unsqueeze(1))
+
+    def forward(self, inputs: th.Tensor, members: th.Tensor | None = None) -> th.Tensor:
+        """
+        :param inputs: ``(n, rows, in)``
+        :param members: indices of the members to evaluate, ``(m,)``; all by default
+        :return: ``(n, rows, out)``
+        """
+        weight, bias = _select(self.weight, members), _select(self.bias, members)
+        return th.baddbmm(bias, inputs, weight)
+
+
+class EnsembleLayerNorm(nn.Module):
+    """
+    N independent layer normalisations over the last axis.
+
+    :param norms: the layers to stack, all of one shape
+    """
+
+    def __init__(self, norms: list[nn.LayerNorm]):
+        super().__init__()
+        self.eps = norms[0].eps
+        self.weight = nn.Parameter(th.stack([norm.weight.detach() for norm in norms]).unsqueeze(1))
+        self.bias = nn.Parameter(th.stack([norm.bias.detach() for norm in norms]).unsqueeze(1))
+
+    def forward(self, inputs: th.Tensor, members: th.Tensor | None = None) -> th.Tensor:
+        """
+        :param inputs: ``(n, rows, features)``
+        :param members: indices of the members to evaluate, ``(m,)``; all by default
+        :return: as ``inputs``
+        """
+        normalised = nn.functional.layer_norm(inputs, inputs.shape[-1:], eps=self.eps)
+        return th.addcmul(_select(self.bias, members), normalised, _select(self.weight, members))
+
+
+def _select(parameter: th.Tensor, members: th.Tensor | None) -> th.Tensor:
+    return parameter if members is None else parameter.index_select(0, members)
+
+
+class EnsembleMLP(nn.Module):
+    """
+    N multi-layer perceptrons with one output each. Members are created one after the other with
+    Stable-Baselines3's ``create_mlp``, so that a seed gives the same weights as N separate networks.
+
+    :param input_dim: size of the input
+    :param net_arch: units per hidden layer
+    :param n_members: number of networks, N
+    :param activation_fn: activation after each hidden layer
+    :param layer_norm: normalise each hidden layer before its activation
+    :param orthogonal_gain: see :func:`initialize`
+    :param last_hidden_gain: see :func:`initialize`
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        net_arch: list[int],
+        n_members: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        layer_norm: bool = False,
+        orthogonal_gain: float | None = None,
+        last_hidden_gain: float | None = None,
+    ):
+        super().__init__()
+        post = [nn.LayerNorm] if layer_norm else None
+        members: list[list[nn.Module]] = []
+        for _ in range(n_members):
+            # mypy: ``post_linear_modules`` takes classes
+            layers = create_mlp(input_dim, 1, net_arch, activation_fn, post_linear_modules=post)  # type: ignore[arg-type]
+            initialize(layers, orthogonal_gain, last_hidden_gain)
+            members.append(layers)
+        self.n_members = n_members
+        self.layers = nn.ModuleList(_stack(list(group)) for group in zip(*members, strict=True))
+
+    def forward(self, inputs: th.Tensor, members: th.Tensor | None = None) -> th.Tensor:
+        """
+        :param inputs: ``(rows, input_dim)``, the same for every member
+        :param members: indices of the members to evaluate, ``(m,)``; all by default
+        :return: ``(n, rows)`` or ``(m, rows)``
+        """
+        n = self.n_members if members is None else members.shape[0]
+        hidden = inputs.unsqueeze(0).expand(n, *inputs.shape)
+        for layer in self.layers:
+            hidden = layer(hidden, members) if isinstance(layer, EnsembleLinear | EnsembleLayerNorm) else layer(hidden)
+        return hidden.squeeze(-1)
+
+
+def _stack(group: list[nn.Module]) -> nn.Module:
+    """:param group: the layer at one depth of every member."""
+    if isinstance(group[0], nn.Linear):
+        return EnsembleLinear(group)  # type: ignore[arg-type]
+    if isinstance(group[0], nn.LayerNorm):
+        return EnsembleLayerNorm(group)  # type: ignore[arg-type]
+    return group[0]
+
+
+def initialize(layers: list[nn.Module], orthogonal_gain: float | None, last_hidden_gain: float | None) -> None:
+    """
+    Initialise linear layers the way that the official WSRL code does: orthogonal everywhere, output layer
+    included, and a small scale on the *last hidden* layer where asked. ``None`` keeps torch's own.
+
+    :param layers: the layers of one network, output layer last
+    :param orthogonal_gain: gain of the orthogonal matrices, e.g. ``sqrt(2)``; biases become 0
+    :param last_hidden_gain: gain of the last hidden layer, e.g. 0.01
+    """
+    linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
+    if orthogonal_gain is None:
+        return
+    for index, linear in enumerate(linears):
+        is_last_hidden = last_hidden_gain is not None and index == len(linears) - 2
+        nn.init.orthogonal_(linear.weight, last_hidden_gain if is_last_hidden else orthogonal_gain)  # type: ignore[arg-type]
+        nn.init.zeros_(linear.bias)
+
+
+class EnsembleCritic(BaseModel):
+    """
+    Drop-in for Stable-Baselines3's ``ContinuousCritic`` that evaluates all its Q-networks at once.
+
+    :param observation_space: observation space
+    :param action_space: action space
+    :param net_arch: units per hidden layer
+    :param features_extractor: network that turns observations into features
+    :param features_dim: number of features
+    :param activation_fn: activation function
+    :param normalize_images: divide images by 255
+    :param n_critics: number of Q-networks, N
+    :param share_features_extractor: the extractor belongs to the actor, the critic loss does not train it
+    :param layer_norm: normalise each hidden layer before its activation
+    :param orthogonal_gain: see :func:`initialize`
+    :param last_hidden_gain: see :func:`initialize`
+    :param precision: ``"bf16"`` runs the matrix products in bfloat16, weights and outputs stay float32
+    """
+
+    action_space: spaces.Box
+    features_extractor: BaseFeaturesExtractor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+        n_critics: int = 2,
+        share_features_extractor: bool = True,
+        layer_norm: bool = False,
+        orthogonal_gain: float | None = None,
+        last_hidden_gain: float | None = None,
+        precision: str = "fp32",
+    ):
+        super().__init__(
+            observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
+        )
+        self.share_features_extractor = share_features_extractor
+        self.n_critics = n_critics
+        self.precision = precision
+        self.ensemble = EnsembleMLP(
+            features_dim + get_action_dim(action_space),
+            net_arch,
+            n_critics,
+            activation_fn,
+            layer_norm=layer_norm,
+            orthogonal_gain=orthogonal_gain,
+            last_hidden_gain=last_hidden_gain,
+        )
+
+    def features(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        :param obs: ``(batch, *obs)``
+        :return: ``(batch, features_dim)``, without gradient where the extractor belongs to the actor
+        """
+        with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
+            return self.extract_features(obs, self.features_extractor)
+
+    def q_values(self, obs: PyTorchObs, actions: th.Tensor, members: th.Tensor | None = None) -> th.Tensor:
+        """
+        Q(s, a) of every member, or of some without evaluating the rest.
+
+        :param obs: ``(batch, *obs)``
+        :param actions: in [-1, 1], ``(batch, act)``, or ``(batch, k, act)`` for k actions per state
+        :param members: indices of the members, ``(m,)``; all N by default
+        :return: ``(N, batch)`` or ``(N, batch, k)``, float32
+        """
+        features = self.features(obs)
+        if actions.dim() == 3:
+            features = features.unsqueeze(1).expand(-1, actions.shape[1], -1)
+        inputs = th.cat([features, actions], dim=-1)
+        rows = math.prod(inputs.shape[:-1])
+        with th.autocast(inputs.device.type, dtype=th.bfloat16, enabled=self.precision == "bf16"):
+            values = self.ensemble(inputs.reshape(rows, inputs.shape[-1]), members)
+        return values.float().reshape(-1, *inputs.shape[:-1])
+
+    def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
+        """
+        As Stable-Baselines3's critic: one ``(batch, 1)`` tensor per Q-network.
+
+        :param obs: ``(batch, *obs)``
+        :param actions: in [-1, 1], ``(batch, act)``
+        """
+        return tuple(value.unsqueeze(1) for value in self.q_values(obs, actions))
+
+    def q1_forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        The first Q-network alone, as Stable-Baselines3's TD3 asks for it.
+
+        :param obs: ``(batch, *obs)``
+        :param actions: in [-1, 1], ``(batch, act)``
+        :return: ``(batch, 1)``
+        """
+        first = th.zeros(1, dtype=th.long, device=actions.device)
+        return self.q_values(obs, actions, first).squeeze(0).unsqueeze(1)

@@ -1,0 +1,191 @@
+"""Policies: Stable-Baselines3's, with batched critic ensembles, layer normalisation and a normaliser inside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    NatureCNN,
+    create_mlp,
+)
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, Actor, SACPolicy
+from torch import nn
+
+from sb3_o2o.networks.distributions import squashed_gaussian
+from sb3_o2o.networks.ensemble import EnsembleCritic, initialize
+from sb3_o2o.networks.normalizer import NormalizedExtractor
+
+
+class O2OActor(Actor):
+    """
+    Stable-Baselines3's SAC actor with layer normalisation, a state-independent standard deviation
+    and several actions per state where asked.
+
+    :param layer_norm: normalise each hidden layer before its activation
+    :param state_dependent_std: predict the log standard deviation from the state, or learn one vector (initially 0)
+    :param orthogonal_gain: see :func:`~sb3_o2o.networks.ensemble.initialize`
+    :param last_hidden_gain: likewise
+    :param precision: ``"bf16"`` runs the matrix products in bfloat16
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        layer_norm: bool = False,
+        state_dependent_std: bool = True,
+        orthogonal_gain: float | None = None,
+        last_hidden_gain: float | None = None,
+        precision: str = "fp32",
+        **kwargs: Any,
+    ):
+        super().__init__(*args, **kwargs)
+        self.layer_norm = layer_norm
+        self.state_dependent_std = state_dependent_std
+        self.precision = precision
+        if layer_norm:
+            post: list[type[nn.Module]] = [nn.LayerNorm]
+            layers = create_mlp(self.features_dim, -1, self.net_arch, self.activation_fn, post_linear_modules=post)
+            self.latent_pi = nn.Sequential(*layers)
+        if not self.use_sde:
+            initialize([*self.latent_pi, self.mu], orthogonal_gain, last_hidden_gain)
+            if not state_dependent_std:
+                self.log_std = nn.Parameter(th.zeros(self.action_space.shape))  # type: ignore[assignment]
+            elif orthogonal_gain is not None:
+                initialize([self.log_std], orthogonal_gain, None)  # type: ignore[list-item]
+
+    def get_action_dist_params(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
+        """
+        :param obs: ``(batch, *obs)``
+        :return: mean and log standard deviation before the squashing, ``(batch, act)``, and gSDE's arguments
+        """
+        if self.state_dependent_std or self.use_sde:
+            with th.autocast(self.device.type, dtype=th.bfloat16, enabled=self.precision == "bf16"):
+                mean, log_std, kwargs = super().get_action_dist_params(obs)
+            return mean.float(), log_std.float(), kwargs
+        mean = self.mu(self.latent_pi(self.extract_features(obs, self.features_extractor)))
+        return mean, th.clamp(self.log_std, LOG_STD_MIN, LOG_STD_MAX).expand_as(mean), {}
+
+    def rsample(self, obs: PyTorchObs, noise: th.Tensor | None = None) -> tuple[th.Tensor, th.Tensor]:
+        """
+        Reparametrised actions and their log-probabilities. The network runs once per state, however many actions.
+
+        :param obs: ``(batch, *obs)``
+        :param noise: standard normal draws, ``(batch, act)``, or ``(batch, k, act)`` for k actions per state;
+            ``None`` with gSDE, which has its own
+        :return: actions as ``noise``, in [-1, 1], and log-probabilities ``(batch,)`` or ``(batch, k)``
+        """
+        if noise is None:
+            return self.action_log_prob(obs)
+        mean, log_std, _ = self.get_action_dist_params(obs)
+        if noise.dim() == 3:
+            mean, log_std = mean.unsqueeze(1), log_std.unsqueeze(1)
+        return squashed_gaussian(mean, log_std, noise)
+
+
+class O2OSACPolicy(SACPolicy):
+    """
+    Stable-Baselines3's ``SACPolicy`` with a batched critic ensemble. Beside its arguments:
+
+    :param critic_layer_norm: layer normalisation in the critics, before each activation
+    :param actor_layer_norm: the same in the actor
+    :param normalize_observations: put a :class:`~sb3_o2o.networks.normalizer.NormalizedExtractor` before each network
+    :param state_dependent_std: see :class:`O2OActor`
+    :param orthogonal_gain: see :func:`~sb3_o2o.networks.ensemble.initialize`
+    :param last_hidden_gain: likewise
+    :param precision: ``"fp32"`` or ``"bf16"`` (matrix products only)
+    """
+
+    critic: EnsembleCritic  # type: ignore[assignment]
+    critic_target: EnsembleCritic  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        *,
+        critic_layer_norm: bool = False,
+        actor_layer_norm: bool = False,
+        normalize_observations: bool = False,
+        state_dependent_std: bool = True,
+        orthogonal_gain: float | None = None,
+        last_hidden_gain: float | None = None,
+        precision: str = "fp32",
+        **kwargs: Any,
+    ):
+        # before the parent's constructor, which builds the networks
+        self.extra_arguments = {
+            "critic_layer_norm": critic_layer_norm,
+            "actor_layer_norm": actor_layer_norm,
+            "normalize_observations": normalize_observations,
+            "state_dependent_std": state_dependent_std,
+            "orthogonal_gain": orthogonal_gain,
+            "last_hidden_gain": last_hidden_gain,
+            "precision": precision,
+        }
+        if kwargs.get("optimizer_class", th.optim.Adam) is th.optim.Adam:
+            # one kernel for all parameters instead of one loop; the same numbers to float32 rounding
+            kwargs["optimizer_kwargs"] = {"fused": True, **(kwargs.get("optimizer_kwargs") or {})}
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+
+    @property
+    def is_stock(self) -> bool:
+        """Whether stock Stable-Baselines3 can hold the same networks in its own ``SACPolicy``."""
+        extra = self.extra_arguments
+        changes = ("critic_layer_norm", "actor_layer_norm", "normalize_observations")
+        return extra["state_dependent_std"] is True and not any(extra[name] for name in changes)
+
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """:return: the features extractor, behind a normaliser where asked."""
+        extractor = super().make_features_extractor()
+        return NormalizedExtractor(extractor) if self.extra_arguments["normalize_observations"] else extractor
+
+    def _shared_extra(self) -> dict[str, Any]:
+        return {name: self.extra_arguments[name] for name in ("orthogonal_gain", "last_hidden_gain", "precision")}
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> O2OActor:
+        """
+        :param features_extractor: the extractor to use; a new one by default
+        """
+        kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
+        extra = self.extra_arguments
+        return O2OActor(
+            **kwargs,
+            layer_norm=extra["actor_layer_norm"],
+            state_dependent_std=extra["state_dependent_std"],
+            **self._shared_extra(),
+        ).to(self.device)
+
+    def make_critic(  # type: ignore[override]
+        self, features_extractor: BaseFeaturesExtractor | None = None
+    ) -> EnsembleCritic:
+        """
+        :param features_extractor: the extractor to use; a new one by default
+        """
+        kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
+        layer_norm = self.extra_arguments["critic_layer_norm"]
+        return EnsembleCritic(**kwargs, layer_norm=layer_norm, **self._shared_extra()).to(self.device)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), **self.extra_arguments}
+
+
+class O2OSACCnnPolicy(O2OSACPolicy):
+    """:class:`O2OSACPolicy` for images."""
+
+    def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN, **kwargs: Any):
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+class O2OSACMultiInputPolicy(O2OSACPolicy):
+    """:class:`O2OSACPolicy` for dictionary observations."""
+
+    def __init__(
+        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any
+    ):
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)

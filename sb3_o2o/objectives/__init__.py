@@ -1,0 +1,51 @@
+"""Objectives by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sb3_o2o.errors import check_keyword_arguments, unknown
+from sb3_o2o.objectives.base import Batch, Objective, SACObjective
+from sb3_o2o.objectives.bc import BCObjective
+from sb3_o2o.objectives.cql import CalQLObjective, CQLObjective
+
+if TYPE_CHECKING:
+    from sb3_o2o.algorithms.sac import O2OSAC
+
+#: objectives that SAC can minimise, by the name users give
+SAC_OBJECTIVES: dict[str, type[Objective]] = {
+    "sac": SACObjective,
+    "bc": BCObjective,
+    "cql": CQLObjective,
+    "calql": CalQLObjective,
+}
+
+
+def make_objective(
+    name: str, kwargs: dict[str, Any] | None, model: O2OSAC, available: dict[str, type[Objective]]
+) -> Objective:
+    """
+    :param name: an objective's name
+    :param kwargs: its keyword arguments
+    :param model: the algorithm whose networks are trained
+    :param available: the objectives of this algorithm
+    :return: the objective
+    :raises ValueError: for an unknown name or argument, naming the nearest
+    """
+    if name not in available:
+        raise unknown(f"objective for {type(model).__name__}", name, available)
+    objective_class = available[name]
+    check_keyword_arguments(f"argument of objective {name!r}", objective_class, kwargs or {}, skip=("model",))
+    return objective_class(model, **(kwargs or {}))
+
+
+__all__ = [
+    "SAC_OBJECTIVES",
+    "BCObjective",
+    "Batch",
+    "CQLObjective",
+    "CalQLObjective",
+    "Objective",
+    "SACObjective",
+    "make_objective",
+]

@@ -1,0 +1,242 @@
+"""What a gradient update minimises: the interface of an objective, and plain SAC."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import torch as th
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from sb3_o2o.objectives import functional as F
+
+if TYPE_CHECKING:
+    from sb3_o2o.algorithms.sac import O2OSAC
+
+
+class Batch(NamedTuple):
+    """
+    Transitions on the training device. Per-sample quantities are flat, ``(B,)``.
+
+    ``observations`` and ``next_observations`` are ``(B, *obs)`` or dicts of them; ``actions`` are scaled to
+    [-1, 1], ``(B, act)``; ``dones`` is 1 on a true terminal only; ``discounts`` is gamma, or gamma^k for k-step
+    returns; ``returns_to_go`` is there for objectives that ask for it.
+    """
+
+    observations: PyTorchObs
+    actions: th.Tensor
+    next_observations: PyTorchObs
+    rewards: th.Tensor
+    dones: th.Tensor
+    discounts: th.Tensor
+    returns_to_go: th.Tensor | None = None
+
+    def part(self, start: int, stop: int) -> Batch:
+        """
+        :param start: first row
+        :param stop: one past the last row
+        :return: a view of these rows
+        """
+
+        def cut(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: item[start:stop] for key, item in value.items()}
+            return None if value is None else value[start:stop]
+
+        return Batch(*map(cut, self))
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+
+class Objective(nn.Module):
+    """
+    Losses of one gradient update. An objective sees batches and networks, never the environment or a buffer.
+
+    Sub-classes yield losses from :meth:`losses`; the algorithm steps the optimiser of that name after each
+    (or after all, see ``simultaneous``).
+
+    :param model: the algorithm whose networks are trained
+    """
+
+    #: form all losses from the same parameters, then step (CORL); otherwise step after each loss
+    simultaneous: ClassVar[bool] = False
+    #: batches must carry ``returns_to_go``
+    needs_returns: ClassVar[bool] = False
+    #: the critic is trained, so its target network follows
+    trains_critic: ClassVar[bool] = True
+
+    def __init__(self, model: O2OSAC):
+        super().__init__()
+        # a plain attribute in a tuple: the model owns the networks, this module must not register them
+        self._model = (model,)
+        #: scalars of the last update, on the device; read when logs are written
+        self.metrics: dict[str, th.Tensor] = {}
+        #: optimisers of the objective's own parameters, by the name that :meth:`losses` yields
+        self.optimizers: dict[str, th.optim.Optimizer] = {}
+        self._compiled: dict[str, Callable[..., Any]] = {}
+
+    @property
+    def model(self) -> O2OSAC:
+        """The algorithm whose networks are trained."""
+        return self._model[0]
+
+    def losses(self, batch: Batch, actor_batch: Batch | None) -> Iterator[tuple[str, th.Tensor]]:
+        """
+        :param batch: transitions for the critics
+        :param actor_batch: transitions for the actor and the temperature; ``None`` when the actor waits
+        :return: pairs of optimiser name and scalar loss, in the order of the updates
+        """
+        raise NotImplementedError
+
+    def noise(self, observations: PyTorchObs, n_actions: int | None = None) -> th.Tensor | None:
+        """
+        Standard normal draws for one action (or several) per state; ``None`` with gSDE, which has its own.
+
+        :param observations: ``(B, *obs)`` or a dict of them
+        :param n_actions: actions per state, K; one without the extra axis by default
+        :return: ``(B, act)`` or ``(B, K, act)``
+        """
+        if self.model.use_sde:
+            return None
+        rows = len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
+        shape = (rows, self.model.action_dim) if n_actions is None else (rows, n_actions, self.model.action_dim)
+        return th.randn(shape, device=self.model.device)
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """
+        Call one of this objective's loss functions, compiled if the model asks for it.
+
+        :param function: a bound method that is a pure function of networks and arguments
+        :param arguments: its arguments
+        :return: what it returns
+        """
+        if not self.model.compile:
+            return function(*arguments)
+        name = function.__name__
+        if name not in self._compiled:
+            self._compiled[name] = th.compile(function)
+        return self._compiled[name](*arguments)
+
+
+class SACObjective(Objective):
+    """
+    Soft actor-critic, in Stable-Baselines3's order: critic, actor, temperature, with the temperature as it was
+    before the update.
+
+    :param model: the algorithm whose networks are trained
+    :param entropy_backup: include the entropy in the TD target; the model's ``entropy_backup`` by default
+    :param critic_reduction: see :func:`~sb3_o2o.objectives.functional.ensemble_mse`
+    :param max_target_backup: back up the largest of ``n_actions`` sampled next actions (after the minimum over critics)
+    :param n_actions: sampled actions per state, where several are used
+    :param entropy_at_next: measure the policy's entropy at the next observations when the temperature is
+        updated, as the official WSRL code does
+    """
+
+    def __init__(
+        self,
+        model: O2OSAC,
+        *,
+        entropy_backup: bool | None = None,
+        critic_reduction: str = "half_sum",
+        max_target_backup: bool = False,
+        n_actions: int = 10,
+        entropy_at_next: bool = False,
+    ):
+        super().__init__(model)
+        if critic_reduction not in ("half_sum", "sum", "mean"):
+            raise ValueError(f"critic_reduction must be 'half_sum', 'sum' or 'mean', not {critic_reduction!r}.")
+        if n_actions < 1:
+            raise ValueError(f"n_actions must be at least 1, not {n_actions}.")
+        if max_target_backup and model.use_sde:
+            raise ValueError("max_target_backup samples several actions per state, which gSDE cannot: set use_sde=False.")
+        self.entropy_backup = model.entropy_backup if entropy_backup is None else entropy_backup
+        self.critic_reduction = critic_reduction
+        self.max_target_backup = max_target_backup
+        self.n_actions = n_actions
+        self.entropy_at_next = entropy_at_next
+
+    def losses(self, batch: Batch, actor_batch: Batch | None) -> Iterator[tuple[str, th.Tensor]]:
+        """See :meth:`Objective.losses`."""
+        ent_coef = self.model.current_ent_coef()
+        # drawn before the critic's draws: the order of Stable-Baselines3, so that a seed gives the same numbers
+        policy_noise = None if actor_batch is None else self.noise(actor_batch.observations)
+        yield "critic", self.critic_loss(batch, ent_coef)
+        if actor_batch is not None:
+            actor_loss, log_prob = self.run(self._actor_loss, actor_batch, policy_noise, ent_coef)
+            yield "actor", actor_loss
+            yield from self.temperature(actor_batch, log_prob, ent_coef)
+
+    def temperature(
+        self, batch: Batch, log_prob: th.Tensor, ent_coef: th.Tensor
+    ) -> Iterator[tuple[str, th.Tensor]]:
+        """
+        :param batch: the actor's batch
+        :param log_prob: log-probability of the policy's actions at its observations, ``(B,)``
+        :param ent_coef: temperature of this update
+        :return: the temperature's loss, if it is learned
+        """
+        self.metrics["ent_coef"] = ent_coef
+        if self.model.log_ent_coef is None:
+            return
+        if self.entropy_at_next:
+            with th.no_grad():
+                _, log_prob = self.model.actor.rsample(batch.next_observations, self.noise(batch.next_observations))
+        yield "ent_coef", F.temperature_loss(self.model.log_ent_coef, log_prob, float(self.model.target_entropy))
+
+    # -- critic ----------------------------------------------------------------------------------------------------
+
+    def critic_loss(self, batch: Batch, ent_coef: th.Tensor) -> th.Tensor:
+        """
+        :param batch: transitions
+        :param ent_coef: temperature, ``(1,)``
+        :return: scalar
+        """
+        n_actions = self.n_actions if self.max_target_backup else None
+        noise, members = self.noise(batch.next_observations, n_actions), self.model.draw_critics(self.model.critic_subset)
+        return self.run(self._critic_loss, batch, noise, members, ent_coef)
+
+    def _critic_loss(
+        self, batch: Batch, noise: th.Tensor | None, members: th.Tensor | None, ent_coef: th.Tensor
+    ) -> th.Tensor:
+        target = self.td_target(batch, noise, members, ent_coef)
+        values = self.model.critic.q_values(batch.observations, batch.actions)
+        return F.ensemble_mse(values, target, self.critic_reduction)
+
+    @th.no_grad()
+    def td_target(
+        self, batch: Batch, noise: th.Tensor | None, members: th.Tensor | None, ent_coef: th.Tensor
+    ) -> th.Tensor:
+        """
+        :param batch: transitions
+        :param noise: standard normal draws for the next actions, ``(B, act)`` or ``(B, K, act)``
+        :param members: target critics to evaluate, ``(m,)``; all by default
+        :param ent_coef: temperature, ``(1,)``
+        :return: ``(B,)``
+        """
+        model, hooks = self.model, self.model.hooks
+        actions, log_prob = model.actor.rsample(batch.next_observations, noise)
+        actions = hooks.next_actions(actions, log_prob, batch)
+        values = F.reduce_ensemble(model.critic_target.q_values(batch.next_observations, actions, members), "min")
+        if self.max_target_backup:
+            values, best = values.max(dim=1)
+            log_prob = log_prob.gather(1, best[:, None]).squeeze(1)
+            actions = actions[th.arange(len(best), device=best.device), best]
+        if self.entropy_backup:
+            values = values - ent_coef * log_prob
+        values = hooks.next_values(values, actions, log_prob, batch)
+        return F.bellman_target(batch.rewards, batch.dones, batch.discounts, values)
+
+    # -- actor -----------------------------------------------------------------------------------------------------
+
+    def _actor_loss(
+        self, batch: Batch, noise: th.Tensor | None, ent_coef: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor]:
+        model, hooks = self.model, self.model.hooks
+        actions, log_prob = model.actor.rsample(batch.observations, noise)
+        values = F.reduce_ensemble(model.critic.q_values(batch.observations, actions), model.actor_critics)
+        values = hooks.actor_values(values, actions, batch)
+        loss = ent_coef * log_prob - values
+        loss = hooks.actor_penalty(loss, actions, log_prob, batch)
+        return loss.mean(), log_prob.detach()

@@ -1,0 +1,143 @@
+"""
+The papers' formulas as pure functions of tensors. No state, no random numbers unless passed in.
+
+Shapes: ``B`` batch, ``N`` critics, ``K`` actions per state. Q-values of an ensemble are ``(N, B)`` or ``(N, B, K)``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch as th
+
+from sb3_o2o.networks.distributions import squashed_gaussian, squashed_log_prob
+
+__all__ = [
+    "bellman_target",
+    "calibrated_values",
+    "conservative_gap",
+    "ensemble_mse",
+    "lagrange_loss",
+    "reduce_ensemble",
+    "squashed_gaussian",
+    "squashed_log_prob",
+    "temperature_loss",
+    "uniform_log_density",
+]
+
+
+def bellman_target(rewards: th.Tensor, dones: th.Tensor, discounts: th.Tensor, next_values: th.Tensor) -> th.Tensor:
+    """
+    One-step (or n-step) TD target ``y = r + discount (1 - d) V(s')``.
+
+    :param rewards: ``(B,)``
+    :param dones: 1 on a true terminal and never on a time limit, ``(B,)``
+    :param discounts: ``gamma``, or ``gamma^k`` for k-step returns, ``(B,)``
+    :param next_values: values to back up, ``(B,)`` or ``(N, B)``
+    :return: as ``next_values``
+    """
+    return rewards + (1 - dones) * discounts * next_values
+
+
+def ensemble_mse(values: th.Tensor, target: th.Tensor, reduction: str = "half_sum") -> th.Tensor:
+    """
+    Squared TD error of an ensemble. Code bases differ by a constant factor, which matters as soon as another
+    term is added to the loss, so the convention is an argument.
+
+    :param values: ``(N, B)``
+    :param target: ``(B,)``, or ``(N, B)`` for a target per critic; not differentiated
+    :param reduction: over critics, each averaged over the batch: ``"half_sum"`` (Stable-Baselines3's SAC:
+        0.5 * sum), ``"sum"`` (CORL, official Cal-QL), ``"mean"`` (WSRL, RLPD)
+    :return: scalar
+    """
+    per_critic = (values - target.detach()).pow(2).mean(dim=1)
+    if reduction == "half_sum":
+        return 0.5 * per_critic.sum()
+    return per_critic.sum() if reduction == "sum" else per_critic.mean()
+
+
+def reduce_ensemble(values: th.Tensor, reduction: str) -> th.Tensor:
+    """
+    :param values: ``(N, ...)``
+    :param reduction: ``"min"`` (clipped double Q-learning) or ``"mean"`` (REDQ's and RLPD's actor)
+    :return: ``(...)``
+    """
+    return values.amin(dim=0) if reduction == "min" else values.mean(dim=0)
+
+
+def temperature_loss(log_ent_coef: th.Tensor, log_prob: th.Tensor, target_entropy: float) -> th.Tensor:
+    """
+    SAC's temperature loss ``-log(alpha) (log pi + H*)`` on the logarithm, as Stable-Baselines3 has it.
+
+    :param log_ent_coef: log(alpha), ``(1,)``
+    :param log_prob: ``(B,)``, not differentiated
+    :param target_entropy: H*
+    :return: scalar
+    """
+    return -(log_ent_coef * (log_prob + target_entropy).detach()).mean()
+
+
+def conservative_gap(
+    random_values: th.Tensor,
+    policy_values: th.Tensor,
+    data_values: th.Tensor,
+    *,
+    random_log_density: float | None,
+    policy_log_prob: th.Tensor,
+    temperature: float = 1.0,
+) -> th.Tensor:
+    """
+    CQL's regulariser per sample: ``T logsumexp(Q(s, .) / T) - Q(s, a)`` (Kumar et al. 2020, eq. 4, CQL(H)).
+
+    With importance sampling every value is corrected by the log-density of the distribution its action came
+    from. Without, the data action joins the set and no count is subtracted (CORL's variant).
+
+    :param random_values: Q at uniform actions, ``(N, B, K)``
+    :param policy_values: Q at actions of pi(.|s) and pi(.|s'), evaluated at s, ``(N, B, L)``
+    :param data_values: Q at the dataset's actions, ``(N, B)``
+    :param random_log_density: log-density of the uniform actions, ``log(0.5^act)``; ``None`` turns importance
+        sampling off
+    :param policy_log_prob: log-density of the policy's actions, ``(B, L)``, not differentiated
+    :param temperature: T
+    :return: ``(N, B)``
+    """
+    if random_log_density is not None:
+        candidates = th.cat([random_values - random_log_density, policy_values - policy_log_prob.detach()], dim=2)
+    else:
+        candidates = th.cat([random_values, policy_values, data_values.unsqueeze(2)], dim=2)
+    return temperature * th.logsumexp(candidates / temperature, dim=2) - data_values
+
+
+def calibrated_values(policy_values: th.Tensor, returns_to_go: th.Tensor) -> th.Tensor:
+    """
+    Cal-QL's bound: values of the policy's actions are pushed down no further than the return of the behaviour
+    policy from the same state (Nakamoto et al. 2023, eq. 5.1). Where the bound holds the gradient stops.
+
+    :param policy_values: Q at the policy's actions, ``(N, B, L)``
+    :param returns_to_go: Monte-Carlo return of the data from s, ``(B,)``
+    :return: as ``policy_values``
+    """
+    return th.maximum(policy_values, returns_to_go[:, None])
+
+
+def lagrange_loss(log_multiplier: th.Tensor, gap: th.Tensor, target_gap: float, weight: float) -> th.Tensor:
+    """
+    Loss of CQL's Lagrange multiplier ``exp(x)``, clamped to [0, 1e6] as in CORL:
+    ``-1/2 weight exp(x) sum_i (gap_i - target)``.
+
+    :param log_multiplier: x, scalar
+    :param gap: conservative gap of each critic averaged over the batch, ``(N,)``, not differentiated
+    :param target_gap: the gap below which the multiplier falls
+    :param weight: CQL's own weight
+    :return: scalar
+    """
+    multiplier = log_multiplier.exp().clamp(0.0, 1e6)
+    return -0.5 * weight * multiplier * (gap.detach() - target_gap).sum()
+
+
+def uniform_log_density(action_dim: int) -> float:
+    """
+    :param action_dim: number of action dimensions
+    :return: log-density of the uniform distribution on [-1, 1]^action_dim
+    """
+    return -action_dim * math.log(2.0)
