@@ -1,0 +1,23 @@
+"""Datasets and replay buffers. Knows nothing of networks."""
+
+from sb3_o2o.data.buffers import (
+    MixedReplayBuffer,
+    MonteCarloDictReplayBuffer,
+    MonteCarloReplayBuffer,
+    OfflineReplayBuffer,
+    ReplaySamples,
+    concatenate_samples,
+)
+from sb3_o2o.data.collect import collect
+from sb3_o2o.data.dataset import OfflineDataset
+
+__all__ = [
+    "MixedReplayBuffer",
+    "MonteCarloDictReplayBuffer",
+    "MonteCarloReplayBuffer",
+    "OfflineDataset",
+    "OfflineReplayBuffer",
+    "ReplaySamples",
+    "collect",
+    "concatenate_samples",
+]

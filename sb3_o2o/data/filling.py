@@ -1,0 +1,76 @@
+"""Datasets into online buffers, and datasets with other actions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.buffers import ReplayBuffer
+
+from sb3_o2o.data.dataset import OfflineDataset
+
+_CHUNK = 65_536
+
+
+def fill_replay_buffer(buffer: ReplayBuffer, dataset: OfflineDataset) -> None:
+    """
+    Write transitions into an online buffer as if they had been collected, without a Python loop over them.
+
+    With several environments each gets a contiguous share, whose last transition is marked as a time-out so that
+    n-step returns do not run on into online data; up to ``n_envs - 1`` transitions at the end are left out.
+
+    :param buffer: an SB3 buffer with room for the dataset
+    :param dataset: transitions
+    :raises ValueError: if the buffer is too small
+    """
+    rows = len(dataset) // buffer.n_envs
+    free = buffer.buffer_size - buffer.size()
+    if rows > free:
+        raise ValueError(
+            f"The dataset has {len(dataset)} transitions, the replay buffer has room for {free * buffer.n_envs}: "
+            f"set buffer_size to at least {len(dataset) + buffer.size() * buffer.n_envs}."
+        )
+    for column in range(buffer.n_envs):
+        for start in range(0, rows, _CHUNK):
+            stop = min(start + _CHUNK, rows)
+            _write(buffer, slice(buffer.pos + start, buffer.pos + stop), column, dataset, column * rows + start)
+        buffer.dones[buffer.pos + rows - 1, column] = 1.0
+        if not dataset.terminations[(column + 1) * rows - 1]:
+            buffer.timeouts[buffer.pos + rows - 1, column] = 1.0
+    buffer.pos += rows
+    if buffer.pos == buffer.buffer_size:
+        buffer.full, buffer.pos = True, 0
+
+
+def _write(buffer: Any, rows: slice, column: int, dataset: OfflineDataset, start: int) -> None:
+    batch = dataset.get(np.arange(start, start + rows.stop - rows.start))
+    if isinstance(batch.observations, dict):
+        for key, values in batch.observations.items():
+            buffer.observations[key][rows, column] = values
+            buffer.next_observations[key][rows, column] = batch.next_observations[key]
+    else:
+        buffer.observations[rows, column] = batch.observations
+        buffer.next_observations[rows, column] = batch.next_observations
+    buffer.actions[rows, column] = batch.actions
+    buffer.rewards[rows, column] = batch.rewards
+    buffer.dones[rows, column] = batch.terminations | batch.truncations
+    # a transition that is both is a terminal one
+    buffer.timeouts[rows, column] = batch.truncations & ~batch.terminations
+
+
+def with_actions(dataset: OfflineDataset, actions: np.ndarray) -> OfflineDataset:
+    """
+    The same transitions with other actions, as cloning another policy needs.
+
+    :param dataset: transitions
+    :param actions: scaled to [-1, 1], ``(N, act)``
+    :return: a dataset in memory that shares everything else
+    :raises ValueError: if the actions do not fit
+    """
+    if actions.shape != dataset.actions.shape:
+        raise ValueError(f"actions have shape {actions.shape}, the dataset's have {dataset.actions.shape}.")
+    if not np.isfinite(actions).all():
+        row = int(np.flatnonzero(~np.isfinite(actions).all(axis=1))[0])
+        raise ValueError(f"actions[{row}] is {actions[row]}: expected finite numbers.")
+    clipped = np.clip(actions, -1 + 1e-5, 1 - 1e-5).astype(np.float32)
+    return dataset._derived(dataset.options, False, actions=clipped)

@@ -1,0 +1,163 @@
+"""Replay buffers for online data that SB3 does not have: n-step returns of dictionaries, and Monte-Carlo returns."""
+
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_o2o.data.returns import checked_gamma, checked_n_steps, returns_to_go
+from sb3_o2o.data.samples import ReplaySamples, normalize_returns, to_column, to_tensors
+from sb3_o2o.data.transitions import map_observations
+
+
+class NStepDictReplayBuffer(DictReplayBuffer):
+    """
+    SB3's ``NStepReplayBuffer`` for dictionary observations.
+
+    :param args: SB3's own, see ``DictReplayBuffer``
+    :param n_steps: steps over which rewards are summed, at least 1; fewer where an episode or the recording ends
+    :param gamma: discount factor, in [0, 1]
+    :param kwargs: SB3's own
+    """
+
+    def __init__(self, *args: Any, n_steps: int = 3, gamma: float = 0.99, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.n_steps, self.gamma = checked_n_steps(n_steps), checked_gamma(gamma)
+
+    def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> ReplaySamples:  # type: ignore[override]
+        columns = np.random.randint(0, self.n_envs, size=len(batch_inds))
+        steps = np.arange(self.n_steps)
+        rows = (batch_inds[:, None] + steps) % self.buffer_size
+        ended = (self.dones[rows, columns[:, None]] > 0) | (self.timeouts[rows, columns[:, None]] > 0)
+        # What follows the newest transition is the oldest one, or nothing
+        ended |= rows == (self.pos - 1) % self.buffer_size
+        last = np.where(ended.any(axis=1), ended.argmax(axis=1), self.n_steps - 1)
+        rewards = self._normalize_reward(self.rewards[rows, columns[:, None]], env)
+        rewards = (rewards * self.gamma**steps * (steps <= last[:, None])).sum(axis=1)
+        final = (batch_inds + last) % self.buffer_size
+        dones = self.dones[final, columns] * (1 - self.timeouts[final, columns])
+        return ReplaySamples(
+            observations=_observations(self, self.observations, batch_inds, columns, env),
+            actions=self.to_torch(self.actions[batch_inds, columns]),
+            next_observations=_observations(self, self.next_observations, final, columns, env),
+            dones=to_column(self, dones),
+            rewards=to_column(self, rewards),
+            discounts=to_column(self, self.gamma ** (last + 1.0)),
+        )
+
+
+class MonteCarloReplayBuffer(ReplayBuffer):
+    """
+    A replay buffer that knows the discounted return from each transition to the end of its episode (Cal-QL, Nakamoto et
+    al. 2023, https://arxiv.org/abs/2303.05479). It is filled in when the episode ends, so only transitions of ended
+    episodes are sampled. Nothing is added for what would have come after a time limit.
+
+    Like SB3's buffers it draws from NumPy's global generator.
+
+    :param args: SB3's own, see ``ReplayBuffer``
+    :param gamma: discount factor, in [0, 1]
+    :param negative_reward: an episode in which every reward is this one counts as failing for ever, with the return
+        ``negative_reward / (1 - gamma)``; None for dense rewards. See ``OfflineDataset.negative_reward``
+    :param kwargs: SB3's own
+    :raises ValueError: if gamma is out of range, or ``optimize_memory_usage`` is asked for
+    """
+
+    def __init__(self, *args: Any, gamma: float = 0.99, negative_reward: float | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.optimize_memory_usage:
+            raise ValueError("Monte-Carlo returns need optimize_memory_usage=False.")
+        checked_gamma(gamma, negative_reward)
+        self.gamma, self.negative_reward = gamma, negative_reward
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        super().reset()
+        self.returns = np.zeros((self.buffer_size, self.n_envs), dtype=np.float32)
+        # The unfinished episode of an environment is its newest transitions: their number says all
+        self._unfinished = np.zeros(self.n_envs, dtype=np.int64)
+        self._failing = np.ones(self.n_envs, dtype=bool)
+
+    def add(self, *args: Any, **kwargs: Any) -> None:
+        """
+        Add one step of each environment; see ``ReplayBuffer.add``.
+
+        :param args: SB3's own
+        :param kwargs: SB3's own
+        """
+        row = self.pos
+        super().add(*args, **kwargs)
+        # An episode longer than the buffer overwrites its own beginning
+        self._unfinished = np.minimum(self._unfinished + 1, self.buffer_size)
+        if self.negative_reward is not None:
+            self._failing &= self.rewards[row] == np.float32(self.negative_reward)
+        for column in np.flatnonzero(self.dones[row]):
+            self._finish(row, int(column))
+
+    def _finish(self, last: int, column: int) -> None:
+        rows = (last - np.arange(self._unfinished[column])) % self.buffer_size
+        if self.negative_reward is not None and self._failing[column]:
+            self.returns[rows, column] = self.negative_reward / (1.0 - self.gamma)
+        else:
+            oldest_first = rows[::-1]
+            rewards = self.rewards[oldest_first, column]
+            self.returns[oldest_first, column] = returns_to_go(rewards, np.zeros(1, dtype=np.int64), self.gamma)
+        self._unfinished[column], self._failing[column] = 0, True
+
+    def truncate_last_trajectory(self) -> None:
+        """
+        End the unfinished episodes here, as truncated. Needed if the environments are reset in between, as when a saved
+        buffer is used in a new run: otherwise one episode would go on in the next.
+        """
+        last = (self.pos - 1) % self.buffer_size
+        for column in np.flatnonzero(self._unfinished):
+            self.dones[last, column] = self.timeouts[last, column] = 1.0
+            self._finish(last, int(column))
+
+    @property
+    def _sampleable(self) -> np.ndarray:
+        return self.size() - self._unfinished
+
+    @property
+    def n_sampleable(self) -> int:
+        """Number of transitions whose episode has ended."""
+        return int(self._sampleable.sum())
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplaySamples:  # type: ignore[override]
+        """
+        :param batch_size: transitions to draw, uniformly over ended episodes, with replacement
+        :param env: normalises observations and rewards with its present statistics
+        :return: a minibatch with ``returns_to_go``
+        :raises ValueError: if no episode has ended yet
+        """
+        if self.n_sampleable == 0:
+            raise ValueError(
+                "No episode has ended yet, so no return is known: collect until one has (see n_sampleable), "
+                "for instance with learning_starts or a warm-up longer than an episode."
+            )
+        counts = np.cumsum(self._sampleable)
+        drawn = np.random.randint(0, counts[-1], size=batch_size)
+        columns = np.searchsorted(counts, drawn, side="right")
+        oldest = self.pos if self.full else 0
+        rows = (oldest + drawn - (counts - self._sampleable)[columns]) % self.buffer_size
+        dones = self.dones[rows, columns] * (1 - self.timeouts[rows, columns])
+        return ReplaySamples(
+            observations=_observations(self, self.observations, rows, columns, env),
+            actions=self.to_torch(self.actions[rows, columns], copy=False),
+            next_observations=_observations(self, self.next_observations, rows, columns, env),
+            dones=to_column(self, dones),
+            rewards=to_column(self, self._normalize_reward(self.rewards[rows, columns], env)),
+            returns_to_go=to_column(self, normalize_returns(self.returns[rows, columns], env)),
+        )
+
+
+class MonteCarloDictReplayBuffer(MonteCarloReplayBuffer, DictReplayBuffer):  # type: ignore[misc]
+    """``MonteCarloReplayBuffer`` for dictionary observations, with the same arguments."""
+
+
+def _observations(
+    buffer: ReplayBuffer, stored: Any, rows: np.ndarray, columns: np.ndarray, env: VecNormalize | None
+) -> Any:
+    gathered: Any = map_observations(lambda array: array[rows, columns], stored)
+    return to_tensors(buffer, buffer._normalize_obs(gathered, env))

@@ -1,0 +1,178 @@
+"""The cache of converted datasets."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import minari
+import numpy as np
+import pytest
+
+from sb3_o2o.data import OfflineDataset, sources
+from sb3_o2o.data.cache import cache_folder
+
+from .toys import make_arrays, make_episode
+
+
+@pytest.fixture
+def conversions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The episodes that were converted, one after the other."""
+    episodes: list[int] = []
+    original = sources._minari_episode
+
+    def counted(episode: Any, *args: Any) -> Any:
+        episodes.append(int(episode.id))
+        return original(episode, *args)
+
+    monkeypatch.setattr(sources, "_minari_episode", counted)
+    return episodes
+
+
+def entries() -> list[Path]:
+    """The converted datasets in the cache."""
+    return sorted(cache_folder().iterdir())
+
+
+def test_converted_once(two_episodes: str, conversions: list[int]) -> None:
+    first = OfflineDataset.load(two_episodes)
+    second = OfflineDataset.load(two_episodes, reward_scale=2.0, fraction=0.3)
+    assert conversions == [0, 1]
+    assert len(entries()) == 1
+    assert len(second) == 3
+    np.testing.assert_array_equal(first.rewards[:3] * 2, second.rewards)
+
+
+def test_mapped_into_memory(two_episodes: str, two_dict_episodes: str) -> None:
+    def is_mapped(array: np.ndarray | None) -> bool:
+        while array is not None and not isinstance(array, np.memmap):
+            array = array.base
+        return array is not None
+
+    for _ in range(2):
+        dataset = OfflineDataset.load(two_episodes)
+        assert is_mapped(dataset._rows)
+        assert is_mapped(dataset.actions)
+        rows = OfflineDataset.load(two_dict_episodes)._rows
+        assert all(is_mapped(array) for array in rows.values())
+    assert not is_mapped(OfflineDataset.load(two_episodes, cache=False).actions)
+
+
+def test_no_cache(two_episodes: str, conversions: list[int]) -> None:
+    OfflineDataset.load(two_episodes, cache=False)
+    OfflineDataset.load(make_arrays())
+    assert conversions == [0, 1]
+    assert not cache_folder().exists()
+
+
+def test_another_folder(two_episodes: str, tmp_path: Path) -> None:
+    OfflineDataset.load(two_episodes, cache=tmp_path / "elsewhere")
+    assert len(list((tmp_path / "elsewhere").iterdir())) == 1
+    assert not cache_folder().exists()
+
+
+def test_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SB3_O2O_CACHE", str(tmp_path / "ours"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "ours"
+    monkeypatch.delenv("SB3_O2O_CACHE")
+    assert cache_folder() == tmp_path / "xdg" / "sb3_o2o"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "sb3_o2o"
+
+
+def test_other_content_and_other_clip_are_converted_anew(
+    two_episodes: str, write_minari: Any, conversions: list[int]
+) -> None:
+    before = OfflineDataset.load(two_episodes)
+    OfflineDataset.load(two_episodes, action_clip=0.5)
+    assert len(entries()) == 2
+    minari.delete_dataset(two_episodes)
+    write_minari(two_episodes, [make_episode(3, 3, True), make_episode(1, 4, False)])
+    after = OfflineDataset.load(two_episodes)
+    assert len(conversions) == 6
+    np.testing.assert_array_equal(after.rewards[:3], [30, 31, 32])
+    # What was opened before is unaffected
+    np.testing.assert_array_equal(before.rewards[:3], [0, 1, 2])
+
+
+def flip_a_reward(folder: Path) -> None:
+    """Damage that changes no size: the last byte of the file that holds the rewards."""
+    import json
+
+    manifest = json.loads((folder / "manifest.json").read_text())
+    path = folder / manifest["arrays"]["rewards"]["file"]
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def shorten(folder: Path) -> None:
+    """Damage: a file that lacks its end."""
+    path = folder / "0.npy"
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip_a_reward,
+        shorten,
+        lambda folder: (folder / "1.npy").unlink(),
+        lambda folder: (folder / "manifest.json").unlink(),
+        lambda folder: (folder / "manifest.json").write_text("{"),
+        lambda folder: (folder / "manifest.json").write_text("{}"),
+    ],
+)
+def test_damage_is_noticed_and_repaired(damage: Any, two_episodes: str, conversions: list[int]) -> None:
+    fingerprint = OfflineDataset.load(two_episodes).fingerprint
+    damage(entries()[0])
+    with pytest.warns(UserWarning, match="is damaged .*: converting it again"):
+        repaired = OfflineDataset.load(two_episodes)
+    assert repaired.fingerprint == fingerprint
+    assert len(conversions) == 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        OfflineDataset.load(two_episodes)
+
+
+def test_a_failed_conversion_leaves_nothing(write_minari: Any) -> None:
+    bad = make_episode(1, 3, True)
+    bad.rewards[1] = float("nan")
+    write_minari("test/bad-v0", [make_episode(0, 3, True), bad])
+    with pytest.raises(ValueError, match=r"rewards\[4\]"):
+        OfflineDataset.load("test/bad-v0")
+    assert entries() == []
+
+
+def test_a_conversion_that_cannot_be_put_in_place(two_episodes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> None:
+        raise PermissionError("not here")
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(PermissionError, match="not here"):
+        OfflineDataset.load(two_episodes)
+    assert entries() == []
+
+
+def test_a_cache_that_cannot_be_written_is_said_so(two_episodes: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.warns(UserWarning, match=r"Cannot write to the cache .*: converting in memory. Set SB3_O2O_CACHE"):
+        dataset = OfflineDataset.load(two_episodes, cache=tmp_path / "file")
+    assert dataset.fingerprint == OfflineDataset.load(two_episodes).fingerprint
+
+
+def test_another_process_may_convert_at_the_same_time(two_episodes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = sources._minari_episode
+    raced = []
+
+    def slow(episode: Any, *args: Any) -> Any:
+        # While the first conversion is under way, a second one starts and is done before it
+        if not raced:
+            raced.append(True)
+            OfflineDataset.load(two_episodes)
+        return original(episode, *args)
+
+    monkeypatch.setattr(sources, "_minari_episode", slow)
+    first = OfflineDataset.load(two_episodes)
+    np.testing.assert_array_equal(first.rewards, [0, 1, 2, 10, 11, 12, 13])
+    assert len(entries()) == 1
