@@ -23,7 +23,9 @@ def unknown(kind: str, name: object, options: Iterable[str]) -> ValueError:
     return ValueError(f"Unknown {kind} {name!r}.{hint} Available: {', '.join(options)}.")
 
 
-def check_keyword_arguments(kind: str, function: Callable[..., Any], given: dict[str, Any], skip: tuple[str, ...] = ()) -> None:
+def check_keyword_arguments(
+    kind: str, function: Callable[..., Any], given: dict[str, Any], skip: tuple[str, ...] = ()
+) -> None:
     """
     Refuse keyword arguments that ``function`` does not take.
 

@@ -48,7 +48,9 @@ def saved_family(path: str | os.PathLike[str] | io.BufferedIOBase) -> str:
             names = set(archive.namelist())
             missing = {"data", "policy.pth"} - names
             if missing:
-                raise ValueError(f"{path} is not a model saved by Stable-Baselines3: it has no {', '.join(sorted(missing))}.")
+                raise ValueError(
+                    f"{path} is not a model saved by Stable-Baselines3: it has no {', '.join(sorted(missing))}."
+                )
             keys = set(json.loads(archive.read("data")))
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path} is not a zip file, or it is truncated: {error}.") from error

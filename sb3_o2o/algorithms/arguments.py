@@ -5,9 +5,20 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch as th
+from stable_baselines3.common.type_aliases import Schedule
+
+from sb3_o2o.algorithms.hooks import Hooks
+from sb3_o2o.data import OfflineReplayBuffer
+from sb3_o2o.objectives import Objective
 from sb3_o2o.recipes import recipe_arguments
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm as _Base
+else:
+    _Base = object
 
 Init = TypeVar("Init", bound=Callable[..., None])
 
@@ -48,3 +59,48 @@ def env_id(env: Any) -> str | None:
         return specs[0].id if specs and specs[0] is not None else None
     spec = getattr(env, "spec", None)
     return None if spec is None else spec.id
+
+
+class AlgorithmArguments(_Base):
+    """What the mixins of an algorithm rely on: its constructor's arguments, described there, and its state."""
+
+    available_objectives: dict[str, type[Objective]]
+    default_online_objective: str
+    actor: Any
+    critic: Any
+    critic_target: Any
+    # constructor arguments, described at the algorithms
+    explicit_arguments: tuple[str, ...]
+    objective: str
+    online_objective: str | None
+    objective_kwargs: dict[str, Any] | None
+    online_objective_kwargs: dict[str, Any] | None
+    finetuning: list[Any]
+    n_critics: int
+    policy_delay: int
+    actor_batch: str
+    actor_critics: str
+    qf_learning_rate: float | Schedule | None
+    ent_coef_learning_rate: float | Schedule | None
+    critic_subset: int | None
+    subset_replacement: bool
+    normalize_observations: bool
+    reward_scale: float
+    reward_shift: float
+    dataset: Any
+    dataset_kwargs: dict[str, Any] | None
+    pretrain_steps: int
+    compile: bool
+    entropy_backup: bool
+    precision: str
+    target_update_interval: int
+    batch_norm_stats: list[th.Tensor]
+    batch_norm_stats_target: list[th.Tensor]
+    # state
+    phase: str | None
+    n_pretrain_steps: int
+    hooks: Hooks
+    offline_objective: Objective
+    finetuning_objective: Objective
+    offline_buffer: OfflineReplayBuffer | None
+    _n_offline_buffers: int

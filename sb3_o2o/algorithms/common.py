@@ -14,9 +14,13 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import FloatSchedule, configure_logger, polyak_update, update_learning_rate
 
 from sb3_o2o.algorithms.hooks import Hooks, walk
+from sb3_o2o.algorithms.phases import FINETUNING, PRETRAINING
 from sb3_o2o.algorithms.progress import PretrainingProgressBar
-from sb3_o2o.data import OfflineDataset, OfflineReplayBuffer
-from sb3_o2o.data.filling import fill_replay_buffer
+from sb3_o2o.algorithms.sampling import SamplingMixin
+from sb3_o2o.data import (
+    OfflineDataset,
+    OfflineReplayBuffer,
+)
 from sb3_o2o.networks.normalizer import set_observation_statistics
 from sb3_o2o.objectives import Batch, Objective, make_objective
 from sb3_o2o.recipes import build_finetuning
@@ -24,24 +28,12 @@ from sb3_o2o.recipes import build_finetuning
 if TYPE_CHECKING:
     from typing import Self
 
-    from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm as _Base
-else:
-    _Base = object
 
-PRETRAINING, WARMUP, FINETUNING = "pretraining", "warmup", "finetuning"
-
-
-class OfflineToOnlineMixin(_Base):
+class OfflineToOnlineMixin(SamplingMixin):
     """
     Turns an off-policy SB3 algorithm into an offline-to-online one. Sub-classes name their objectives and
     optimisers; everything else is here.
     """
-
-    available_objectives: dict[str, type[Objective]]
-    default_online_objective: str
-    actor: Any
-    critic: Any
-    critic_target: Any
 
     # -- set-up ----------------------------------------------------------------------------------------------------
 
@@ -123,102 +115,6 @@ class OfflineToOnlineMixin(_Base):
             old, self.phase = self.phase, phase
             self.hooks.call("on_phase_change", old, phase)
 
-    # -- data ------------------------------------------------------------------------------------------------------
-
-    def load_dataset(self, source: Any) -> OfflineDataset:
-        """
-        Open a dataset, check it against the spaces of this model, and put its rewards on the training scale.
-
-        :param source: what :meth:`~sb3_o2o.data.OfflineDataset.load` accepts
-        :return: the dataset
-        :raises ValueError: if it does not fit
-        """
-        dataset = OfflineDataset.load(
-            source,
-            observation_space=self.observation_space,
-            action_space=self.action_space,
-            **(self.dataset_kwargs or {}),
-        )
-        dataset.check_compatible(self.observation_space, self.action_space)
-        if (self.reward_scale, self.reward_shift) != (1.0, 0.0):
-            dataset = dataset.with_rewards(self.reward_scale, self.reward_shift)
-        return dataset
-
-    def open_offline_buffer(self, source: Any = None, for_whom: str = "pretrain") -> OfflineReplayBuffer:
-        """
-        A buffer with a random generator of its own on a dataset.
-
-        :param source: a dataset; the one of the last ``pretrain``, or of the constructor, by default
-        :param for_whom: who asks, for the error message
-        :return: the buffer
-        :raises ValueError: if there is no dataset
-        """
-        if source is None and self.offline_buffer is not None:
-            dataset = self.offline_buffer.dataset
-        else:
-            source = self.dataset if source is None else source
-            if source is None:
-                raise ValueError(f"{for_whom} needs a dataset: pass dataset=… to it, to the constructor or to load_offline.")
-            dataset = self.load_dataset(source)
-        objectives = (self.offline_objective, self.finetuning_objective)
-        seed = None if self.seed is None else [self.seed, self._n_offline_buffers]
-        self._n_offline_buffers += 1
-        return OfflineReplayBuffer(
-            dataset,
-            self.observation_space,
-            self.action_space,
-            self.device,
-            n_steps=self.n_steps,
-            gamma=self.gamma,
-            seed=seed,
-            returns_to_go=any(objective.needs_returns for objective in objectives),
-        )
-
-    def fill_replay_buffer(self, dataset: OfflineDataset) -> None:
-        """
-        Load transitions into the online buffer, as if they had been collected.
-
-        :param dataset: transitions on the training scale of rewards
-        """
-        assert self.replay_buffer is not None
-        fill_replay_buffer(self.replay_buffer, dataset)
-
-    def _store_transition(self, replay_buffer: Any, buffer_action: np.ndarray, new_obs: Any, reward: np.ndarray, *rest: Any) -> None:
-        if (self.reward_scale, self.reward_shift) != (1.0, 0.0):
-            reward = reward * self.reward_scale + self.reward_shift
-        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, *rest)
-
-    def _sample(self, batch_size: int) -> Batch:
-        """
-        :param batch_size: number of transitions
-        :return: from the dataset, from whichever callback answers, or from the online buffer
-        """
-        if self.phase == PRETRAINING:
-            assert self.offline_buffer is not None
-            samples: Any = self.offline_buffer.sample(batch_size, env=self._vec_normalize_env)
-        else:
-            samples = self.hooks.first("sample", batch_size)
-            if samples is None:
-                samples = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[union-attr]
-        discounts = samples.discounts
-        rewards = samples.rewards.flatten()
-        returns = getattr(samples, "returns_to_go", None)
-        return Batch(
-            samples.observations,
-            samples.actions,
-            samples.next_observations,
-            rewards,
-            samples.dones.flatten(),
-            th.full_like(rewards, self.gamma) if discounts is None else discounts.flatten(),
-            None if returns is None else returns.flatten(),
-        )
-
-    def _sample_action(self, learning_starts: int, action_noise: Any = None, n_envs: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        actions = self.hooks.first("act", self._last_obs)
-        if actions is None:
-            return super()._sample_action(learning_starts, action_noise, n_envs)
-        return actions, self.policy.scale_action(actions)
-
     # -- update ----------------------------------------------------------------------------------------------------
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
@@ -255,7 +151,9 @@ class OfflineToOnlineMixin(_Base):
         use_block = self.policy_delay > 1 and gradient_steps > 1
         block = self._sample(batch_size * gradient_steps) if use_block else None
         for step in range(gradient_steps):
-            batch = self._sample(batch_size) if block is None else block.part(step * batch_size, (step + 1) * batch_size)
+            batch = (
+                self._sample(batch_size) if block is None else block.part(step * batch_size, (step + 1) * batch_size)
+            )
             self._n_updates += 1
             is_actor_step = self._n_updates % self.policy_delay == 0
             actor_batch = block if block is not None and self.actor_batch == "block" else batch
@@ -290,6 +188,10 @@ class OfflineToOnlineMixin(_Base):
         for optimizer in waiting:
             optimizer.step()
         return objective.metrics
+
+    def full_policy_kwargs(self) -> dict[str, Any]:
+        """The policy's arguments: the user's, and those that are arguments of the algorithm."""
+        raise NotImplementedError
 
     def _optimizers(self) -> dict[str, th.optim.Optimizer]:
         """The algorithm's optimisers, by the names that objectives yield."""
@@ -367,6 +269,7 @@ class OfflineToOnlineMixin(_Base):
         :raises ValueError: if the dataset does not fit, or there is nothing to do
         """
         gradient_steps = self.pretrain_steps if gradient_steps is None else gradient_steps
+        self._check_reward_scale()
         if gradient_steps <= 0:
             raise ValueError(f"pretrain(gradient_steps) must be at least 1, not {gradient_steps}.")
         self._open_pretraining_data(dataset)
@@ -447,6 +350,7 @@ class OfflineToOnlineMixin(_Base):
         if self.pretrain_steps > 0 and self.n_pretrain_steps < self.pretrain_steps:
             # RL Zoo knows only the constructor and ``learn``
             self.pretrain(None, self.pretrain_steps - self.n_pretrain_steps, reset_gradient_steps=False)
+        self._check_reward_scale()
         total_timesteps, callback = super()._setup_learn(total_timesteps, callback, *args, **kwargs)
         self._take_callbacks(callback)
         self.hooks = Hooks(walk(callback))

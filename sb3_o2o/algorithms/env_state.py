@@ -10,7 +10,18 @@ import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
 #: attributes that a new environment of the same kind has already, or that only draw pictures
-_SKIPPED = {"env", "spec", "_cached_spec", "model", "data", "mujoco_renderer", "observation_space", "action_space", "venv", "envs"}
+_SKIPPED = {
+    "env",
+    "spec",
+    "_cached_spec",
+    "model",
+    "data",
+    "mujoco_renderer",
+    "observation_space",
+    "action_space",
+    "venv",
+    "envs",
+}
 
 
 def snapshot(env: VecEnv) -> dict[str, Any] | None:
@@ -93,7 +104,19 @@ def _get_physics(env: Any) -> np.ndarray:
 
 
 #: derived quantities that Gymnasium's observations read without a forward pass
-_DERIVED = ("xpos", "xquat", "xipos", "geom_xpos", "site_xpos", "cinert", "cvel", "qfrc_actuator", "qfrc_constraint", "cfrc_ext", "subtree_com")
+_DERIVED = (
+    "xpos",
+    "xquat",
+    "xipos",
+    "geom_xpos",
+    "site_xpos",
+    "cinert",
+    "cvel",
+    "qfrc_actuator",
+    "qfrc_constraint",
+    "cfrc_ext",
+    "subtree_com",
+)
 
 
 def _set_physics(env: Any, physics: Any) -> None:

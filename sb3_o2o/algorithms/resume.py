@@ -96,7 +96,9 @@ class ResumeMixin(_Base):
         }
 
     @classmethod
-    def load_resume(cls, path: str | os.PathLike[str], env: GymEnv, device: th.device | str = "auto", **kwargs: Any) -> Self:
+    def load_resume(
+        cls, path: str | os.PathLike[str], env: GymEnv, device: th.device | str = "auto", **kwargs: Any
+    ) -> Self:
         """
         Read what :meth:`save_resume` wrote. Go on with ``learn(remaining, reset_num_timesteps=False)``, or
         ``pretrain(dataset, remaining, reset_gradient_steps=False)``, and callbacks of the same kinds in the same
@@ -129,11 +131,16 @@ class ResumeMixin(_Base):
                 callback.buffer = buffer
         if state["environment"] is None:
             self._last_obs = None
-            warnings.warn("The environments of this run were out of reach, in other processes: it goes on with new episodes.", stacklevel=3)
+            warnings.warn(
+                "The environments of this run were out of reach, in other processes: it goes on with new episodes.",
+                stacklevel=3,
+            )
         elif self.env is not None and self._last_obs is not None:
             env_state.restore(self.env, state["environment"])
             if state["environment"]["missing"]:
-                warnings.warn(f"Not in the bundle, so not restored: {', '.join(state['environment']['missing'])}.", stacklevel=3)
+                warnings.warn(
+                    f"Not in the bundle, so not restored: {', '.join(state['environment']['missing'])}.", stacklevel=3
+                )
         if self._vec_normalize_env is not None and state["normalize_returns"] is not None:
             self._vec_normalize_env.returns = state["normalize_returns"]
         _set_random_states(state["random"], self.action_space)
@@ -179,8 +186,8 @@ def _read_state(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder / _STATE} cannot be read: {error}.") from error
     if state.get("version") != __version__:
         raise ValueError(
-            f"{folder} was written by sb3_o2o {state.get('version')}, this is {__version__}: a run can only go on bit for "
-            f"bit in the same version. {folder / _MODEL} can still be loaded with load()."
+            f"{folder} was written by sb3_o2o {state.get('version')}, this is {__version__}: a run can only go on "
+            f"bit for bit in the same version. {folder / _MODEL} can still be loaded with load()."
         )
     return state
 
@@ -214,12 +221,14 @@ def _callback_states(callbacks: Iterable[BaseCallback]) -> list[tuple[str, dict[
 
 def _plain(attributes: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in attributes.items():
-        if isinstance(value, bool | int | float | str | np.ndarray | np.generic | th.Tensor | list | tuple | dict | None):
+        if isinstance(
+            value, bool | int | float | str | np.ndarray | np.generic | th.Tensor | list | tuple | dict | None
+        ):
             if name in ("locals", "globals", "callbacks"):
                 continue
             try:
                 yield name, pickle.loads(pickle.dumps(value))
-            except Exception:  # noqa: S112  a container of something live: the callback makes it anew
+            except Exception:
                 continue
 
 

@@ -196,6 +196,7 @@ class O2OSAC(TransferMixin, ResumeMixin, OfflineToOnlineMixin, SAC):
 
     def _setup_model(self) -> None:
         self._check_offline_to_online_arguments()
+        self._choose_replay_buffer()
         self.policy_class = self.stock_policies.get(self.policy_class, self.policy_class)  # type: ignore[arg-type]
         self._resolve_target_entropy()
         given = self.policy_kwargs

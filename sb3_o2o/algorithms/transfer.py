@@ -13,8 +13,8 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
-from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.save_util import recursive_getattr
+from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_o2o.algorithms.archive import saved_family, saved_model_path
 from sb3_o2o.algorithms.arguments import env_id
@@ -47,7 +47,9 @@ class TransferMixin(_Base):
     # -- loading ---------------------------------------------------------------------------------------------------
 
     @classmethod
-    def load(cls, path: Any, env: GymEnv | str | None = None, device: th.device | str = "auto", **kwargs: Any) -> Self:
+    def load(  # type: ignore[override]
+        cls, path: Any, env: GymEnv | str | None = None, device: th.device | str = "auto", **kwargs: Any
+    ) -> Self:
         """
         Load a model saved by this class or by its stock counterpart, optimisers included.
 
@@ -64,7 +66,7 @@ class TransferMixin(_Base):
             what = "no model that can be recognised" if family == "unknown" else f"a {family} model"
             raise ValueError(
                 f"{path if isinstance(path, str | os.PathLike) else _IN_MEMORY} holds {what}, not a "
-                f"{cls.stock_class.__name__} model. {cls.__name__}.load_offline can take over policies of other families."
+                f"{cls.stock_class.__name__} model. {cls.__name__}.load_offline takes over policies of other families."
             )
         of_load = ("custom_objects", "print_system_info", "force_reset")
         given = {name: value for name, value in kwargs.items() if name not in of_load}
@@ -74,7 +76,9 @@ class TransferMixin(_Base):
         model._leave_pretraining()  # a checkpoint from the middle of it
         return model
 
-    def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto") -> None:
+    def set_parameters(
+        self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto"
+    ) -> None:
         """
         Load parameters, from a stock model as well.
 
@@ -162,7 +166,7 @@ class TransferMixin(_Base):
         if finetuning is not None:
             given["finetuning"] = build_finetuning(finetuning)
         training = {"pretrain_steps": pretrain_steps, "progress_bar": progress_bar}
-        path = saved_model_path(source)
+        path: Any = saved_model_path(source)
         family = None if path is None else saved_family(path)
         if isinstance(source, cls.stock_class):
             path, family = _to_memory(source), cls.stock_class.__name__
@@ -181,7 +185,9 @@ class TransferMixin(_Base):
         """A zip of ours or of the stock class: what was trained wins over the recipe."""
         from_recipe = {} if recipe is None else recipe_arguments(recipe, env_id(env), cls.__name__)
         wanted = {name: value for name, value in {**from_recipe, **given}.items() if name in NETWORK_ARGUMENTS}
-        settings = {name: value for name, value in from_recipe.items() if name not in (*NETWORK_ARGUMENTS, *OFFLINE_ARGUMENTS)}
+        settings = {
+            name: value for name, value in from_recipe.items() if name not in (*NETWORK_ARGUMENTS, *OFFLINE_ARGUMENTS)
+        }
         settings.update({name: value for name, value in given.items() if name not in NETWORK_ARGUMENTS})
         for name in ("policy", "ent_coef"):  # the temperature travels with the model
             settings.pop(name, None)
@@ -195,7 +201,9 @@ class TransferMixin(_Base):
         """Replace critics and optimiser states by fresh ones where asked."""
         if load_critic and load_optimizer:
             return
-        fresh = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.full_policy_kwargs())
+        fresh: Any = self.policy_class(
+            self.observation_space, self.action_space, self.lr_schedule, **self.full_policy_kwargs()
+        )
         fresh = fresh.to(self.device)
         if not load_critic:
             self.critic.load_state_dict(fresh.critic.state_dict())
@@ -223,7 +231,13 @@ class TransferMixin(_Base):
 
     @classmethod
     def _from_dataset(
-        cls, source: Any, env: Any, policy: str | None, recipe: str | None, given: dict[str, Any], training: dict[str, Any]
+        cls,
+        source: Any,
+        env: Any,
+        policy: str | None,
+        recipe: str | None,
+        given: dict[str, Any],
+        training: dict[str, Any],
     ) -> Self:
         """Pre-train here."""
         if env is None:
@@ -237,23 +251,35 @@ class TransferMixin(_Base):
 
     @classmethod
     def _from_policy(
-        cls, source: Any, env: Any, policy: str | None, recipe: str | None, given: dict[str, Any], training: dict[str, Any]
+        cls,
+        source: Any,
+        env: Any,
+        policy: str | None,
+        recipe: str | None,
+        given: dict[str, Any],
+        training: dict[str, Any],
     ) -> Self:
         """Copy the actor of a model whose networks match; clone any other policy on the dataset."""
         if env is None and isinstance(source, BaseAlgorithm):
             env = source.get_env()
         same_actor = type(source).__name__ == "TQC"  # TQC's actor has SAC's layers
         if same_actor:
-            kwargs = {name: value for name, value in source.policy_kwargs.items() if name not in ("n_quantiles", "use_sde")}
+            kwargs = {
+                name: value for name, value in source.policy_kwargs.items() if name not in ("n_quantiles", "use_sde")
+            }
             given = {"policy_kwargs": kwargs, "use_sde": source.use_sde, "gamma": source.gamma, **given}
         model = cls._build(env, policy, recipe, given)
         if same_actor and _same_shapes(model.actor, source.policy.actor):
             model.actor.load_state_dict(source.policy.actor.state_dict())
-            model._say(f"copied the actor of {type(source).__name__}; its critics are quantiles, so the critics are fresh")
+            model._say(
+                f"copied the actor of {type(source).__name__}; its critics are quantiles, so the critics are fresh"
+            )
             return model._ready_to_finetune(given)
         if given.get("dataset") is None:
             name = type(source).__name__
-            raise ValueError(f"The networks of {name} do not fit {cls.__name__}: pass dataset=… to clone its policy on.")
+            raise ValueError(
+                f"The networks of {name} do not fit {cls.__name__}: pass dataset=… to clone its policy on."
+            )
         model._clone(source, training["pretrain_steps"] or 10_000, training["progress_bar"])
         return model._ready_to_finetune(given)
 
@@ -295,13 +321,22 @@ class TransferMixin(_Base):
 
         :return: a model of the stock class, without replay buffer contents
         """
+        policy: Any = self.policy
         inverse = {ours: theirs for theirs, ours in self.stock_policies.items()}
-        is_stock = self.policy.is_stock and type(self.policy) in inverse
-        model = self.stock_class(policy=inverse[type(self.policy)] if is_stock else type(self.policy), env=None, device=self.device, _init_setup_model=False)  # type: ignore[call-arg]
+        is_stock = policy.is_stock and type(policy) in inverse
+        policy_class: Any = inverse[type(self.policy)] if is_stock else type(self.policy)
+        constructor: Any = self.stock_class
+        model = constructor(policy=policy_class, env=None, device=self.device, _init_setup_model=False)
         for name in model.__dict__:
-            if name in self.__dict__ and name not in ("policy_class", "policy", "device", "replay_buffer", "policy_kwargs"):
+            if name in self.__dict__ and name not in (
+                "policy_class",
+                "policy",
+                "device",
+                "replay_buffer",
+                "policy_kwargs",
+            ):
                 model.__dict__[name] = self.__dict__[name]
-        extra = () if not is_stock else tuple(self.policy.extra_arguments)
+        extra = () if not is_stock else tuple(policy.extra_arguments)
         model.policy_kwargs = {name: value for name, value in self.full_policy_kwargs().items() if name not in extra}
         model.env, model.observation_space, model.action_space = self.env, self.observation_space, self.action_space
         if self.replay_buffer_class in (MonteCarloReplayBuffer, MonteCarloDictReplayBuffer):
@@ -318,7 +353,10 @@ class TransferMixin(_Base):
         parameters = self.get_parameters()
         parameters["policy"] = conversion.policy_to_stock(parameters["policy"], self.critic)
         parameters["critic.optimizer"] = conversion.optimizer_to_stock(
-            parameters["critic.optimizer"], self.critic, self._n_extractor_parameters(), model.critic.optimizer.state_dict()
+            parameters["critic.optimizer"],
+            self.critic,
+            self._n_extractor_parameters(),
+            model.critic.optimizer.state_dict(),
         )
         parameters["actor.optimizer"] = conversion.keep_flags(
             parameters["actor.optimizer"], model.actor.optimizer.state_dict()
@@ -340,7 +378,9 @@ def recover_environment(source: Any) -> Any:
     try:
         return minari.load_dataset(str(source)).recover_environment()
     except Exception as error:
-        raise ValueError(f"load_offline needs env=…: {source!r} does not say which environment it came from ({error}).") from error
+        raise ValueError(
+            f"load_offline needs env=…: {source!r} does not say which environment it came from ({error})."
+        ) from error
 
 
 def _to_memory(model: BaseAlgorithm) -> io.BytesIO:
@@ -357,7 +397,9 @@ def _load_foreign(family: str, path: Path) -> BaseAlgorithm:
 
     algorithm = getattr(stable_baselines3, family, None) or getattr(sb3_contrib, family, None)
     if algorithm is None:
-        raise ValueError(f"{path} holds a model that is not SAC, TQC, TD3, DDPG or PPO: pass the live model or its policy instead.")
+        raise ValueError(
+            f"{path} holds a model that is not SAC, TQC, TD3, DDPG or PPO: pass the live model or its policy instead."
+        )
     return algorithm.load(path)
 
 

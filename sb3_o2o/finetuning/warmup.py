@@ -21,6 +21,8 @@ class Warmup(FineTuningCallback):
         self.done = False
 
     def _on_training_start(self) -> None:
+        if self.model.num_timesteps == 0:
+            self.done = False  # a new fine-tuning run of a saved model
         if not self.done and self.steps > 0:
             self.model.set_phase("warmup")  # type: ignore[attr-defined]
 

@@ -1,9 +1,10 @@
-"""Exact conversion between stock Stable-Baselines3 critics (one module each) and batched ensembles, Adam moments included."""
+"""Exact conversion between stock SB3 critics (one module each) and batched ensembles, Adam moments included."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch as th
@@ -55,7 +56,9 @@ def policy_from_stock(state: StateDict, critic: EnsembleCritic) -> StateDict:
     """
     n_stored = count_stock_critics(state)
     if n_stored != critic.n_critics:
-        raise ValueError(f"The saved policy has {n_stored} critics, this model has {critic.n_critics}: set n_critics={n_stored}.")
+        raise ValueError(
+            f"The saved policy has {n_stored} critics, this model has {critic.n_critics}: set n_critics={n_stored}."
+        )
     converted: StateDict = {}
     members: dict[tuple[str, int, str], list[th.Tensor]] = {}
     for key, value in state.items():
@@ -127,7 +130,7 @@ def optimizer_from_stock(state: StateDict, critic: EnsembleCritic, n_shared: int
         if indices[0] not in moments:
             continue  # the optimiser has not stepped yet
         converted[n_shared + position] = _map_moments(
-            [moments[index] for index in indices], lambda tensors, at=(layer, name): _to_batched(*at, tensors, critic)
+            [moments[index] for index in indices], partial(_to_batched, layer, name, critic=critic)
         )
     return {"state": converted, "param_groups": _convert_groups(state, n_shared + n_places, current)}
 

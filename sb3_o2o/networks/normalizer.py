@@ -38,7 +38,9 @@ class NormalizedExtractor(BaseFeaturesExtractor):
         return {
             key: sub
             for key, sub in named.items()
-            if isinstance(sub, spaces.Box) and not is_image_space(sub) and not is_image_space(sub, normalized_image=True)
+            if isinstance(sub, spaces.Box)
+            and not is_image_space(sub)
+            and not is_image_space(sub, normalized_image=True)
         }
 
     def set_statistics(self, mean: Statistics, std: Statistics) -> None:
@@ -64,8 +66,8 @@ class NormalizedExtractor(BaseFeaturesExtractor):
         return self.extractor(observations)
 
     def _normalize(self, values: th.Tensor, key: str) -> th.Tensor:
-        mean = self._buffers.get(f"mean{key}")
-        return values if mean is None else (values - mean) * self._buffers[f"scale{key}"]
+        mean, scale = self._buffers.get(f"mean{key}"), self._buffers.get(f"scale{key}")
+        return values if mean is None or scale is None else (values - mean) * scale
 
 
 def set_observation_statistics(module: nn.Module, mean: Statistics, std: Statistics) -> None:

@@ -119,7 +119,7 @@ class O2OSACPolicy(SACPolicy):
         **kwargs: Any,
     ):
         # before the parent's constructor, which builds the networks
-        self.extra_arguments = {
+        self.extra_arguments: dict[str, Any] = {
             "critic_layer_norm": critic_layer_norm,
             "actor_layer_norm": actor_layer_norm,
             "normalize_observations": normalize_observations,
@@ -138,7 +138,7 @@ class O2OSACPolicy(SACPolicy):
         """Whether stock Stable-Baselines3 can hold the same networks in its own ``SACPolicy``."""
         extra = self.extra_arguments
         changes = ("critic_layer_norm", "actor_layer_norm", "normalize_observations")
-        return extra["state_dependent_std"] is True and not any(extra[name] for name in changes)
+        return bool(extra["state_dependent_std"]) and not any(extra[name] for name in changes)
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
         """:return: the features extractor, behind a normaliser where asked."""

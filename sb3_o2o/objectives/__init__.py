@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sb3_o2o.errors import check_keyword_arguments, unknown
 from sb3_o2o.objectives.base import Batch, Objective, SACObjective
 from sb3_o2o.objectives.bc import BCObjective
 from sb3_o2o.objectives.cql import CalQLObjective, CQLObjective
-
-if TYPE_CHECKING:
-    from sb3_o2o.algorithms.sac import O2OSAC
 
 #: objectives that SAC can minimise, by the name users give
 SAC_OBJECTIVES: dict[str, type[Objective]] = {
@@ -22,7 +19,7 @@ SAC_OBJECTIVES: dict[str, type[Objective]] = {
 
 
 def make_objective(
-    name: str, kwargs: dict[str, Any] | None, model: O2OSAC, available: dict[str, type[Objective]]
+    name: str, kwargs: dict[str, Any] | None, model: Any, available: dict[str, type[Objective]]
 ) -> Objective:
     """
     :param name: an objective's name

@@ -150,7 +150,9 @@ class SACObjective(Objective):
         if n_actions < 1:
             raise ValueError(f"n_actions must be at least 1, not {n_actions}.")
         if max_target_backup and model.use_sde:
-            raise ValueError("max_target_backup samples several actions per state, which gSDE cannot: set use_sde=False.")
+            raise ValueError(
+                "max_target_backup samples several actions per state, which gSDE cannot: set use_sde=False."
+            )
         self.entropy_backup = model.entropy_backup if entropy_backup is None else entropy_backup
         self.critic_reduction = critic_reduction
         self.max_target_backup = max_target_backup
@@ -168,9 +170,7 @@ class SACObjective(Objective):
             yield "actor", actor_loss
             yield from self.temperature(actor_batch, log_prob, ent_coef)
 
-    def temperature(
-        self, batch: Batch, log_prob: th.Tensor, ent_coef: th.Tensor
-    ) -> Iterator[tuple[str, th.Tensor]]:
+    def temperature(self, batch: Batch, log_prob: th.Tensor, ent_coef: th.Tensor) -> Iterator[tuple[str, th.Tensor]]:
         """
         :param batch: the actor's batch
         :param log_prob: log-probability of the policy's actions at its observations, ``(B,)``
@@ -194,7 +194,10 @@ class SACObjective(Objective):
         :return: scalar
         """
         n_actions = self.n_actions if self.max_target_backup else None
-        noise, members = self.noise(batch.next_observations, n_actions), self.model.draw_critics(self.model.critic_subset)
+        noise, members = (
+            self.noise(batch.next_observations, n_actions),
+            self.model.draw_critics(self.model.critic_subset),
+        )
         return self.run(self._critic_loss, batch, noise, members, ent_coef)
 
     def _critic_loss(
@@ -230,9 +233,7 @@ class SACObjective(Objective):
 
     # -- actor -----------------------------------------------------------------------------------------------------
 
-    def _actor_loss(
-        self, batch: Batch, noise: th.Tensor | None, ent_coef: th.Tensor
-    ) -> tuple[th.Tensor, th.Tensor]:
+    def _actor_loss(self, batch: Batch, noise: th.Tensor | None, ent_coef: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         model, hooks = self.model, self.model.hooks
         actions, log_prob = model.actor.rsample(batch.observations, noise)
         values = F.reduce_ensemble(model.critic.q_values(batch.observations, actions), model.actor_critics)

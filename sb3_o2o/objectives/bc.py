@@ -40,7 +40,9 @@ class BCObjective(Objective):
         if not 0 < action_clip < 1:
             raise ValueError(f"action_clip must lie in (0, 1), not {action_clip}.")
         if loss == "likelihood" and model.use_sde:
-            raise ValueError("Objective 'bc' scores actions under a squashed Gaussian, which gSDE is not: use loss='mse'.")
+            raise ValueError(
+                "Objective 'bc' scores actions under a squashed Gaussian, which gSDE is not: use loss='mse'."
+            )
         self.loss = loss
         self.entropy_term = entropy_term
         self.action_clip = action_clip

@@ -1,0 +1,3 @@
+"""The phases of a run."""
+
+PRETRAINING, WARMUP, FINETUNING = "pretraining", "warmup", "finetuning"
