@@ -1,0 +1,125 @@
+"""What the commands share: errors for people, ``--set``, and shared options."""
+
+import copy
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from typer.core import TyperGroup
+
+console = Console()
+error_console = Console(stderr=True)
+
+#: Where runs go unless said otherwise.
+DEFAULT_LOG_DIR = Path("runs")
+
+LogDir = Annotated[Path, typer.Option("--log-dir", help="Folder of all runs; each run makes a numbered one in it.")]
+Seed = Annotated[int, typer.Option(help="Seed of networks, batches and environments.", min=0)]
+Device = Annotated[str, typer.Option(help="Torch device: auto, cpu, cuda, …")]
+Resume = Annotated[
+    Path | None,
+    typer.Option("--resume", metavar="DIR", help="Go on with the interrupted run in this folder; needs nothing else."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="A constructor argument instead of the recipe's, once for each. Nested ones with dots: "
+        "policy_kwargs.net_arch='[64, 64]'. Values as in YAML.",
+    ),
+]
+Episodes = Annotated[int, typer.Option("--eval-episodes", help="Episodes of each evaluation.", min=1)]
+Evaluations = Annotated[int, typer.Option("--evaluations", help="Evaluations during each phase.", min=1)]
+Checkpoints = Annotated[int, typer.Option("--checkpoints", help="Checkpoints during each phase.", min=0)]
+NEnvs = Annotated[int, typer.Option("--n-envs", help="Environments that collect side by side.", min=1)]
+
+
+def next_command(text: str, command: str) -> None:
+    """Prints a command to copy: never broken over two lines, whatever the width of the terminal."""
+    console.print(f"\n{text} [bold]{command}[/]", soft_wrap=True, highlight=False)
+
+
+class FriendlyGroup(TyperGroup):
+    """Turns what a user can put right into one clear line and exit code 2; bugs keep their traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            with warnings.catch_warnings():
+                # Deprecations inside simulators and loggers are not the user's matter.
+                warnings.filterwarnings("ignore", category=DeprecationWarning)
+                warnings.showwarning = _show_warning
+                return super().invoke(ctx)
+        except (ValueError, OSError, ImportError) as error:
+            if ctx.find_root().params.get("traceback"):
+                raise
+            error_console.print("[bold red]Error:[/]", end=" ")
+            error_console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(2) from error
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning as a sentence, without the line of code that it came from."""
+    error_console.print("[bold yellow]Warning:[/]", end=" ")
+    error_console.print(str(message), markup=False, highlight=False, soft_wrap=True)
+
+
+def parse_settings(
+    settings: Sequence[str] | None, recipe: str | None, env_id: str, extra: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """
+    Constructor arguments from ``--set NAME=VALUE``.
+
+    :param settings: the options
+    :param recipe: recipe whose nested arguments (``policy_kwargs``, …) a dotted name changes one entry of
+    :param env_id: environment the recipe is for
+    :param extra: arguments that other options stand for
+    :return: keyword arguments
+    :raises ValueError: another spelling, or an unknown argument (the nearest is named)
+    """
+    from sb3_o2o.algorithms import O2OSAC
+    from sb3_o2o.errors import check_keyword_arguments
+    from sb3_o2o.recipes import PlainLoader, recipe_arguments
+
+    base = {} if recipe is None else recipe_arguments(recipe, env_id)
+    overrides = dict(extra or {})
+    for setting in settings or ():
+        name, equals, text = setting.partition("=")
+        if not equals or not name:
+            raise ValueError(f"--set takes NAME=VALUE, got {setting!r}.")
+        try:
+            value = yaml.load(text, Loader=PlainLoader)
+        except yaml.YAMLError as error:
+            raise ValueError(f"The value of --set {name} is not YAML: {text!r}.") from error
+        root, *nested = name.split(".")
+        if nested:
+            overrides[root] = _with_nested(overrides.get(root, copy.deepcopy(base.get(root))), nested, value, name)
+        else:
+            overrides[root] = value
+    own_options = (
+        "policy",
+        "env",
+        "seed",
+        "device",
+        "verbose",
+        "tensorboard_log",
+        "dataset",
+        "pretrain_steps",
+        "recipe",
+    )
+    check_keyword_arguments(
+        "constructor argument", O2OSAC.__init__, overrides, skip=("_init_setup_model", *own_options)
+    )
+    return overrides
+
+
+def _with_nested(current: Any, path: Sequence[str], value: Any, name: str) -> dict[str, Any]:
+    if current is not None and not isinstance(current, dict):
+        raise ValueError(f"--set {name} goes into an argument that has no names inside: it is {current!r}.")
+    current = dict(current or {})
+    current[path[0]] = value if len(path) == 1 else _with_nested(current.get(path[0]), path[1:], value, name)
+    return current

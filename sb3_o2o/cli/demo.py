@@ -1,0 +1,88 @@
+"""``sb3-o2o demo``."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from sb3_o2o.cli.common import DEFAULT_LOG_DIR, Device, LogDir, Resume, Seed, Settings, next_command, parse_settings
+
+
+@dataclass(frozen=True)
+class DemoSizes:
+    """
+    Everything about the demo's length in one place, chosen for a few minutes on two cores.
+
+    :param gradient_steps: updates on the dataset
+    :param steps: environment steps of fine-tuning, warm-up included
+    :param warmup: of these, steps that only collect
+    :param n_critics: critics in the ensemble (the paper: 10)
+    :param eval_episodes: episodes of each evaluation, and of the final table
+    :param evaluations: evaluations during each phase
+    """
+
+    gradient_steps: int = 5_000
+    steps: int = 10_000
+    warmup: int = 2_000
+    n_critics: int = 5
+    eval_episodes: int = 10
+    evaluations: int = 4
+
+
+SIZES = DemoSizes()
+
+
+def demo(
+    gradient_steps: Annotated[
+        int, typer.Option("--gradient-steps", help="Updates on the dataset.", min=1)
+    ] = SIZES.gradient_steps,
+    steps: Annotated[int, typer.Option("--steps", help="Environment steps of fine-tuning.", min=1)] = SIZES.steps,
+    warmup: Annotated[
+        int, typer.Option("--warmup", help="Steps of these that collect without updates.", min=0)
+    ] = SIZES.warmup,
+    n_critics: Annotated[
+        int, typer.Option("--n-critics", help="Critics in the ensemble (the paper: 10).", min=2)
+    ] = SIZES.n_critics,
+    eval_episodes: Annotated[
+        int, typer.Option("--eval-episodes", help="Episodes of each evaluation.", min=1)
+    ] = SIZES.eval_episodes,
+    evaluations: Annotated[
+        int, typer.Option("--evaluations", help="Evaluations during each phase.", min=1)
+    ] = SIZES.evaluations,
+    settings: Settings = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    log_dir: LogDir = DEFAULT_LOG_DIR,
+    resume: Resume = None,
+) -> None:
+    """The whole story in a few minutes: a dataset, offline pre-training, online fine-tuning.
+
+    Pre-trains with CQL on 20,000 transitions of HalfCheetah that come with the library, fine-tunes the WSRL way, and
+    ends in a table: how good the dataset is, the offline policy, and the fine-tuned one.
+    """
+    from sb3_o2o.cli.train import resume_run, start_run
+    from sb3_o2o.demo_data import DEMO_DATASET
+    from sb3_o2o.environments import Environment
+    from sb3_o2o.runs import RunConfig
+
+    if resume is not None:
+        resume_run(resume, "demo")
+        return
+    environment = Environment("HalfCheetah-v5")
+    sizes = {"n_critics": n_critics, "finetuning": [{"Warmup": {"steps": warmup}}], "buffer_size": max(steps, 1)}
+    config = RunConfig(
+        command="demo",
+        environment=environment,
+        recipe="wsrl",
+        dataset=str(DEMO_DATASET),
+        overrides=parse_settings(settings, "wsrl", environment.id, extra=sizes),
+        pretrain_steps=gradient_steps,
+        online_steps=steps,
+        seed=seed,
+        device=device,
+        n_eval_episodes=eval_episodes,
+        n_evaluations=evaluations,
+        n_checkpoints=1,
+    )
+    folder = start_run(config, log_dir)
+    next_command("Go on from its policy:", f"sb3-o2o finetune {folder.path} --steps 50000")

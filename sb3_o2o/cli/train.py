@@ -1,0 +1,278 @@
+"""``sb3-o2o pretrain`` and ``sb3-o2o finetune``."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sb3_o2o.cli.common import (
+    DEFAULT_LOG_DIR,
+    Checkpoints,
+    Device,
+    Episodes,
+    Evaluations,
+    LogDir,
+    NEnvs,
+    Resume,
+    Seed,
+    Settings,
+    console,
+    next_command,
+    parse_settings,
+)
+
+if TYPE_CHECKING:
+    from sb3_o2o.environments import Environment
+    from sb3_o2o.runs import RunConfig, RunFolder
+
+EnvOption = Annotated[
+    str | None, typer.Option("--env", help="Gymnasium id, such as Hopper-v5. Default: the environment of the dataset.")
+]
+
+
+def pretrain(
+    dataset: Annotated[
+        str | None,
+        typer.Argument(help="Minari id, or path of an .hdf5, .npz or replay buffer .pkl.", show_default=False),
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="Recipe (see sb3-o2o recipes list), or path of your own .yml.")] = "calql",
+    env: EnvOption = None,
+    gradient_steps: Annotated[
+        int | None, typer.Option("--gradient-steps", help="Updates on the dataset. Default: the recipe's.", min=1)
+    ] = None,
+    settings: Settings = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    eval_episodes: Episodes = 10,
+    evaluations: Evaluations = 20,
+    checkpoints: Checkpoints = 5,
+    log_dir: LogDir = DEFAULT_LOG_DIR,
+    resume: Resume = None,
+) -> None:
+    """Train a policy on a dataset, without touching the environment (but for evaluation).
+
+    `sb3-o2o pretrain mujoco/hopper/medium-v0 --recipe calql --gradient-steps 100000`
+
+    Use `--recipe wsrl` to pre-train the ensemble that WSRL fine-tunes.
+    """
+    from sb3_o2o.runs import RunConfig
+
+    if resume is not None:
+        resume_run(resume, "pretrain")
+        return
+    if dataset is None:
+        raise typer.BadParameter("give a dataset (or --resume DIR)", param_hint="DATASET")
+    loaded, environment = _environment(recipe, env, dataset)
+    config = RunConfig(
+        command="pretrain",
+        environment=environment,
+        recipe=recipe,
+        dataset=dataset,
+        overrides=parse_settings(settings, recipe, environment.id),
+        pretrain_steps=loaded.pretrain_steps if gradient_steps is None else gradient_steps,
+        seed=seed,
+        device=device,
+        n_eval_episodes=eval_episodes,
+        n_evaluations=evaluations,
+        n_checkpoints=checkpoints,
+    )
+    if config.pretrain_steps == 0:
+        raise ValueError(f"Recipe {recipe!r} does not pre-train by itself: say how long with --gradient-steps.")
+    folder = start_run(config, log_dir)
+    next_command("Fine-tune it:", f"sb3-o2o finetune {folder.path} --recipe wsrl")
+
+
+def finetune(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            help="What to start from: a run folder of pretrain, or a saved model (ours or stock SAC). "
+            "Default: a new model, pre-trained first where the recipe says so.",
+            show_default=False,
+        ),
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="Recipe (see sb3-o2o recipes list), or path of your own .yml.")] = "wsrl",
+    env: EnvOption = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="Dataset for recipes that keep using it, and for pre-training here. Default: the source run's."
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Environment steps of fine-tuning. Default: the recipe's.", min=1)
+    ] = None,
+    pretrain_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--pretrain-steps",
+            help="Gradient steps on the dataset first. Default: none with a SOURCE, else the recipe's.",
+            min=0,
+        ),
+    ] = None,
+    settings: Settings = None,
+    n_envs: NEnvs = 1,
+    seed: Seed = 0,
+    device: Device = "auto",
+    eval_episodes: Episodes = 10,
+    evaluations: Evaluations = 20,
+    checkpoints: Checkpoints = 5,
+    log_dir: LogDir = DEFAULT_LOG_DIR,
+    resume: Resume = None,
+) -> None:
+    """Make a pre-trained policy better in its environment.
+
+    `sb3-o2o finetune runs/calql-Hopper-v5_1 --recipe wsrl --steps 100000`
+
+    Other starts: a stock Stable-Baselines3 model (`sb3-o2o finetune sac_hopper.zip --env Hopper-v5`), or
+    nothing but a dataset (`sb3-o2o finetune --dataset mujoco/hopper/medium-v0 --recipe rlpd`).
+    """
+    from sb3_o2o.runs import RunConfig, saved_model
+
+    if resume is not None:
+        resume_run(resume, "finetune")
+        return
+    if source is None and dataset is None and env is None:
+        raise typer.BadParameter("give a SOURCE, a --dataset or an --env (or --resume DIR)", param_hint="SOURCE")
+    model = None if source is None else str(Path(saved_model(source)).resolve())
+    origin = _origin(source)
+    if origin is not None:
+        dataset = dataset or origin.dataset
+    loaded, environment = _environment(recipe, env, dataset, origin.environment if origin and not env else None)
+    if pretrain_steps is None:
+        pretrain_steps = loaded.pretrain_steps if source is None and dataset is not None else 0
+    config = RunConfig(
+        command="finetune",
+        environment=environment,
+        recipe=recipe,
+        dataset=dataset,
+        source=model,
+        overrides=parse_settings(settings, recipe, environment.id),
+        pretrain_steps=pretrain_steps,
+        online_steps=loaded.online_steps if steps is None else steps,
+        n_envs=n_envs,
+        seed=seed,
+        device=device,
+        n_eval_episodes=eval_episodes,
+        n_evaluations=evaluations,
+        n_checkpoints=checkpoints,
+    )
+    folder = start_run(config, log_dir, offline_from=Path(source) if origin and source else None)
+    next_command("See it act:", f"sb3-o2o evaluate {folder.path}")
+
+
+def _origin(source: str | None) -> "RunConfig | None":
+    """The configuration of the run that a source comes from, if it comes from one."""
+    from sb3_o2o.runs import RunFolder
+
+    return RunFolder.open(Path(source)).read_config() if source is not None and Path(source).is_dir() else None
+
+
+def _environment(
+    recipe: str, env_id: str | None, dataset: str | None, known: "Environment | None" = None
+) -> tuple[Any, "Environment"]:
+    """
+    The recipe's entry and the environment: what the user named, else the source run's, else the dataset's.
+
+    :raises ValueError: nothing names an environment
+    """
+    from sb3_o2o.environments import Environment, check_registered, environment_of, with_recipe
+    from sb3_o2o.recipes import load_recipe
+
+    load_recipe(recipe)  # a wrong name is said before a dataset is searched
+    if known is not None:
+        return load_recipe(recipe, known.id), known
+    recorded = None if dataset is None else environment_of(dataset)
+    if env_id is not None:
+        check_registered(env_id)
+        environment = recorded if recorded is not None and recorded.id == env_id else Environment(env_id)
+    elif recorded is not None:
+        environment = recorded
+    else:
+        raise ValueError(f"{dataset or 'The saved model'} does not say which environment it is for: add --env.")
+    entry = load_recipe(recipe, environment.id)
+    return entry, with_recipe(environment, entry.env_kwargs, entry.env_wrapper)
+
+
+def start_run(config: "RunConfig", log_dir: Path, offline_from: Path | None = None) -> "RunFolder":
+    """
+    Check, then run; nothing is written unless all of it fits together.
+
+    :param config: what is asked for
+    :param log_dir: folder of all runs
+    :param offline_from: run folder whose offline evaluations belong in this run's picture
+    :return: the finished run's folder
+    """
+    import shutil
+
+    from sb3_o2o.runs import RunFolder
+    from sb3_o2o.training import prepare
+
+    with console.status("Opening dataset and environment …"):
+        prepared = prepare(config)
+    name = Path(config.recipe).stem if config.recipe else "run"
+    folder = RunFolder.create(log_dir, f"{name}-{config.environment.id.replace('/', '-')}")
+    folder.write_start(config, prepared.arguments())
+    if offline_from is not None and (offline_from / "offline" / "evaluations.npz").is_file():
+        shutil.copy(offline_from / "offline" / "evaluations.npz", folder.phase("offline"))
+    console.print(f"Run folder: [bold]{folder.path}[/]", soft_wrap=True, highlight=False)
+    trained_before = prepared.model.n_pretrain_steps
+    try:
+        _run(prepared, folder)
+    except ValueError:
+        # What a callback only finds out when training starts, such as a missing dataset: leave nothing behind.
+        if (prepared.model.num_timesteps, prepared.model.n_pretrain_steps) == (0, trained_before):
+            shutil.rmtree(folder.path)
+            with suppress(OSError):
+                log_dir.rmdir()
+        raise
+    return folder
+
+
+def resume_run(path: Path, command: str) -> "RunFolder":
+    """
+    Go on with an interrupted run.
+
+    :param path: its folder
+    :param command: sub-command that asks
+    :return: the finished run's folder
+    :raises ValueError: there is nothing to go on with
+    """
+    from sb3_o2o.runs import RunFolder
+    from sb3_o2o.training import prepare
+
+    folder = RunFolder.open(path)
+    config = folder.read_config()
+    if config.command != command:
+        raise ValueError(f"{str(path)!r} is a run of `{config.command}`: sb3-o2o {config.command} --resume {path}")
+    if not folder.resume_bundle.is_dir():
+        raise ValueError(f"The run in {str(path)!r} was not interrupted, so there is nothing to go on with.")
+    with console.status("Opening what was saved …"):
+        prepared = prepare(config, resume_from=folder.resume_bundle)
+    _run(prepared, folder)
+    return folder
+
+
+def _run(prepared: Any, folder: "RunFolder") -> None:
+    import shutil
+
+    from sb3_o2o.cli.progress import Bars, summary_table
+    from sb3_o2o.training import Interrupted, train
+
+    bars = Bars(console)
+    try:
+        picture = train(prepared, folder, bars)
+    except Interrupted:
+        bars.close()
+        command = prepared.config.command
+        next_command("Interrupted and saved. Go on with:", f"sb3-o2o {command} --resume {folder.path}")
+        raise typer.Exit(130) from None
+    finally:
+        bars.close()
+    if folder.resume_bundle.is_dir():
+        shutil.rmtree(folder.resume_bundle)  # finished: there is nothing left to go on with
+    console.print()
+    console.print(summary_table(prepared, folder))
+    console.print(f"\nPicture:     [bold]{picture}[/]", soft_wrap=True, highlight=False)
+    console.print(f"TensorBoard: [bold]tensorboard --logdir {folder.tensorboard}[/]", soft_wrap=True, highlight=False)

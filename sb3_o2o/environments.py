@@ -1,0 +1,170 @@
+"""Environments from what a dataset or a recipe says about them."""
+
+import difflib
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_o2o.data import OfflineDataset
+from sb3_o2o.errors import unknown
+
+#: Longer episodes than this are a dataset's way to say "never reset" (Minari's point mazes: a million steps).
+LONGEST_EPISODE = 100_000
+
+_ROBOTICS_PREFIXES = ("AntMaze", "PointMaze", "AdroitHand", "FrankaKitchen", "Fetch", "HandManipulate", "HandReach")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """
+    How to make an environment, in plain types.
+
+    :param id: Gymnasium id
+    :param kwargs: keyword arguments of the environment
+    :param max_episode_steps: time limit in environment steps; None for the registered one
+    :param wrappers: wrappers from the inside out, as RL Zoo spells them: a dotted name, or a one-entry dictionary with
+        keyword arguments
+    """
+
+    id: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    max_episode_steps: int | None = None
+    wrappers: Sequence[str | Mapping[str, Any]] = ()
+
+    def make(self) -> gym.Env[Any, Any]:
+        """
+        One environment.
+
+        :raises ValueError: unknown id (the nearest is named), or arguments that the environment does not take
+        """
+        check_registered(self.id)
+        try:
+            env = gym.make(self.id, max_episode_steps=self.max_episode_steps, **self.kwargs)
+        except TypeError as error:
+            raise ValueError(f"Environment {self.id!r} refuses its arguments {dict(self.kwargs)}: {error}.") from error
+        except gym.error.Error as error:
+            raise ValueError(f"Environment {self.id!r} cannot be made: {error}.") from error
+        for wrapper in self.wrappers:
+            env = _wrapper(wrapper)(env)
+        return env
+
+    def make_vectorised(self, n_envs: int = 1, seed: int | None = None) -> VecEnv:
+        """
+        The environments of a run, each with Stable-Baselines3's monitor.
+
+        :param n_envs: number of copies, in one process
+        :param seed: seed of the first copy, the others count on from it
+        """
+        return make_vec_env(self.make, n_envs=n_envs, seed=seed)
+
+
+def register_environments() -> None:
+    """Makes Gymnasium-Robotics' environments known, where that package is installed."""
+    try:
+        import gymnasium_robotics
+    except ImportError:
+        return
+    gym.register_envs(gymnasium_robotics)
+
+
+def check_registered(env_id: str) -> None:
+    """
+    Refuse an id that Gymnasium does not know.
+
+    :param env_id: Gymnasium id with its version
+    :raises ValueError: naming the nearest id, or the package that is missing
+    """
+    if env_id in gym.registry or ":" in env_id:
+        return
+    register_environments()
+    if env_id in gym.registry:
+        return
+    if env_id.startswith(_ROBOTICS_PREFIXES) and importlib.util.find_spec("gymnasium_robotics") is None:
+        raise ValueError(f"Environment {env_id!r} is Gymnasium-Robotics': pip install 'sb3_o2o[robotics]'.")
+    candidates = {
+        name for name in gym.registry if name.split("-")[0].split("_")[0] == env_id.split("-")[0].split("_")[0]
+    }
+    raise unknown("environment", env_id, candidates or _nearby(env_id))
+
+
+def _nearby(env_id: str) -> list[str]:
+    """A handful of ids instead of Gymnasium's hundreds."""
+    return difflib.get_close_matches(env_id, list(gym.registry), n=5, cutoff=0.3) or ["HalfCheetah-v5", "Hopper-v5"]
+
+
+def environment_of(dataset: str) -> Environment | None:
+    """
+    The environment that a dataset was recorded in.
+
+    Episodes that would practically never end become the registered ones: Minari's D4RL point mazes record with a limit
+    of a million steps and a goal that jumps, so that an evaluation would not come back.
+
+    :param dataset: Minari id, or path of a file
+    :return: how to make it; None if the dataset is not on this machine or names no environment
+    :raises ValueError: the file is not a dataset
+    """
+    import minari
+
+    if Path(dataset).is_file():
+        env_id = OfflineDataset.load(dataset).env_id
+        return None if env_id is None else Environment(env_id)
+    try:
+        spec = minari.load_dataset(dataset).env_spec
+    except (FileNotFoundError, ValueError, TypeError, KeyError, OSError):
+        return None
+    return None if spec is None else _from_spec(spec)
+
+
+def _from_spec(spec: EnvSpec) -> Environment:
+    kwargs, limit = dict(spec.kwargs), spec.max_episode_steps
+    if limit is not None and limit > LONGEST_EPISODE:
+        limit = None
+        kwargs = {**kwargs, "continuing_task": False} if "continuing_task" in kwargs else kwargs
+        kwargs.pop("reset_target", None)
+    return Environment(spec.id, kwargs, limit)
+
+
+def with_recipe(
+    environment: Environment, env_kwargs: Mapping[str, Any], wrappers: Sequence[str | Mapping[str, Any]]
+) -> Environment:
+    """
+    An environment as a recipe wants it.
+
+    :param environment: what the dataset or the user named
+    :param env_kwargs: the recipe's arguments for it, which win
+    :param wrappers: the recipe's wrappers, outside the environment's own
+    """
+    return replace(
+        environment, kwargs={**environment.kwargs, **env_kwargs}, wrappers=[*environment.wrappers, *wrappers]
+    )
+
+
+def policy_for(observation_space: spaces.Space[Any]) -> str:
+    """
+    The policy alias for an observation space, as Stable-Baselines3 names them.
+
+    :param observation_space: the environment's
+    :return: ``MultiInputPolicy`` for dictionaries, ``CnnPolicy`` for images, ``MlpPolicy`` for vectors
+    """
+    if isinstance(observation_space, spaces.Dict):
+        return "MultiInputPolicy"
+    return "CnnPolicy" if is_image_space(observation_space) else "MlpPolicy"
+
+
+def _wrapper(spec: str | Mapping[str, Any]) -> Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]:
+    name, kwargs = (spec, {}) if isinstance(spec, str) else next(iter(spec.items()))
+    module_name, _, class_name = name.rpartition(".")
+    try:
+        wrapper_class = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"There is no environment wrapper {name!r}: give module.ClassName ({error}).") from error
+    return lambda env: wrapper_class(env, **kwargs)

@@ -1,0 +1,21 @@
+"""Scores, metrics and evaluation."""
+
+from sb3_o2o.evaluation.callbacks import NormalizedEvalCallback, read_evaluations
+from sb3_o2o.evaluation.evaluate import Evaluation, evaluate, preserved_random_state
+from sb3_o2o.evaluation.metrics import cumulative_regret, drop_at_switch, regret, steps_to_recover
+from sb3_o2o.evaluation.scores import ReferenceScore, normalized_score, reference_score
+
+__all__ = [
+    "Evaluation",
+    "NormalizedEvalCallback",
+    "ReferenceScore",
+    "cumulative_regret",
+    "drop_at_switch",
+    "evaluate",
+    "normalized_score",
+    "preserved_random_state",
+    "read_evaluations",
+    "reference_score",
+    "regret",
+    "steps_to_recover",
+]

@@ -1,0 +1,136 @@
+"""Evaluation while training, in Stable-Baselines3's layout."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
+
+from sb3_o2o.evaluation.evaluate import Evaluation, evaluate, spec_id
+from sb3_o2o.evaluation.scores import ReferenceScore, reference_score
+
+
+class NormalizedEvalCallback(EvalCallback):
+    """
+    Stable-Baselines3's ``EvalCallback`` that also logs the normalised score, evaluates where a phase begins and ends,
+    and leaves the training's random streams alone.
+
+    :param eval_env: environment that pays raw rewards, not the training's own
+    :param reference: references of the normalised score; default: the table's, by the environment's id
+    :param at_start: evaluate before the first step as well, so that the curve has its zero
+    :param seed: seed of every evaluation's episodes: all start from the same states, and an interrupted run evaluates
+        as an uninterrupted one would; None leaves them unseeded
+    :param kwargs: ``EvalCallback``'s other arguments; ``log_path`` is a folder here
+    """
+
+    def __init__(
+        self,
+        eval_env: gym.Env[Any, Any] | VecEnv,
+        *,
+        reference: ReferenceScore | None = None,
+        at_start: bool = True,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
+        kwargs.setdefault("warn", False)
+        super().__init__(eval_env, **kwargs)
+        self.reference = reference or reference_score(spec_id(self.eval_env))
+        self.at_start = at_start
+        self.seed = seed
+        self.last_evaluation: Evaluation | None = None
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        # A run that goes on has its earlier evaluations, and needs no point where it was interrupted.
+        if self.at_start and not self.evaluations_timesteps:
+            self._evaluate()
+
+    def _on_step(self) -> bool:
+        if self.eval_freq > 0 and self.n_calls % self.eval_freq == 0 and not self._evaluated_now():
+            return self._evaluate()
+        return True
+
+    def _on_training_end(self) -> None:
+        # A phase that was cut short gets no last point: going on would repeat it.
+        if self.num_timesteps >= self.model._total_timesteps and not self._evaluated_now():
+            self._evaluate()
+
+    def _evaluated_now(self) -> bool:
+        return bool(self.evaluations_timesteps) and self.evaluations_timesteps[-1] == self.num_timesteps
+
+    def _evaluate(self) -> bool:
+        """:return: False if a callback wants training to stop"""
+        if self.model.get_vec_normalize_env() is not None:
+            sync_envs_normalization(self.training_env, self.eval_env)
+        result = evaluate(
+            self.model,
+            self.eval_env,
+            self.n_eval_episodes,
+            deterministic=self.deterministic,
+            reference=self.reference,
+            seed=self.seed,
+        )
+        self.last_evaluation = result
+        self._store(result)
+        self._log(result)
+        return self._announce()
+
+    def _store(self, result: Evaluation) -> None:
+        self.last_mean_reward = float(result.returns.mean())
+        self.evaluations_timesteps.append(self.num_timesteps)
+        self.evaluations_results.append(result.returns.tolist())
+        self.evaluations_length.append(result.lengths.tolist())
+        arrays: dict[str, Any] = {
+            "timesteps": self.evaluations_timesteps,
+            "results": self.evaluations_results,
+            "ep_lengths": self.evaluations_length,
+        }
+        if result.successes is not None:
+            self.evaluations_successes.append(result.successes.tolist())
+            arrays["successes"] = self.evaluations_successes
+        if self.log_path is not None:
+            np.savez(self.log_path, **arrays)
+
+    def _log(self, result: Evaluation) -> None:
+        self.logger.record("eval/mean_reward", self.last_mean_reward)
+        self.logger.record("eval/mean_ep_length", float(result.lengths.mean()))
+        if result.normalized is not None:
+            self.logger.record("eval/normalized_score", result.score)
+        if result.successes is not None:
+            self.logger.record("eval/success_rate", float(result.successes.mean()))
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.dump(self.num_timesteps)
+        if self.verbose >= 1:
+            unit = "return" if result.normalized is None else "normalised score"
+            print(f"Evaluation at step {self.num_timesteps}: {unit} {result.score:.1f} +/- {result.deviation:.1f}")
+
+    def _announce(self) -> bool:
+        """Save a new best model and tell the nested callbacks, as ``EvalCallback`` does."""
+        go_on = True
+        if self.last_mean_reward > self.best_mean_reward:
+            self.best_mean_reward = self.last_mean_reward
+            if self.best_model_save_path is not None:
+                self.model.save(os.path.join(self.best_model_save_path, "best_model"))
+            if self.callback_on_new_best is not None:
+                go_on = self.callback_on_new_best.on_step()
+        if self.callback is not None:
+            go_on = go_on and self._on_event()
+        return go_on
+
+
+def read_evaluations(folder: str | os.PathLike[str]) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
+    """
+    The evaluations that a callback left in a folder.
+
+    :param folder: the folder of an ``evaluations.npz`` in Stable-Baselines3's layout
+    :return: steps of shape (evaluations,) and returns of shape (evaluations, episodes); None if there is no such file
+    """
+    path = Path(folder) / "evaluations.npz"
+    if not path.is_file():
+        return None
+    with np.load(path) as saved:
+        return saved["timesteps"].astype(np.int64), saved["results"].astype(np.float64)

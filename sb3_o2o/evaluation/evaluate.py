@@ -1,0 +1,160 @@
+"""Evaluation: raw returns, lengths, successes and, where references exist, normalised scores."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.type_aliases import PolicyPredictor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from sb3_o2o.evaluation.metrics import is_success
+from sb3_o2o.evaluation.scores import ReferenceScore, reference_score
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """
+    What some episodes of a policy came to.
+
+    :param returns: undiscounted, unscaled return of each episode, shape (episodes,)
+    :param lengths: environment steps of each episode, shape (episodes,)
+    :param successes: whether each episode reported success at any step, shape (episodes,); None where the environment
+        reports none
+    :param normalized: normalised score of each episode (0 random, 100 expert), shape (episodes,), or None
+    :param note: where the references come from, or why there is no normalised score
+    """
+
+    returns: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+    successes: NDArray[np.bool_] | None
+    normalized: NDArray[np.float64] | None
+    note: str
+
+    @property
+    def score(self) -> float:
+        """Mean normalised score, or the mean return where no references are known."""
+        return float(self.returns.mean() if self.normalized is None else self.normalized.mean())
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation over episodes, in the unit of :attr:`score`."""
+        return float(self.returns.std() if self.normalized is None else self.normalized.std())
+
+
+@contextmanager
+def preserved_random_state() -> Iterator[None]:
+    """Gives Python's, NumPy's and torch's global random streams back as they were: looking must not change a run."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with th.random.fork_rng(devices=list(range(th.cuda.device_count()))):
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+
+
+class SuccessCounter:
+    """
+    A callback of ``evaluate_policy`` that notes, for each finished episode, whether any of its steps reported success.
+
+    ``episodes`` holds one bool for each finished episode whose steps reported success or failure at all.
+    """
+
+    def __init__(self) -> None:
+        self.episodes: list[bool] = []
+        self._running: dict[int, bool] = {}
+
+    def __call__(self, local_variables: dict[str, Any], _: dict[str, Any]) -> None:
+        index, success = local_variables["i"], is_success(local_variables["info"])
+        if success is not None:
+            self._running[index] = self._running.get(index, False) or success
+        if local_variables["done"] and index in self._running:
+            self.episodes.append(self._running.pop(index))
+
+
+def evaluate(
+    model: PolicyPredictor,
+    env: gym.Env[Any, Any] | VecEnv | str,
+    n_episodes: int = 10,
+    *,
+    deterministic: bool = True,
+    reference: ReferenceScore | None = None,
+    seed: int | None = None,
+) -> Evaluation:
+    """
+    Run whole episodes of a policy. The training's random streams are left as they were.
+
+    :param model: anything with Stable-Baselines3's ``predict``
+    :param env: environment that pays raw rewards, or its id; it is reset first
+    :param n_episodes: number of episodes
+    :param deterministic: act by the mode of the policy (the convention of published scores) or by sampling
+    :param reference: references of the normalised score; default: the table's, by the environment's id
+    :param seed: seed of the environment's episodes; None leaves it unseeded
+    :return: the episodes' results
+    :raises ValueError: no episode was asked for
+    """
+    if n_episodes < 1:
+        raise ValueError(f"n_episodes must be at least 1, got {n_episodes}.")
+    # Making an environment draws numbers as well.
+    with preserved_random_state():
+        vec_env = _vectorised(env)
+        env_id = spec_id(vec_env)
+        successes = SuccessCounter()
+        try:
+            if seed is not None:
+                vec_env.seed(seed)
+            returns, lengths = evaluate_policy(
+                model, vec_env, n_episodes, deterministic, callback=successes, return_episode_rewards=True, warn=False
+            )
+        finally:
+            if isinstance(env, str):
+                vec_env.close()
+    reference = reference or reference_score(env_id)
+    return _result(np.asarray(returns), np.asarray(lengths), successes.episodes, reference, env_id)
+
+
+def _vectorised(env: gym.Env[Any, Any] | VecEnv | str) -> VecEnv:
+    if isinstance(env, VecEnv):
+        return env
+    if isinstance(env, str):
+        return make_vec_env(env)
+    return DummyVecEnv([lambda: env])
+
+
+def spec_id(env: VecEnv) -> str | None:
+    """
+    The Gymnasium id of a vectorised environment.
+
+    :param env: the environment
+    :return: the id, or None where it was not made by ``gymnasium.make``
+    """
+    spec = env.get_attr("spec")[0]
+    return None if spec is None else spec.id
+
+
+def _result(
+    returns: NDArray[Any],
+    lengths: NDArray[Any],
+    successes: list[bool],
+    reference: ReferenceScore | None,
+    env_id: str | None,
+) -> Evaluation:
+    if reference is None:
+        note = f"No reference returns are known for {env_id or 'this environment'}: raw returns."
+    else:
+        note = f"Normalised between {reference.minimum:g} and {reference.maximum:g} ({reference.provenance})."
+    return Evaluation(
+        returns=returns.astype(np.float64),
+        lengths=lengths.astype(np.int64),
+        successes=np.array(successes, dtype=np.bool_) if len(successes) == len(returns) else None,
+        normalized=None if reference is None else reference.normalize(returns),
+        note=note,
+    )

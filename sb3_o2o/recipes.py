@@ -1,0 +1,339 @@
+"""Recipes: named bundles of constructor arguments, one YAML file each, one entry for each kind of environment.
+
+A recipe is data. Its file has RL Zoo's keys (``n_timesteps``, ``policy``, ``env_wrapper`` and the constructor's own
+arguments), an ``about`` block, a ``default`` entry and entries for patterns of environment ids. Adding an environment,
+or a recipe of one's own (any path that ends in ``.yml``), takes no code.
+"""
+
+import copy
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from sb3_o2o.errors import check_keyword_arguments, unknown
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.type_aliases import GymEnv
+
+    from sb3_o2o.algorithms.sac import O2OSAC
+    from sb3_o2o.finetuning import FineTuningCallback
+
+#: Keys of an entry that speak to whoever runs the algorithm; all others are constructor arguments.
+RUN_KEYS = ("policy", "n_timesteps", "n_envs", "pretrain_steps", "env_kwargs", "env_wrapper")
+_RESERVED = ("about", "default")
+
+
+class PlainLoader(yaml.SafeLoader):
+    """YAML's plain types, with ``1e-4`` read as the number it is (YAML 1.1 wants a dot in it)."""
+
+
+PlainLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """
+    One recipe, resolved for one environment.
+
+    :param name: name of the file, without ``.yml``
+    :param path: the file
+    :param pattern: the entry that was chosen: a pattern of environment ids, or ``default``
+    :param algorithm: name of the class that ``arguments`` are for
+    :param title: one line
+    :param description: a few sentences
+    :param sources: what the constants' comments refer to: label -> reference
+    :param notes: where this library knowingly differs from the source
+    :param policy: policy alias, such as ``MlpPolicy``
+    :param arguments: keyword arguments of the constructor, plain types
+    :param pretrain_steps: gradient steps on the dataset before fine-tuning
+    :param online_steps: environment steps of fine-tuning
+    :param n_envs: parallel environments
+    :param env_kwargs: keyword arguments for the environment
+    :param env_wrapper: wrappers as RL Zoo spells them: dotted names, or one-entry dictionaries with keyword arguments
+    """
+
+    name: str
+    path: Path
+    pattern: str
+    algorithm: str
+    title: str
+    description: str
+    sources: Mapping[str, str]
+    notes: Sequence[str]
+    policy: str
+    arguments: Mapping[str, Any]
+    pretrain_steps: int
+    online_steps: int
+    n_envs: int = 1
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    env_wrapper: Sequence[str | Mapping[str, Any]] = ()
+
+    @cached_property
+    def comments(self) -> Mapping[str, str]:
+        """What the file says beside each constant: dotted key -> text."""
+        return _comments(self.path.read_text(), self.pattern)
+
+    @property
+    def reference(self) -> str:
+        """What :func:`load_recipe` finds this recipe by."""
+        return self.name if self.path.parent == recipe_folder() else str(self.path)
+
+    def flat_constants(self) -> dict[str, Any]:
+        """All constants of the entry by dotted key, in the file's order: what ``sb3-o2o recipes show`` prints."""
+        run_values: dict[str, Any] = {
+            "policy": self.policy,
+            "n_timesteps": self.online_steps,
+            "pretrain_steps": self.pretrain_steps,
+            "n_envs": self.n_envs if self.n_envs != 1 else None,
+            "env_kwargs": dict(self.env_kwargs) or None,
+            "env_wrapper": list(self.env_wrapper) or None,
+        }
+        constants = {key: value for key, value in run_values.items() if value is not None}
+        return _flatten({**constants, **self.arguments})
+
+
+def recipe_folder() -> Path:
+    """
+    The folder of the recipes that come with this library.
+
+    :return: inside the package when it is installed from a wheel, beside it in a source checkout
+    :raises FileNotFoundError: the installation lacks them
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / "hyperparams", package.parent / "hyperparams"):
+        if (folder / "wsrl.yml").is_file():
+            return folder
+    raise FileNotFoundError(f"The recipes are missing from this installation (looked beside {package}). Install again.")
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes that come with this library, sorted."""
+    return sorted(path.stem for path in recipe_folder().glob("*.yml"))
+
+
+def load_recipe(name: str, env_id: str | None = None) -> Recipe:
+    """
+    Read a recipe and choose its entry for an environment: the longest pattern that matches, else ``default``.
+
+    :param name: one of :func:`list_recipes`, or the path of a file of your own, ending in ``.yml``
+    :param env_id: Gymnasium id with its version, such as ``Hopper-v5``; None for the default entry
+    :return: the recipe
+    :raises ValueError: unknown name (the nearest is named), or a file that is not a recipe
+    """
+    path = _recipe_path(name)
+    document = _read(path)
+    about = document.get("about") or {}
+    pattern = _choose(document, env_id, path)
+    entry = copy.deepcopy(document[pattern])
+    run = {key: entry.pop(key) for key in RUN_KEYS if key in entry}
+    wrappers = run.get("env_wrapper") or []
+    return Recipe(
+        name=path.stem,
+        path=path,
+        pattern=pattern,
+        algorithm=about.get("algorithm", "O2OSAC"),
+        title=about.get("title", path.stem),
+        description=about.get("description", ""),
+        sources=about.get("sources") or {},
+        notes=about.get("notes") or [],
+        policy=run.get("policy", "MlpPolicy"),
+        arguments=entry,
+        pretrain_steps=_count(run, "pretrain_steps", 0, path),
+        online_steps=_count(run, "n_timesteps", 0, path),
+        n_envs=_count(run, "n_envs", 1, path),
+        env_kwargs=run.get("env_kwargs") or {},
+        env_wrapper=[wrappers] if isinstance(wrappers, str | dict) else wrappers,
+    )
+
+
+def recipe_arguments(name: str, env_id: str | None = None, algorithm: str = "O2OSAC") -> dict[str, Any]:
+    """
+    The constructor arguments of a recipe.
+
+    :param name: see :func:`load_recipe`
+    :param env_id: see :func:`load_recipe`
+    :param algorithm: name of the class that will take them
+    :return: keyword arguments, plain types, a fresh copy
+    :raises ValueError: unknown recipe, or one for another algorithm
+    """
+    recipe = load_recipe(name, env_id)
+    if recipe.algorithm != algorithm:
+        raise ValueError(f"Recipe {name!r} is for {recipe.algorithm}, not for {algorithm}.")
+    return dict(recipe.arguments)
+
+
+def build_finetuning(specs: Sequence[Any] | None) -> list["FineTuningCallback"]:
+    """
+    Fine-tuning callbacks from what YAML can hold.
+
+    :param specs: for each callback an instance, a name (``"Warmup"``), or a one-entry dictionary with keyword arguments
+        (``{"Warmup": {"steps": 5000}}``)
+    :return: the callbacks, in the same order
+    :raises ValueError: unknown name or keyword argument (the nearest is named), or another spelling
+    """
+    from sb3_o2o.finetuning import FineTuningCallback
+
+    if isinstance(specs, str | Mapping | FineTuningCallback):
+        raise ValueError(f"finetuning must be a list of callbacks, got {specs!r}: put it in brackets.")
+    return [
+        spec if isinstance(spec, FineTuningCallback) else _build_callback(spec, FineTuningCallback.registry)
+        for spec in specs or ()
+    ]
+
+
+def build_model(recipe: str | Recipe, env: "GymEnv", policy: str | None = None, **overrides: Any) -> "O2OSAC":
+    """
+    A new model from a recipe.
+
+    :param recipe: a recipe, or its name (then its entry is chosen by the environment's id)
+    :param env: environment, or its id
+    :param policy: policy alias; default: the recipe's
+    :param overrides: constructor arguments that replace or join the recipe's
+    :return: the untrained model
+    :raises ValueError: unknown recipe or argument
+    """
+    from sb3_o2o.algorithms import O2OSAC
+
+    if isinstance(recipe, str):
+        recipe = load_recipe(recipe, environment_id(env))
+    if recipe.algorithm != O2OSAC.__name__:
+        raise ValueError(f"Recipe {recipe.name!r} is for {recipe.algorithm}, which is not here.")
+    check_keyword_arguments(f"argument of {recipe.algorithm}", O2OSAC, overrides)
+    return O2OSAC(policy or recipe.policy, env, recipe=recipe.reference, **overrides)
+
+
+def environment_id(env: Any) -> str | None:
+    """
+    The Gymnasium id of an environment.
+
+    :param env: an id, a Gymnasium environment, or a vectorised one of Stable-Baselines3
+    :return: the id, or None where the environment was not made by ``gymnasium.make``
+    """
+    if env is None or isinstance(env, str):
+        return env
+    spec = getattr(env, "spec", None)
+    if spec is None and hasattr(env, "get_attr"):
+        spec = env.get_attr("spec")[0]
+    return None if spec is None else spec.id
+
+
+# ------------------------------------------------------------------------------------------------------- reading
+
+
+def _recipe_path(name: str) -> Path:
+    if name.endswith((".yml", ".yaml")):
+        path = Path(name)
+        if not path.is_file():
+            raise ValueError(f"There is no recipe file {name!r}.")
+        return path
+    path = recipe_folder() / f"{name}.yml"
+    if name not in list_recipes():
+        raise unknown("recipe", name, list_recipes())
+    return path
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.load(path.read_text(), Loader=PlainLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a recipe: it is not YAML ({error}).") from error
+    if not isinstance(document, dict) or not any(isinstance(value, dict) for value in document.values()):
+        raise ValueError(f"{path} is not a recipe: it needs an entry `default`, or one for each environment.")
+    return document
+
+
+def _choose(document: dict[str, Any], env_id: str | None, path: Path) -> str:
+    """The entry for an environment. The longest pattern is the most specific one."""
+    patterns = [key for key in document if key not in _RESERVED and env_id and fnmatchcase(env_id, key)]
+    chosen = max(patterns, key=len, default="default")
+    if chosen not in document:
+        entries = [key for key in document if key != "about"]
+        raise ValueError(f"{path} has no entry for {env_id!r} and no `default`; it has: {', '.join(entries)}.")
+    if not isinstance(document[chosen], dict):
+        raise ValueError(f"Entry {chosen!r} of {path} must hold arguments, got {document[chosen]!r}.")
+    return chosen
+
+
+def _count(run: dict[str, Any], key: str, default: int, path: Path) -> int:
+    value = run.get(key, default)
+    # RL Zoo's files write 1e6, a float.
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or not float(value).is_integer():
+        raise ValueError(f"{key} in {path} must be a whole number, at least 0, got {value!r}.")
+    return int(value)
+
+
+def _build_callback(spec: Any, registry: Mapping[str, Callable[..., Any]]) -> Any:
+    if isinstance(spec, str):
+        spec = {spec: {}}
+    if not isinstance(spec, Mapping) or len(spec) != 1:
+        raise ValueError(
+            f"A fine-tuning callback is written as a name or as {{name: {{argument: value}}}}, got {spec!r}."
+        )
+    name, arguments = next(iter(spec.items()))
+    if name not in registry:
+        raise unknown("fine-tuning callback", name, registry)
+    if not isinstance(arguments or {}, Mapping):
+        raise ValueError(f"Arguments of {name} must be written as {{argument: value}}, got {arguments!r}.")
+    check_keyword_arguments(f"argument of {name}", registry[name], dict(arguments or {}))
+    return registry[name](**(arguments or {}))
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested constants by dotted key; a list of callbacks or wrappers reads like a dictionary of them."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Sequence) and any(isinstance(item, Mapping) for item in value):
+            value = {name: options for item in value for name, options in _named(item).items()}
+        if isinstance(value, Mapping) and value:
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _named(item: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    return item if isinstance(item, Mapping) else {item: {}}
+
+
+def _comments(text: str, pattern: str) -> dict[str, str]:
+    """The comment at the end of each constant's line, by dotted key; entries merged by ``<<`` bring theirs along."""
+    lines = text.splitlines()
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    found: dict[str, str] = {}
+
+    def comment(line: int) -> str:
+        # A token-wise scan would be exact; no value of a recipe holds " #", which a test checks.
+        return lines[line].partition(" #")[2].strip()
+
+    def walk(node: yaml.Node, prefix: str) -> None:
+        if isinstance(node, yaml.SequenceNode):
+            for item in node.value:
+                walk(item, prefix)
+            return
+        if not isinstance(node, yaml.MappingNode):
+            return
+        for key, value in node.value:
+            if key.value == "<<":
+                walk(value, prefix)
+                continue
+            path = f"{prefix}{key.value}"
+            # What an entry says itself replaces what it merged, nested constants included.
+            for name in [name for name in found if name == path or name.startswith(f"{path}.")]:
+                del found[name]
+            text_beside = comment(key.start_mark.line)
+            if text_beside:
+                found[path] = text_beside
+            walk(value, f"{path}.")
+
+    for key, value in root.value if isinstance(root, yaml.MappingNode) else ():
+        if key.value == pattern:
+            walk(value, "")
+    return found

@@ -1,0 +1,244 @@
+"""Run folders: what a training run was asked for, and where everything it leaves lies.
+
+::
+
+    runs/wsrl-Hopper-v5_1/
+      config.yml           everything the run was asked for, resolved
+      command.txt          the command line that started it
+      offline/             evaluations.npz (Stable-Baselines3's layout), model.zip, best_model.zip, checkpoints/
+      online/              the same for fine-tuning
+      tensorboard/         offline_1, online_1
+      learning_curve.png   gradient steps left of the switch, environment steps right of it
+      resume/              only after an interruption: all that is needed to go on
+"""
+
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sb3_o2o.environments import Environment
+from sb3_o2o.version import __version__
+
+PHASES = ("offline", "online")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """
+    All that a run is asked for, in plain types.
+
+    :param command: sub-command that started it: ``pretrain``, ``finetune`` or ``demo``
+    :param environment: where it acts and is evaluated
+    :param recipe: name of a recipe, or path of one
+    :param dataset: Minari id or path of a file; None for training without one
+    :param source: saved model to start from; None for a new one
+    :param overrides: constructor arguments that replace or join the recipe's
+    :param pretrain_steps: gradient steps on the dataset
+    :param online_steps: environment steps of fine-tuning
+    :param n_envs: parallel environments
+    :param seed: seed of everything
+    :param device: torch device
+    :param n_eval_episodes: episodes of each evaluation
+    :param n_evaluations: evaluations in each phase, beside the one at its start
+    :param n_checkpoints: checkpoints in each phase
+    """
+
+    command: str
+    environment: Environment
+    recipe: str | None = None
+    dataset: str | None = None
+    source: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    pretrain_steps: int = 0
+    online_steps: int = 0
+    n_envs: int = 1
+    seed: int = 0
+    device: str = "auto"
+    n_eval_episodes: int = 10
+    n_evaluations: int = 20
+    n_checkpoints: int = 5
+
+    def __post_init__(self) -> None:
+        for name, least in (("pretrain_steps", 0), ("online_steps", 0), ("n_checkpoints", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+        for name in ("n_envs", "n_eval_episodes", "n_evaluations"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.pretrain_steps and self.dataset is None:
+            raise ValueError("Pre-training needs a dataset.")
+
+    def steps(self, phase: str) -> int:
+        """
+        Length of a phase.
+
+        :param phase: ``offline`` (gradient steps) or ``online`` (environment steps)
+        """
+        return self.pretrain_steps if phase == "offline" else self.online_steps
+
+    def to_yaml(self, arguments: Mapping[str, Any] | None = None) -> str:
+        """
+        The text of ``config.yml``.
+
+        :param arguments: all constructor arguments after the recipe was resolved, for the reader's sake
+        """
+        document: dict[str, Any] = {"sb3_o2o": __version__, **asdict(self)}
+        if arguments is not None:
+            document["arguments"] = dict(arguments)
+        return yaml.dump(_plain(document), Dumper=_IndentedDumper, sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def from_yaml(cls, text: str, where: str = "config.yml") -> "RunConfig":
+        """
+        Read a ``config.yml`` again.
+
+        :param text: what :meth:`to_yaml` wrote
+        :param where: its path, for errors
+        :raises ValueError: this is not the configuration of a run
+        """
+        try:
+            document = yaml.safe_load(text)
+            known = {name.name: document[name.name] for name in fields(cls) if name.name in document}
+            return cls(**{**known, "environment": Environment(**document["environment"])})
+        except (yaml.YAMLError, TypeError, KeyError) as error:
+            raise ValueError(f"{where} is not the configuration of a run ({error}).") from error
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """
+    Where the parts of one run lie.
+
+    :param path: the folder
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, log_dir: Path, name: str) -> "RunFolder":
+        """
+        Make a new folder, numbered so that nothing is overwritten.
+
+        :param log_dir: folder of all runs, made if need be
+        :param name: what the folder is called, before its number
+        :raises ValueError: nothing can be written there
+        """
+        try:
+            log_dir.mkdir(parents=True, exist_ok=True)
+            number = 1
+            while True:
+                try:
+                    (log_dir / f"{name}_{number}").mkdir()
+                    return cls(log_dir / f"{name}_{number}")
+                except FileExistsError:
+                    number += 1
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ValueError(f"Cannot write runs to {str(log_dir)!r} ({reason}). Choose another --log-dir.") from error
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """
+        An existing run folder.
+
+        :param path: the folder
+        :raises ValueError: there is no run there
+        """
+        if not (path / "config.yml").is_file():
+            raise ValueError(f"There is no run in {str(path)!r}: it has no config.yml.")
+        return cls(path)
+
+    def phase(self, name: str) -> Path:
+        """
+        Folder of a phase, made if need be.
+
+        :param name: ``offline`` or ``online``
+        """
+        folder = self.path / name
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yml"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def resume_bundle(self) -> Path:
+        return self.path / "resume"
+
+    @property
+    def picture(self) -> Path:
+        return self.path / "learning_curve.png"
+
+    @property
+    def model(self) -> Path | None:
+        """The last finished phase's model, None before the first."""
+        finished = [self.path / phase / "model.zip" for phase in PHASES]
+        return next((path for path in reversed(finished) if path.is_file()), None)
+
+    def read_config(self) -> RunConfig:
+        """
+        The run's configuration.
+
+        :raises ValueError: it is damaged
+        """
+        return RunConfig.from_yaml(self.config_file.read_text(), str(self.config_file))
+
+    def write_start(self, config: RunConfig, arguments: Mapping[str, Any]) -> None:
+        """
+        Note what was asked for.
+
+        :param config: the run's configuration
+        :param arguments: all constructor arguments, after the recipe was resolved
+        """
+        self.config_file.write_text(config.to_yaml(arguments))
+        (self.path / "command.txt").write_text(shlex.join(["sb3-o2o", *sys.argv[1:]]) + "\n")
+
+
+def saved_model(source: str) -> str:
+    """
+    The saved model that a path stands for.
+
+    :param source: a zip (its ending may be left out), or a run folder, whose last finished phase counts
+    :return: path of the zip
+    :raises ValueError: there is none
+    """
+    path = Path(source)
+    if path.is_dir():
+        model = RunFolder.open(path).model
+        if model is None:
+            raise ValueError(f"The run in {source!r} has not saved a model yet.")
+        return str(model)
+    for candidate in (path, path.with_name(path.name + ".zip")):
+        if candidate.is_file():
+            return str(candidate)
+    raise ValueError(f"There is no saved model and no run folder at {source!r}.")
+
+
+class _IndentedDumper(yaml.SafeDumper):
+    """Short lists on one line, mappings on many: the way the recipes are written."""
+
+
+_IndentedDumper.add_representer(
+    list, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
+)
+
+
+def _plain(value: Any) -> Any:
+    """The same in types that YAML has: what it has none for is named."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return getattr(value, "__qualname__", None) or repr(value)

@@ -1,0 +1,282 @@
+"""A training run from its configuration to its folder: pre-training, fine-tuning, interruption and resumption."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_o2o.algorithms import O2OSAC
+from sb3_o2o.algorithms.transfer import NETWORK_ARGUMENTS
+from sb3_o2o.data import OfflineDataset
+from sb3_o2o.environments import policy_for
+from sb3_o2o.evaluation import Evaluation, NormalizedEvalCallback, ReferenceScore, read_evaluations, reference_score
+from sb3_o2o.plotting import plot_learning_curve
+from sb3_o2o.recipes import load_recipe, recipe_arguments
+from sb3_o2o.runs import PHASES, RunConfig, RunFolder, saved_model
+
+#: Added to a run's seed for its evaluation episodes, so that they are not the training's.
+EVALUATION_SEED_OFFSET = 10_000
+
+
+class Interrupted(Exception):
+    """Training was asked to stop, and did between two updates."""
+
+
+class RunListener(BaseCallback):
+    """
+    A callback that also hears about phases and evaluations; the base class does nothing with either.
+
+    It must not draw random numbers from the global streams.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._evaluation: NormalizedEvalCallback | None = None
+        self._seen: Evaluation | None = None
+
+    def begin_phase(self, phase: str, done: int, total: int, evaluation: NormalizedEvalCallback) -> None:
+        """
+        A phase begins or goes on.
+
+        :param phase: ``offline`` or ``online``
+        :param done: its steps so far
+        :param total: its length, in gradient steps offline and environment steps online
+        :param evaluation: the phase's evaluations
+        """
+        self._evaluation, self._seen = evaluation, None
+
+    def evaluated(self, step: int, result: Evaluation) -> None:
+        """
+        The policy was evaluated.
+
+        :param step: of the phase
+        :param result: the evaluation
+        """
+
+    def _look(self) -> None:
+        latest = None if self._evaluation is None else self._evaluation.last_evaluation
+        if latest is not None and latest is not self._seen:
+            self._seen = latest
+            self.evaluated(self.num_timesteps, latest)
+
+    def _on_training_start(self) -> None:
+        self._look()
+
+    def _on_step(self) -> bool:
+        self._look()
+        return True
+
+    def _on_training_end(self) -> None:
+        self._look()
+
+
+@dataclass
+class Prepared:
+    """
+    A run whose every part was checked, before anything is written.
+
+    :param config: what was asked for
+    :param model: the model to train
+    :param dataset: the dataset, with raw rewards; None for a run without one
+    :param eval_env: environments of the evaluation, apart from the training's
+    :param reference: references of the normalised score, None where unknown
+    """
+
+    config: RunConfig
+    model: O2OSAC
+    dataset: OfflineDataset | None
+    eval_env: VecEnv
+    reference: ReferenceScore | None
+
+    @property
+    def dataset_returns(self) -> np.ndarray | None:
+        """Undiscounted return of each of the dataset's episodes, shape (episodes,)."""
+        return None if self.dataset is None else np.asarray(self.dataset.episode_returns)
+
+    def arguments(self) -> dict[str, Any]:
+        """The constructor arguments in force: the recipe's, the user's, and for the networks what was trained."""
+        config = self.config
+        recipe = recipe_arguments(config.recipe, config.environment.id) if config.recipe else {}
+        asked = {**recipe, **config.overrides}
+        return {name: getattr(self.model, name) if name in NETWORK_ARGUMENTS else asked[name] for name in asked}
+
+
+def prepare(config: RunConfig, resume_from: Path | None = None) -> Prepared:
+    """
+    Make and check everything that a run needs. Writes nothing.
+
+    :param config: what is asked for
+    :param resume_from: resume bundle of an interrupted run, None for a new one
+    :raises ValueError: some of it does not exist or does not fit together
+    """
+    env = config.environment.make_vectorised(config.n_envs, config.seed)
+    if not isinstance(env.action_space, spaces.Box):
+        raise ValueError(
+            f"{config.environment.id} has the action space {env.action_space}: only continuous actions (Box) are known."
+        )
+    dataset = None
+    if config.dataset is not None:
+        kwargs = _dataset_kwargs(config)
+        dataset = OfflineDataset.load(config.dataset, **kwargs)
+        dataset.check_compatible(env.observation_space, env.action_space)
+    model = _model(config, env, resume_from)
+    return Prepared(
+        config=config,
+        model=model,
+        dataset=dataset,
+        eval_env=config.environment.make_vectorised(1, config.seed + EVALUATION_SEED_OFFSET),
+        reference=_reference(dataset, config.environment.id),
+    )
+
+
+def _dataset_kwargs(config: RunConfig) -> dict[str, Any]:
+    if "dataset_kwargs" in config.overrides:
+        return dict(config.overrides["dataset_kwargs"] or {})
+    if config.recipe is None:
+        return {}
+    return dict(load_recipe(config.recipe, config.environment.id).arguments.get("dataset_kwargs") or {})
+
+
+def _model(config: RunConfig, env: VecEnv, resume_from: Path | None) -> O2OSAC:
+    if resume_from is not None:
+        return O2OSAC.load_resume(resume_from, env=env)
+    arguments: dict[str, Any] = {"seed": config.seed, **config.overrides}
+    if config.dataset is not None:
+        arguments["dataset"] = config.dataset
+    if config.source is not None:
+        path = saved_model(config.source)
+        return O2OSAC.load_offline(path, env, recipe=config.recipe, device=config.device, **arguments)
+    policy = policy_for(env.observation_space)
+    return O2OSAC(policy, env, recipe=config.recipe, device=config.device, **arguments)
+
+
+def _reference(dataset: OfflineDataset | None, env_id: str) -> ReferenceScore | None:
+    """The dataset's own references, else the table's."""
+    if dataset is not None and dataset.ref_min_score is not None and dataset.ref_max_score is not None:
+        return ReferenceScore(dataset.ref_min_score, dataset.ref_max_score, f"metadata of {dataset.source}")
+    return reference_score(env_id)
+
+
+def train(
+    prepared: Prepared,
+    folder: RunFolder,
+    listener: RunListener | None = None,
+) -> Path:
+    """
+    Run what is left of a run's phases. Going on after an interruption is the same call on the resumed model.
+
+    :param prepared: the checked run
+    :param folder: where it writes
+    :param listener: hears about steps, phases and evaluations
+    :return: path of the learning curve
+    :raises Interrupted: Ctrl-C (or SIGTERM) came; a resume bundle was saved
+    """
+    prepared.model.tensorboard_log = str(folder.tensorboard)
+    with _stop_on_signal(prepared.model):
+        for phase in PHASES:
+            if not _run_phase(phase, prepared, folder, listener or RunListener()):
+                prepared.model.save_resume(folder.resume_bundle)
+                draw(prepared, folder)
+                raise Interrupted
+    return draw(prepared, folder)
+
+
+def _run_phase(phase: str, prepared: Prepared, folder: RunFolder, listener: RunListener) -> bool:
+    """:return: whether the phase is complete; a stop asked for at its very end takes effect in the next one"""
+    config, model = prepared.config, prepared.model
+
+    def steps_done() -> int:
+        return int(model.n_pretrain_steps if phase == "offline" else model.num_timesteps)
+
+    done, total = steps_done(), config.steps(phase)
+    if done >= total:
+        return True
+    # Callbacks count calls: one for a gradient step, or for a step of all environments together.
+    n_calls = total if phase == "offline" else total // config.n_envs
+    evaluation = _evaluation(phase, prepared, folder, n_calls)
+    callbacks: list[BaseCallback] = [evaluation, listener]
+    if config.n_checkpoints > 0:
+        every, path = max(n_calls // config.n_checkpoints, 1), folder.phase(phase) / "checkpoints"
+        callbacks.append(CheckpointCallback(every, str(path), name_prefix="model"))
+    listener.begin_phase(phase, done, total, evaluation)
+    if phase == "offline":
+        # The model has the dataset already, and after an interruption the buffer on it, random stream included.
+        model.pretrain(None, total - done, callback=callbacks, reset_gradient_steps=done == 0)
+    else:
+        # Stopped before its first step, a run has its environments' first observations already.
+        is_new = done == 0 and model._last_obs is None
+        model.learn(total - done, callback=callbacks, tb_log_name="online", reset_num_timesteps=is_new)
+    complete = steps_done() >= total
+    if complete:
+        model.save(folder.phase(phase) / "model")
+    return complete
+
+
+def _evaluation(phase: str, prepared: Prepared, folder: RunFolder, n_calls: int) -> NormalizedEvalCallback:
+    path = str(folder.phase(phase))
+    return NormalizedEvalCallback(
+        prepared.eval_env,
+        reference=prepared.reference,
+        seed=prepared.config.seed + EVALUATION_SEED_OFFSET,
+        n_eval_episodes=prepared.config.n_eval_episodes,
+        eval_freq=max(n_calls // prepared.config.n_evaluations, 1),
+        log_path=path,
+        best_model_save_path=path,
+        verbose=0,
+    )
+
+
+@contextmanager
+def _stop_on_signal(model: O2OSAC) -> Iterator[None]:
+    """
+    The first Ctrl-C (or SIGTERM) asks for a stop between two updates, a second one stops at once and saves nothing.
+    """
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        model.request_stop()
+
+    # Python lets only the main thread handle signals.
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
+    previous = {number: signal.signal(number, ask) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def draw(prepared: Prepared, folder: RunFolder) -> Path:
+    """
+    The picture of all that a run has evaluated so far.
+
+    :param prepared: the run
+    :param folder: its folder
+    :return: path of the PNG
+    """
+    config = prepared.config
+    returns = prepared.dataset_returns
+    if all(read_evaluations(folder.path / phase) is None for phase in PHASES):
+        return folder.picture
+    names = [config.recipe or "O2OSAC", config.environment.id, config.dataset and Path(config.dataset).name]
+    return plot_learning_curve(
+        folder.path,
+        title=", ".join(name for name in names if name),
+        reference=prepared.reference,
+        dataset_return=None if returns is None else float(returns.mean()),
+        path=folder.picture,
+    )

@@ -1,0 +1,353 @@
+"""The command line, as a user meets it: what works, what it leaves, and one line for what does not."""
+
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import tiny
+import yaml
+from stable_baselines3 import PPO, SAC
+from typer.testing import CliRunner, Result
+
+from sb3_o2o import OfflineDataset
+from sb3_o2o.cli import app
+from sb3_o2o.cli.common import parse_settings
+from sb3_o2o.cli.progress import Bars
+from sb3_o2o.version import __version__
+
+SMALL = [
+    "--set",
+    "policy_kwargs.net_arch=[4]",
+    "--set",
+    "batch_size=4",
+    "--set",
+    "buffer_size=100",
+    "--set",
+    "n_critics=2",
+]
+SHORT = ["--eval-episodes", "2", "--evaluations", "2", "--checkpoints", "1"]
+
+
+def sb3_o2o(*arguments: Any) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+
+
+def succeeds(*arguments: Any) -> str:
+    result = sb3_o2o(*arguments)
+    assert result.exit_code == 0, result.output
+    return re.sub(r"\s+", " ", result.output)
+
+
+def fails(*arguments: Any) -> str:
+    """The one line of an error."""
+    result = sb3_o2o(*arguments)
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    return re.sub(r"\s+", " ", result.stderr)
+
+
+@pytest.fixture
+def pretrained(tiny_dataset: Callable[..., str]) -> Path:
+    """A small pre-training run."""
+    output = succeeds("pretrain", tiny_dataset(), "--recipe", "cql", "--gradient-steps", 4, *SMALL, *SHORT)
+    assert "Fine-tune it: sb3-o2o finetune runs/cql-TinyBox-v0_1 --recipe wsrl" in output
+    return Path("runs/cql-TinyBox-v0_1")
+
+
+class TestHelp:
+    @pytest.mark.parametrize("command", ["demo", "collect", "pretrain", "finetune", "evaluate", "recipes"])
+    def test_every_command_explains_itself(self, command: str) -> None:
+        output = succeeds(command, "--help")
+        assert f"sb3-o2o {command}" in output
+        assert len(output) > 300
+
+    def test_without_arguments(self) -> None:
+        output = sb3_o2o().output
+        assert "Start with sb3-o2o demo" in re.sub(r"\s+", " ", output)
+
+    def test_version(self) -> None:
+        assert succeeds("--version").strip() == f"sb3_o2o {__version__}"
+
+
+class TestRecipes:
+    def test_list(self) -> None:
+        output = succeeds("recipes", "list")
+        for name in ("calql", "cql", "rlpd", "sac", "wsrl"):
+            assert f" {name} " in output
+        assert "warm-start" in output
+
+    def test_show_has_constants_and_sources(self) -> None:
+        output = succeeds("recipes", "show", "wsrl", "--env", "AntMaze_UMaze-v5")
+        assert "Entry 'AntMaze*' for O2OSAC" in output
+        assert "arXiv:2412.07762" in output
+        assert "reward_scale 10.0 paper: +5 at the goal, -5 elsewhere" in output
+        assert "lagrange_gap 0.8 paper: the dual version, gap 0.8" in output
+        assert "Note: The official code's ten critics share one output layer" in output
+
+    def test_unknown(self) -> None:
+        assert "Unknown recipe 'wslr'. Did you mean 'wsrl'?" in fails("recipes", "show", "wslr")
+
+
+class TestTraining:
+    def test_pretrain_then_finetune_then_evaluate(self, pretrained: Path) -> None:
+        output = succeeds(
+            "finetune",
+            pretrained,
+            "--steps",
+            20,
+            "--set",
+            "finetuning=[{Warmup: {steps: 5}}]",
+            "--set",
+            "batch_size=4",
+            *SHORT,
+        )
+        folder = Path("runs/wsrl-TinyBox-v0_1")
+        assert f"Run folder: {folder}" in output
+        assert re.search(r"offline policy │ -?[\d.]+ ± [\d.]+ │ 2", output)
+        assert "fine-tuned policy (20 steps)" in output
+        assert f"Picture: {folder}/learning_curve.png" in output
+        assert f"TensorBoard: tensorboard --logdir {folder}/tensorboard" in output
+        # Both phases are in the picture's data, the offline one from the run it came from.
+        assert (folder / "offline" / "evaluations.npz").is_file()
+        with np.load(folder / "online" / "evaluations.npz") as saved:
+            assert saved["timesteps"].tolist() == [0, 10, 20]
+        config = yaml.safe_load((folder / "config.yml").read_text())
+        assert config["source"].endswith("cql-TinyBox-v0_1/offline/model.zip")
+        assert config["arguments"]["finetuning"] == [{"Warmup": {"steps": 5}}]
+        assert config["dataset"] == "tests/tinybox-v0/random-v0"
+
+        output = succeeds("evaluate", folder, "--episodes", 3, "--seed", 1)
+        assert "TinyBox-v0, 3 episodes" in output
+        assert "No reference returns are known for TinyBox-v0: raw returns." in output
+
+    def test_scores_use_the_datasets_references(self, pretrained: Path) -> None:
+        output = succeeds(
+            "pretrain", "tests/tinybox-v0/random-v0", "--recipe", "cql", "--gradient-steps", 2, *SMALL, *SHORT
+        )
+        assert "normalised score" in output
+
+    def test_from_a_stock_model(self) -> None:
+        SAC("MlpPolicy", gym.make(tiny.BOX), policy_kwargs={"net_arch": [4]}).save("stock")
+        output = succeeds("finetune", "stock", "--env", tiny.BOX, "--recipe", "sac", "--steps", 10, *SHORT)
+        assert "fine-tuned policy (10 steps)" in output
+
+    def test_from_nothing_but_a_dataset(self, tiny_dataset: Callable[..., str]) -> None:
+        options = ("--recipe", "rlpd", "--steps", 12, "--set", "learning_starts=6")
+        output = succeeds("finetune", "--dataset", tiny_dataset(), *options, *SMALL, *SHORT)
+        assert "untrained policy" in output
+        assert not Path("runs/rlpd-TinyBox-v0_1/offline").exists()
+
+    def test_both_phases_at_once(self, tiny_dataset: Callable[..., str]) -> None:
+        options = ("--recipe", "cql", "--steps", 12, "--pretrain-steps", 4)
+        succeeds("finetune", "--dataset", tiny_dataset(tiny.GOAL), *options, *SMALL, *SHORT)
+        for phase in ("offline", "online"):
+            with np.load(f"runs/cql-TinyGoal-v0_1/{phase}/evaluations.npz") as saved:
+                assert saved["successes"].shape[1] == 2
+
+    def test_a_recipe_of_ones_own(self, tiny_dataset: Callable[..., str]) -> None:
+        Path("mine.yml").write_text(
+            "default: {objective: cql, pretrain_steps: 3, batch_size: 4, policy_kwargs: {net_arch: [4]}}\n"
+        )
+        succeeds("pretrain", tiny_dataset(), "--recipe", "mine.yml", *SHORT)
+        assert Path("runs/mine-TinyBox-v0_1/offline/model.zip").is_file()
+
+    def test_runs_are_reproducible(self, tiny_dataset: Callable[..., str]) -> None:
+        dataset = tiny_dataset()
+        for _ in range(2):
+            succeeds("pretrain", dataset, "--recipe", "cql", "--gradient-steps", 6, *SMALL, *SHORT)
+        files = [f"runs/cql-TinyBox-v0_{number}/offline/evaluations.npz" for number in (1, 2)]
+        with np.load(files[0]) as one, np.load(files[1]) as other:
+            assert np.array_equal(one["results"], other["results"])
+
+
+class TestInterruption:
+    @pytest.fixture
+    def ctrl_c(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+        """Ctrl-C at the third step of whatever runs; gives a function that takes it back."""
+        on_step = Bars._on_step
+
+        def pressing(self: Bars) -> bool:
+            if self.num_timesteps == 3:
+                signal.raise_signal(signal.SIGINT)
+            return on_step(self)
+
+        monkeypatch.setattr(Bars, "_on_step", pressing)
+        return lambda: monkeypatch.setattr(Bars, "_on_step", on_step)
+
+    def test_it_says_how_to_go_on_and_goes_on(
+        self, tiny_dataset: Callable[..., str], ctrl_c: Callable[[], None]
+    ) -> None:
+        result = sb3_o2o(
+            "finetune",
+            "--dataset",
+            tiny_dataset(),
+            "--recipe",
+            "cql",
+            "--pretrain-steps",
+            6,
+            "--steps",
+            10,
+            *SMALL,
+            *SHORT,
+        )
+        assert result.exit_code == 130
+        (command,) = re.findall(r"Go on with: sb3-o2o (finetune --resume \S+)", result.output)
+        ctrl_c()
+        output = succeeds(*command.split())
+        assert "fine-tuned policy (10 steps)" in output
+        folder = Path(command.split()[-1])
+        assert not (folder / "resume").exists()
+        assert "nothing to go on with" in fails(*command.split())
+
+    def test_only_the_same_command_goes_on(self, pretrained: Path) -> None:
+        assert f"sb3-o2o pretrain --resume {pretrained}" in fails("finetune", "--resume", pretrained)
+        assert "was not interrupted" in fails("pretrain", "--resume", pretrained)
+        assert "no run in 'nowhere'" in fails("demo", "--resume", "nowhere")
+
+    def test_a_bundle_of_another_version(
+        self, tiny_dataset: Callable[..., str], ctrl_c: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        result = sb3_o2o("pretrain", tiny_dataset(), "--recipe", "cql", "--gradient-steps", 6, *SMALL, *SHORT)
+        assert result.exit_code == 130
+        monkeypatch.setattr("sb3_o2o.algorithms.resume.__version__", "9.9.9")
+        assert f"written by sb3_o2o {__version__}, this is 9.9.9" in fails(
+            "pretrain", "--resume", "runs/cql-TinyBox-v0_1"
+        )
+
+
+class TestCollect:
+    def test_random_and_policy(self, pretrained: Path) -> None:
+        succeeds("collect", tiny.BOX, "tests/random/short-v0", "--n-steps", 25)
+        assert len(OfflineDataset.load("tests/random/short-v0")) == 25
+        output = succeeds(
+            "collect", tiny.BOX, "tests/policy/short-v0", "--policy", pretrained, "--n-episodes", 3, "--deterministic"
+        )
+        assert "Pre-train on it: sb3-o2o pretrain tests/policy/short-v0" in output
+        assert len(OfflineDataset.load("tests/policy/short-v0").episode_starts) == 3
+
+    def test_references_come_along(self) -> None:
+        succeeds("collect", "HalfCheetah-v5", "tests/cheetah/short-v0", "--n-steps", 5)
+        assert OfflineDataset.load("tests/cheetah/short-v0").ref_max_score == 12135.0
+
+    def test_rejections(self) -> None:
+        assert "one of --n-steps and --n-episodes" in fails("collect", tiny.BOX, "tests/x/y-v0")
+        succeeds("collect", tiny.BOX, "tests/x/y-v0", "--n-steps", 5)
+        assert "tests/x/y-v0" in fails("collect", tiny.BOX, "tests/x/y-v0", "--n-steps", 5)
+        succeeds("collect", tiny.BOX, "tests/x/y-v0", "--n-steps", 7, "--force")
+        assert len(OfflineDataset.load("tests/x/y-v0")) == 7
+        assert "Did you mean 'TinyBox-v0'" in fails("collect", "TinyBos-v0", "tests/x/z-v0", "--n-steps", 5)
+        assert "no saved model" in fails("collect", tiny.BOX, "tests/x/z-v0", "--n-steps", 5, "--policy", "nowhere")
+
+
+class TestEvaluate:
+    def test_other_algorithms(self) -> None:
+        PPO("MlpPolicy", gym.make(tiny.BOX), n_steps=8, batch_size=8).save("ppo")
+        assert (
+            "normalised" not in succeeds("evaluate", "ppo", "--env", tiny.BOX, "--episodes", 2).split("No reference")[0]
+        )
+
+    def test_rejections(self, pretrained: Path) -> None:
+        model = pretrained / "offline" / "model.zip"
+        assert "add --env" in fails("evaluate", model)
+        assert "was trained with observation_space" in fails("evaluate", model, "--env", tiny.GOAL)
+        Path("broken.zip").write_bytes(b"nonsense")
+        assert "not a zip file" in fails("evaluate", "broken.zip", "--env", tiny.BOX)
+        assert "no saved model" in fails("evaluate", "nowhere", "--env", tiny.BOX)
+
+
+class TestBadInput:
+    """One clear line, exit code 2, and nothing written."""
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--env", "TinyBix-v0"], "Did you mean 'TinyBox-v0'"),
+            (["--env", tiny.GOAL], "observation"),
+            (["--recipe", "calqll"], "Did you mean 'calql'"),
+            (["--recipe", "rlpd"], "does not pre-train by itself"),
+            (["--set", "learning_rat=1"], "Did you mean 'learning_rate'"),
+            (["--set", "learning_rate"], "takes NAME=VALUE"),
+            (["--set", "gamma=[1"], "is not YAML"),
+            (["--set", "gamma.x=1"], "has no names inside"),
+            (["--set", "objective=cqll"], "Did you mean 'cql'"),
+            (["--set", "objective_kwargs.cql_wait=1"], "Did you mean 'cql_weight'"),
+            (["--set", "finetuning=[{Warmpu: {}}]"], "Did you mean 'Warmup'"),
+            (["--set", "seed=3"], "Unknown constructor argument 'seed'"),
+            (["--log-dir", "file/runs"], "Cannot write runs to"),
+            (["--gradient-steps", "0"], "gradient-steps"),
+        ],
+    )
+    def test_pretrain(self, options: list[str], message: str, tiny_dataset: Callable[..., str]) -> None:
+        Path("file").touch()
+        defaults = ["--recipe", "cql", "--gradient-steps", "2", *SMALL, *SHORT]
+        given = [] if options[:2] == ["--recipe", "rlpd"] else defaults[2:4]
+        recipe = [] if options[0] == "--recipe" else defaults[:2]
+        assert message in fails("pretrain", tiny_dataset(), *recipe, *given, *defaults[4:], *options)
+        assert not Path("runs").exists()
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["pretrain"], "give a dataset"),
+            (["pretrain", "nobody/nothing-v0"], "nobody/nothing-v0"),
+            (["pretrain", "nobody/nothing-v0", "--env", tiny.BOX], "minari download nobody/nothing-v0"),
+            (["pretrain", "truncated.npz"], "truncated.npz"),
+            (["finetune"], "give a SOURCE"),
+            (["finetune", "nowhere"], "no saved model"),
+            (["finetune", "text.zip", "--env", tiny.BOX], "not a zip file"),
+            (["finetune", "--env", "Discrete-v0"], "Box"),
+            (["finetune", "--env", tiny.BOX, "--recipe", "rlpd", "--steps", "5"], "needs a dataset"),
+            (["evaluate"], "Missing argument"),
+            (["nonsense"], "No such command"),
+        ],
+    )
+    def test_other_commands(self, arguments: list[str], message: str) -> None:
+        Path("truncated.npz").write_bytes(b"PK\x03\x04")
+        Path("text.zip").write_text("text")
+        if "Discrete-v0" not in gym.registry:
+            gym.register("Discrete-v0", entry_point="gymnasium.envs.classic_control:CartPoleEnv")
+        assert message in fails(*arguments)
+        assert not Path("runs").exists()
+
+    def test_the_traceback_can_be_asked_for(self) -> None:
+        result = sb3_o2o("--traceback", "recipes", "show", "wslr")
+        assert isinstance(result.exception, ValueError)
+
+
+class TestSettings:
+    def test_values_are_yaml(self) -> None:
+        settings = ["learning_rate=1e-4", "n_critics=3", "compile=true", "policy_kwargs={net_arch: [8]}"]
+        expected = {"learning_rate": 1e-4, "n_critics": 3, "compile": True, "policy_kwargs": {"net_arch": [8]}}
+        assert parse_settings(settings, None, tiny.BOX) == expected
+
+    def test_a_dotted_name_keeps_the_recipes_neighbours(self) -> None:
+        settings = [
+            "policy_kwargs.net_arch=[8]",
+            "policy_kwargs.last_hidden_gain=null",
+            "objective_kwargs.cql_weight=1",
+        ]
+        given = parse_settings(settings, "wsrl", "Hopper-v5")
+        assert given["policy_kwargs"] == {"net_arch": [8], "orthogonal_gain": 2**0.5, "last_hidden_gain": None}
+        assert given["objective_kwargs"]["cql_weight"] == 1
+        assert given["objective_kwargs"]["max_target_backup"] is True
+
+    def test_later_ones_win_over_options(self) -> None:
+        assert parse_settings(["n_critics=4"], "wsrl", tiny.BOX, extra={"n_critics": 2}) == {"n_critics": 4}
+
+
+def test_demo() -> None:
+    """The demo's own dataset and environment, at a size that takes seconds."""
+    sizes = {"gradient-steps": 4, "steps": 30, "warmup": 10, "n-critics": 2, "eval-episodes": 1, "evaluations": 1}
+    options = [part for name, value in sizes.items() for part in (f"--{name}", value)]
+    output = succeeds("demo", *options, "--set", "policy_kwargs.net_arch=[8]", "--set", "batch_size=8")
+    folder = Path("runs/wsrl-HalfCheetah-v5_1")
+    assert "dataset (halfcheetah-medium-replay-20k.npz) │ 27.0 ± 5.4 │ 20" in output
+    assert "offline policy" in output
+    assert "fine-tuned policy (30 steps)" in output
+    assert f"Picture: {folder}/learning_curve.png" in output
+    assert (folder / "learning_curve.png").is_file()

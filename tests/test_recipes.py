@@ -1,0 +1,301 @@
+"""Recipes: every key means something, every constant says where it comes from, every recipe runs."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pytest
+import tiny
+import yaml
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_o2o import O2OSAC
+from sb3_o2o.finetuning import FineTuningCallback, SymmetricReplay, Warmup
+from sb3_o2o.networks.policies import O2OSACPolicy
+from sb3_o2o.objectives import SAC_OBJECTIVES, CQLObjective
+from sb3_o2o.recipes import (
+    RUN_KEYS,
+    Recipe,
+    build_finetuning,
+    build_model,
+    environment_id,
+    list_recipes,
+    load_recipe,
+    recipe_arguments,
+    recipe_folder,
+)
+
+NAMES = ["calql", "cql", "rlpd", "sac", "wsrl"]
+
+
+def entries() -> list[tuple[str, str]]:
+    """All (recipe, entry) pairs; an entry's pattern without its stars is an id that it matches."""
+    files = {name: yaml.safe_load((recipe_folder() / f"{name}.yml").read_text()) for name in NAMES}
+    return [(name, entry) for name, document in files.items() for entry in document if entry != "about"]
+
+
+def resolved(name: str, entry: str) -> Recipe:
+    recipe = load_recipe(name, None if entry == "default" else entry.replace("*", ""))
+    assert recipe.pattern == entry
+    return recipe
+
+
+def small(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's arguments, with networks, batches and waits that fit a test."""
+    arguments = {**recipe.arguments, "batch_size": 8, "buffer_size": 200, "seed": 0}
+    arguments["policy_kwargs"] = {**recipe.arguments["policy_kwargs"], "net_arch": [8, 8]}
+    if recipe.arguments["learning_starts"]:
+        arguments["learning_starts"] = 12
+    if recipe.name == "wsrl":
+        arguments["finetuning"] = [{"Warmup": {"steps": 12}}]
+    return arguments
+
+
+def test_the_recipes_are_listed() -> None:
+    assert list_recipes() == NAMES
+
+
+@pytest.mark.parametrize(("name", "entry"), entries())
+class TestEntries:
+    def test_every_key_is_an_argument(self, name: str, entry: str) -> None:
+        recipe = resolved(name, entry)
+        accepted = set(inspect.signature(O2OSAC.__init__).parameters)
+        assert set(recipe.arguments) <= accepted
+        policy = set(inspect.signature(O2OSACPolicy.__init__).parameters) | {"net_arch"}
+        assert set(recipe.arguments["policy_kwargs"]) <= policy
+        for objective, kwargs in (("objective", "objective_kwargs"), ("online_objective", "online_objective_kwargs")):
+            chosen = SAC_OBJECTIVES[recipe.arguments[objective]]
+            # Cal-QL hands its arguments on to CQL.
+            taken = CQLObjective if issubclass(chosen, CQLObjective) else chosen
+            assert set(recipe.arguments.get(kwargs) or {}) <= set(inspect.signature(taken.__init__).parameters)
+        assert all(
+            isinstance(callback, FineTuningCallback)
+            for callback in build_finetuning(recipe.arguments.get("finetuning"))
+        )
+
+    def test_every_constant_names_its_source(self, name: str, entry: str) -> None:
+        recipe = resolved(name, entry)
+        for key in recipe.flat_constants():
+            if key == "policy" or key.startswith("env_wrapper"):
+                continue
+            beside = [part for part in recipe.comments if key == part or key.startswith(f"{part}.")]
+            assert beside, f"{key} has no source in {name}.yml"
+
+    def test_wrappers_exist(self, name: str, entry: str) -> None:
+        from sb3_o2o.environments import _wrapper
+
+        for wrapper in resolved(name, entry).env_wrapper:
+            assert callable(_wrapper(wrapper))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("env_id", [tiny.BOX, tiny.GOAL])
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_every_recipe_runs(name: str, env_id: str, n_envs: int, tiny_dataset: Callable[..., str]) -> None:
+    recipe = load_recipe(name, "PointMaze_UMaze-v3" if env_id == tiny.GOAL else None)
+    dataset = tiny_dataset(env_id)
+    model = O2OSAC(recipe.policy, make_vec_env(env_id, n_envs), dataset=dataset, **small(recipe))
+    if recipe.pretrain_steps:
+        model.pretrain(dataset, 4)
+    before = model._n_updates
+    model.learn(40)
+    assert model.num_timesteps == 40
+    assert model._n_updates > before
+
+
+def test_wsrl_on_mujoco_is_the_papers() -> None:
+    arguments = recipe_arguments("wsrl", "Hopper-v5")
+    expected = {
+        "objective": "cql",
+        "n_critics": 10,
+        "critic_subset": 2,
+        "subset_replacement": True,
+        "actor_critics": "min",
+        "entropy_backup": False,
+        "batch_size": 256,
+        "gradient_steps": 4,
+        "policy_delay": 4,
+        "actor_batch": "block",
+        "learning_rate": 1e-4,
+        "qf_learning_rate": 3e-4,
+        "ent_coef_learning_rate": 1e-4,
+        "critic_layer_norm": True,
+        "actor_layer_norm": True,
+        "finetuning": [{"Warmup": {"steps": 5000}}],
+    }
+    assert {key: arguments[key] for key in expected} == expected
+    assert load_recipe("wsrl", "Hopper-v5").pretrain_steps == 250_000
+
+
+@pytest.mark.parametrize(
+    ("env_id", "pretrain_steps", "objective", "weight", "rewards"),
+    [
+        ("AntMaze_UMaze-v5", 1_000_000, "calql", 1.0, (5.0, -5.0)),
+        ("PointMaze_Large-v3", 1_000_000, "calql", 1.0, (5.0, -5.0)),
+        ("AdroitHandDoor-v1", 20_000, "calql", 1.0, (5.0, -5.0)),
+        ("AdroitHandDoorSparse-v1", 20_000, "calql", 1.0, (5.0, -5.0)),
+        ("FrankaKitchen-v1", 250_000, "calql", 5.0, (0.0, -4.0)),
+        ("Walker2d-v5", 250_000, "cql", 5.0, (1.0, 0.0)),
+    ],
+)
+def test_wsrl_by_domain(
+    env_id: str, pretrain_steps: int, objective: str, weight: float, rewards: tuple[float, float]
+) -> None:
+    recipe = load_recipe("wsrl", env_id)
+    assert recipe.pretrain_steps == pretrain_steps
+    assert recipe.arguments["objective"] == objective
+    assert recipe.arguments["objective_kwargs"]["cql_weight"] == weight
+    # What the environment pays for success and otherwise, and what the paper trains on.
+    raw = {"AdroitHandDoor-v1": (0.0, -1.0), "AdroitHandDoorSparse-v1": (10.0, -0.1), "FrankaKitchen-v1": (4.0, 0.0)}
+    scale, shift = recipe.arguments["reward_scale"], recipe.arguments["reward_shift"]
+    trained = tuple(reward * scale + shift for reward in raw.get(env_id, (1.0, 0.0)))
+    assert trained == pytest.approx(rewards)
+
+
+def test_rlpd_is_the_codes() -> None:
+    arguments = recipe_arguments("rlpd", "HalfCheetah-v5")
+    expected = {
+        "gradient_steps": 20,
+        "policy_delay": 20,
+        "actor_batch": "minibatch",
+        "subset_replacement": False,
+        "actor_critics": "mean",
+        "target_entropy": "auto_0.5",
+        "critic_layer_norm": True,
+        "actor_layer_norm": False,
+        "entropy_backup": True,
+        "learning_starts": 5000,
+    }
+    assert {key: arguments[key] for key in expected} == expected
+    maze = recipe_arguments("rlpd", "AntMaze_UMaze-v5")
+    assert (maze["critic_subset"], maze["entropy_backup"], maze["reward_shift"]) == (1, False, -1.0)
+
+
+def test_the_longest_pattern_wins() -> None:
+    assert load_recipe("calql", "AdroitHandPen-v1").pattern == "AdroitHandPen*"
+    assert load_recipe("calql", "AdroitHandDoor-v1").pattern == "AdroitHand*"
+    assert load_recipe("calql", "AdroitHandPenSparse-v1").online_steps == 200_000
+    assert load_recipe("calql", "Swimmer-v5").pattern == "default"
+
+
+def test_comments_of_merged_constants_come_along() -> None:
+    recipe = load_recipe("wsrl", "AntMaze_UMaze-v5")
+    assert recipe.comments["n_critics"] == "paper"
+    assert recipe.comments["reward_scale"].startswith("paper: +5 at the goal")
+    # The default entry explains its weight of 5; that text must not stay beside AntMaze's 1.
+    assert recipe.comments["objective_kwargs.cql_weight"].startswith("code: the multiplier alone")
+
+
+def test_no_value_could_be_taken_for_a_comment() -> None:
+    for name in NAMES:
+        for entry in ("default", "AntMaze_UMaze-v5", "FrankaKitchen-v1"):
+            recipe = load_recipe(name, entry)
+            assert not any("#" in str(value) for value in recipe.flat_constants().values())
+
+
+def test_rl_zoo_reads_the_same_file() -> None:
+    """RL Zoo takes an exact id or ``default``, and hands every key that it does not know to the constructor."""
+    document = yaml.safe_load((recipe_folder() / "wsrl.yml").read_text())
+    entry = document["default"]
+    assert entry["policy"] == "MlpPolicy"
+    assert entry["n_timesteps"] == 500_000
+    assert set(entry) - set(RUN_KEYS) == set(load_recipe("wsrl").arguments)
+
+
+class TestOwnRecipes:
+    def write(self, folder: Path, text: str) -> str:
+        path = folder / "mine.yml"
+        path.write_text(text)
+        return str(path)
+
+    def test_a_path_is_a_recipe(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, "default:\n  learning_rate: 1e-4\n  n_timesteps: 1e6\n'Tiny*':\n  gamma: 0.9\n")
+        recipe = load_recipe(path)
+        assert recipe.arguments == {"learning_rate": 1e-4}
+        assert recipe.online_steps == 1_000_000
+        assert load_recipe(path, tiny.BOX).arguments == {"gamma": 0.9}
+        assert recipe.reference == path
+
+    def test_the_constructor_takes_it(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, "default:\n  gamma: 0.5\n  tau: 0.1\n")
+        model = build_model(path, gym.make(tiny.BOX), tau=0.2)
+        assert (model.gamma, model.tau, model.recipe) == (0.5, 0.2, path)
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("- a\n- b\n", "is not a recipe"),
+            ("default: [", "not YAML"),
+            ("'Hopper*':\n  gamma: 0.9\n", "no entry for 'TinyBox-v0'"),
+            ("default: 3\nx:\n  a: 1\n", "must hold arguments"),
+            ("default:\n  n_timesteps: many\n", "n_timesteps .* whole number"),
+            ("default:\n  pretrain_steps: -1\n", "pretrain_steps .* at least 0"),
+            ("default:\n  n_timesteps: .inf\n", "n_timesteps .* whole number"),
+        ],
+    )
+    def test_rejections(self, tmp_path: Path, text: str, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            load_recipe(self.write(tmp_path, text), tiny.BOX)
+
+    def test_missing_file(self) -> None:
+        with pytest.raises(ValueError, match="no recipe file"):
+            load_recipe("nowhere.yml")
+
+
+def test_arguments_are_copies() -> None:
+    recipe_arguments("wsrl")["policy_kwargs"]["net_arch"]["pi"].append(1)
+    assert recipe_arguments("wsrl")["policy_kwargs"]["net_arch"]["pi"] == [256, 256]
+
+
+def test_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match="Did you mean 'wsrl'"):
+        load_recipe("wslr")
+
+
+def test_other_algorithms_are_refused() -> None:
+    with pytest.raises(ValueError, match="is for O2OSAC, not for O2OTD3"):
+        recipe_arguments("wsrl", algorithm="O2OTD3")
+
+
+class TestFineTuning:
+    def test_all_spellings(self) -> None:
+        callback = Warmup(7)
+        built = build_finetuning([callback, "Warmup", {"Warmup": {"steps": 3}}, {"SymmetricReplay": None}])
+        assert built[0] is callback
+        assert isinstance(built[1], Warmup)
+        assert isinstance(built[2], Warmup)
+        assert built[2].steps == 3
+        assert isinstance(built[3], SymmetricReplay)
+        assert build_finetuning(None) == []
+
+    @pytest.mark.parametrize(
+        ("specs", "message"),
+        [
+            (["Warmpu"], "Did you mean 'Warmup'"),
+            ([{"Warmup": {"step": 3}}], "Did you mean 'steps'"),
+            ([{"Warmup": {}, "SymmetricReplay": {}}], "written as a name or as"),
+            ([{"Warmup": 3}], r"written as \{argument: value\}"),
+            ("Warmup", "must be a list"),
+            ({"Warmup": {}}, "must be a list"),
+            ([3], "written as a name"),
+        ],
+    )
+    def test_rejections(self, specs: Any, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            build_finetuning(specs)
+
+
+def test_build_model() -> None:
+    model = build_model("rlpd", gym.make(tiny.BOX), n_critics=3, policy_kwargs={"net_arch": [4]})
+    assert (model.n_critics, model.recipe, model.target_entropy) == (3, "rlpd", -0.5)
+    with pytest.raises(ValueError, match="Did you mean 'n_critics'"):
+        build_model("rlpd", gym.make(tiny.BOX), n_critic=3)
+
+
+def test_environment_id() -> None:
+    env = gym.make(tiny.BOX)
+    assert environment_id(env) == environment_id(make_vec_env(tiny.BOX)) == environment_id(tiny.BOX) == tiny.BOX
+    assert environment_id(None) is None
+    assert environment_id(tiny.TinyBox()) is None

@@ -1,0 +1,237 @@
+"""Runs: what a folder holds, that an interruption costs nothing, and that nothing is written before all is checked."""
+
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch as th
+import yaml
+
+from sb3_o2o import O2OSAC
+from sb3_o2o.environments import Environment
+from sb3_o2o.evaluation import Evaluation
+from sb3_o2o.runs import RunConfig, RunFolder, saved_model
+from sb3_o2o.training import Interrupted, RunListener, prepare, train
+
+SMALL = {
+    "objective": "cql",
+    "batch_size": 4,
+    "buffer_size": 200,
+    "policy_kwargs": {"net_arch": [4]},
+    "finetuning": [{"Warmup": {"steps": 10}}],
+    "learning_starts": 0,
+}
+
+
+def configuration(dataset: str | None, **changes: Any) -> RunConfig:
+    config = RunConfig(
+        command="finetune",
+        environment=Environment(tiny.BOX),
+        dataset=dataset,
+        overrides=SMALL,
+        pretrain_steps=20 if dataset else 0,
+        online_steps=40,
+        n_eval_episodes=2,
+        n_evaluations=4,
+        n_checkpoints=2,
+    )
+    return replace(config, **changes)
+
+
+class Interrupting(RunListener):
+    """Presses Ctrl-C at one step of one phase, and notes the evaluations."""
+
+    def __init__(self, phase: str = "", step: int = -1):
+        super().__init__()
+        self.when = (phase, step)
+        self.phase = ""
+        self.heard: list[tuple[str, int]] = []
+
+    def begin_phase(self, phase: str, *args: Any) -> None:
+        super().begin_phase(phase, *args)
+        self.phase = phase
+
+    def evaluated(self, step: int, result: Evaluation) -> None:
+        self.heard.append((self.phase, step))
+
+    def _on_step(self) -> bool:
+        if (self.phase, self.num_timesteps) == self.when:
+            signal.raise_signal(signal.SIGINT)
+        return super()._on_step()
+
+
+def run(config: RunConfig, log_dir: Path, listener: RunListener | None = None) -> RunFolder:
+    prepared = prepare(config)
+    folder = RunFolder.create(log_dir, "run")
+    folder.write_start(config, prepared.arguments())
+    train(prepared, folder, listener)
+    return folder
+
+
+def parameters(folder: RunFolder) -> th.Tensor:
+    model = O2OSAC.load(folder.model, buffer_size=1)
+    return th.cat([parameter.flatten() for parameter in model.policy.parameters()])
+
+
+def test_a_run_folder_holds_everything(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
+    listener = Interrupting()
+    folder = run(configuration(tiny_dataset()), tmp_path, listener)
+    for phase, steps in (("offline", [0, 5, 10, 15, 20]), ("online", [0, 10, 20, 30, 40])):
+        with np.load(folder.path / phase / "evaluations.npz") as saved:
+            assert saved["timesteps"].tolist() == steps
+            assert saved["results"].shape == (5, 2)
+        assert (folder.path / phase / "model.zip").is_file()
+        assert (folder.path / phase / "best_model.zip").is_file()
+        checkpoints = sorted(path.name for path in (folder.path / phase / "checkpoints").iterdir())
+        assert checkpoints == [f"model_{steps[-1] // 2}_steps.zip", f"model_{steps[-1]}_steps.zip"]
+        assert list((folder.tensorboard / f"{phase}_1").glob("events.*"))
+        assert [step for name, step in listener.heard if name == phase] == steps
+    assert folder.picture.stat().st_size > 10_000
+    assert folder.model == folder.path / "online" / "model.zip"
+    assert not folder.resume_bundle.exists()
+    assert (folder.path / "command.txt").read_text().startswith("sb3-o2o ")
+    document = yaml.safe_load(folder.config_file.read_text())
+    assert document["arguments"]["objective"] == "cql"
+    assert document["environment"]["id"] == tiny.BOX
+
+
+@pytest.mark.parametrize(
+    ("phase", "step"), [("offline", 7), ("offline", 20), ("online", 5), ("online", 23), ("online", 40)]
+)
+def test_interrupted_equals_uninterrupted(
+    phase: str, step: int, tiny_dataset: Callable[..., str], tmp_path: Path
+) -> None:
+    config = configuration(tiny_dataset())
+    whole = run(config, tmp_path / "whole")
+
+    prepared = prepare(config)
+    folder = RunFolder.create(tmp_path / "parts", "run")
+    folder.write_start(config, prepared.arguments())
+    try:
+        train(prepared, folder, Interrupting(phase, step))
+        assert (phase, step) == ("online", 40)  # there is nothing left to stop
+    except Interrupted:
+        assert folder.picture.is_file()
+        train(prepare(folder.read_config(), folder.resume_bundle), folder)
+
+    assert th.equal(parameters(whole), parameters(folder))
+    for name in ("offline", "online"):
+        with (
+            np.load(whole.path / name / "evaluations.npz") as expected,
+            np.load(folder.path / name / "evaluations.npz") as found,
+        ):
+            for key in expected:
+                assert np.array_equal(expected[key], found[key]), f"{name}/{key}"
+
+
+def test_a_second_ctrl_c_stops_at_once(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
+    class Impatient(Interrupting):
+        def _on_step(self) -> bool:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            return True
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run(configuration(tiny_dataset()), tmp_path, Impatient())
+    assert signal.getsignal(signal.SIGINT) is before
+    assert not list(tmp_path.rglob("resume"))
+
+
+def test_several_environments(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
+    folder = run(configuration(tiny_dataset(), n_envs=2), tmp_path)
+    with np.load(folder.path / "online" / "evaluations.npz") as saved:
+        assert saved["timesteps"].tolist() == [0, 10, 20, 30, 40]
+
+
+def test_without_a_dataset(tmp_path: Path) -> None:
+    overrides = {**SMALL, "objective": "sac", "finetuning": [], "learning_starts": 5}
+    folder = run(configuration(None, overrides=overrides), tmp_path)
+    assert not (folder.path / "offline").exists()
+    assert folder.picture.is_file()
+
+
+class TestSources:
+    def test_a_run_is_fine_tuned_by_a_recipe(self, tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
+        first = run(configuration(tiny_dataset(), command="pretrain", online_steps=0), tmp_path)
+        config = configuration(
+            None,
+            source=saved_model(str(first.path)),
+            recipe="wsrl",
+            overrides={"batch_size": 4, "buffer_size": 100, "finetuning": []},
+        )
+        with pytest.warns(UserWarning, match="What was trained wins over recipe 'wsrl'"):
+            folder = run(config, tmp_path)
+        document = yaml.safe_load(folder.config_file.read_text())
+        assert document["arguments"]["n_critics"] == 2  # the recipe's ten give way to what was trained
+        assert document["arguments"]["gradient_steps"] == 4
+
+    def test_saved_model_finds_zips_and_runs(self, tmp_path: Path) -> None:
+        (tmp_path / "model.zip").touch()
+        assert saved_model(str(tmp_path / "model")) == saved_model(str(tmp_path / "model.zip"))
+        with pytest.raises(ValueError, match="no saved model and no run folder at"):
+            saved_model(str(tmp_path / "nothing"))
+        with pytest.raises(ValueError, match=r"has no config\.yml"):
+            saved_model(str(tmp_path))
+        (tmp_path / "config.yml").touch()
+        with pytest.raises(ValueError, match="has not saved a model yet"):
+            saved_model(str(tmp_path))
+
+
+class TestConfig:
+    def test_survives_yaml(self) -> None:
+        environment = Environment("X-v0", {"maze": [[1, 0], [0, 1]], "goal": False}, 300, ["a.B", {"c.D": {"e": 1}}])
+        config = RunConfig("finetune", environment, "wsrl", "data", "zip", {"a": {"b": [1, 2.5]}}, 3, 4, n_envs=2)
+        assert RunConfig.from_yaml(config.to_yaml({"learning_rate": 1e-4, "train_freq": (1, "step")})) == config
+
+    @pytest.mark.parametrize(
+        "text", ["", "[", "command: x", "environment: {}", "command: x\nenvironment: {id: 1, b: 2}"]
+    )
+    def test_damaged_files(self, text: str) -> None:
+        with pytest.raises(ValueError, match=r"here\.yml is not the configuration of a run"):
+            RunConfig.from_yaml(text, "here.yml")
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"online_steps": -1}, {"n_envs": 0}, {"n_evaluations": 0}, {"n_checkpoints": -1}, {"pretrain_steps": 1}],
+    )
+    def test_rejections(self, changes: dict[str, int]) -> None:
+        with pytest.raises(ValueError, match=f"{next(iter(changes))}|dataset"):
+            configuration(None, **changes)
+
+
+class TestFolders:
+    def test_numbers_never_overwrite(self, tmp_path: Path) -> None:
+        assert [RunFolder.create(tmp_path / "a" / "b", "x").path.name for _ in range(3)] == ["x_1", "x_2", "x_3"]
+
+    def test_unwritable(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(ValueError, match=r"Cannot write runs to .*/file/runs' .* --log-dir"):
+            RunFolder.create(tmp_path / "file" / "runs", "x")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"environment": Environment("TinyBix-v0")}, "Did you mean 'TinyBox-v0'"),
+        ({"environment": Environment(tiny.GOAL)}, "observation"),
+        ({"environment": Environment(tiny.BOX, {"gravity": 3})}, "refuses its arguments"),
+        ({"environment": Environment(tiny.BOX, wrappers=["sb3_o2o.wrappers.Nothing"])}, "no environment wrapper"),
+        ({"recipe": "wslr"}, "Did you mean 'wsrl'"),
+        ({"overrides": {"objective": "cqll"}}, "Did you mean 'cql'"),
+        ({"source": "nowhere.zip"}, "no saved model"),
+    ],
+)
+def test_nothing_is_written_unless_all_fits(
+    changes: dict[str, Any], message: str, tiny_dataset: Callable[..., str], tmp_path: Path
+) -> None:
+    config = configuration(tiny_dataset(), **changes)
+    before = set(tmp_path.iterdir())
+    with pytest.raises(ValueError, match=message):
+        prepare(config)
+    assert {path.name for path in set(tmp_path.iterdir()) - before} <= {"cache"}
