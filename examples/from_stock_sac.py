@@ -1,6 +1,6 @@
 """A stock Stable-Baselines3 agent and its replay buffer become the start of an offline-to-online run, and go back.
 
-    python examples/from_stock_sac.py
+python examples/from_stock_sac.py
 """
 
 from pathlib import Path

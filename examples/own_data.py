@@ -1,6 +1,6 @@
 """Data of your own: log arrays, check them into a dataset, pre-train, and fine-tune with half of every batch offline.
 
-    python examples/own_data.py
+python examples/own_data.py
 """
 
 import gymnasium as gym

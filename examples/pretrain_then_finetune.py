@@ -1,6 +1,6 @@
 """Offline, then online: pre-train on a dataset, fine-tune in the environment, both with Stable-Baselines3's callbacks.
 
-    python examples/pretrain_then_finetune.py
+python examples/pretrain_then_finetune.py
 """
 
 from pathlib import Path

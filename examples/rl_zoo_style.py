@@ -1,6 +1,6 @@
 """Everything through the constructor and ``learn``, in plain YAML types: the only two calls that RL Zoo makes.
 
-    python examples/rl_zoo_style.py
+python examples/rl_zoo_style.py
 """
 
 import gymnasium as gym

@@ -100,8 +100,8 @@ def test_every_recipe_runs(name: str, env_id: str, n_envs: int, tiny_dataset: Ca
     if recipe.pretrain_steps:
         model.pretrain(dataset, 4)
     before = model._n_updates
-    model.learn(40)
-    assert model.num_timesteps == 40
+    model.learn(20)
+    assert model.num_timesteps == 20
     assert model._n_updates > before
 
 

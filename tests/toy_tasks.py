@@ -14,7 +14,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from sb3_o2o import O2OSAC
 from sb3_o2o.data import OfflineDataset
 
-SMALL = {"net_arch": [16]}
 #: arguments that make a model small enough to train in milliseconds
 FAST: dict[str, Any] = {"buffer_size": 500, "batch_size": 8, "learning_starts": 4, "seed": 3, "device": "cpu"}
 
@@ -97,7 +96,7 @@ def dataset_file(folder: Path, dictionary: bool = False) -> str:
 
 def make(policy: str | None = None, env: Any = None, dictionary: bool = False, **kwargs: Any) -> O2OSAC:
     """A small model on :class:`Drift`."""
-    arguments = {**FAST, "policy_kwargs": dict(SMALL), **kwargs}
+    arguments = {**FAST, "policy_kwargs": {"net_arch": [16]}, **kwargs}
     policy = policy or ("MultiInputPolicy" if dictionary else "MlpPolicy")
     return O2OSAC(policy, vec(dictionary=dictionary) if env is None else env, **arguments)
 

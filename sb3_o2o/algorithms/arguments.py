@@ -71,6 +71,7 @@ class AlgorithmArguments(_Base):
     critic_target: Any
     # constructor arguments, described at the algorithms
     explicit_arguments: tuple[str, ...]
+    recipe: str | None
     objective: str
     online_objective: str | None
     objective_kwargs: dict[str, Any] | None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Conve
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import FloatSchedule, configure_logger, polyak_update, update_learning_rate
 
+from sb3_o2o.algorithms.arguments import env_id
 from sb3_o2o.algorithms.hooks import Hooks, walk
 from sb3_o2o.algorithms.phases import FINETUNING, PRETRAINING
 from sb3_o2o.algorithms.progress import PretrainingProgressBar
@@ -23,7 +24,7 @@ from sb3_o2o.data import (
 )
 from sb3_o2o.networks.normalizer import set_observation_statistics
 from sb3_o2o.objectives import Batch, Objective, make_objective
-from sb3_o2o.recipes import build_finetuning
+from sb3_o2o.recipes import build_finetuning, load_recipe
 
 if TYPE_CHECKING:
     from typing import Self
@@ -44,6 +45,7 @@ class OfflineToOnlineMixin(SamplingMixin):
         self.phase: str | None = None
         self.n_pretrain_steps = 0
         self._finetuning_started = False
+        self._n_finetuning_updates = 0
         self._n_offline_buffers = 0
         self.offline_buffer: OfflineReplayBuffer | None = None
         self.hooks = Hooks()
@@ -75,7 +77,7 @@ class OfflineToOnlineMixin(SamplingMixin):
         self.finetuning = build_finetuning(self.finetuning or [])
         online = self.online_objective or self.default_online_objective
         self.offline_objective = make_objective(self.objective, self.objective_kwargs, self, self.available_objectives)
-        if online == self.objective and self.online_objective_kwargs is None:
+        if online == self.objective and self.online_objective_kwargs in (None, self.objective_kwargs):
             # continued: a Lagrange multiplier goes on where it was
             self.finetuning_objective = self.offline_objective
         else:
@@ -155,7 +157,7 @@ class OfflineToOnlineMixin(SamplingMixin):
                 self._sample(batch_size) if block is None else block.part(step * batch_size, (step + 1) * batch_size)
             )
             self._n_updates += 1
-            is_actor_step = self._n_updates % self.policy_delay == 0
+            is_actor_step = self._is_actor_step()
             actor_batch = block if block is not None and self.actor_batch == "block" else batch
             metrics = self._gradient_step(batch, actor_batch if is_actor_step else None)
             counter = self._n_updates - 1 if self.phase == PRETRAINING else step
@@ -164,6 +166,13 @@ class OfflineToOnlineMixin(SamplingMixin):
             self._accumulate(metrics)
             self.hooks.call("after_update", batch, metrics)
             self.hooks.call("on_gradient_step")
+
+    def _is_actor_step(self) -> bool:
+        """Pre-training updates the actor at every step; fine-tuning counts its own, so that blocks stay aligned."""
+        if self.phase == PRETRAINING:
+            return True
+        self._n_finetuning_updates += 1
+        return self._n_finetuning_updates % self.policy_delay == 0
 
     def _gradient_step(self, batch: Batch, actor_batch: Batch | None) -> dict[str, th.Tensor]:
         """
@@ -201,7 +210,6 @@ class OfflineToOnlineMixin(SamplingMixin):
         schedules = {"actor": self.lr_schedule, "critic": self.qf_lr_schedule, "ent_coef": self.ent_coef_lr_schedule}
         for name, optimizer in self._optimizers().items():
             update_learning_rate(optimizer, schedules[name](self._current_progress_remaining))
-        self.logger.record("train/learning_rate", self.lr_schedule(self._current_progress_remaining))
 
     @th.no_grad()
     def _update_targets(self) -> None:
@@ -233,11 +241,13 @@ class OfflineToOnlineMixin(SamplingMixin):
         """Write the means since the last call, each over the updates that had it."""
         for name, (total, count) in self._metric_sums.items():
             self.logger.record(f"{prefix}/{name}", total.item() / count)
+        if self._metric_sums:
+            self.logger.record(f"{prefix}/learning_rate", self.lr_schedule(self._current_progress_remaining))
         self._metric_sums = {}
 
     def dump_logs(self) -> None:
         """Write log data."""
-        self._record_metrics("train")
+        self._record_metrics("offline" if self.phase == PRETRAINING else "train")
         super().dump_logs()
 
     # -- pre-training ----------------------------------------------------------------------------------------------
@@ -259,7 +269,7 @@ class OfflineToOnlineMixin(SamplingMixin):
         steps, so that checkpoints and evaluations are numbered; afterwards it is what it was.
 
         :param dataset: what :meth:`~sb3_o2o.data.OfflineDataset.load` accepts; the constructor's by default
-        :param gradient_steps: updates to make, > 0; the constructor's ``pretrain_steps`` by default
+        :param gradient_steps: updates to make, > 0; by default the constructor's ``pretrain_steps``, else the recipe's
         :param callback: as in ``learn``
         :param log_interval: gradient steps between two logs
         :param progress_bar: show a progress bar
@@ -268,7 +278,7 @@ class OfflineToOnlineMixin(SamplingMixin):
         :return: this model
         :raises ValueError: if the dataset does not fit, or there is nothing to do
         """
-        gradient_steps = self.pretrain_steps if gradient_steps is None else gradient_steps
+        gradient_steps = self._default_pretrain_steps() if gradient_steps is None else gradient_steps
         self._check_reward_scale()
         if gradient_steps <= 0:
             raise ValueError(f"pretrain(gradient_steps) must be at least 1, not {gradient_steps}.")
@@ -290,6 +300,11 @@ class OfflineToOnlineMixin(SamplingMixin):
                 self.learning_starts = 0  # a pre-trained policy acts by itself from the first step
         return self
 
+    def _default_pretrain_steps(self) -> int:
+        if self.pretrain_steps or self.recipe is None:
+            return self.pretrain_steps
+        return load_recipe(self.recipe, env_id(self.env)).pretrain_steps
+
     def _leave_pretraining(self) -> None:
         """Give ``num_timesteps`` back to environment steps."""
         if self._online_steps is not None:
@@ -297,19 +312,24 @@ class OfflineToOnlineMixin(SamplingMixin):
             self._online_steps = None
 
     def _open_pretraining_data(self, dataset: Any) -> None:
+        source = self.dataset if dataset is None else dataset
         opened = self.offline_buffer
-        if opened is None or (dataset is not None and dataset is not self._pretrained_on):
-            self.offline_buffer = None
-            try:
-                buffer = self.open_offline_buffer(dataset)
-            except BaseException:
-                self.offline_buffer = opened  # nothing is half-applied
-                raise
-            self.offline_buffer = buffer
-            self._pretrained_on = dataset
-            self.dataset = dataset if isinstance(dataset, str | os.PathLike) else (self.dataset or buffer.dataset)
-            if self.normalize_observations and self.n_pretrain_steps == 0:
-                set_observation_statistics(self.policy, *buffer.dataset.observation_stats())
+        if opened is not None and (source is None or source is self._pretrained_on or self._is_same(source, opened)):
+            return  # its random generator goes on
+        self.offline_buffer = None
+        try:
+            buffer = self.open_offline_buffer(source)
+        except BaseException:
+            self.offline_buffer = opened  # nothing is half-applied
+            raise
+        self.offline_buffer, self._pretrained_on = buffer, source
+        if self.dataset is None:
+            self.dataset = source  # what fine-tuning callbacks draw from
+        if self.normalize_observations and self.n_pretrain_steps == 0:
+            set_observation_statistics(self.policy, *buffer.dataset.observation_stats())
+
+    def _is_same(self, source: Any, opened: OfflineReplayBuffer) -> bool:
+        return self.load_dataset(source).fingerprint == opened.dataset.fingerprint
 
     def _start_pretraining(self, callback: MaybeCallback, total: int, progress_bar: bool) -> BaseCallback:
         bars: list[BaseCallback] = [PretrainingProgressBar(total)] if progress_bar else []
@@ -319,6 +339,9 @@ class OfflineToOnlineMixin(SamplingMixin):
         self.hooks = Hooks(walk(combined), offline=True)
         self.num_timesteps, self._total_timesteps = self.n_pretrain_steps, total
         self.start_time = time.time_ns()
+        if self.ep_info_buffer is None:  # as ``learn`` does it: callbacks may write logs
+            self.ep_info_buffer = deque(maxlen=self._stats_window_size)
+            self.ep_success_buffer = deque(maxlen=self._stats_window_size)
         self._num_timesteps_at_start = self.num_timesteps
         self.set_phase(PRETRAINING)
         return combined
@@ -372,7 +395,7 @@ class OfflineToOnlineMixin(SamplingMixin):
     def _excluded_save_params(self) -> list[str]:
         ours = ["hooks", "offline_buffer", "_pretrained_on", "offline_objective", "finetuning_objective"]
         ours.append("_metric_sums")
-        if isinstance(self.dataset, OfflineDataset):
+        if isinstance(self.dataset, OfflineDataset) and not self.dataset.reopenable:
             ours.append("dataset")
         return [*super()._excluded_save_params(), *ours]
 

@@ -30,14 +30,14 @@ class O2OSAC(TransferMixin, ResumeMixin, OfflineToOnlineMixin, SAC):
     :param objective: what ``pretrain`` minimises: ``"sac"``, ``"bc"``, ``"cql"`` or ``"calql"``
     :param online_objective: what ``learn`` minimises; ``"sac"`` by default
     :param objective_kwargs: arguments of the offline objective
-    :param online_objective_kwargs: arguments of the online objective; an online objective of the same name
-        without arguments of its own goes on as the offline one
+    :param online_objective_kwargs: arguments of the online objective; an online objective of the same name goes
+        on as the offline one, multiplier included, unless its arguments differ
     :param finetuning: fine-tuning callbacks: objects, names, or ``{name: arguments}``
     :param recipe: name of a recipe, which fills in every argument left out
     :param n_critics: critics in the ensemble, N
     :param critic_layer_norm: layer normalisation in the critics, before each activation
     :param actor_layer_norm: the same in the actor
-    :param policy_delay: critic updates per actor and temperature update
+    :param policy_delay: critic updates per actor and temperature update when fine-tuning; pre-training updates all
     :param actor_batch: with a delay, the actor steps on its last ``"minibatch"`` (RLPD) or on the whole
         ``"block"`` of ``gradient_steps * batch_size`` transitions (WSRL)
     :param qf_learning_rate: the critics' learning rate; ``learning_rate`` by default

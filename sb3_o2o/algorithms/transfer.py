@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import warnings
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -189,8 +191,10 @@ class TransferMixin(_Base):
             name: value for name, value in from_recipe.items() if name not in (*NETWORK_ARGUMENTS, *OFFLINE_ARGUMENTS)
         }
         settings.update({name: value for name, value in given.items() if name not in NETWORK_ARGUMENTS})
-        for name in ("policy", "ent_coef"):  # the temperature travels with the model
-            settings.pop(name, None)
+        settings.pop("policy", None)
+        settings.pop("ent_coef", None)  # the temperature travels with the model
+        if "ent_coef" in given:
+            wanted["ent_coef"] = given["ent_coef"]
         if recipe is not None:
             settings["recipe"] = recipe
         model = cls.load(path, env=env, device=device, **settings)
@@ -206,8 +210,10 @@ class TransferMixin(_Base):
         )
         fresh = fresh.to(self.device)
         if not load_critic:
-            self.critic.load_state_dict(fresh.critic.state_dict())
-            self.critic_target.load_state_dict(fresh.critic.state_dict())
+            if not self.critic.share_features_extractor:  # a shared one belongs to the actor
+                _copy_parameters(fresh.critic.features_extractor, self.critic.features_extractor)
+            self.critic.ensemble.load_state_dict(fresh.critic.ensemble.state_dict())
+            self.critic_target.load_state_dict(self.critic.state_dict())
             self.critic.optimizer.load_state_dict(fresh.critic.optimizer.state_dict())
         if not load_optimizer:
             for optimizer in self._optimizers().values():
@@ -264,16 +270,17 @@ class TransferMixin(_Base):
             env = source.get_env()
         same_actor = type(source).__name__ == "TQC"  # TQC's actor has SAC's layers
         if same_actor:
-            kwargs = {
-                name: value for name, value in source.policy_kwargs.items() if name not in ("n_quantiles", "use_sde")
-            }
-            given = {"policy_kwargs": kwargs, "use_sde": source.use_sde, "gamma": source.gamma, **given}
+            given = {**_actor_arguments(source), **given}
         model = cls._build(env, policy, recipe, given)
         if same_actor and _same_shapes(model.actor, source.policy.actor):
             model.actor.load_state_dict(source.policy.actor.state_dict())
             model._say(
                 f"copied the actor of {type(source).__name__}; its critics are quantiles, so the critics are fresh"
             )
+            if recipe is not None:
+                from_recipe = recipe_arguments(recipe, env_id(model.env), cls.__name__)
+                wanted = {name: value for name, value in from_recipe.items() if name in NETWORK_ARGUMENTS}
+                _warn_about_networks(model, wanted, recipe)
             return model._ready_to_finetune(given)
         if given.get("dataset") is None:
             name = type(source).__name__
@@ -327,21 +334,22 @@ class TransferMixin(_Base):
         policy_class: Any = inverse[type(self.policy)] if is_stock else type(self.policy)
         constructor: Any = self.stock_class
         model = constructor(policy=policy_class, env=None, device=self.device, _init_setup_model=False)
-        for name in model.__dict__:
-            if name in self.__dict__ and name not in (
-                "policy_class",
-                "policy",
-                "device",
-                "replay_buffer",
-                "policy_kwargs",
-            ):
-                model.__dict__[name] = self.__dict__[name]
+        own = ("policy_class", "policy", "device", "replay_buffer", "policy_kwargs", "seed")
+        shared = {name: value for name, value in vars(self).items() if name in vars(model) and name not in own}
+        # copies of what training adds to: the two models may go on apart
+        vars(model).update(
+            {name: copy.copy(value) if isinstance(value, dict | deque) else value for name, value in shared.items()}
+        )
         extra = () if not is_stock else tuple(policy.extra_arguments)
         model.policy_kwargs = {name: value for name, value in self.full_policy_kwargs().items() if name not in extra}
-        model.env, model.observation_space, model.action_space = self.env, self.observation_space, self.action_space
+        for name in ("env", "n_envs", "observation_space", "action_space"):
+            setattr(model, name, getattr(self, name))
         if self.replay_buffer_class in (MonteCarloReplayBuffer, MonteCarloDictReplayBuffer):
             model.replay_buffer_class, model.replay_buffer_kwargs = None, {}
-        model._setup_model()
+        # exporting must not change the run: no seeding, and weights that are replaced at once are drawn aside
+        with th.random.fork_rng(devices=[]):
+            model._setup_model()
+        model.seed = self.seed
         parameters = self._to_stock(model) if is_stock else super().get_parameters()
         names = model._get_torch_save_params()
         model.set_parameters({name: parameters[name] for name in names[0]}, device=self.device)
@@ -401,6 +409,27 @@ def _load_foreign(family: str, path: Path) -> BaseAlgorithm:
             f"{path} holds a model that is not SAC, TQC, TD3, DDPG or PPO: pass the live model or its policy instead."
         )
     return algorithm.load(path)
+
+
+def _copy_parameters(source: th.nn.Module, target: th.nn.Module) -> None:
+    """What is learned, and not the buffers: statistics of the data stay."""
+    with th.no_grad():
+        for own, fresh in zip(target.parameters(), source.parameters(), strict=True):
+            own.copy_(fresh)
+
+
+def _actor_arguments(source: Any) -> dict[str, Any]:
+    """Constructor arguments for an actor like that of a TQC model."""
+    policy_kwargs = {
+        name: value for name, value in source.policy_kwargs.items() if name not in ("n_quantiles", "use_sde")
+    }
+    return {
+        "policy_kwargs": policy_kwargs,
+        "use_sde": source.use_sde,
+        "gamma": source.gamma,
+        "actor_layer_norm": False,
+        "normalize_observations": False,
+    }
 
 
 def _as_function(source: Any) -> Callable[[Any], Any]:

@@ -17,14 +17,16 @@ class DemoSizes:
     :param steps: environment steps of fine-tuning, warm-up included
     :param warmup: of these, steps that only collect
     :param n_critics: critics in the ensemble (the paper: 10)
+    :param n_actions: actions of CQL from each distribution (the paper: 10)
     :param eval_episodes: episodes of each evaluation, and of the final table
     :param evaluations: evaluations during each phase
     """
 
-    gradient_steps: int = 5_000
-    steps: int = 10_000
-    warmup: int = 2_000
+    gradient_steps: int = 3_000
+    steps: int = 5_000
+    warmup: int = 1_000
     n_critics: int = 5
+    n_actions: int = 4
     eval_episodes: int = 10
     evaluations: int = 4
 
@@ -43,6 +45,9 @@ def demo(
     n_critics: Annotated[
         int, typer.Option("--n-critics", help="Critics in the ensemble (the paper: 10).", min=2)
     ] = SIZES.n_critics,
+    n_actions: Annotated[
+        int, typer.Option("--n-actions", help="Actions of CQL from each distribution (the paper: 10).", min=1)
+    ] = SIZES.n_actions,
     eval_episodes: Annotated[
         int, typer.Option("--eval-episodes", help="Episodes of each evaluation.", min=1)
     ] = SIZES.eval_episodes,
@@ -63,13 +68,20 @@ def demo(
     from sb3_o2o.cli.train import resume_run, start_run
     from sb3_o2o.demo_data import DEMO_DATASET
     from sb3_o2o.environments import Environment
+    from sb3_o2o.recipes import recipe_arguments
     from sb3_o2o.runs import RunConfig
 
     if resume is not None:
         resume_run(resume, "demo")
         return
     environment = Environment("HalfCheetah-v5")
-    sizes = {"n_critics": n_critics, "finetuning": [{"Warmup": {"steps": warmup}}], "buffer_size": max(steps, 1)}
+    conservative = recipe_arguments("wsrl", environment.id)["objective_kwargs"]
+    sizes = {
+        "n_critics": n_critics,
+        "finetuning": [{"Warmup": {"steps": warmup}}],
+        "buffer_size": steps,
+        "objective_kwargs": {**conservative, "n_actions": n_actions, "max_target_backup": False},
+    }
     config = RunConfig(
         command="demo",
         environment=environment,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -114,10 +115,17 @@ class Objective(nn.Module):
         """
         if not self.model.compile:
             return function(*arguments)
+        from torch._dynamo.exc import BackendCompilerFailed  # seconds to import, and few need it
+
         name = function.__name__
         if name not in self._compiled:
             self._compiled[name] = th.compile(function)
-        return self._compiled[name](*arguments)
+        try:
+            return self._compiled[name](*arguments)
+        except BackendCompilerFailed as error:
+            warnings.warn(f"compile=True needs a working C++ compiler; going on without. ({error})", stacklevel=2)
+            self._compiled[name] = function
+            return function(*arguments)
 
 
 class SACObjective(Objective):
@@ -161,6 +169,8 @@ class SACObjective(Objective):
 
     def losses(self, batch: Batch, actor_batch: Batch | None) -> Iterator[tuple[str, th.Tensor]]:
         """See :meth:`Objective.losses`."""
+        if self.model.use_sde:
+            self.model.actor.reset_noise()  # it was drawn with the standard deviation before the last step
         ent_coef = self.model.current_ent_coef()
         # drawn before the critic's draws: the order of Stable-Baselines3, so that a seed gives the same numbers
         policy_noise = None if actor_batch is None else self.noise(actor_batch.observations)
