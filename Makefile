@@ -8,7 +8,7 @@ WORKERS ?= 2
 
 # One thread for each process: the networks are small, and the tests run side by side.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg
-CHECKED := sb3_o2o examples tests
+CHECKED := sb3_o2o examples tests benchmarks
 
 .PHONY: help demo test lint type pytest format clean
 .DEFAULT_GOAL := help

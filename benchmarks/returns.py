@@ -48,6 +48,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--reward-shift", type=float, default=0.0)
     parser.add_argument("--eval-freq", type=int, default=2_500)
     parser.add_argument("--eval-episodes", type=int, default=10)
+    parser.add_argument("--online-batch-size", type=int, default=256)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true")
     return parser.parse_args()
@@ -100,6 +101,7 @@ def finetune(variant: str, args: argparse.Namespace, dataset: OfflineDataset) ->
     env = make_env(args, dataset)
     is_dict = isinstance(env.observation_space, gym.spaces.Dict)
     changes: dict[str, Any] = {
+        "batch_size": args.online_batch_size,
         "gradient_steps": 4,
         "policy_delay": 4,
         "actor_batch": "block",

@@ -1,5 +1,6 @@
 """A training run from its configuration to its folder: pre-training, fine-tuning, interruption and resumption."""
 
+import copy
 import signal
 import threading
 from collections.abc import Iterator
@@ -149,7 +150,8 @@ def _dataset_kwargs(config: RunConfig) -> dict[str, Any]:
 def _model(config: RunConfig, env: VecEnv, resume_from: Path | None) -> O2OSAC:
     if resume_from is not None:
         return O2OSAC.load_resume(resume_from, env=env)
-    arguments: dict[str, Any] = {"seed": config.seed, **config.overrides}
+    # A copy: Stable-Baselines3 writes into the dictionaries that it is given.
+    arguments: dict[str, Any] = {"seed": config.seed, **copy.deepcopy(dict(config.overrides))}
     if config.dataset is not None:
         arguments["dataset"] = config.dataset
     if config.source is not None:
@@ -205,7 +207,7 @@ def _run_phase(phase: str, prepared: Prepared, folder: RunFolder, listener: RunL
     evaluation = _evaluation(phase, prepared, folder, n_calls)
     callbacks: list[BaseCallback] = [evaluation, listener]
     if config.n_checkpoints > 0:
-        every, path = max(n_calls // config.n_checkpoints, 1), folder.phase(phase) / "checkpoints"
+        every, path = max(n_calls // config.n_checkpoints, 1), folder.phase(phase).resolve() / "checkpoints"
         callbacks.append(CheckpointCallback(every, str(path), name_prefix="model"))
     listener.begin_phase(phase, done, total, evaluation)
     if phase == "offline":
@@ -222,7 +224,7 @@ def _run_phase(phase: str, prepared: Prepared, folder: RunFolder, listener: RunL
 
 
 def _evaluation(phase: str, prepared: Prepared, folder: RunFolder, n_calls: int) -> NormalizedEvalCallback:
-    path = str(folder.phase(phase))
+    path = str(folder.phase(phase).resolve())  # going on may happen from another folder
     return NormalizedEvalCallback(
         prepared.eval_env,
         reference=prepared.reference,

@@ -340,8 +340,9 @@ class TestSettings:
         assert parse_settings(["n_critics=4"], "wsrl", tiny.BOX, extra={"n_critics": 2}) == {"n_critics": 4}
 
 
-def test_demo() -> None:
+def test_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo's own dataset and environment, at a size that takes seconds."""
+    monkeypatch.setattr(gym.registry["HalfCheetah-v5"], "max_episode_steps", 20)
     sizes = {"gradient-steps": 4, "steps": 30, "warmup": 10, "n-critics": 2, "eval-episodes": 1, "evaluations": 1}
     options = [part for name, value in sizes.items() for part in (f"--{name}", value)]
     output = succeeds("demo", *options, "--set", "policy_kwargs.net_arch=[8]", "--set", "batch_size=8")

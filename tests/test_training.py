@@ -78,7 +78,10 @@ def parameters(folder: RunFolder) -> th.Tensor:
     return th.cat([parameter.flatten() for parameter in model.policy.parameters()])
 
 
-def test_a_run_folder_holds_everything(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
+def test_a_run_folder_holds_everything(
+    tiny_dataset: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["/somewhere/bin/sb3-o2o", "finetune", "--set", "a=[1, 2]"])
     listener = Interrupting()
     folder = run(configuration(tiny_dataset()), tmp_path, listener)
     for phase, steps in (("offline", [0, 5, 10, 15, 20]), ("online", [0, 10, 20, 30, 40])):
@@ -94,7 +97,7 @@ def test_a_run_folder_holds_everything(tiny_dataset: Callable[..., str], tmp_pat
     assert folder.picture.stat().st_size > 10_000
     assert folder.model == folder.path / "online" / "model.zip"
     assert not folder.resume_bundle.exists()
-    assert (folder.path / "command.txt").read_text().startswith("sb3-o2o ")
+    assert (folder.path / "command.txt").read_text() == "sb3-o2o finetune --set 'a=[1, 2]'\n"
     document = yaml.safe_load(folder.config_file.read_text())
     assert document["arguments"]["objective"] == "cql"
     assert document["environment"]["id"] == tiny.BOX
@@ -117,7 +120,7 @@ def test_interrupted_equals_uninterrupted(
         assert (phase, step) == ("online", 40)  # there is nothing left to stop
     except Interrupted:
         assert folder.picture.is_file()
-        train(prepare(folder.read_config(), folder.resume_bundle), folder)
+        train(prepare(folder.read_config(), folder.resume_bundle), folder, Interrupting())
 
     assert th.equal(parameters(whole), parameters(folder))
     for name in ("offline", "online"):

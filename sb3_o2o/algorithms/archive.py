@@ -39,24 +39,29 @@ def saved_family(path: str | os.PathLike[str] | io.BufferedIOBase) -> str:
     Which family of algorithms a saved model belongs to.
 
     :param path: a zip, or a file-like object, which is left where it was
-    :return: ``"SAC"``, ``"TQC"``, ``"TD3"``, ``"PPO"`` or ``"unknown"``
+    :return: ``"SAC"``, ``"TQC"``, ``"CrossQ"``, ``"TD3"``, ``"PPO"`` or ``"unknown"``
     :raises ValueError: if it is no model saved by Stable-Baselines3
     """
     position = path.tell() if isinstance(path, io.IOBase) else 0
     try:
         with zipfile.ZipFile(path) as archive:  # type: ignore[arg-type]
-            names = set(archive.namelist())
-            missing = {"data", "policy.pth"} - names
+            missing = {"data", "policy.pth"} - set(archive.namelist())
             if missing:
+                absent = ", ".join(sorted(missing))
                 raise ValueError(
-                    f"{path} is not a model saved by Stable-Baselines3: it has no {', '.join(sorted(missing))}."
+                    f"{path} is not a model saved by Stable-Baselines3, or it is truncated: it has no {absent}."
                 )
-            keys = set(json.loads(archive.read("data")))
+            data = json.loads(archive.read("data"))
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path} is not a zip file, or it is truncated: {error}.") from error
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a model saved by Stable-Baselines3: its data is no JSON ({error}).") from error
     finally:
         if isinstance(path, io.IOBase):
             path.seek(position)
-    return next((family for family, marks in _MARKS.items() if marks <= keys), "unknown")
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} is not a model saved by Stable-Baselines3: its data is no JSON object.")
+    policy_class = data.get("policy_class")
+    if isinstance(policy_class, dict) and ".crossq." in str(policy_class.get("__module__")):
+        return "CrossQ"  # a relative of SAC that saves the same attributes
+    return next((family for family, marks in _MARKS.items() if marks <= data.keys()), "unknown")

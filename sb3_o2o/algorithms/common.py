@@ -18,10 +18,7 @@ from sb3_o2o.algorithms.hooks import Hooks, walk
 from sb3_o2o.algorithms.phases import FINETUNING, PRETRAINING
 from sb3_o2o.algorithms.progress import PretrainingProgressBar
 from sb3_o2o.algorithms.sampling import SamplingMixin
-from sb3_o2o.data import (
-    OfflineDataset,
-    OfflineReplayBuffer,
-)
+from sb3_o2o.data import MonteCarloReplayBuffer, OfflineDataset, OfflineReplayBuffer
 from sb3_o2o.networks.normalizer import set_observation_statistics
 from sb3_o2o.objectives import Batch, Objective, make_objective
 from sb3_o2o.recipes import build_finetuning, load_recipe
@@ -67,6 +64,11 @@ class OfflineToOnlineMixin(SamplingMixin):
                 raise ValueError(f"{name} must be one of {allowed}, not {getattr(self, name)!r}.")
         if self.critic_subset is not None and not 1 <= self.critic_subset <= self.n_critics:
             raise ValueError(f"critic_subset must lie in [1, n_critics={self.n_critics}], not {self.critic_subset}.")
+        if self.reward_scale == 0 or not np.isfinite([self.reward_scale, self.reward_shift]).all():
+            raise ValueError(
+                f"reward_scale and reward_shift must be finite and the scale not 0, not {self.reward_scale} and "
+                f"{self.reward_shift}."
+            )
         if self.pretrain_steps < 0:
             raise ValueError(f"pretrain_steps must be >= 0, not {self.pretrain_steps}.")
         if self.actor_batch == "block" and self.policy_delay == 1:
@@ -283,12 +285,14 @@ class OfflineToOnlineMixin(SamplingMixin):
         if gradient_steps <= 0:
             raise ValueError(f"pretrain(gradient_steps) must be at least 1, not {gradient_steps}.")
         self._open_pretraining_data(dataset)
-        self._online_steps = self.num_timesteps, self._total_timesteps, self._current_progress_remaining
-        start = 0 if reset_gradient_steps else self.n_pretrain_steps
-        self.n_pretrain_steps, total = start, start + gradient_steps
         if not self._custom_logger:
             self._logger = configure_logger(self.verbose, self.tensorboard_log, tb_log_name, reset_gradient_steps)
-        callback = self._start_pretraining(callback, total, progress_bar)
+        start = 0 if reset_gradient_steps else self.n_pretrain_steps
+        total = start + gradient_steps
+        bars: list[BaseCallback] = [PretrainingProgressBar(total)] if progress_bar else []
+        callback = CallbackList([*_as_list(callback), *bars])
+        callback.init_callback(self)  # one that cannot start changes nothing
+        self._start_pretraining(callback, start, total)
         try:
             callback.on_training_start(locals() | {"total_timesteps": total}, globals())
             self._pretraining_loop(callback, total, log_interval)
@@ -329,14 +333,20 @@ class OfflineToOnlineMixin(SamplingMixin):
             set_observation_statistics(self.policy, *buffer.dataset.observation_stats())
 
     def _is_same(self, source: Any, opened: OfflineReplayBuffer) -> bool:
-        return self.load_dataset(source).fingerprint == opened.dataset.fingerprint
+        dataset = self.load_dataset(source)
+        reference = opened._reference or opened.dataset.reference
+        if dataset.fingerprint != reference.fingerprint:
+            if opened._reference is not None and reference.source == dataset.source:
+                reference.open()  # refuses a file that has changed since the run was interrupted
+            return False
+        opened.dataset = dataset  # a resumed run has to be given back what is in no file
+        return True
 
-    def _start_pretraining(self, callback: MaybeCallback, total: int, progress_bar: bool) -> BaseCallback:
-        bars: list[BaseCallback] = [PretrainingProgressBar(total)] if progress_bar else []
-        combined = CallbackList([*_as_list(callback), *bars])
-        combined.init_callback(self)
-        self._take_callbacks(combined)
-        self.hooks = Hooks(walk(combined), offline=True)
+    def _start_pretraining(self, callback: BaseCallback, start: int, total: int) -> None:
+        self._online_steps = self.num_timesteps, self._total_timesteps, self._current_progress_remaining
+        self.n_pretrain_steps = start
+        self._take_callbacks(callback)
+        self.hooks = Hooks(walk(callback), offline=True)
         self.num_timesteps, self._total_timesteps = self.n_pretrain_steps, total
         self.start_time = time.time_ns()
         if self.ep_info_buffer is None:  # as ``learn`` does it: callbacks may write logs
@@ -344,7 +354,6 @@ class OfflineToOnlineMixin(SamplingMixin):
             self.ep_success_buffer = deque(maxlen=self._stats_window_size)
         self._num_timesteps_at_start = self.num_timesteps
         self.set_phase(PRETRAINING)
-        return combined
 
     def _pretraining_loop(self, callback: BaseCallback, total: int, log_interval: int) -> None:
         while self.n_pretrain_steps < total:
@@ -373,7 +382,12 @@ class OfflineToOnlineMixin(SamplingMixin):
         if self.pretrain_steps > 0 and self.n_pretrain_steps < self.pretrain_steps:
             # RL Zoo knows only the constructor and ``learn``
             self.pretrain(None, self.pretrain_steps - self.n_pretrain_steps, reset_gradient_steps=False)
+            if self.n_pretrain_steps < self.pretrain_steps:
+                self.request_stop()  # it was stopped: do not go on in the environment
         self._check_reward_scale()
+        resets = (args[0] if args else kwargs.get("reset_num_timesteps", True)) or self._last_obs is None
+        if resets and isinstance(self.replay_buffer, MonteCarloReplayBuffer):
+            self.replay_buffer.truncate_last_trajectory()  # the environments begin new episodes
         total_timesteps, callback = super()._setup_learn(total_timesteps, callback, *args, **kwargs)
         self._take_callbacks(callback)
         self.hooks = Hooks(walk(callback))
@@ -381,6 +395,10 @@ class OfflineToOnlineMixin(SamplingMixin):
 
     def _take_callbacks(self, callback: BaseCallback) -> None:
         """Remember the callbacks of a call, for resume bundles."""
+        raise NotImplementedError
+
+    def request_stop(self) -> None:
+        """End the call at the next point where nothing is half-done."""
         raise NotImplementedError
 
     def _clean_point(self) -> bool:

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
+from types import ModuleType
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
 #: attributes that a new environment of the same kind has already, or that only draw pictures
-_SKIPPED = {
-    "env",
-    "spec",
-    "_cached_spec",
-    "model",
-    "data",
-    "mujoco_renderer",
-    "observation_space",
-    "action_space",
-    "venv",
-    "envs",
-}
+_SKIPPED = {"env", "spec", "_cached_spec", "mujoco_renderer", "observation_space", "action_space", "venv", "envs"}
 
 
 def snapshot(env: VecEnv) -> dict[str, Any] | None:
@@ -61,7 +51,10 @@ def _attributes(thing: Any, missing: list[str]) -> dict[str, Any]:
     """The attributes that can be pickled, each as a copy."""
     kept: dict[str, Any] = {}
     for name, value in vars(thing).items():
-        if name in _SKIPPED or isinstance(value, gym.Env | gym.Space | VecEnv):
+        # physics has a form of its own; modules and functions are no state
+        if name in _SKIPPED or _is(value, "MjData") or _is(value, "MjModel") or inspect.isroutine(value):
+            continue
+        if isinstance(value, gym.Env | gym.Space | VecEnv | ModuleType):
             continue
         try:
             kept[name] = pickle.loads(pickle.dumps(value))
@@ -73,7 +66,8 @@ def _attributes(thing: Any, missing: list[str]) -> dict[str, Any]:
 def _snapshot_env(env: gym.Env, missing: list[str]) -> dict[str, Any]:
     state: dict[str, Any] = {"attributes": _attributes(env, missing), "children": {}}
     if _is_mujoco(env):
-        state["physics"] = _get_physics(env)
+        # whole: observations read what the last step derived from the state, contacts included
+        state["physics"] = pickle.dumps(env.data)  # type: ignore[attr-defined]
     for name, value in vars(env).items():
         if isinstance(value, gym.Env):
             state["children"][name] = _snapshot_env(value, missing)
@@ -88,40 +82,16 @@ def _restore_env(env: gym.Env, state: dict[str, Any]) -> None:
         _restore_env(getattr(env, name), child)
 
 
+def _is(value: Any, class_name: str) -> bool:
+    return type(value).__name__ == class_name
+
+
 def _is_mujoco(env: Any) -> bool:
     own = vars(env)
-    return type(own.get("data")).__name__ == "MjData" and type(own.get("model")).__name__ == "MjModel"
+    return _is(own.get("data"), "MjData") and _is(own.get("model"), "MjModel")
 
 
-def _get_physics(env: Any) -> np.ndarray:
+def _set_physics(env: Any, physics: bytes) -> None:
     import mujoco
 
-    spec = mujoco.mjtState.mjSTATE_INTEGRATION
-    state = np.empty(mujoco.mj_stateSize(env.model, spec))
-    mujoco.mj_getState(env.model, env.data, state, spec)
-    # observations also read what the last step derived from the state
-    return {"state": state, "derived": {name: np.array(getattr(env.data, name)) for name in _DERIVED}}  # type: ignore[return-value]
-
-
-#: derived quantities that Gymnasium's observations read without a forward pass
-_DERIVED = (
-    "xpos",
-    "xquat",
-    "xipos",
-    "geom_xpos",
-    "site_xpos",
-    "cinert",
-    "cvel",
-    "qfrc_actuator",
-    "qfrc_constraint",
-    "cfrc_ext",
-    "subtree_com",
-)
-
-
-def _set_physics(env: Any, physics: Any) -> None:
-    import mujoco
-
-    mujoco.mj_setState(env.model, env.data, physics["state"], mujoco.mjtState.mjSTATE_INTEGRATION)
-    for name, values in physics["derived"].items():
-        getattr(env.data, name)[:] = values
+    mujoco.mj_copyData(env.data, env.model, pickle.loads(physics))

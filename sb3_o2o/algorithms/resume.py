@@ -9,18 +9,20 @@ import random
 import shutil
 import tempfile
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import stable_baselines3
 import torch as th
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, RolloutReturn
-from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_o2o.algorithms import env_state
 from sb3_o2o.algorithms.hooks import walk
@@ -40,15 +42,18 @@ class ResumeMixin(_Base):
     """``save_resume``, ``load_resume`` and a clean stop."""
 
     _stop_requested = False
-    _collecting = False
+    #: inside ``learn`` or ``pretrain``, where a bundle has to wait for a point at which nothing is half-done
+    _running = False
     _pending_resume: str | None = None
-    _callback_states: list[tuple[str, dict[str, Any]]] | None = None
+    #: of an interrupted call, until the next one of the same kind: whether it was offline, and each callback's
+    _callback_states: tuple[bool, list[tuple[str, dict[str, Any]]]] | None = None
+    _driven_offline = False
 
     def request_stop(self) -> None:
         """
         End ``learn`` or ``pretrain`` at the next point where nothing is half-done: between two updates, and after
-        the transitions of a rollout are stored. A callback that returns False stops earlier, and SB3 then drops
-        the transition of that step.
+        the transitions of a rollout are stored. A stop asked for during the last step of a call ends the next call.
+        A callback that returns False stops earlier, and SB3 then drops the transition of that step.
         """
         self._stop_requested = True
 
@@ -57,15 +62,18 @@ class ResumeMixin(_Base):
         Write all that a run needs to go on bit for bit: the model, the online buffer, ``VecNormalize``, random
         generators, phase, callbacks and the environment's state. A folder; one that exists is replaced whole.
 
-        Called inside a rollout, as by a callback, it is written as soon as the rollout is complete.
+        Called inside ``learn`` or ``pretrain``, as by a callback, it is written at the next point where nothing is
+        half-done: before the next rollout or update, or at the end of the call.
 
         :param path: the folder
         :raises OSError: if it cannot be written
         """
-        if self._collecting:
+        if self._running:
             self._pending_resume = os.fspath(path)
-            return
-        target = Path(path)
+        else:
+            self._write_resume(Path(path))
+
+    def _write_resume(self, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as name:
             folder = Path(name) / "bundle"
@@ -89,7 +97,7 @@ class ResumeMixin(_Base):
             "random": _random_states(self.action_space),
             "offline_buffer": self.offline_buffer,
             "metrics": self._metric_sums,
-            "callbacks": _callback_states(self._driven_callbacks),
+            "callbacks": (self._driven_offline, _callback_states(self._driven_callbacks)),
             "callback_buffers": [getattr(callback, "buffer", None) for callback in self.finetuning],
             "environment": environment,
             "normalize_returns": getattr(self._vec_normalize_env, "returns", None),
@@ -114,8 +122,7 @@ class ResumeMixin(_Base):
         folder = Path(path)
         state = _read_state(folder)
         if (folder / _NORMALIZE).is_file():
-            inner = env if not isinstance(unwrap_vec_normalize(env), VecNormalize) else env.venv  # type: ignore[union-attr,arg-type]
-            env = VecNormalize.load(str(folder / _NORMALIZE), cls._wrap_env(inner))
+            env = _with_statistics(cls._wrap_env(env, verbose=0), folder / _NORMALIZE)
         model = cls.load(folder / _MODEL, env=env, device=device, force_reset=False, **kwargs)  # type: ignore[attr-defined]
         model._restore(folder, state)
         return model
@@ -123,11 +130,15 @@ class ResumeMixin(_Base):
     def _restore(self, folder: Path, state: dict[str, Any]) -> None:
         if (folder / _BUFFER).is_file():
             self.replay_buffer = _expanded(pickle.loads((folder / _BUFFER).read_bytes()), self.device)
+            if isinstance(self.replay_buffer, HerReplayBuffer):
+                assert self.env is not None
+                self.replay_buffer.set_env(self.env)  # it is not pickled with it
         self.offline_buffer = state["offline_buffer"]
         self._metric_sums = state["metrics"]
         self._callback_states = state["callbacks"]
-        for callback, buffer in zip(self.finetuning, state["callback_buffers"], strict=True):
-            if buffer is not None:
+        # other callbacks than those of the bundle, where the caller asked for some, open buffers of their own
+        for callback, buffer in zip(self.finetuning, state["callback_buffers"], strict=False):
+            if buffer is not None and hasattr(callback, "buffer"):
                 callback.buffer = buffer
         if state["environment"] is None:
             self._last_obs = None
@@ -147,34 +158,72 @@ class ResumeMixin(_Base):
 
     # -- clean points ----------------------------------------------------------------------------------------------
 
+    def learn(self, *args: Any, **kwargs: Any) -> Self:
+        """SB3's ``learn``, with its arguments."""
+        with self._at_clean_points():
+            return super().learn(*args, **kwargs)  # type: ignore[return-value]
+
+    def _pretraining_loop(self, *args: Any) -> None:
+        with self._at_clean_points():
+            super()._pretraining_loop(*args)
+
+    @contextmanager
+    def _at_clean_points(self) -> Iterator[None]:
+        """Bundles asked for inside wait; one that is still waiting at the end is written then."""
+        outer, self._running = self._running, True
+        try:
+            yield
+        finally:
+            self._running = outer
+        if not outer:
+            self._write_pending()
+
     def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> RolloutReturn:
         """SB3's, with a look at requests to stop before it begins."""
         if self._clean_point():
             return RolloutReturn(0, 0, continue_training=False)
-        self._collecting = True
-        try:
-            return super().collect_rollouts(env, callback, *args, **kwargs)
-        finally:
-            self._collecting = False
+        return super().collect_rollouts(env, callback, *args, **kwargs)
 
     def _clean_point(self) -> bool:
         """Write a bundle that was asked for; whether to stop."""
-        if self._pending_resume is not None:
-            path, self._pending_resume = self._pending_resume, None
-            self.save_resume(path)
+        self._write_pending()
         stop, self._stop_requested = self._stop_requested, False
         return stop
 
+    def _write_pending(self) -> None:
+        if self._pending_resume is not None:
+            path, self._pending_resume = self._pending_resume, None
+            self._write_resume(Path(path))
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        resumed, noise = self._callback_states is not None, copy.deepcopy(self.action_noise)
+        result = super()._setup_learn(*args, **kwargs)
+        if resumed and noise is not None:
+            self.action_noise = noise  # SB3 has reset it, as if an episode had ended
+        return result
+
     def _take_callbacks(self, callback: BaseCallback) -> None:
-        """Remember the callbacks of a call, and give them the state of an interrupted one."""
+        """Remember the callbacks of a call, and give them the state of an interrupted one of the same kind."""
         self._driven_callbacks = list(walk(callback))
-        states, self._callback_states = self._callback_states, None
-        if states is not None:
-            _restore_callbacks(self._driven_callbacks, states)
+        self._driven_offline = self._online_steps is not None
+        saved, self._callback_states = self._callback_states, None
+        if saved is not None and saved[0] == self._driven_offline:
+            _restore_callbacks(self._driven_callbacks, saved[1])
 
     def _excluded_save_params(self) -> list[str]:
-        ours = ["_driven_callbacks", "_callback_states", "_stop_requested", "_collecting", "_pending_resume"]
+        ours = ["_driven_callbacks", "_driven_offline", "_callback_states", "_stop_requested", "_running"]
+        ours.append("_pending_resume")
         return [*super()._excluded_save_params(), *ours]
+
+
+def _with_statistics(env: VecEnv, path: Path) -> VecEnv:
+    """The environment with the saved statistics of ``VecNormalize``, wrapped in one if it was not."""
+    own = unwrap_vec_normalize(env)
+    if own is None:
+        return VecNormalize.load(str(path), env)
+    saved = vars(pickle.loads(path.read_bytes()))
+    vars(own).update({name: value for name, value in saved.items() if name != "venv"})
+    return env
 
 
 def _read_state(folder: Path) -> dict[str, Any]:
@@ -184,9 +233,12 @@ def _read_state(folder: Path) -> dict[str, Any]:
         state = pickle.loads((folder / _STATE).read_bytes())
     except Exception as error:
         raise ValueError(f"{folder / _STATE} cannot be read: {error}.") from error
-    if state.get("version") != __version__:
+    version = state.get("version") if isinstance(state, dict) else None
+    if version is None:
+        raise ValueError(f"{folder} is no resume bundle: {_STATE} holds something else.")
+    if version != __version__:
         raise ValueError(
-            f"{folder} was written by sb3_o2o {state.get('version')}, this is {__version__}: a run can only go on "
+            f"{folder} was written by sb3_o2o {version}, this is {__version__}: a run can only go on "
             f"bit for bit in the same version. {folder / _MODEL} can still be loaded with load()."
         )
     return state
@@ -219,16 +271,16 @@ def _callback_states(callbacks: Iterable[BaseCallback]) -> list[tuple[str, dict[
     return [(type(callback).__name__, dict(_plain(vars(callback)))) for callback in callbacks]
 
 
+_PLAIN = (bool, int, float, str, np.ndarray, np.generic, th.Tensor, list, tuple, dict, set, deque, type(None))
+_GENERATORS = (np.random.Generator, np.random.RandomState, random.Random)
+
+
 def _plain(attributes: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in attributes.items():
-        if isinstance(
-            value, bool | int | float | str | np.ndarray | np.generic | th.Tensor | list | tuple | dict | None
-        ):
-            if name in ("locals", "globals", "callbacks"):
-                continue
+        if isinstance(value, (*_PLAIN, *_GENERATORS)) and name not in ("locals", "globals", "callbacks"):
             try:
                 yield name, pickle.loads(pickle.dumps(value))
-            except Exception:
+            except Exception:  # a container of something live: the callback makes it anew
                 continue
 
 
@@ -253,17 +305,21 @@ def _restore_callbacks(callbacks: list[BaseCallback], states: list[tuple[str, di
 def _trimmed(buffer: ReplayBuffer) -> ReplayBuffer:
     """A copy without the rows that were never written: a new buffer for a million steps is mostly zeros."""
     shallow = copy.copy(buffer)
-    if not buffer.full:
-        for name, value in vars(buffer).items():
+    for name, value in vars(buffer).items():
+        if isinstance(value, ReplayBuffer):
+            setattr(shallow, name, _trimmed(value))
+        elif not buffer.full:
             setattr(shallow, name, _map_rows(value, buffer.buffer_size, lambda array: array[: buffer.pos]))
     return shallow
 
 
 def _expanded(buffer: ReplayBuffer, device: th.device) -> ReplayBuffer:
     buffer.device = device
-    if not buffer.full:
-        rows = buffer.buffer_size
-        for name, value in vars(buffer).items():
+    rows = buffer.buffer_size
+    for name, value in vars(buffer).items():
+        if isinstance(value, ReplayBuffer):
+            setattr(buffer, name, _expanded(value, device))
+        elif not buffer.full:
             setattr(buffer, name, _map_rows(value, buffer.pos, lambda array: _grown(array, rows)))
     return buffer
 

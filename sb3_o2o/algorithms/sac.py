@@ -195,12 +195,12 @@ class O2OSAC(TransferMixin, ResumeMixin, OfflineToOnlineMixin, SAC):
             self._setup_model()
 
     def _setup_model(self) -> None:
+        given = self.policy_kwargs
+        self.n_critics = given.get("n_critics", self.n_critics)  # SB3's own way to say it
         self._check_offline_to_online_arguments()
         self._choose_replay_buffer()
         self.policy_class = self.stock_policies.get(self.policy_class, self.policy_class)  # type: ignore[arg-type]
         self._resolve_target_entropy()
-        given = self.policy_kwargs
-        self.n_critics = given.get("n_critics", self.n_critics)  # SB3's own way to say it
         self.policy_kwargs = self.full_policy_kwargs()
         try:
             super()._setup_model()
@@ -217,7 +217,13 @@ class O2OSAC(TransferMixin, ResumeMixin, OfflineToOnlineMixin, SAC):
         """``"auto_0.5"`` is half of SAC's ``-|A|``, as RLPD has it; written as SB3 writes ``ent_coef="auto_0.1"``."""
         if isinstance(self.target_entropy, str) and self.target_entropy.startswith("auto"):
             _, _, factor = self.target_entropy.partition("_")
-            self.target_entropy = -float(factor or 1.0) * float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
+            try:
+                fraction = float(factor or 1.0)
+            except ValueError:
+                raise ValueError(
+                    f"target_entropy must be a number, 'auto' or 'auto_0.5', not {self.target_entropy!r}."
+                ) from None
+            self.target_entropy = -fraction * float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
 
     def _optimizers(self) -> dict[str, th.optim.Optimizer]:
         optimizers: dict[str, th.optim.Optimizer] = {"actor": self.actor.optimizer, "critic": self.critic.optimizer}

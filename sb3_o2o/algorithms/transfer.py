@@ -74,7 +74,18 @@ class TransferMixin(_Base):
         given = {name: value for name, value in kwargs.items() if name not in of_load}
         check_keyword_arguments(f"argument of {cls.__name__}", cls.__init__, given)
         env = maybe_make_env(env, verbose=0)  # type: ignore[arg-type,assignment]
-        model = super().load(path, env=env, device=device, **kwargs)  # type: ignore[misc]
+        try:
+            model = super().load(path, env=env, device=device, **kwargs)  # type: ignore[misc]
+        except KeyError as error:
+            # SB3 takes any ValueError for a model of an older version, and then stumbles
+            raise error.__context__ or error from None
+        except RuntimeError as error:
+            if "size mismatch" not in str(error) and "in state_dict" not in str(error):
+                raise
+            asked = ", ".join(f"{name}={given[name]!r}" for name in given if name in NETWORK_ARGUMENTS)
+            raise ValueError(
+                f"The saved networks have other shapes than asked for{f' by {asked}' if asked else ''}: {error}"
+            ) from error
         model._leave_pretraining()  # a checkpoint from the middle of it
         return model
 
@@ -406,7 +417,8 @@ def _load_foreign(family: str, path: Path) -> BaseAlgorithm:
     algorithm = getattr(stable_baselines3, family, None) or getattr(sb3_contrib, family, None)
     if algorithm is None:
         raise ValueError(
-            f"{path} holds a model that is not SAC, TQC, TD3, DDPG or PPO: pass the live model or its policy instead."
+            f"{path} holds a model that is not SAC, TQC, CrossQ, TD3, DDPG or PPO: pass the live model or its policy "
+            "instead."
         )
     return algorithm.load(path)
 

@@ -1,11 +1,23 @@
 """``sb3-o2o demo``."""
 
 from dataclasses import dataclass
+from shlex import quote
 from typing import Annotated
 
 import typer
 
-from sb3_o2o.cli.common import DEFAULT_LOG_DIR, Device, LogDir, Resume, Seed, Settings, next_command, parse_settings
+from sb3_o2o.cli.common import (
+    DEFAULT_LOG_DIR,
+    Device,
+    Episodes,
+    Evaluations,
+    LogDir,
+    Resume,
+    Seed,
+    Settings,
+    next_command,
+    parse_settings,
+)
 
 
 @dataclass(frozen=True)
@@ -34,26 +46,23 @@ class DemoSizes:
 SIZES = DemoSizes()
 
 
+GradientSteps = Annotated[int, typer.Option("--gradient-steps", help="Updates on the dataset.", min=1)]
+Steps = Annotated[int, typer.Option("--steps", help="Environment steps of fine-tuning.", min=1)]
+WarmupSteps = Annotated[int, typer.Option("--warmup", help="Steps of these that collect without updates.", min=0)]
+Critics = Annotated[int, typer.Option("--n-critics", help="Critics in the ensemble (the paper: 10).", min=2)]
+Actions = Annotated[
+    int, typer.Option("--n-actions", help="Actions of CQL from each distribution (the paper: 10).", min=1)
+]
+
+
 def demo(
-    gradient_steps: Annotated[
-        int, typer.Option("--gradient-steps", help="Updates on the dataset.", min=1)
-    ] = SIZES.gradient_steps,
-    steps: Annotated[int, typer.Option("--steps", help="Environment steps of fine-tuning.", min=1)] = SIZES.steps,
-    warmup: Annotated[
-        int, typer.Option("--warmup", help="Steps of these that collect without updates.", min=0)
-    ] = SIZES.warmup,
-    n_critics: Annotated[
-        int, typer.Option("--n-critics", help="Critics in the ensemble (the paper: 10).", min=2)
-    ] = SIZES.n_critics,
-    n_actions: Annotated[
-        int, typer.Option("--n-actions", help="Actions of CQL from each distribution (the paper: 10).", min=1)
-    ] = SIZES.n_actions,
-    eval_episodes: Annotated[
-        int, typer.Option("--eval-episodes", help="Episodes of each evaluation.", min=1)
-    ] = SIZES.eval_episodes,
-    evaluations: Annotated[
-        int, typer.Option("--evaluations", help="Evaluations during each phase.", min=1)
-    ] = SIZES.evaluations,
+    gradient_steps: GradientSteps = SIZES.gradient_steps,
+    steps: Steps = SIZES.steps,
+    warmup: WarmupSteps = SIZES.warmup,
+    n_critics: Critics = SIZES.n_critics,
+    n_actions: Actions = SIZES.n_actions,
+    eval_episodes: Episodes = SIZES.eval_episodes,
+    evaluations: Evaluations = SIZES.evaluations,
     settings: Settings = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -97,4 +106,4 @@ def demo(
         n_checkpoints=1,
     )
     folder = start_run(config, log_dir)
-    next_command("Go on from its policy:", f"sb3-o2o finetune {folder.path} --steps 50000")
+    next_command("Go on from its policy:", f"sb3-o2o finetune {quote(str(folder.path))} --steps 50000")

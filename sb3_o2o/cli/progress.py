@@ -45,7 +45,6 @@ class Bars(RunListener):
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._phase = ""
-        self._offset = 0
 
     def begin_phase(self, phase: str, done: int, total: int, evaluation: NormalizedEvalCallback) -> None:
         super().begin_phase(phase, done, total, evaluation)

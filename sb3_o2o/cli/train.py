@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,21 +27,47 @@ if TYPE_CHECKING:
     from sb3_o2o.environments import Environment
     from sb3_o2o.runs import RunConfig, RunFolder
 
+DatasetArgument = Annotated[
+    str | None,
+    typer.Argument(help="Minari id, or path of an .hdf5, .npz or replay buffer .pkl.", show_default=False),
+]
+Source = Annotated[
+    str | None,
+    typer.Argument(
+        help="What to start from: a run folder of pretrain, or a saved model (ours or stock SAC). "
+        "Default: a new model, pre-trained first where the recipe says so.",
+        show_default=False,
+    ),
+]
+RecipeOption = Annotated[str, typer.Option(help="Recipe (see sb3-o2o recipes list), or path of your own .yml.")]
 EnvOption = Annotated[
     str | None, typer.Option("--env", help="Gymnasium id, such as Hopper-v5. Default: the environment of the dataset.")
+]
+DatasetOption = Annotated[
+    str | None,
+    typer.Option(help="Dataset for recipes that keep using it, and for pre-training here. Default: the source run's."),
+]
+GradientSteps = Annotated[
+    int | None, typer.Option("--gradient-steps", help="Updates on the dataset. Default: the recipe's.", min=1)
+]
+PretrainSteps = Annotated[
+    int | None,
+    typer.Option(
+        "--pretrain-steps",
+        help="Gradient steps on the dataset first. Default: none with a SOURCE, else the recipe's.",
+        min=0,
+    ),
+]
+Steps = Annotated[
+    int | None, typer.Option("--steps", help="Environment steps of fine-tuning. Default: the recipe's.", min=1)
 ]
 
 
 def pretrain(
-    dataset: Annotated[
-        str | None,
-        typer.Argument(help="Minari id, or path of an .hdf5, .npz or replay buffer .pkl.", show_default=False),
-    ] = None,
-    recipe: Annotated[str, typer.Option(help="Recipe (see sb3-o2o recipes list), or path of your own .yml.")] = "calql",
+    dataset: DatasetArgument = None,
+    recipe: RecipeOption = "calql",
     env: EnvOption = None,
-    gradient_steps: Annotated[
-        int | None, typer.Option("--gradient-steps", help="Updates on the dataset. Default: the recipe's.", min=1)
-    ] = None,
+    gradient_steps: GradientSteps = None,
     settings: Settings = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -63,6 +90,7 @@ def pretrain(
         return
     if dataset is None:
         raise typer.BadParameter("give a dataset (or --resume DIR)", param_hint="DATASET")
+    dataset, recipe = _absolute(dataset), _absolute(recipe)
     loaded, environment = _environment(recipe, env, dataset)
     config = RunConfig(
         command="pretrain",
@@ -80,37 +108,16 @@ def pretrain(
     if config.pretrain_steps == 0:
         raise ValueError(f"Recipe {recipe!r} does not pre-train by itself: say how long with --gradient-steps.")
     folder = start_run(config, log_dir)
-    next_command("Fine-tune it:", f"sb3-o2o finetune {folder.path} --recipe wsrl")
+    next_command("Fine-tune it:", f"sb3-o2o finetune {quote(str(folder.path))} --recipe wsrl")
 
 
 def finetune(
-    source: Annotated[
-        str | None,
-        typer.Argument(
-            help="What to start from: a run folder of pretrain, or a saved model (ours or stock SAC). "
-            "Default: a new model, pre-trained first where the recipe says so.",
-            show_default=False,
-        ),
-    ] = None,
-    recipe: Annotated[str, typer.Option(help="Recipe (see sb3-o2o recipes list), or path of your own .yml.")] = "wsrl",
+    source: Source = None,
+    recipe: RecipeOption = "wsrl",
     env: EnvOption = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            help="Dataset for recipes that keep using it, and for pre-training here. Default: the source run's."
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option("--steps", help="Environment steps of fine-tuning. Default: the recipe's.", min=1)
-    ] = None,
-    pretrain_steps: Annotated[
-        int | None,
-        typer.Option(
-            "--pretrain-steps",
-            help="Gradient steps on the dataset first. Default: none with a SOURCE, else the recipe's.",
-            min=0,
-        ),
-    ] = None,
+    dataset: DatasetOption = None,
+    steps: Steps = None,
+    pretrain_steps: PretrainSteps = None,
     settings: Settings = None,
     n_envs: NEnvs = 1,
     seed: Seed = 0,
@@ -135,10 +142,11 @@ def finetune(
         return
     if source is None and dataset is None and env is None:
         raise typer.BadParameter("give a SOURCE, a --dataset or an --env (or --resume DIR)", param_hint="SOURCE")
-    model = None if source is None else str(Path(saved_model(source)).resolve())
+    model = None if source is None else _absolute(saved_model(source))
     origin = _origin(source)
-    if origin is not None:
-        dataset = dataset or origin.dataset
+    if dataset is None and origin is not None:
+        dataset = origin.dataset
+    recipe, dataset = _absolute(recipe), None if dataset is None else _absolute(dataset)
     loaded, environment = _environment(recipe, env, dataset, origin.environment if origin and not env else None)
     if pretrain_steps is None:
         pretrain_steps = loaded.pretrain_steps if source is None and dataset is not None else 0
@@ -159,7 +167,12 @@ def finetune(
         n_checkpoints=checkpoints,
     )
     folder = start_run(config, log_dir, offline_from=Path(source) if origin and source else None)
-    next_command("See it act:", f"sb3-o2o evaluate {folder.path}")
+    next_command("See it act:", f"sb3-o2o evaluate {quote(str(folder.path))}")
+
+
+def _absolute(name: str) -> str:
+    """A file's whole path, so that a run can go on from another folder; other names as they are."""
+    return str(Path(name).resolve()) if Path(name).is_file() else name
 
 
 def _origin(source: str | None) -> "RunConfig | None":
@@ -266,7 +279,7 @@ def _run(prepared: Any, folder: "RunFolder") -> None:
     except Interrupted:
         bars.close()
         command = prepared.config.command
-        next_command("Interrupted and saved. Go on with:", f"sb3-o2o {command} --resume {folder.path}")
+        next_command("Interrupted and saved. Go on with:", f"sb3-o2o {command} --resume {quote(str(folder.path))}")
         raise typer.Exit(130) from None
     finally:
         bars.close()

@@ -8,6 +8,7 @@ import numpy as np
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_o2o.data.dataset import OfflineDataset
+from sb3_o2o.data.online import MonteCarloReplayBuffer
 
 _CHUNK = 65_536
 
@@ -30,7 +31,14 @@ def fill_replay_buffer(buffer: ReplayBuffer, dataset: OfflineDataset) -> None:
             f"The dataset has {len(dataset)} transitions, the replay buffer has room for {free * buffer.n_envs}: "
             f"set buffer_size to at least {len(dataset) + buffer.size() * buffer.n_envs}."
         )
+    returns = None
+    if isinstance(buffer, MonteCarloReplayBuffer):
+        buffer.truncate_last_trajectory()  # what is unfinished would no longer be its newest transitions
+        returns = dataset.returns_to_go(buffer.gamma, negative_reward=buffer.negative_reward)
     for column in range(buffer.n_envs):
+        if returns is not None:
+            written = slice(buffer.pos, buffer.pos + rows)
+            buffer.returns[written, column] = returns[column * rows : (column + 1) * rows]  # type: ignore[attr-defined]
         for start in range(0, rows, _CHUNK):
             stop = min(start + _CHUNK, rows)
             _write(buffer, slice(buffer.pos + start, buffer.pos + stop), column, dataset, column * rows + start)

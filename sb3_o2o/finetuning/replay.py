@@ -94,7 +94,8 @@ class DatasetReplay(_DatasetCallback):
         self.loaded = False
 
     def _on_training_start(self) -> None:
-        if self.mode == "none" or self.loaded:
+        # a model that was loaded without its buffer has an empty one again
+        if self.mode == "none" or (self.loaded and self.model.replay_buffer.size() > 0):  # type: ignore[attr-defined]
             return
         dataset = self._open().dataset
         if self.mode == "part":

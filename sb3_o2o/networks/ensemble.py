@@ -78,6 +78,7 @@ class EnsembleMLP(nn.Module):
     :param layer_norm: normalise each hidden layer before its activation
     :param orthogonal_gain: see :func:`initialize`
     :param last_hidden_gain: see :func:`initialize`
+    :raises ValueError: if there are no members
     """
 
     def __init__(
@@ -91,6 +92,8 @@ class EnsembleMLP(nn.Module):
         last_hidden_gain: float | None = None,
     ):
         super().__init__()
+        if n_members < 1:
+            raise ValueError(f"n_critics must be at least 1, not {n_members}.")
         post = [nn.LayerNorm] if layer_norm else None
         members: list[list[nn.Module]] = []
         for _ in range(n_members):
@@ -110,6 +113,9 @@ class EnsembleMLP(nn.Module):
         """
         if inputs.device.type == "cpu" and (self.layer_norm or len(inputs) >= _ROWS_FOR_ONE_PRODUCT_EACH):
             return self._forward_one_by_one(inputs, members)
+        return self._forward_batched(inputs, members)
+
+    def _forward_batched(self, inputs: th.Tensor, members: th.Tensor | None) -> th.Tensor:
         n = self.n_members if members is None else members.shape[0]
         hidden = inputs.unsqueeze(0).expand(n, *inputs.shape)
         for layer in self.layers:

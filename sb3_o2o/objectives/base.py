@@ -51,6 +51,16 @@ class Batch(NamedTuple):
         return len(self.actions)
 
 
+class Optimizers(dict[str, th.optim.Optimizer]):
+    """Optimisers by name; as attributes too, since Stable-Baselines3 saves what a dotted name leads to."""
+
+    def __getattr__(self, name: str) -> th.optim.Optimizer:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
 class Objective(nn.Module):
     """
     Losses of one gradient update. An objective sees batches and networks, never the environment or a buffer.
@@ -75,7 +85,7 @@ class Objective(nn.Module):
         #: scalars of the last update, on the device; read when logs are written
         self.metrics: dict[str, th.Tensor] = {}
         #: optimisers of the objective's own parameters, by the name that :meth:`losses` yields
-        self.optimizers: dict[str, th.optim.Optimizer] = {}
+        self.optimizers = Optimizers()
         self._compiled: dict[str, Callable[..., Any]] = {}
 
     @property

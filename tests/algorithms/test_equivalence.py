@@ -10,10 +10,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
+from toy_tasks import FAST, vec
 
 from sb3_o2o import O2OSAC
 from sb3_o2o.networks import conversion
-from toy_tasks import FAST, vec
 
 #: |x - y| <= TOLERANCE (1 + |x|) after 24 updates in float32; products are summed in another order
 TOLERANCE = 1e-5

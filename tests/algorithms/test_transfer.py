@@ -14,12 +14,11 @@ from sb3_contrib import TQC
 from stable_baselines3 import PPO, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from toy_tasks import FAST, Drift, assert_same, dataset, dataset_file, differs, make, state, vec
 
 from sb3_o2o import O2OSAC
 from sb3_o2o.finetuning import Warmup
 from sb3_o2o.networks import NormalizedExtractor
-from toy_tasks import FAST, Drift, assert_same, dataset, dataset_file, differs, make, state, vec
-
 
 
 class Linear(BaseFeaturesExtractor):
@@ -165,7 +164,9 @@ def test_targets_moments_and_temperature_are_kept(tmp_path: Path) -> None:
     path = trained(tmp_path)
     saved, model = O2OSAC.load(path, device="cpu"), O2OSAC.load_offline(path, env=vec(), device="cpu")
     assert_same(state(saved), state(model))
-    assert differs(state(saved), {**state(saved), **{f"policy/critic_target.{k}": v for k, v in saved.critic.state_dict().items()}})
+    assert differs(
+        state(saved), {**state(saved), **{f"policy/critic_target.{k}": v for k, v in saved.critic.state_dict().items()}}
+    )
 
 
 def test_a_saved_model_is_found_with_and_without_ending(tmp_path: Path) -> None:
@@ -187,7 +188,9 @@ def test_fresh_critics(tmp_path: Path) -> None:
 
 
 def test_fresh_critics_keep_the_normaliser(tmp_path: Path) -> None:
-    model = O2OSAC.load_offline(trained(tmp_path, normalize_observations=True), env=vec(), device="cpu", load_critic=False)
+    model = O2OSAC.load_offline(
+        trained(tmp_path, normalize_observations=True), env=vec(), device="cpu", load_critic=False
+    )
     expected = dataset().observations.mean(axis=0)
     for module in (model.actor, model.critic, model.critic_target):
         assert isinstance(module.features_extractor, NormalizedExtractor)
@@ -197,7 +200,9 @@ def test_fresh_critics_keep_the_normaliser(tmp_path: Path) -> None:
 def test_fresh_critics_leave_a_shared_extractor_alone(tmp_path: Path) -> None:
     kwargs = {"net_arch": [16], "features_extractor_class": Linear, "share_features_extractor": True}
     make(policy_kwargs=kwargs).pretrain(dataset(), 3).save(tmp_path / "shared")
-    kept, fresh = (O2OSAC.load_offline(tmp_path / "shared", vec(), device="cpu", load_critic=on) for on in (True, False))
+    kept, fresh = (
+        O2OSAC.load_offline(tmp_path / "shared", vec(), device="cpu", load_critic=on) for on in (True, False)
+    )
     assert not differs(state(kept), state(fresh), "policy/actor.")
     assert fresh.critic.features_extractor is fresh.actor.features_extractor
     assert differs(state(kept), state(fresh), "policy/critic.ensemble")
@@ -218,7 +223,7 @@ def test_fresh_optimisers(tmp_path: Path) -> None:
 
 def test_a_recipe_sets_what_was_not_trained_and_warns_about_the_rest(tmp_path: Path) -> None:
     path = trained(tmp_path, n_critics=3)
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="What was trained wins") as caught:
         model = O2OSAC.load_offline(path, env=vec(), recipe="wsrl", device="cpu")
     message = next(str(each.message) for each in caught if "What was trained wins" in str(each.message))
     assert "'wsrl'" in message

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch as th
 from stable_baselines3 import SAC
+from toy_tasks import FAST, assert_same, make, state, vec
 
 from sb3_o2o import O2OSAC
 from sb3_o2o.networks import conversion
-from toy_tasks import FAST, assert_same, make, state, vec
 
 CASES: dict[str, dict[str, Any]] = {
     "two critics": {},

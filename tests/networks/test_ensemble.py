@@ -19,7 +19,9 @@ ACT = spaces.Box(-1.0, 1.0, (2,), np.float32)
 TOLERANCE = 1e-5
 
 
-def pair(layer_norm: bool, n: int = 3, net_arch: tuple[int, ...] = (16, 16)) -> tuple[EnsembleCritic, list[nn.Sequential]]:
+def pair(
+    layer_norm: bool, n: int = 3, net_arch: tuple[int, ...] = (16, 16)
+) -> tuple[EnsembleCritic, list[nn.Sequential]]:
     """A batched critic and the same networks as separate modules."""
     arguments: dict[str, Any] = {
         "observation_space": OBS,
@@ -123,7 +125,9 @@ def test_both_ways_of_a_cpu_agree() -> None:
     batched, _ = pair(layer_norm=False)
     few = ensemble._ROWS_FOR_ONE_PRODUCT_EACH - 1
     obs, actions = th.randn(few + 1, 4), th.rand(few + 1, 2) * 2 - 1
-    assert th.allclose(batched.q_values(obs, actions)[:, :few], batched.q_values(obs[:few], actions[:few]), atol=TOLERANCE)
+    assert th.allclose(
+        batched.q_values(obs, actions)[:, :few], batched.q_values(obs[:few], actions[:few]), atol=TOLERANCE
+    )
 
 
 def test_forward_and_q1_forward_speak_as_stock_critics_do() -> None:
@@ -156,7 +160,15 @@ def test_no_hidden_layer() -> None:
 def test_layer_norm_comes_before_the_activation() -> None:
     batched, _ = pair(layer_norm=True)
     kinds = [type(layer) for layer in batched.ensemble.layers]
-    assert kinds == [EnsembleLinear, EnsembleLayerNorm, nn.ReLU, EnsembleLinear, EnsembleLayerNorm, nn.ReLU, EnsembleLinear]
+    assert kinds == [
+        EnsembleLinear,
+        EnsembleLayerNorm,
+        nn.ReLU,
+        EnsembleLinear,
+        EnsembleLayerNorm,
+        nn.ReLU,
+        EnsembleLinear,
+    ]
 
 
 def test_members_start_apart() -> None:

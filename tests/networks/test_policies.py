@@ -8,10 +8,10 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3 import SAC
 from torch import nn
+from toy_tasks import Drift, dataset, make, state, vec
 
 from sb3_o2o import O2OSAC
 from sb3_o2o.networks import NormalizedExtractor, conversion
-from toy_tasks import Drift, dataset, make, state, vec
 
 IMAGE = spaces.Box(0, 255, (36, 36, 3), np.uint8)
 
@@ -155,7 +155,9 @@ def test_normaliser_of_a_dictionary() -> None:
     inputs = {"goal": th.full((60, 1), 0.75), "place": th.from_numpy(place)}
     found = model.actor.features_extractor(inputs).detach().numpy()
     # the goal is always 0.5: deviation 0, so (0.75 - 0.5) / 1e-3
-    expected = np.concatenate([np.full((60, 1), 250.0), (place - place.mean(axis=0)) / (place.std(axis=0) + 1e-3)], axis=1)
+    expected = np.concatenate(
+        [np.full((60, 1), 250.0), (place - place.mean(axis=0)) / (place.std(axis=0) + 1e-3)], axis=1
+    )
     assert np.allclose(found, expected, atol=1e-4)
 
 

@@ -13,7 +13,7 @@ HALF_LOG_TWO_PI = 0.9189385332046727
 
 
 def test_bellman_target_bootstraps_unless_terminal() -> None:
-    # 1 + 0.9 * 10 = 10; a terminal keeps the reward alone: 2; a three-step return brings its own discount: 3 + 0.729 * 10
+    # 1 + 0.9 * 10 = 10; a terminal keeps the reward alone: 2; a three-step return brings its discount: 3 + 0.729 * 10
     target = F.bellman_target(
         th.tensor([1.0, 2.0, 3.0]), th.tensor([0.0, 1.0, 0.0]), th.tensor([0.9, 0.9, 0.729]), th.full((3,), 10.0)
     )
@@ -79,7 +79,7 @@ def test_uniform_log_density() -> None:
 
 
 def test_conservative_gap_with_importance_sampling() -> None:
-    # corrected values: Q(u) - log 0.5 = 1 + ln 2, Q(pi) - log pi = 2 - 2 = 0; logsumexp = ln(2e + 1); minus Q(s, a) = 0.5
+    # corrected: Q(u) - log 0.5 = 1 + ln 2, Q(pi) - log pi = 2 - 2 = 0; logsumexp = ln(2e + 1); minus Q(s, a) = 0.5
     gap = F.conservative_gap(
         th.tensor([[[1.0]]]),
         th.tensor([[[2.0]]]),

@@ -1,4 +1,4 @@
-"""Parity with the official CQL: gradients, losses, targets and weights of two updates. Run with ``-s`` for the table."""
+"""Parity with the official CQL: gradients, losses, targets, weights of two updates. Run with ``-s`` for the table."""
 
 import json
 from collections import defaultdict
@@ -111,9 +111,16 @@ def arrays_of(model: O2OSAC, gradient: bool = False) -> Iterator[tuple[str, th.T
 
 def update(model: O2OSAC, golden: Arrays, number: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, th.Tensor]:
     """One update on a recorded batch without noise, and what was computed on the way."""
-    get = {name: recorded(golden, f"batch{number}/{name}") for name in ("obs", "actions", "next_obs", "rewards", "dones")}
+    get = {
+        name: recorded(golden, f"batch{number}/{name}") for name in ("obs", "actions", "next_obs", "rewards", "dones")
+    }
     batch = Batch(
-        get["obs"], get["actions"], get["next_obs"], get["rewards"], get["dones"], th.full_like(get["rewards"], model.gamma)
+        get["obs"],
+        get["actions"],
+        get["next_obs"],
+        get["rewards"],
+        get["dones"],
+        th.full_like(get["rewards"], model.gamma),
     )
     uniform = recorded(golden, f"batch{number}/random_actions")
     seen: dict[str, th.Tensor] = {}
@@ -189,7 +196,9 @@ def test_two_updates_are_those_of_the_official_code(golden: Arrays, monkeypatch:
             for name, value in deviations.items():
                 print(f"  {name:28} {value:.1e}")
             worst = max(deviations, key=deviations.__getitem__)
-            assert deviations[worst] <= limits[group], f"update {number}: {worst} ({group}) is off by {deviations[worst]}"
+            assert deviations[worst] <= limits[group], (
+                f"update {number}: {worst} ({group}) is off by {deviations[worst]}"
+            )
 
 
 def test_comparison_notices_a_wrong_factor(golden: Arrays, monkeypatch: pytest.MonkeyPatch) -> None:

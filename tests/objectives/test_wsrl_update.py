@@ -2,15 +2,16 @@
 
 import math
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import pytest
 import torch as th
 from torch.nn.functional import layer_norm
+from toy_tasks import make
 
 from sb3_o2o import O2OSAC
 from sb3_o2o.objectives import Batch
-from toy_tasks import make
 
 ROWS, PARTS, CRITICS = 8, 4, 10
 RATES = {"learning_rate": 1e-3, "qf_learning_rate": 3e-3, "ent_coef_learning_rate": 2e-3}
@@ -171,7 +172,7 @@ class ByHand:
             ("critic", self.critics, found.critics, before.critics),
             ("target", self.targets, found.targets, before.targets),
         ):
-            triples = zip(*(sum(map(tensors, each), []) for each in (mine, theirs, old)), strict=True)
+            triples = zip(*(list(chain.from_iterable(map(tensors, each))) for each in (mine, theirs, old)), strict=True)
             for index, (a, b, start) in enumerate(triples):
                 off = (a - b).abs().max().item()
                 assert off <= TOLERANCE, f"{name} {index} is off by {off}"

@@ -1,0 +1,134 @@
+"""Resume bundles of environments in the middle of an episode, and bundles that cannot be used."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+from toy_tasks import Drift, assert_same, dataset, dataset_file, make, vec
+
+from sb3_o2o import O2OSAC
+from sb3_o2o.data import OfflineDataset
+
+from .test_resume import SaveAt, everything, never
+
+# -- environments --------------------------------------------------------------------------------------------------
+
+
+class Stateful(Drift):
+    """Keeps what it must under names that mean something else in simulators."""
+
+    def reset(self, **kwargs: Any) -> Any:
+        self.data, self.model = {"drift": float(np.random.default_rng(0).normal())}, [1.0]
+        return super().reset(**kwargs)
+
+    def step(self, action: np.ndarray) -> Any:
+        self.data["drift"] += 0.1
+        self.model.append(self.data["drift"])
+        return super().step(action + self.data["drift"] + len(self.model))
+
+
+def gymnasium_env(env_id: str, **kwargs: Any) -> Callable[[], DummyVecEnv]:
+    return lambda: DummyVecEnv([lambda: Monitor(gym.make(env_id, **kwargs))])
+
+
+ENVIRONMENTS: dict[str, Callable[[], DummyVecEnv]] = {
+    "stateful": lambda: DummyVecEnv([lambda: Monitor(Stateful())]),
+    "Hopper": gymnasium_env("Hopper-v5", max_episode_steps=13),
+    "Ant": gymnasium_env("Ant-v5", max_episode_steps=13),  # observes contact forces
+    "Pendulum": gymnasium_env("Pendulum-v1", max_episode_steps=13),
+}
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_environments_go_on_in_the_middle_of_an_episode(name: str, tmp_path: Path) -> None:
+    make_env = ENVIRONMENTS[name]
+    straight = make(env=make_env(), ent_coef=0.1)
+    expected = everything(straight.learn(20))
+    make(env=make_env(), ent_coef=0.1).learn(20, callback=SaveAt(9, tmp_path / "bundle", stop=True))
+    resumed = O2OSAC.load_resume(tmp_path / "bundle", make_env(), device="cpu")
+    resumed.learn(11, never(tmp_path), reset_num_timesteps=False)
+    assert_same(expected, everything(resumed))
+    episodes = [[info["r"] for info in model.ep_info_buffer] for model in (straight, resumed)]  # type: ignore[union-attr]
+    assert episodes[0] == episodes[1] != []
+
+
+def test_environments_out_of_reach_begin_new_episodes(tmp_path: Path) -> None:
+    env = SubprocVecEnv([Drift], start_method="fork")
+    try:
+        make(env=env).learn(9).save_resume(tmp_path / "bundle")
+        with pytest.warns(UserWarning, match="out of reach"):
+            resumed = O2OSAC.load_resume(tmp_path / "bundle", vec(), device="cpu")
+        assert resumed.learn(5, reset_num_timesteps=False).num_timesteps == 14
+    finally:
+        env.close()
+
+
+def test_what_cannot_be_kept_is_named(tmp_path: Path) -> None:
+    class Holding(Drift):
+        def reset(self, **kwargs: Any) -> Any:
+            self.handle = (number for number in range(3))
+            return super().reset(**kwargs)
+
+    make(env=Holding()).learn(6).save_resume(tmp_path / "bundle")
+    with pytest.warns(UserWarning, match=r"Holding\.handle"):
+        O2OSAC.load_resume(tmp_path / "bundle", Holding(), device="cpu")
+
+
+def test_nothing_is_named_for_a_simulated_robot(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    make(env=ENVIRONMENTS["Hopper"]()).learn(6).save_resume(tmp_path / "bundle")
+    O2OSAC.load_resume(tmp_path / "bundle", ENVIRONMENTS["Hopper"](), device="cpu")
+    assert not [str(each.message) for each in recwarn if "not restored" in str(each.message)]
+
+
+# -- bad bundles ---------------------------------------------------------------------------------------------------
+
+
+def test_a_bundle_of_another_version_is_refused(tmp_path: Path) -> None:
+    make().learn(6).save_resume(tmp_path / "bundle")
+    path = tmp_path / "bundle" / "state.pkl"
+    path.write_bytes(pickle.dumps({**pickle.loads(path.read_bytes()), "version": "0.0.0"}))
+    with pytest.raises(ValueError, match=r"written by sb3_o2o 0\.0\.0.*same version"):
+        O2OSAC.load_resume(tmp_path / "bundle", vec())
+    assert O2OSAC.load(tmp_path / "bundle" / "model.zip", device="cpu").num_timesteps == 6
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a pickle", pickle.dumps([1, 2])])
+def test_what_is_no_bundle_is_refused(content: bytes | None, tmp_path: Path) -> None:
+    make().learn(6).save_resume(tmp_path / "bundle")
+    if content is None:
+        (tmp_path / "bundle" / "state.pkl").unlink()
+    else:
+        (tmp_path / "bundle" / "state.pkl").write_bytes(content)
+    with pytest.raises(ValueError, match=r"no resume bundle|cannot be read"):
+        O2OSAC.load_resume(tmp_path / "bundle", vec())
+    with pytest.raises(ValueError, match="no resume bundle"):
+        O2OSAC.load_resume(tmp_path, vec())
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        make().learn(6).save_resume(tmp_path / "file" / "bundle")
+
+
+def test_an_environment_of_another_kind_is_refused(tmp_path: Path) -> None:
+    make().learn(6).save_resume(tmp_path / "bundle")
+    with pytest.raises(ValueError, match="spaces do not match"):
+        O2OSAC.load_resume(tmp_path / "bundle", vec(dictionary=True))
+
+
+def test_a_changed_dataset_is_refused(tmp_path: Path) -> None:
+    path = dataset_file(tmp_path)
+    make().pretrain(path, 3).save_resume(tmp_path / "bundle")
+    Path(path).unlink()
+    dataset(seed=1).save(path)
+    resumed = O2OSAC.load_resume(tmp_path / "bundle", vec(), device="cpu")
+    with pytest.raises(ValueError, match="has changed"):
+        resumed.pretrain(None, 2, reset_gradient_steps=False)
+    assert isinstance(resumed.load_dataset(path), OfflineDataset)

@@ -1,0 +1,212 @@
+"""Warm-up, symmetric replay, and the dataset in the online buffer."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from toy_tasks import dataset, dataset_file, make, vec
+
+from sb3_o2o import O2OSAC
+from sb3_o2o.data import MonteCarloReplayBuffer
+from sb3_o2o.finetuning import DatasetReplay, FineTuningCallback, SymmetricReplay, Warmup
+from sb3_o2o.objectives import Batch
+
+
+class Batches(FineTuningCallback):
+    """Keeps the critics' batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Batch] = []
+
+    def after_update(self, batch: Batch, metrics: dict[str, th.Tensor]) -> None:
+        self.seen.append(batch)
+
+
+# -- Warmup --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n_envs", "steps", "updates"), [(1, 0, 12), (1, 5, 7), (1, 12, 0), (2, 5, 4), (2, 6, 3)])
+def test_warmup_counts_environment_steps(n_envs: int, steps: int, updates: int) -> None:
+    """No update until more than ``steps`` steps are there: with two environments 12 steps are 6 rollouts."""
+    model = make(env=vec(n_envs), learning_starts=0, finetuning=[Warmup(steps)]).learn(12)
+    assert model._n_updates == updates
+    assert model.phase == ("finetuning" if updates else "warmup")
+
+
+def test_warmup_goes_on_over_calls_and_happens_once(tmp_path: Path) -> None:
+    model = make(learning_starts=0, finetuning=[Warmup(6)]).learn(4)
+    assert model._n_updates == 0
+    model.save(tmp_path / "model")
+    model = O2OSAC.load(tmp_path / "model", env=vec(), device="cpu")
+    model.learn(4, reset_num_timesteps=False)
+    assert model._n_updates == 2
+    model.learn(4, reset_num_timesteps=False)
+    assert model._n_updates == 6
+
+
+def test_warmup_happens_again_in_a_new_fine_tuning(tmp_path: Path) -> None:
+    make(learning_starts=0, finetuning=[Warmup(3)]).learn(6).save(tmp_path / "model")
+    model = O2OSAC.load_offline(tmp_path / "model", env=vec(), device="cpu")
+    before = model._n_updates
+    assert model.learn(3).phase == "warmup"
+    assert model._n_updates == before
+
+
+def test_warmup_acts_with_the_policys_own_samples() -> None:
+    model = make(finetuning=[Warmup(8)], env=vec(), learning_starts=0).pretrain(dataset(), 2)
+    model.learn(8)
+    observations = model.replay_buffer.observations[:8, 0]  # type: ignore[union-attr]
+    deterministic = model.policy.scale_action(model.predict(observations, deterministic=True)[0])
+    taken = model.replay_buffer.actions[:8, 0]  # type: ignore[union-attr]
+    assert not np.allclose(taken, deterministic, atol=1e-3)
+    assert model._n_updates == 2  # none of them online
+
+
+# -- SymmetricReplay -----------------------------------------------------------------------------------------------
+
+
+def is_offline(batch: Batch, rewards: np.ndarray) -> np.ndarray:
+    return np.isin(batch.rewards.numpy(), rewards)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.25, 0.5, 1.0])
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_the_share_is_exact_in_each_slice(fraction: float, dictionary: bool) -> None:
+    data, batches = dataset(dictionary=dictionary), Batches()
+    arguments = {"gradient_steps": 4, "policy_delay": 4, "actor_batch": "block"}
+    model = make(dictionary=dictionary, finetuning=[SymmetricReplay(fraction)], dataset=data, **arguments)
+    model.learn(9, callback=batches)
+    assert len(batches.seen) == 20
+    for batch in batches.seen:
+        assert is_offline(batch, data.rewards).sum() == fraction * len(batch)
+
+
+def test_the_share_of_a_single_minibatch() -> None:
+    data, batches = dataset(), Batches()
+    make(finetuning=[SymmetricReplay(0.3)], dataset=data, batch_size=10).learn(8, callback=batches)
+    assert [is_offline(batch, data.rewards).sum() for batch in batches.seen] == [3] * 4
+
+
+def test_a_dataset_of_its_own() -> None:
+    mine, batches = dataset(seed=5), Batches()
+    make(finetuning=[SymmetricReplay(0.5, dataset=mine)]).pretrain(dataset(), 2).learn(8, callback=batches)
+    assert all(is_offline(batch, mine.rewards).sum() == 4 for batch in batches.seen)
+
+
+def test_rewards_are_on_the_training_scale_in_both_halves() -> None:
+    data, batches = dataset(), Batches()
+    model = make(finetuning=[SymmetricReplay(0.5)], dataset=data, reward_scale=10.0, reward_shift=-5.0)
+    model.learn(8, callback=batches)
+    scaled = (data.rewards.astype(np.float64) * 10 - 5).astype(np.float32)
+    for batch in batches.seen:
+        assert is_offline(batch, scaled).sum() == 4
+    # distances from the origin in [0, 4] with a minus: online ones lie below the shift
+    assert model.replay_buffer.rewards[:8].max() < -5.0  # type: ignore[union-attr]
+    assert model.ep_info_buffer[0]["r"] > -40.0  # type: ignore[index]  # and the monitor sees those of the task
+
+
+def test_n_step_discounts_in_both_halves() -> None:
+    data, batches = dataset(), Batches()
+    make(finetuning=[SymmetricReplay(0.5)], dataset=data, n_steps=3).learn(14, callback=batches)
+    discounts = {round(value, 5) for batch in batches.seen for value in batch.discounts.tolist()}
+    assert discounts <= {0.99, 0.9801, 0.9703}
+    assert len(discounts) > 1
+
+
+def test_its_draws_leave_the_online_ones_alone() -> None:
+    """The same online transitions come up with and without a second callback that draws offline ones."""
+
+    class Draw(SymmetricReplay):
+        def sample(self, batch_size: int) -> None:
+            super().sample(batch_size)
+
+    indices = []
+    for callbacks in ([], [Draw(1.0)]):
+        batches = Batches()
+        make(finetuning=[*callbacks], dataset=dataset()).learn(8, callback=batches)
+        indices.append([batch.rewards.tolist() for batch in batches.seen])
+    assert indices[0] == indices[1]
+
+
+def test_replay_callbacks_are_saved_without_the_data(tmp_path: Path) -> None:
+    path = dataset_file(tmp_path)
+    model = make(finetuning=[SymmetricReplay(0.25, dataset=path)]).learn(8)
+    assert len(pickle.dumps(model.finetuning[0])) < 3_000
+    model.save(tmp_path / "model")
+    loaded, batches = O2OSAC.load(tmp_path / "model", env=vec(), device="cpu"), Batches()
+    loaded.learn(8, callback=batches)
+    assert loaded.finetuning[0].offline_fraction == 0.25
+    assert all(is_offline(batch, dataset().rewards).sum() == 2 for batch in batches.seen)
+
+
+# -- DatasetReplay -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_all_of_the_dataset(n_envs: int, dictionary: bool) -> None:
+    data = dataset(dictionary=dictionary)
+    env = vec(n_envs, dictionary=dictionary)
+    model = make(env=env, dictionary=dictionary, finetuning=[DatasetReplay()], dataset=data).learn(4 * n_envs)
+    buffer: Any = model.replay_buffer
+    assert buffer.size() == 60 // n_envs + 4
+    stored = np.concatenate([buffer.rewards[: 60 // n_envs, column] for column in range(n_envs)])
+    assert np.array_equal(stored, data.rewards)
+    ends = np.concatenate([buffer.dones[: 60 // n_envs, column] for column in range(n_envs)])
+    assert np.array_equal(ends > 0, data.terminations | data.truncations)
+
+
+def test_the_best_part_of_the_dataset() -> None:
+    data = dataset()
+    model = make(finetuning=[DatasetReplay("part", n_trajectories=2)], dataset=data).learn(4)
+    best = np.sort(np.argsort(-data.episode_returns)[:2])
+    expected = np.concatenate([data.rewards[10 * episode : 10 * episode + 10] for episode in best])
+    assert model.replay_buffer.size() == 24  # type: ignore[union-attr]
+    assert np.array_equal(model.replay_buffer.rewards[:20, 0], expected)  # type: ignore[union-attr]
+
+
+def test_nothing_of_the_dataset() -> None:
+    assert make(finetuning=[DatasetReplay("none")]).learn(4).replay_buffer.size() == 4  # type: ignore[union-attr]
+
+
+def test_it_is_loaded_once_for_each_buffer(tmp_path: Path) -> None:
+    model = make(finetuning=[DatasetReplay()], dataset=dataset_file(tmp_path)).learn(4)
+    model.learn(4, reset_num_timesteps=False)
+    assert model.replay_buffer.size() == 68  # type: ignore[union-attr]
+    model.save(tmp_path / "model")  # the weights, without the buffer
+    loaded = O2OSAC.load(tmp_path / "model", env=vec(), device="cpu")
+    assert loaded.learn(4).replay_buffer.size() == 64  # type: ignore[union-attr]
+
+
+def test_time_limits_of_the_dataset_bootstrap_and_terminations_do_not() -> None:
+    data = dataset()
+    model = make(finetuning=[DatasetReplay()], dataset=data).learn(1)
+    buffer: Any = model.replay_buffer
+    terminal = (buffer.dones * (1 - buffer.timeouts))[:60, 0]
+    assert np.array_equal(terminal > 0, data.terminations)
+
+
+def test_scaled_rewards_go_into_the_buffer() -> None:
+    data = dataset()
+    model = make(finetuning=[DatasetReplay()], dataset=data, reward_scale=2.0, reward_shift=1.0).learn(1)
+    assert np.allclose(model.replay_buffer.rewards[:60, 0], 2 * data.rewards + 1)  # type: ignore[union-attr]
+
+
+def test_returns_are_known_for_what_is_loaded() -> None:
+    """Cal-QL's bound needs the return of every transition that is sampled."""
+    data = dataset()
+    model = make(
+        objective="calql",
+        online_objective="calql",
+        objective_kwargs={"n_actions": 3},
+        finetuning=[DatasetReplay()],
+        dataset=data,
+    ).learn(1)
+    buffer = model.replay_buffer
+    assert isinstance(buffer, MonteCarloReplayBuffer)
+    assert np.allclose(buffer.returns[:60, 0], data.returns_to_go(model.gamma), atol=1e-5)
+    assert buffer.n_sampleable == 60 + buffer.dones[60, 0]  # the one online step counts once its episode is over
