@@ -187,23 +187,24 @@ class SACObjective(Objective):
         yield "critic", self.critic_loss(batch, ent_coef)
         if actor_batch is not None:
             actor_loss, log_prob = self.run(self._actor_loss, actor_batch, policy_noise, ent_coef)
+            temperature_loss = self.temperature_loss(actor_batch, log_prob)  # of the policy before its step
             yield "actor", actor_loss
-            yield from self.temperature(actor_batch, log_prob, ent_coef)
+            self.metrics["ent_coef"] = ent_coef
+            if temperature_loss is not None:
+                yield "ent_coef", temperature_loss
 
-    def temperature(self, batch: Batch, log_prob: th.Tensor, ent_coef: th.Tensor) -> Iterator[tuple[str, th.Tensor]]:
+    def temperature_loss(self, batch: Batch, log_prob: th.Tensor) -> th.Tensor | None:
         """
         :param batch: the actor's batch
         :param log_prob: log-probability of the policy's actions at its observations, ``(B,)``
-        :param ent_coef: temperature of this update
-        :return: the temperature's loss, if it is learned
+        :return: scalar; None for a fixed temperature
         """
-        self.metrics["ent_coef"] = ent_coef
         if self.model.log_ent_coef is None:
-            return
+            return None
         if self.entropy_at_next:
             with th.no_grad():
                 _, log_prob = self.model.actor.rsample(batch.next_observations, self.noise(batch.next_observations))
-        yield "ent_coef", F.temperature_loss(self.model.log_ent_coef, log_prob, float(self.model.target_entropy))
+        return F.temperature_loss(self.model.log_ent_coef, log_prob, float(self.model.target_entropy))
 
     # -- critic ----------------------------------------------------------------------------------------------------
 

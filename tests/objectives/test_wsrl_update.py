@@ -239,9 +239,9 @@ def test_one_update_of_wsrl(monkeypatch: pytest.MonkeyPatch) -> None:
         part = block.part(index * ROWS, (index + 1) * ROWS)
         hand.critic_step(part, critic_noise[index], draws.subsets[index], alpha, entropy=False)
         if index == PARTS - 1:
-            hand.actor_step(block, policy_noise, alpha, "min")
-            # the entropy is measured at the next observations, with the policy that has just moved
+            # the entropy is measured at the next observations, with the policy before its step
             _, log_prob = act(hand.actor, block.next_observations, next_noise)  # type: ignore[arg-type]
+            hand.actor_step(block, policy_noise, alpha, "min")
             hand.temperature_step(log_prob.detach(), -2.0)
         hand.move_targets()
     hand.compare(model, before)
