@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from sb3_o2o.algorithms.hooks import Hooks
 from sb3_o2o.data import OfflineReplayBuffer
 from sb3_o2o.objectives import Objective
-from sb3_o2o.recipes import recipe_arguments
+from sb3_o2o.recipes import environment_id, recipe_arguments
 
 if TYPE_CHECKING:
     from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm as _Base
@@ -39,26 +39,14 @@ def fills_in_recipe(init: Init) -> Init:
         given = dict(bound.arguments)
         explicit = tuple(name for name in given if name not in ("self", "policy", "env"))
         if given.get("recipe") is not None:
-            for name, value in recipe_arguments(given["recipe"], env_id(given.get("env")), type(self).__name__).items():
+            for name, value in recipe_arguments(
+                given["recipe"], environment_id(given.get("env")), type(self).__name__
+            ).items():
                 given.setdefault(name, value)
         self.explicit_arguments = explicit
         init(**given)
 
     return wrapper  # type: ignore[return-value]
-
-
-def env_id(env: Any) -> str | None:
-    """
-    :param env: an environment id, environment or vectorised environment
-    :return: the Gymnasium id, if it has one
-    """
-    if env is None or isinstance(env, str):
-        return env
-    if hasattr(env, "get_attr"):
-        specs = env.get_attr("spec")
-        return specs[0].id if specs and specs[0] is not None else None
-    spec = getattr(env, "spec", None)
-    return None if spec is None else spec.id
 
 
 class AlgorithmArguments(_Base):

@@ -13,7 +13,6 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Conve
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import FloatSchedule, configure_logger, polyak_update, update_learning_rate
 
-from sb3_o2o.algorithms.arguments import env_id
 from sb3_o2o.algorithms.hooks import Hooks, walk
 from sb3_o2o.algorithms.phases import FINETUNING, PRETRAINING
 from sb3_o2o.algorithms.progress import PretrainingProgressBar
@@ -21,7 +20,7 @@ from sb3_o2o.algorithms.sampling import SamplingMixin
 from sb3_o2o.data import MonteCarloReplayBuffer, OfflineDataset, OfflineReplayBuffer
 from sb3_o2o.networks.normalizer import set_observation_statistics
 from sb3_o2o.objectives import Batch, Objective, make_objective
-from sb3_o2o.recipes import build_finetuning, load_recipe
+from sb3_o2o.recipes import build_finetuning, environment_id, load_recipe
 
 if TYPE_CHECKING:
     from typing import Self
@@ -307,7 +306,7 @@ class OfflineToOnlineMixin(SamplingMixin):
     def _default_pretrain_steps(self) -> int:
         if self.pretrain_steps or self.recipe is None:
             return self.pretrain_steps
-        return load_recipe(self.recipe, env_id(self.env)).pretrain_steps
+        return load_recipe(self.recipe, environment_id(self.env)).pretrain_steps
 
     def _leave_pretraining(self) -> None:
         """Give ``num_timesteps`` back to environment steps."""

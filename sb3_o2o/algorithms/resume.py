@@ -277,7 +277,10 @@ _GENERATORS = (np.random.Generator, np.random.RandomState, random.Random)
 
 def _plain(attributes: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in attributes.items():
-        if isinstance(value, (*_PLAIN, *_GENERATORS)) and name not in ("locals", "globals", "callbacks"):
+        # paths are where this run writes, not what it knows: a run folder may have moved
+        if name in ("locals", "globals", "callbacks") or name.endswith("path"):
+            continue
+        if isinstance(value, (*_PLAIN, *_GENERATORS)):
             try:
                 yield name, pickle.loads(pickle.dumps(value))
             except Exception:  # a container of something live: the callback makes it anew

@@ -19,12 +19,11 @@ from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_o2o.algorithms.archive import saved_family, saved_model_path
-from sb3_o2o.algorithms.arguments import env_id
 from sb3_o2o.data import MonteCarloDictReplayBuffer, MonteCarloReplayBuffer, OfflineDataset
 from sb3_o2o.data.filling import with_actions
 from sb3_o2o.errors import check_keyword_arguments
 from sb3_o2o.networks import conversion
-from sb3_o2o.recipes import build_finetuning, recipe_arguments
+from sb3_o2o.recipes import build_finetuning, environment_id, recipe_arguments
 
 if TYPE_CHECKING:
     from typing import Self
@@ -196,7 +195,7 @@ class TransferMixin(_Base):
     @classmethod
     def _from_saved(cls, path: Any, env: Any, recipe: str | None, given: dict[str, Any], device: Any) -> Self:
         """A zip of ours or of the stock class: what was trained wins over the recipe."""
-        from_recipe = {} if recipe is None else recipe_arguments(recipe, env_id(env), cls.__name__)
+        from_recipe = {} if recipe is None else recipe_arguments(recipe, environment_id(env), cls.__name__)
         wanted = {name: value for name, value in {**from_recipe, **given}.items() if name in NETWORK_ARGUMENTS}
         settings = {
             name: value for name, value in from_recipe.items() if name not in (*NETWORK_ARGUMENTS, *OFFLINE_ARGUMENTS)
@@ -289,7 +288,7 @@ class TransferMixin(_Base):
                 f"copied the actor of {type(source).__name__}; its critics are quantiles, so the critics are fresh"
             )
             if recipe is not None:
-                from_recipe = recipe_arguments(recipe, env_id(model.env), cls.__name__)
+                from_recipe = recipe_arguments(recipe, environment_id(model.env), cls.__name__)
                 wanted = {name: value for name, value in from_recipe.items() if name in NETWORK_ARGUMENTS}
                 _warn_about_networks(model, wanted, recipe)
             return model._ready_to_finetune(given)
