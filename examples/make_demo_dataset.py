@@ -1,43 +1,64 @@
-"""Cut a small dataset out of a large one: whole episodes, float32, one compressed file with spaces and provenance.
+"""How the demo's dataset was made: a SAC agent that has only begun to learn, recorded for 20,000 steps.
 
-python examples/make_demo_dataset.py mujoco/hopper/medium-v0 hopper-20k.npz --transitions 20000 --first-episode 5
+python examples/make_demo_dataset.py inverted-double-pendulum-medium-20k.npz
 """
 
 import argparse
+import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
+from stable_baselines3 import SAC
 
 from sb3_o2o import OfflineDataset
+from sb3_o2o.data import collect
+
+ENV_ID = "InvertedDoublePendulum-v5"
+#: Return of an agent that balances through all 1000 steps: 10 a step, less for how far and how fast it moves.
+BALANCED = 9359.0
 
 
-def cut(source: str, target: Path, transitions: int, first_episode: int = 0) -> OfflineDataset:
+def make(target: Path, training_steps: int = 4_000, n_steps: int = 20_000, seed: int = 0) -> OfflineDataset:
     """
-    Keep consecutive episodes of a dataset.
+    Train for a moment, record, and write one compressed file with spaces, reference scores and provenance.
 
-    :param source: Minari id, or path of a file
     :param target: ``.npz`` to write
-    :param transitions: stop before the episode that would exceed this number
-    :param first_episode: index of the first episode to keep
-    :return: the cut dataset
+    :param training_steps: environment steps of the agent
+    :param n_steps: transitions to record, actions sampled
+    :param seed: of agent and environments
+    :return: the dataset
     """
-    dataset = OfflineDataset.load(source, cache=False)
-    starts = np.append(dataset.episode_starts, len(dataset))
-    begin = starts[first_episode]
-    end = starts[starts <= begin + transitions].max()
-    if end == begin:
-        raise ValueError(f"Episode {first_episode} alone is longer than {transitions} transitions.")
-    kept = dataset.subset(indices=np.arange(begin, end))
-    kept.save(target)
-    return kept
+    agent = SAC(
+        "MlpPolicy",
+        ENV_ID,
+        learning_rate=1e-3,
+        learning_starts=500,
+        buffer_size=training_steps,
+        policy_kwargs={"net_arch": [64, 64]},
+        seed=seed,
+    )
+    agent.learn(training_steps)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["MINARI_DATASETS_PATH"] = folder
+        random = collect(None, ENV_ID, "demo/random-v0", n_episodes=100, seed=seed)
+        reference = float(np.mean(random.episode_returns))
+        recorded = collect(
+            agent,
+            ENV_ID,
+            "demo/medium-v0",
+            n_steps=n_steps,
+            seed=seed + 1,
+            ref_min_score=reference,
+            ref_max_score=BALANCED,
+        )
+        recorded.save(target)
+    return OfflineDataset.load(target)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("source", help="Minari id, or path of a file")
     parser.add_argument("target", type=Path, help=".npz to write")
-    parser.add_argument("--transitions", type=int, default=20_000)
-    parser.add_argument("--first-episode", type=int, default=0)
     arguments = parser.parse_args()
-    cut(arguments.source, arguments.target, arguments.transitions, arguments.first_episode).summary()
+    make(arguments.target).summary()
     print(f"{arguments.target}: {arguments.target.stat().st_size / 1e6:.1f} MB")

@@ -11,12 +11,12 @@ from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.monitor import Monitor
 
 from sb3_o2o import O2OSAC
-from sb3_o2o.demo_data import DEMO_DATASET
+from sb3_o2o.demo_data import DEMO_DATASET, DEMO_ENVIRONMENT
 
 
 def main(
     dataset: str = str(DEMO_DATASET),
-    env_id: str = "HalfCheetah-v5",
+    env_id: str = DEMO_ENVIRONMENT,
     gradient_steps: int = 20_000,
     steps: int = 20_000,
     eval_episodes: int = 5,

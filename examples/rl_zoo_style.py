@@ -8,7 +8,7 @@ import typer
 import yaml
 
 from sb3_o2o import O2OSAC
-from sb3_o2o.demo_data import DEMO_DATASET
+from sb3_o2o.demo_data import DEMO_DATASET, DEMO_ENVIRONMENT
 
 # An entry of a hyper-parameter file, as RL Zoo reads it.
 HYPERPARAMS = """
@@ -23,7 +23,7 @@ finetuning:
 
 def main(
     dataset: str = str(DEMO_DATASET),
-    env_id: str = "HalfCheetah-v5",
+    env_id: str = DEMO_ENVIRONMENT,
     gradient_steps: int = 20_000,
     steps: int | None = None,
 ) -> None:

@@ -40,7 +40,7 @@ def test_of_a_minari_dataset(tiny_dataset: Callable[..., str]) -> None:
 
 
 def test_of_a_file(tmp_path: Path) -> None:
-    assert environment_of(str(DEMO_DATASET)) == Environment("HalfCheetah-v5")
+    assert environment_of(str(DEMO_DATASET)) == Environment("InvertedDoublePendulum-v5")
     (tmp_path / "broken.npz").write_bytes(b"PK")
     with pytest.raises(ValueError, match=r"broken\.npz"):
         environment_of(str(tmp_path / "broken.npz"))

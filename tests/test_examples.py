@@ -68,25 +68,21 @@ def test_rl_zoo_style(example: Callable[[str], ModuleType], capsys: pytest.Captu
 
 
 def test_make_demo_dataset(
-    example: Callable[[str], ModuleType], tiny_dataset: Callable[..., str], tmp_path: Path
+    example: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    cut = example("make_demo_dataset").cut
-    source = tiny_dataset()
-    kept = cut(source, tmp_path / "cut.npz", 25, first_episode=1)
-    whole, read = OfflineDataset.load(source), OfflineDataset.load(tmp_path / "cut.npz")
-    assert len(kept) == len(read) == 20  # two whole episodes of ten
-    assert np.array_equal(read.actions, whole.actions[10:30])
-    assert np.array_equal(read.next_observations, whole.next_observations[10:30])
-    assert (read.env_id, read.ref_min_score) == (tiny.BOX, -5.0)
-    with pytest.raises(ValueError, match="Episode 0 alone is longer than 5"):
-        cut(source, tmp_path / "other.npz", 5)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    dataset = example("make_demo_dataset").make(tmp_path / "small.npz", training_steps=4, n_steps=60)
+    assert len(dataset) == 60
+    assert dataset.env_id == "InvertedDoublePendulum-v5"
+    assert dataset.ref_max_score == 9359.0
+    assert 0 < dataset.ref_min_score < 200
 
 
 def test_the_demo_dataset_is_what_it_says() -> None:
     assert DEMO_DATASET.stat().st_size <= 5e6
     dataset = OfflineDataset.load(DEMO_DATASET)
     assert len(dataset) == 20_000
-    assert len(dataset.episode_starts) == 20
-    assert dataset.env_id == "HalfCheetah-v5"
+    assert len(dataset.episode_starts) == 470
+    assert dataset.env_id == "InvertedDoublePendulum-v5"
     assert dataset.observations.dtype == np.float32
-    assert dataset.normalized_score(dataset.episode_returns).mean() == pytest.approx(27.0, abs=0.1)
+    assert dataset.normalized_score(dataset.episode_returns).mean() == pytest.approx(3.6, abs=0.1)

@@ -30,15 +30,19 @@ class DemoSizes:
     :param warmup: of these, steps that only collect
     :param n_critics: critics in the ensemble (the paper: 10)
     :param n_actions: actions of CQL from each distribution (the paper: 10)
+    :param net_arch: units per hidden layer (the paper: 256, 256)
+    :param learning_rate: of actor, critics and temperature (the paper: 1e-4, 3e-4 and 1e-4)
     :param eval_episodes: episodes of each evaluation, and of the final table
     :param evaluations: evaluations during each phase
     """
 
-    gradient_steps: int = 3_000
+    gradient_steps: int = 1_500
     steps: int = 5_000
     warmup: int = 1_000
     n_critics: int = 5
     n_actions: int = 4
+    net_arch: tuple[int, ...] = (64, 64)
+    learning_rate: float = 1e-3
     eval_episodes: int = 10
     evaluations: int = 4
 
@@ -71,11 +75,11 @@ def demo(
 ) -> None:
     """The whole story in a few minutes: a dataset, offline pre-training, online fine-tuning.
 
-    Pre-trains with CQL on 20,000 transitions of HalfCheetah that come with the library, fine-tunes the WSRL way, and
+    Pre-trains with CQL on 20,000 transitions of a double pendulum that come with the library, fine-tunes the WSRL way, and
     ends in a table: how good the dataset is, the offline policy, and the fine-tuned one.
     """
     from sb3_o2o.cli.train import resume_run, start_run
-    from sb3_o2o.demo_data import DEMO_DATASET
+    from sb3_o2o.demo_data import DEMO_DATASET, DEMO_ENVIRONMENT
     from sb3_o2o.environments import Environment
     from sb3_o2o.recipes import recipe_arguments
     from sb3_o2o.runs import RunConfig
@@ -83,12 +87,14 @@ def demo(
     if resume is not None:
         resume_run(resume, "demo")
         return
-    environment = Environment("HalfCheetah-v5")
+    environment = Environment(DEMO_ENVIRONMENT)
     conservative = recipe_arguments("wsrl", environment.id)["objective_kwargs"]
     sizes = {
         "n_critics": n_critics,
         "finetuning": [{"Warmup": {"steps": warmup}}],
         "buffer_size": steps,
+        **{name: SIZES.learning_rate for name in ("learning_rate", "qf_learning_rate", "ent_coef_learning_rate")},
+        "policy_kwargs": {"net_arch": list(SIZES.net_arch)},
         "objective_kwargs": {**conservative, "n_actions": n_actions, "max_target_backup": False},
     }
     config = RunConfig(
