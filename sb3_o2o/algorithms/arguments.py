@@ -93,3 +93,4 @@ class AlgorithmArguments(_Base):
     finetuning_objective: Objective
     offline_buffer: OfflineReplayBuffer | None
     _n_offline_buffers: int
+    _negative_reward: float | None

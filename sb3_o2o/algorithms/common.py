@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -18,7 +19,7 @@ from sb3_o2o.algorithms.phases import FINETUNING, PRETRAINING
 from sb3_o2o.algorithms.progress import PretrainingProgressBar
 from sb3_o2o.algorithms.sampling import SamplingMixin
 from sb3_o2o.data import MonteCarloReplayBuffer, OfflineDataset, OfflineReplayBuffer
-from sb3_o2o.networks.normalizer import set_observation_statistics
+from sb3_o2o.networks.normalizer import needs_statistics, set_observation_statistics
 from sb3_o2o.objectives import Batch, Objective, make_objective
 from sb3_o2o.recipes import build_finetuning, environment_id, load_recipe
 
@@ -42,6 +43,8 @@ class OfflineToOnlineMixin(SamplingMixin):
         self.n_pretrain_steps = 0
         self._finetuning_started = False
         self._n_finetuning_updates = 0
+        self._has_statistics = False
+        self._negative_reward: float | None = None
         self._n_offline_buffers = 0
         self.offline_buffer: OfflineReplayBuffer | None = None
         self.hooks = Hooks()
@@ -102,11 +105,6 @@ class OfflineToOnlineMixin(SamplingMixin):
     def active_objective(self) -> Objective:
         """What the next gradient step minimises."""
         return self.offline_objective if self.phase == PRETRAINING else self.finetuning_objective
-
-    @property
-    def n_online_steps(self) -> int:
-        """Environment steps since fine-tuning began, over all environments."""
-        return self.num_timesteps
 
     def set_phase(self, phase: str) -> None:
         """
@@ -290,7 +288,8 @@ class OfflineToOnlineMixin(SamplingMixin):
         total = start + gradient_steps
         bars: list[BaseCallback] = [PretrainingProgressBar(total)] if progress_bar else []
         callback = CallbackList([*_as_list(callback), *bars])
-        callback.init_callback(self)  # one that cannot start changes nothing
+        for each in (*self.finetuning, callback):
+            each.init_callback(self)  # one that cannot start changes nothing
         self._start_pretraining(callback, start, total)
         try:
             callback.on_training_start(locals() | {"total_timesteps": total}, globals())
@@ -328,8 +327,8 @@ class OfflineToOnlineMixin(SamplingMixin):
         self.offline_buffer, self._pretrained_on = buffer, source
         if self.dataset is None:
             self.dataset = source  # what fine-tuning callbacks draw from
-        if self.normalize_observations and self.n_pretrain_steps == 0:
-            set_observation_statistics(self.policy, *buffer.dataset.observation_stats())
+        if not self._has_statistics and needs_statistics(self.policy):
+            self._set_statistics(buffer.dataset)
 
     def _is_same(self, source: Any, opened: OfflineReplayBuffer) -> bool:
         dataset = self.load_dataset(source)
@@ -345,7 +344,7 @@ class OfflineToOnlineMixin(SamplingMixin):
         self._online_steps = self.num_timesteps, self._total_timesteps, self._current_progress_remaining
         self.n_pretrain_steps = start
         self._take_callbacks(callback)
-        self.hooks = Hooks(walk(callback), offline=True)
+        self.hooks = Hooks([*self.finetuning, *walk(callback)], offline=True)
         self.num_timesteps, self._total_timesteps = self.n_pretrain_steps, total
         self.start_time = time.time_ns()
         if self.ep_info_buffer is None:  # as ``learn`` does it: callbacks may write logs
@@ -377,20 +376,39 @@ class OfflineToOnlineMixin(SamplingMixin):
 
     # -- fine-tuning -----------------------------------------------------------------------------------------------
 
-    def _setup_learn(self, total_timesteps: int, callback: MaybeCallback = None, *args: Any, **kwargs: Any) -> Any:
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
         if self.pretrain_steps > 0 and self.n_pretrain_steps < self.pretrain_steps:
-            # RL Zoo knows only the constructor and ``learn``
-            self.pretrain(None, self.pretrain_steps - self.n_pretrain_steps, reset_gradient_steps=False)
+            # RL Zoo knows only the constructor and ``learn``. Its callbacks belong to the online phase: their
+            # evaluations and checkpoints are numbered by environment steps
+            is_new, missing = self.n_pretrain_steps == 0, self.pretrain_steps - self.n_pretrain_steps
+            self.pretrain(None, missing, progress_bar=progress_bar, reset_gradient_steps=is_new)
             if self.n_pretrain_steps < self.pretrain_steps:
                 self.request_stop()  # it was stopped: do not go on in the environment
         self._check_reward_scale()
-        resets = (args[0] if args else kwargs.get("reset_num_timesteps", True)) or self._last_obs is None
+        if not self._has_statistics and needs_statistics(self.policy):
+            self._set_statistics(self.load_dataset(self.dataset) if self.dataset is not None else None)
+        resets = reset_num_timesteps or self._last_obs is None
         if resets and isinstance(self.replay_buffer, MonteCarloReplayBuffer):
             self.replay_buffer.truncate_last_trajectory()  # the environments begin new episodes
-        total_timesteps, callback = super()._setup_learn(total_timesteps, callback, *args, **kwargs)
+        total_timesteps, callback = super()._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
         self._take_callbacks(callback)
         self.hooks = Hooks(walk(callback))
         return total_timesteps, callback
+
+    def _set_statistics(self, dataset: OfflineDataset | None) -> None:
+        if dataset is None:
+            raise ValueError("normalize_observations=True needs the statistics of a dataset: pass dataset=…")
+        set_observation_statistics(self.policy, *dataset.observation_stats())
+        self._has_statistics = True
 
     def _take_callbacks(self, callback: BaseCallback) -> None:
         """Remember the callbacks of a call, for resume bundles."""
@@ -412,8 +430,9 @@ class OfflineToOnlineMixin(SamplingMixin):
     def _excluded_save_params(self) -> list[str]:
         ours = ["hooks", "offline_buffer", "_pretrained_on", "offline_objective", "finetuning_objective"]
         ours.append("_metric_sums")
-        if isinstance(self.dataset, OfflineDataset) and not self.dataset.reopenable:
-            ours.append("dataset")
+        by_reference = isinstance(self.dataset, OfflineDataset) and self.dataset.reopenable
+        if not (self.dataset is None or by_reference or isinstance(self.dataset, str | os.PathLike)):
+            ours.append("dataset")  # data in memory: megabytes that are no weights
         return [*super()._excluded_save_params(), *ours]
 
     def _objective_state_names(self) -> Iterator[str]:

@@ -26,6 +26,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 
 from sb3_o2o.algorithms import env_state
 from sb3_o2o.algorithms.hooks import walk
+from sb3_o2o.data import OfflineReplayBuffer
 from sb3_o2o.version import __version__
 
 if TYPE_CHECKING:
@@ -93,11 +94,13 @@ class ResumeMixin(_Base):
         return {
             "version": __version__,
             "stable_baselines3": stable_baselines3.__version__,
-            "torch": th.__version__,
+            "torch": str(th.__version__),
             "random": _random_states(self.action_space),
             "offline_buffer": self.offline_buffer,
             "metrics": self._metric_sums,
-            "callbacks": (self._driven_offline, _callback_states(self._driven_callbacks)),
+            # a bundle that is written again before any call hands on what it was given
+            "callbacks": self._callback_states or (self._driven_offline, _callback_states(self._driven_callbacks)),
+            # those of the constructor outlive calls, and may be given a dataset from memory before the next one
             "callback_buffers": [getattr(callback, "buffer", None) for callback in self.finetuning],
             "environment": environment,
             "normalize_returns": getattr(self._vec_normalize_env, "returns", None),
@@ -134,6 +137,8 @@ class ResumeMixin(_Base):
                 assert self.env is not None
                 self.replay_buffer.set_env(self.env)  # it is not pickled with it
         self.offline_buffer = state["offline_buffer"]
+        if self.offline_buffer is not None:
+            self.offline_buffer.device = self.device
         self._metric_sums = state["metrics"]
         self._callback_states = state["callbacks"]
         # other callbacks than those of the bundle, where the caller asked for some, open buffers of their own
@@ -241,6 +246,14 @@ def _read_state(folder: Path) -> dict[str, Any]:
             f"{folder} was written by sb3_o2o {version}, this is {__version__}: a run can only go on "
             f"bit for bit in the same version. {folder / _MODEL} can still be loaded with load()."
         )
+    present = {"torch": str(th.__version__), "stable_baselines3": stable_baselines3.__version__}
+    others = [f"{name} {state[name]} (this is {own})" for name, own in present.items() if state[name] != own]
+    if others:
+        warnings.warn(
+            f"{folder} was written with {' and '.join(others)}: the run can go on, but it is not promised to go on "
+            "bit for bit in another version.",
+            stacklevel=3,
+        )
     return state
 
 
@@ -277,10 +290,11 @@ _GENERATORS = (np.random.Generator, np.random.RandomState, random.Random)
 
 def _plain(attributes: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in attributes.items():
-        # paths are where this run writes, not what it knows: a run folder may have moved
-        if name in ("locals", "globals", "callbacks") or name.endswith("path"):
+        # paths are where this run writes, not what it knows: a run folder may have moved; a dataset may be large, and
+        # comes with the callback again
+        if name in ("locals", "globals", "callbacks", "dataset") or name.endswith("path"):
             continue
-        if isinstance(value, (*_PLAIN, *_GENERATORS)):
+        if isinstance(value, (*_PLAIN, *_GENERATORS, OfflineReplayBuffer)):  # the last without its data
             try:
                 yield name, pickle.loads(pickle.dumps(value))
             except Exception:  # a container of something live: the callback makes it anew
@@ -297,9 +311,18 @@ def _restore_callbacks(callbacks: list[BaseCallback], states: list[tuple[str, di
     for callback in callbacks:
         for position, (name, state) in enumerate(waiting):
             if name == type(callback).__name__:
-                vars(callback).update(state)
+                _update(callback, state)
                 del waiting[position]
                 break
+
+
+def _update(callback: BaseCallback, state: dict[str, Any]) -> None:
+    for name, value in state.items():
+        own = vars(callback).get(name)
+        if isinstance(value, OfflineReplayBuffer) and isinstance(own, OfflineReplayBuffer):
+            own.rng = value.rng  # it may have been given its dataset
+        else:
+            vars(callback)[name] = value
 
 
 # -- buffers -------------------------------------------------------------------------------------------------------

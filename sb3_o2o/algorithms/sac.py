@@ -195,17 +195,23 @@ class O2OSAC(TransferMixin, ResumeMixin, OfflineToOnlineMixin, SAC):
             self._setup_model()
 
     def _setup_model(self) -> None:
-        given = self.policy_kwargs
+        self.replay_buffer_kwargs = self.replay_buffer_kwargs or {}  # ``load(replay_buffer_kwargs=None)``
+        given, given_buffer = self.policy_kwargs, (self.replay_buffer_class, self.replay_buffer_kwargs)
         self.n_critics = given.get("n_critics", self.n_critics)  # SB3's own way to say it
         self._check_offline_to_online_arguments()
-        self._choose_replay_buffer()
+        monte_carlo = self._monte_carlo_buffer()
         self.policy_class = self.stock_policies.get(self.policy_class, self.policy_class)  # type: ignore[arg-type]
         self._resolve_target_entropy()
         self.policy_kwargs = self.full_policy_kwargs()
+        if monte_carlo is not None:
+            self.replay_buffer_class, self.replay_buffer_kwargs = monte_carlo
         try:
             super()._setup_model()
         finally:
-            self.policy_kwargs = given  # what the user gave, as ``load(policy_kwargs=…)`` compares it
+            # what the user gave: ``load(policy_kwargs=…)`` compares it, and another objective needs another buffer
+            self.policy_kwargs = given
+            if monte_carlo is not None:
+                self.replay_buffer_class, self.replay_buffer_kwargs = given_buffer
         self._setup_objectives()
 
     def full_policy_kwargs(self) -> dict[str, Any]:

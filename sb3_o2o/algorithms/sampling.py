@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 
 from sb3_o2o.algorithms.arguments import AlgorithmArguments
 from sb3_o2o.algorithms.phases import PRETRAINING
 from sb3_o2o.data import (
+    MixedReplayBuffer,
     MonteCarloDictReplayBuffer,
     MonteCarloReplayBuffer,
     OfflineDataset,
@@ -24,20 +26,33 @@ from sb3_o2o.objectives import Batch
 class SamplingMixin(AlgorithmArguments):
     """Opens datasets, puts rewards on the training scale, and draws batches."""
 
-    def _choose_replay_buffer(self) -> None:
-        """An online objective that needs returns-to-go needs a buffer that fills them in."""
+    def _monte_carlo_buffer(self) -> tuple[type[ReplayBuffer], dict[str, Any]] | None:
+        """
+        :return: class and arguments of the buffer that an online objective with returns-to-go needs; None for SB3's
+            choice, or the user's
+        """
         online = self.available_objectives.get(self.online_objective or self.default_online_objective)
         if online is None or not online.needs_returns:
-            return
+            return None
         if self.n_steps > 1:
             raise ValueError(f"Online objective {self.online_objective!r} needs n_steps=1, not {self.n_steps}.")
+        if self.replay_buffer_class not in (None, ReplayBuffer, DictReplayBuffer):
+            return None
         is_dict = isinstance(self.observation_space, spaces.Dict)
-        if self.replay_buffer_class in (None, ReplayBuffer, DictReplayBuffer):
-            self.replay_buffer_class = MonteCarloDictReplayBuffer if is_dict else MonteCarloReplayBuffer
-            self.replay_buffer_kwargs = {**self.replay_buffer_kwargs, "gamma": self.gamma}
+        kwargs = {**self.replay_buffer_kwargs, "gamma": self.gamma, "negative_reward": self._negative_reward}
+        return MonteCarloDictReplayBuffer if is_dict else MonteCarloReplayBuffer, kwargs
 
     def _check_reward_scale(self) -> None:
-        if self._vec_normalize_env is not None and (self.reward_scale, self.reward_shift) != (1.0, 0.0):
+        """:raises ValueError: where rewards reach a batch on another way than through this model"""
+        if (self.reward_scale, self.reward_shift) == (1.0, 0.0):
+            return
+        if isinstance(self.replay_buffer, MixedReplayBuffer | HerReplayBuffer):
+            name = type(self.replay_buffer).__name__
+            raise ValueError(
+                f"reward_scale and reward_shift do not reach what {name} makes itself: leave them at 1 and 0, "
+                "and use SymmetricReplay to mix a dataset into the batches."
+            )
+        if self._vec_normalize_env is not None:
             raise ValueError(
                 "reward_scale and reward_shift cannot be combined with VecNormalize, which stores and scales raw "
                 "rewards itself: leave them at 1 and 0, or do without VecNormalize."
@@ -83,7 +98,7 @@ class SamplingMixin(AlgorithmArguments):
         objectives = (self.offline_objective, self.finetuning_objective)
         if isinstance(self.replay_buffer, MonteCarloReplayBuffer | MonteCarloDictReplayBuffer):
             # an online episode fails by the same mark as one of the dataset
-            self.replay_buffer.negative_reward = dataset.negative_reward()
+            self.replay_buffer.negative_reward = self._negative_reward = dataset.negative_reward()
         # each buffer a stream of its own, all fixed by the model's seed
         seed = (
             None

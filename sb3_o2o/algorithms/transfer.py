@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-import io
+import inspect
 import os
-import warnings
 from collections import deque
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -19,6 +16,16 @@ from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_o2o.algorithms.archive import saved_family, saved_model_path
+from sb3_o2o.algorithms.foreign import (
+    actor_arguments,
+    as_function,
+    copy_parameters,
+    load_foreign,
+    recover_environment,
+    same_shapes,
+    to_memory,
+    warn_about_networks,
+)
 from sb3_o2o.data import MonteCarloDictReplayBuffer, MonteCarloReplayBuffer, OfflineDataset
 from sb3_o2o.data.filling import with_actions
 from sb3_o2o.errors import check_keyword_arguments
@@ -34,8 +41,16 @@ else:
 
 #: what a trained model decides: a recipe cannot change the shape of networks that exist
 NETWORK_ARGUMENTS = ("policy_kwargs", "n_critics", "critic_layer_norm", "actor_layer_norm", "normalize_observations")
+#: the scale of the values that trained critics hold
+VALUE_ARGUMENTS = ("reward_scale", "reward_shift", "gamma")
 #: what belongs to the offline phase that a saved model has behind it
 OFFLINE_ARGUMENTS = ("objective", "objective_kwargs", "pretrain_steps", "learning_starts")
+#: what is no part of a method: a recipe that does not name it leaves it alone
+_RUN_ARGUMENTS = (
+    *("policy", "env", "recipe", "seed", "device", "verbose", "tensorboard_log", "stats_window_size"),
+    *("ent_coef", "use_sde", "sde_sample_freq", "use_sde_at_warmup", "action_noise", "dataset", "dataset_kwargs"),
+    *("compile", "precision", "_init_setup_model"),
+)
 _IN_MEMORY = "a model in memory"
 
 
@@ -147,6 +162,7 @@ class TransferMixin(_Base):
         pretrain_steps: int | None = None,
         load_critic: bool = True,
         load_optimizer: bool = True,
+        clone_std: float = 0.1,
         device: th.device | str = "auto",
         progress_bar: bool = False,
         **kwargs: Any,
@@ -166,6 +182,8 @@ class TransferMixin(_Base):
         :param pretrain_steps: gradient steps of pre-training or cloning, where one is needed
         :param load_critic: keep the source's critics; False starts with fresh ones
         :param load_optimizer: keep the optimisers' state
+        :param clone_std: standard deviation, before the squashing, of a policy cloned here, > 0: cloning teaches the
+            mean alone, and a fresh network's would explore almost at random
         :param device: where the networks live
         :param progress_bar: show a progress bar while training here
         :param kwargs: further constructor arguments
@@ -177,39 +195,47 @@ class TransferMixin(_Base):
         check_keyword_arguments(f"argument of {cls.__name__}", cls.__init__, given)
         if finetuning is not None:
             given["finetuning"] = build_finetuning(finetuning)
-        training = {"pretrain_steps": pretrain_steps, "progress_bar": progress_bar}
+        training = {"pretrain_steps": pretrain_steps, "progress_bar": progress_bar, "clone_std": clone_std}
         path: Any = saved_model_path(source)
         family = None if path is None else saved_family(path)
         if isinstance(source, cls.stock_class):
-            path, family = _to_memory(source), cls.stock_class.__name__
+            path, family = to_memory(source), cls.stock_class.__name__
         if family == cls.stock_class.__name__:
-            model = cls._from_saved(path, env, recipe, given, device)
+            model = cls._from_saved(path, env, recipe, given, device, load_critic)
             model._forget(load_critic, load_optimizer)
             return model._ready_to_finetune(given)
         if path is not None:
-            source = _load_foreign(str(family), path)
+            source = load_foreign(str(family), path)
         if isinstance(source, BaseAlgorithm) or (callable(source) and not isinstance(source, OfflineDataset)):
             return cls._from_policy(source, env, policy, recipe, {**given, "device": device}, training)
         return cls._from_dataset(source, env, policy, recipe, {**given, "device": device}, training)
 
     @classmethod
-    def _from_saved(cls, path: Any, env: Any, recipe: str | None, given: dict[str, Any], device: Any) -> Self:
+    def _from_saved(
+        cls, path: Any, env: Any, recipe: str | None, given: dict[str, Any], device: Any, load_critic: bool
+    ) -> Self:
         """A zip of ours or of the stock class: what was trained wins over the recipe."""
         from_recipe = {} if recipe is None else recipe_arguments(recipe, environment_id(env), cls.__name__)
-        wanted = {name: value for name, value in {**from_recipe, **given}.items() if name in NETWORK_ARGUMENTS}
-        settings = {
-            name: value for name, value in from_recipe.items() if name not in (*NETWORK_ARGUMENTS, *OFFLINE_ARGUMENTS)
-        }
+        trained = (*NETWORK_ARGUMENTS, *(VALUE_ARGUMENTS if load_critic else ()))
+        # what a recipe leaves out is the constructor's default, not what an earlier recipe left in the zip
+        settings = {} if recipe is None else cls._method_defaults()
+        settings.update(from_recipe)
+        settings = {name: value for name, value in settings.items() if name not in (*trained, *OFFLINE_ARGUMENTS)}
         settings.update({name: value for name, value in given.items() if name not in NETWORK_ARGUMENTS})
         settings.pop("policy", None)
         settings.pop("ent_coef", None)  # the temperature travels with the model
-        if "ent_coef" in given:
-            wanted["ent_coef"] = given["ent_coef"]
+        wanted = {name: from_recipe[name] for name in trained if name in from_recipe and name not in given}
+        wanted.update({name: given[name] for name in (*NETWORK_ARGUMENTS, "ent_coef") if name in given})
         if recipe is not None:
             settings["recipe"] = recipe
         model = cls.load(path, env=env, device=device, **settings)
-        _warn_about_networks(model, wanted, recipe)
+        warn_about_networks(model, wanted, recipe)
         return model
+
+    @classmethod
+    def _method_defaults(cls) -> dict[str, Any]:
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        return {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in _RUN_ARGUMENTS}
 
     def _forget(self, load_critic: bool, load_optimizer: bool) -> None:
         """Replace critics and optimiser states by fresh ones where asked."""
@@ -221,7 +247,7 @@ class TransferMixin(_Base):
         fresh = fresh.to(self.device)
         if not load_critic:
             if not self.critic.share_features_extractor:  # a shared one belongs to the actor
-                _copy_parameters(fresh.critic.features_extractor, self.critic.features_extractor)
+                copy_parameters(fresh.critic.features_extractor, self.critic.features_extractor)
             self.critic.ensemble.load_state_dict(fresh.critic.ensemble.state_dict())
             self.critic_target.load_state_dict(self.critic.state_dict())
             self.critic.optimizer.load_state_dict(fresh.critic.optimizer.state_dict())
@@ -233,7 +259,7 @@ class TransferMixin(_Base):
         """A pre-trained policy acts by itself from the first step, whatever ``learning_starts`` the source had."""
         self.learning_starts = given.get("learning_starts", 0)
         self.num_timesteps = self._total_timesteps = 0
-        self._finetuning_started = False
+        self._finetuning_started, self._n_finetuning_updates = False, 0
         if self.phase != "pretraining":
             self.phase = None
         return self
@@ -259,7 +285,7 @@ class TransferMixin(_Base):
         if env is None:
             env = recover_environment(source)
         model = cls._build(env, policy, recipe, {"dataset": source, **given})
-        steps = training["pretrain_steps"] or model.pretrain_steps
+        steps = training["pretrain_steps"] or model._default_pretrain_steps()
         if not steps:
             raise ValueError(f"load_offline({source!r}) pre-trains on a dataset: say how long with pretrain_steps=….")
         model.pretrain(source, steps, progress_bar=training["progress_bar"])
@@ -280,17 +306,20 @@ class TransferMixin(_Base):
             env = source.get_env()
         same_actor = type(source).__name__ == "TQC"  # TQC's actor has SAC's layers
         if same_actor:
-            given = {**_actor_arguments(source), **given}
+            given = {**actor_arguments(source), **given}
         model = cls._build(env, policy, recipe, given)
-        if same_actor and _same_shapes(model.actor, source.policy.actor):
+        if same_actor and same_shapes(model.actor, source.policy.actor):
             model.actor.load_state_dict(source.policy.actor.state_dict())
+            temperature: Any = getattr(model, "log_ent_coef", None)
+            if temperature is not None and source.log_ent_coef is not None:
+                temperature.data.copy_(source.log_ent_coef.data)
             model._say(
                 f"copied the actor of {type(source).__name__}; its critics are quantiles, so the critics are fresh"
             )
             if recipe is not None:
                 from_recipe = recipe_arguments(recipe, environment_id(model.env), cls.__name__)
                 wanted = {name: value for name, value in from_recipe.items() if name in NETWORK_ARGUMENTS}
-                _warn_about_networks(model, wanted, recipe)
+                warn_about_networks(model, wanted, recipe)
             return model._ready_to_finetune(given)
         if given.get("dataset") is None:
             name = type(source).__name__
@@ -298,6 +327,7 @@ class TransferMixin(_Base):
                 f"The networks of {name} do not fit {cls.__name__}: pass dataset=… to clone its policy on."
             )
         model._clone(source, training["pretrain_steps"] or 10_000, training["progress_bar"])
+        model.actor.set_std(training["clone_std"])
         return model._ready_to_finetune(given)
 
     def _clone(self, source: Any, steps: int, progress_bar: bool) -> None:
@@ -316,7 +346,7 @@ class TransferMixin(_Base):
 
     def _label(self, source: Any, dataset: OfflineDataset) -> np.ndarray:
         """:return: the source's actions on all observations, scaled to [-1, 1], ``(N, act)``"""
-        act = _as_function(source)
+        act = as_function(source)
         chunks = []
         for start in range(0, len(dataset), 4096):
             observations = dataset.get(np.arange(start, min(start + 4096, len(dataset)))).observations
@@ -380,102 +410,3 @@ class TransferMixin(_Base):
             parameters["actor.optimizer"], model.actor.optimizer.state_dict()
         )
         return parameters
-
-
-def recover_environment(source: Any) -> Any:
-    """
-    :param source: a Minari id
-    :return: the environment that the dataset was collected in
-    :raises ValueError: if the source does not name one
-    """
-    import gymnasium as gym
-    import minari
-
-    if isinstance(source, OfflineDataset) and source.env_id is not None:
-        return gym.make(source.env_id)
-    try:
-        return minari.load_dataset(str(source)).recover_environment()
-    except Exception as error:
-        raise ValueError(
-            f"load_offline needs env=…: {source!r} does not say which environment it came from ({error})."
-        ) from error
-
-
-def _to_memory(model: BaseAlgorithm) -> io.BytesIO:
-    stream = io.BytesIO()
-    model.save(stream)
-    stream.seek(0)
-    return stream
-
-
-def _load_foreign(family: str, path: Path) -> BaseAlgorithm:
-    """A saved model of another family, to be cloned."""
-    import sb3_contrib
-    import stable_baselines3
-
-    algorithm = getattr(stable_baselines3, family, None) or getattr(sb3_contrib, family, None)
-    if algorithm is None:
-        raise ValueError(
-            f"{path} holds a model that is not SAC, TQC, CrossQ, TD3, DDPG or PPO: pass the live model or its policy "
-            "instead."
-        )
-    return algorithm.load(path)
-
-
-def _copy_parameters(source: th.nn.Module, target: th.nn.Module) -> None:
-    """What is learned, and not the buffers: statistics of the data stay."""
-    with th.no_grad():
-        for own, fresh in zip(target.parameters(), source.parameters(), strict=True):
-            own.copy_(fresh)
-
-
-def _actor_arguments(source: Any) -> dict[str, Any]:
-    """Constructor arguments for an actor like that of a TQC model."""
-    policy_kwargs = {
-        name: value for name, value in source.policy_kwargs.items() if name not in ("n_quantiles", "use_sde")
-    }
-    return {
-        "policy_kwargs": policy_kwargs,
-        "use_sde": source.use_sde,
-        "gamma": source.gamma,
-        "actor_layer_norm": False,
-        "normalize_observations": False,
-    }
-
-
-def _as_function(source: Any) -> Callable[[Any], Any]:
-    if isinstance(source, BaseAlgorithm):
-        return lambda observations: source.predict(observations, deterministic=True)[0]
-    if isinstance(source, th.nn.Module):
-        device = next((parameter.device for parameter in source.parameters()), th.device("cpu"))
-
-        def act(observations: Any) -> np.ndarray:
-            with th.no_grad():
-                inputs = (
-                    {key: th.as_tensor(value, device=device) for key, value in observations.items()}
-                    if isinstance(observations, dict)
-                    else th.as_tensor(observations, device=device)
-                )
-                return source(inputs).cpu().numpy()
-
-        return act
-    return source
-
-
-def _same_shapes(one: th.nn.Module, other: th.nn.Module) -> bool:
-    shapes = [{name: value.shape for name, value in module.state_dict().items()} for module in (one, other)]
-    return shapes[0] == shapes[1]
-
-
-def _warn_about_networks(model: Any, wanted: dict[str, Any], recipe: str | None) -> None:
-    """Name what the trained networks decide otherwise than the recipe."""
-    differing = []
-    for name, value in wanted.items():
-        if name == "policy_kwargs":
-            pairs = [(key, value[key], getattr(model.policy, key, None)) for key in value if key == "net_arch"]
-        else:
-            pairs = [(name, value, getattr(model, name))]
-        differing += [f"{key}: {want!r} wanted, {have!r} trained" for key, want, have in pairs if want != have]
-    if differing:
-        whose = "the arguments" if recipe is None else f"recipe {recipe!r}"
-        warnings.warn(f"What was trained wins over {whose}: {'; '.join(differing)}.", stacklevel=4)

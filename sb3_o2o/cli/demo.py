@@ -75,8 +75,8 @@ def demo(
 ) -> None:
     """The whole story in a few minutes: a dataset, offline pre-training, online fine-tuning.
 
-    Pre-trains with CQL on 20,000 transitions of a double pendulum that come with the library, fine-tunes the WSRL way, and
-    ends in a table: how good the dataset is, the offline policy, and the fine-tuned one.
+    Pre-trains with CQL on 20,000 transitions of a double pendulum that come with the library, fine-tunes the WSRL
+    way, and ends in a table: how good the dataset is, the offline policy, and the fine-tuned one.
     """
     from sb3_o2o.cli.train import resume_run, start_run
     from sb3_o2o.demo_data import DEMO_DATASET, DEMO_ENVIRONMENT

@@ -154,9 +154,9 @@ class MixedReplayBuffer(ReplayBuffer):
 
     ``SAC("MlpPolicy", env, replay_buffer_class=MixedReplayBuffer, replay_buffer_kwargs=dict(dataset="o2o/x-v0"))``
 
-    Of each minibatch the same number of transitions comes from the dataset; before there are online ones, all do. What
-    is drawn online is what SB3's own buffer would draw. Pickling keeps the online data only; see
-    ``OfflineReplayBuffer`` about the dataset.
+    Of each minibatch the same number of transitions comes from the dataset; before there are online ones, all do. The
+    rows of both are spread evenly, so that equal slices of a large batch keep the share. What is drawn online is what
+    SB3's own buffer would draw. Pickling keeps the online data only; see ``OfflineReplayBuffer`` about the dataset.
 
     :param buffer_size: online transitions to keep
     :param observation_space: the environment's, ``Box`` or flat ``Dict``
@@ -245,7 +245,7 @@ class MixedReplayBuffer(ReplayBuffer):
         """
         :param batch_size: transitions to draw
         :param env: normalises observations and rewards with its present statistics, offline and online ones alike
-        :return: a minibatch, the offline rows first
+        :return: a minibatch; the rows of both parts are spread evenly, each in the order in which they were drawn
         """
         n_offline = batch_size if self.size() == 0 else int(batch_size * self.offline_fraction + 0.5)
         if n_offline == batch_size:
@@ -253,7 +253,7 @@ class MixedReplayBuffer(ReplayBuffer):
         online = self.online.sample(batch_size - n_offline, env)
         if n_offline == 0:
             return ReplaySamples(*online)
-        return concatenate_samples(self.offline.sample(n_offline, env), online, self.offline.gamma)
+        return concatenate_samples(self.offline.sample(n_offline, env), online, self.offline.gamma, interleave=True)
 
     def __getattr__(self, name: str) -> Any:
         # Whatever else SB3 asks of a replay buffer (buffer_size, dones, ...) is asked of the online part

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_o2o.data import OfflineDataset, OfflineReplayBuffer, ReplaySamples, concatenate_samples
+from sb3_o2o.data.dataset import DatasetReference
 from sb3_o2o.finetuning.base import FineTuningCallback
 
 
 class _DatasetCallback(FineTuningCallback):
     """
-    A callback that draws from the offline dataset.
+    A callback that draws from the offline dataset. Saved with a model, it keeps how to open the dataset, not the
+    data: what came from memory has to be given again.
 
     :param dataset: what :meth:`~sb3_o2o.data.OfflineDataset.load` accepts; the dataset that the model was
         pre-trained on by default
@@ -27,13 +31,33 @@ class _DatasetCallback(FineTuningCallback):
         state = super().__getstate__()
         state["buffer"] = None  # re-opened from the dataset when training starts
         if isinstance(self.dataset, OfflineDataset):
-            state["dataset"] = self.dataset.source
+            # with its options; opened on first use, so that a model loads where the data are not
+            state["dataset"] = self.dataset.reference if self.dataset.reopenable else None
+        elif isinstance(self.dataset, ReplayBuffer | Mapping):
+            state["dataset"] = None  # the data themselves
         return state
 
     def _open(self) -> OfflineReplayBuffer:
+        if isinstance(self.dataset, DatasetReference):
+            self.dataset = self.dataset.open()
+        if self.buffer is not None and self.buffer._dataset is None:
+            self._give_back(self.buffer)
         if self.buffer is None:
             self.buffer = self.model.open_offline_buffer(self.dataset, for_whom=type(self).__name__)  # type: ignore[attr-defined]
         return self.buffer
+
+    def _give_back(self, buffer: OfflineReplayBuffer) -> None:
+        """
+        :param buffer: of a resume bundle, which holds the name of its dataset and the random generator
+        :raises ValueError: if the data came from memory, and neither this callback nor the model has them
+        """
+        model: Any = self.model
+        buffer.device = model.device
+        source = model.dataset if self.dataset is None else self.dataset
+        if source is not None and not model._is_same(source, buffer) and self.dataset is not None:
+            self.buffer = None  # this callback was made for other data
+        else:
+            buffer.dataset  # noqa: B018  (opened now: data that are missing are an error before the first step)
 
     def _on_training_start(self) -> None:
         self._open()

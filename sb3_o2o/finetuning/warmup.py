@@ -21,12 +21,12 @@ class Warmup(FineTuningCallback):
         self.done = False
 
     def _on_training_start(self) -> None:
-        if self.model.num_timesteps == 0:
+        if self.model.num_timesteps == 0 and self.model.replay_buffer.size() == 0:  # type: ignore[attr-defined]
             self.done = False  # a new fine-tuning run of a saved model
         if not self.done and self.steps > 0:
             self.model.set_phase("warmup")  # type: ignore[attr-defined]
 
     def allow_update(self) -> bool:
         """:return: whether the warm-up is over."""
-        self.done = self.done or self.model.n_online_steps > self.steps  # type: ignore[attr-defined]
+        self.done = self.done or self.model.num_timesteps > self.steps
         return self.done

@@ -70,6 +70,16 @@ class NormalizedExtractor(BaseFeaturesExtractor):
         return values if mean is None or scale is None else (values - mean) * scale
 
 
+def needs_statistics(module: nn.Module) -> bool:
+    """
+    :param module: a policy
+    :return: whether there is something in it to normalise
+    """
+    return any(
+        any(True for _ in child.buffers()) for child in module.modules() if isinstance(child, NormalizedExtractor)
+    )
+
+
 def set_observation_statistics(module: nn.Module, mean: Statistics, std: Statistics) -> None:
     """
     Give the dataset's statistics to every :class:`NormalizedExtractor` inside ``module``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch as th
@@ -67,8 +68,26 @@ class O2OActor(Actor):
             with th.autocast(self.device.type, dtype=th.bfloat16, enabled=self.precision == "bf16"):
                 mean, log_std, kwargs = super().get_action_dist_params(obs)
             return mean.float(), log_std.float(), kwargs
-        mean = self.mu(self.latent_pi(self.extract_features(obs, self.features_extractor)))
+        with th.autocast(self.device.type, dtype=th.bfloat16, enabled=self.precision == "bf16"):
+            mean = self.mu(self.latent_pi(self.extract_features(obs, self.features_extractor))).float()
         return mean, th.clamp(self.log_std, LOG_STD_MIN, LOG_STD_MAX).expand_as(mean), {}
+
+    @th.no_grad()
+    def set_std(self, std: float) -> None:
+        """
+        Give the policy the same standard deviation everywhere.
+
+        :param std: before the squashing, > 0
+        :raises ValueError: if it is not positive
+        """
+        if std <= 0:
+            raise ValueError(f"The standard deviation of a policy must be positive, not {std}.")
+        log_std: Any = self.log_std
+        if isinstance(log_std, nn.Linear):
+            log_std.weight.zero_()
+            log_std.bias.fill_(math.log(std))
+        else:  # one vector, or gSDE's matrix
+            log_std.fill_(math.log(std))
 
     def rsample(self, obs: PyTorchObs, noise: th.Tensor | None = None) -> tuple[th.Tensor, th.Tensor]:
         """

@@ -76,7 +76,8 @@ class CQLObjective(SACObjective):
         if lagrange_gap is not None:
             # exp(1) at the start, as in CORL
             self.log_multiplier = th.nn.Parameter(th.ones((), device=model.device))
-            rate = lagrange_learning_rate or model.critic.optimizer.param_groups[0]["lr"]
+            default = model.qf_lr_schedule(1.0)
+            rate = default if lagrange_learning_rate is None else lagrange_learning_rate
             self.optimizers["lagrange"] = th.optim.Adam([self.log_multiplier], lr=rate)
 
     def losses(self, batch: Batch, actor_batch: Batch | None) -> Iterator[tuple[str, th.Tensor]]:

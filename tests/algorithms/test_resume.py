@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 from toy_tasks import FAST, assert_same, dataset, dataset_file, make, state, vec
@@ -399,3 +399,85 @@ def test_generators_of_callbacks_given_to_learn(tmp_path: Path) -> None:
     assert_same(
         straight, everything(resumed.learn(11, callback=[Noisy(seed=99), never(tmp_path)], reset_num_timesteps=False))
     )
+
+
+# -- their datasets ------------------------------------------------------------------------------------------------
+
+
+def drawn(callback: SymmetricReplay) -> th.Tensor:
+    """What the callback would draw next."""
+    assert callback.buffer is not None
+    return th.from_numpy(pickle.loads(pickle.dumps(callback.buffer.rng)).random(3))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("where", ["model", "file", "memory"])
+def test_replay_given_to_learn(where: str, nested: bool, tmp_path: Path) -> None:
+    """As with that of the constructor; the dataset is the model's, or comes with the callback again."""
+
+    def replay() -> SymmetricReplay:
+        own = {"model": None, "file": dataset_file(tmp_path), "memory": dataset(seed=5)}[where]
+        return SymmetricReplay(0.5, dataset=own)
+
+    def callbacks(first: BaseCallback, last: BaseCallback) -> list[BaseCallback]:
+        return [CallbackList([first]), last] if nested else [first, last]
+
+    straight, one, other = make().pretrain(dataset_file(tmp_path), 3), replay(), replay()
+    straight.learn(20, callback=callbacks(one, never(tmp_path)))
+    stopped = make().pretrain(dataset_file(tmp_path), 3)
+    stopped.learn(20, callback=callbacks(replay(), SaveAt(9, tmp_path / "bundle", stop=True)))
+    assert (tmp_path / "bundle" / "state.pkl").stat().st_size < 30_000
+    resumed = O2OSAC.load_resume(tmp_path / "bundle", vec(), device="cpu")
+    resumed.learn(11, callback=callbacks(other, never(tmp_path)), reset_num_timesteps=False)
+    assert_same(everything(straight), everything(resumed))
+    assert_same({"next": drawn(one)}, {"next": drawn(other)})
+
+
+def test_replay_with_another_dataset_draws_from_that(tmp_path: Path) -> None:
+    mine = dataset(seed=5)
+    make().learn(20, callback=[SymmetricReplay(0.5, dataset_file(tmp_path)), SaveAt(9, tmp_path / "bundle", True)])
+    resumed, callback = O2OSAC.load_resume(tmp_path / "bundle", vec(), device="cpu"), SymmetricReplay(0.5, mine)
+    resumed.learn(11, callback=[callback, never(tmp_path)], reset_num_timesteps=False)
+    assert callback.buffer is not None
+    assert callback.buffer.dataset.fingerprint == mine.fingerprint
+
+
+@pytest.mark.parametrize("give", ["to the model", "to the buffer"])
+def test_replay_from_memory_has_to_be_given_its_data_back(give: str, tmp_path: Path) -> None:
+    data = dataset()
+    straight = make(finetuning=[SymmetricReplay(0.5)], dataset=data)
+    straight.learn(20, callback=SaveAt(9, tmp_path / "bundle"))
+    resumed: Any = O2OSAC.load_resume(tmp_path / "bundle", vec(), device="cpu")
+    with pytest.raises(ValueError, match=r"cannot be opened by that.*Give it back: buffer\.dataset = dataset"):
+        resumed.learn(11, never(tmp_path), reset_num_timesteps=False)
+    if give == "to the model":
+        resumed = O2OSAC.load_resume(tmp_path / "bundle", vec(), device="cpu", dataset=data)
+    else:
+        resumed = O2OSAC.load_resume(tmp_path / "bundle", vec(), device="cpu")
+        resumed.finetuning[0].buffer.dataset = data
+    resumed.learn(11, never(tmp_path), reset_num_timesteps=False)
+    assert_same(everything(straight), everything(resumed))
+
+
+def test_datasets_are_sampled_onto_the_device_of_the_resumed_run(tmp_path: Path) -> None:
+    model: Any = make(finetuning=[SymmetricReplay(0.5)]).pretrain(dataset_file(tmp_path), 3).learn(9)
+    for buffer in (model.offline_buffer, model.finetuning[0].buffer):
+        buffer.device = th.device("meta")  # stands in for one that this machine does not have
+    model.save_resume(tmp_path / "bundle")
+    resumed = O2OSAC.load_resume(tmp_path / "bundle", vec(), device="cpu")
+    resumed.learn(3, reset_num_timesteps=False).pretrain(None, 2, reset_gradient_steps=False)
+    assert (resumed.num_timesteps, resumed.n_pretrain_steps) == (12, 5)
+
+
+def test_bundles_between_two_calls_keep_what_the_callbacks_know(tmp_path: Path) -> None:
+    """Read and written again at once, or written after more pre-training."""
+    model = make(finetuning=[SymmetricReplay(0.5)]).pretrain(dataset_file(tmp_path), 3)
+    model.learn(9, callback=[Noisy(), never(tmp_path)]).save_resume(tmp_path / "bundle")
+    O2OSAC.load_resume(tmp_path / "bundle", vec(), device="cpu").save_resume(tmp_path / "bundle")
+    resumed, noisy = O2OSAC.load_resume(tmp_path / "bundle", vec(), device="cpu"), Noisy(seed=99)
+    resumed.learn(5, callback=[noisy, never(tmp_path)], reset_num_timesteps=False)
+    assert noisy.count == resumed._n_updates - 3 > 5
+    resumed.pretrain(None, 2, reset_gradient_steps=False).save_resume(tmp_path / "bundle")
+    straight = everything(resumed.learn(5, reset_num_timesteps=False))
+    again = O2OSAC.load_resume(tmp_path / "bundle", vec(), device="cpu")
+    assert_same(straight, everything(again.learn(5, reset_num_timesteps=False)))

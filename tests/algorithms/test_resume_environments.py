@@ -98,6 +98,17 @@ def test_a_bundle_of_another_version_is_refused(tmp_path: Path) -> None:
     assert O2OSAC.load(tmp_path / "bundle" / "model.zip", device="cpu").num_timesteps == 6
 
 
+@pytest.mark.parametrize("library", ["torch", "stable_baselines3"])
+def test_other_versions_of_the_libraries_are_named_once(library: str, tmp_path: Path) -> None:
+    make().learn(6).save_resume(tmp_path / "bundle")
+    path = tmp_path / "bundle" / "state.pkl"
+    path.write_bytes(pickle.dumps({**pickle.loads(path.read_bytes()), library: "1.0.0"}))
+    with pytest.warns(UserWarning, match=rf"{library} 1\.0\.0 .*not promised to go on bit for bit") as caught:
+        resumed = O2OSAC.load_resume(tmp_path / "bundle", vec(), device="cpu")
+    assert len(caught) == 1
+    assert resumed.num_timesteps == 6
+
+
 @pytest.mark.parametrize("content", [None, b"", b"not a pickle", pickle.dumps([1, 2])])
 def test_what_is_no_bundle_is_refused(content: bytes | None, tmp_path: Path) -> None:
     make().learn(6).save_resume(tmp_path / "bundle")

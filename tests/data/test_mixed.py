@@ -44,9 +44,18 @@ def test_the_split_is_exact(
         samples = buffer.sample(batch_size)
         assert len(samples.rewards) == batch_size
         assert n_online(samples) == batch_size - offline
-        # The offline rows come first
-        assert (samples.rewards[:offline] >= 0).all()
         assert samples.discounts is None
+
+
+@pytest.mark.parametrize("n_steps", [1, 2])
+@pytest.mark.parametrize(("fraction", "size", "offline"), [(0.5, 4, 2), (0.25, 8, 2), (0.75, 4, 3), (0.3, 10, 3)])
+def test_each_slice_keeps_the_share(fraction: float, size: int, offline: int, n_steps: int, two_episodes: str) -> None:
+    """One block is drawn for many updates, then cut into minibatches."""
+    buffer = open_buffer(two_episodes, offline_fraction=fraction, n_steps=n_steps)
+    add(buffer, 0, [-1], [True])
+    samples = buffer.sample(6 * size)
+    for start in range(0, 6 * size, size):
+        assert (samples.rewards[start : start + size] >= 0).sum() == offline
 
 
 def test_all_is_offline_until_there_is_something_else(two_episodes: str) -> None:
@@ -91,8 +100,9 @@ def test_online_rows_are_those_of_sb3(two_episodes: str) -> None:
     samples = mixed.sample(20)
     np.random.seed(0)
     expected = stock.sample(10)
-    assert th.equal(samples.rewards[10:], expected.rewards)
-    assert th.equal(samples.observations[10:], expected.observations.float())
+    online = samples.rewards[:, 0] < 0
+    assert th.equal(samples.rewards[online], expected.rewards)
+    assert th.equal(samples.observations[online], expected.observations.float())
 
 
 def test_both_sides_are_normalised(two_episodes: str) -> None:
@@ -100,8 +110,9 @@ def test_both_sides_are_normalised(two_episodes: str) -> None:
     add(buffer, 0, [-4], [True])
     samples = buffer.sample(100, normalizing())
     assert set(samples.rewards[:, 0].tolist()) <= {-1.0, 0.0, 0.25, 0.5, 2.5, 2.75, 3.0}
-    assert (samples.rewards == -1.0).sum() == 50
-    np.testing.assert_allclose(samples.observations[50:], [[-1.0, -1.0]] * 50)
+    online = samples.rewards[:, 0] == -1.0
+    assert online.sum() == 50
+    np.testing.assert_allclose(samples.observations[online], [[-1.0, -1.0]] * 50)
 
 
 def test_pickled_without_the_dataset(two_episodes: str) -> None:

@@ -1,16 +1,18 @@
 """Warm-up, symmetric replay, and the dataset in the online buffer."""
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch as th
-from toy_tasks import dataset, dataset_file, make, vec
+from stable_baselines3.common.buffers import ReplayBuffer
+from toy_tasks import arrays, dataset, dataset_file, make, vec
 
 from sb3_o2o import O2OSAC
-from sb3_o2o.data import MonteCarloReplayBuffer
+from sb3_o2o.data import MonteCarloReplayBuffer, OfflineDataset
 from sb3_o2o.finetuning import DatasetReplay, FineTuningCallback, SymmetricReplay, Warmup
 from sb3_o2o.objectives import Batch
 
@@ -141,6 +143,42 @@ def test_replay_callbacks_are_saved_without_the_data(tmp_path: Path) -> None:
     loaded.learn(8, callback=batches)
     assert loaded.finetuning[0].offline_fraction == 0.25
     assert all(is_offline(batch, dataset().rewards).sum() == 2 for batch in batches.seen)
+
+
+def test_the_options_of_an_opened_dataset_are_saved(tmp_path: Path) -> None:
+    path = Path(dataset_file(tmp_path))
+    part = OfflineDataset.load(str(path), fraction=0.5, reward_scale=3.0)
+    model = make(finetuning=[SymmetricReplay(0.5, dataset=part)]).learn(8)
+    assert len(pickle.dumps(model.finetuning[0])) < 3_000
+    model.save(tmp_path / "model")
+    loaded: Any = O2OSAC.load(tmp_path / "model", env=vec(), device="cpu")
+    loaded.save(tmp_path / "model")  # also where it has not been opened
+    loaded, batches = O2OSAC.load(tmp_path / "model", env=vec(), device="cpu"), Batches()
+    loaded.learn(8, callback=batches)
+    assert loaded.finetuning[0].buffer.dataset.fingerprint == part.fingerprint
+    assert all(is_offline(batch, part.rewards).sum() == 4 for batch in batches.seen)
+    path.unlink()  # the policy can be used where the data are not
+    without = O2OSAC.load(tmp_path / "model", env=vec(), device="cpu")
+    with pytest.raises(FileNotFoundError, match=r"boxes\.npz"):
+        without.learn(8)
+
+
+def a_buffer() -> ReplayBuffer:
+    buffer: Any = make().learn(20).replay_buffer
+    return buffer
+
+
+@pytest.mark.parametrize("source", [dataset, arrays, a_buffer])
+def test_data_from_memory_are_not_saved(source: Callable[[], Any], tmp_path: Path) -> None:
+    model = make(finetuning=[SymmetricReplay(0.5, dataset=source())]).learn(8)
+    assert len(pickle.dumps(model.finetuning[0])) < 3_000
+    model.save(tmp_path / "model")
+    with pytest.raises(ValueError, match="SymmetricReplay needs a dataset: pass dataset="):
+        O2OSAC.load(tmp_path / "model", env=vec(), device="cpu").learn(8)
+    other, batches = dataset(seed=5), Batches()
+    loaded = O2OSAC.load(tmp_path / "model", env=vec(), device="cpu", dataset=other)
+    loaded.learn(8, callback=batches)
+    assert all(is_offline(batch, other.rewards).sum() == 4 for batch in batches.seen)
 
 
 # -- DatasetReplay -------------------------------------------------------------------------------------------------

@@ -1,0 +1,120 @@
+"""Policies of other kinds, seen from ``load_offline``."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.torch_layers import get_actor_critic_arch
+
+from sb3_o2o.data import OfflineDataset
+
+
+def recover_environment(source: Any) -> Any:
+    """
+    :param source: a Minari id
+    :return: the environment that the dataset was collected in
+    :raises ValueError: if the source does not name one
+    """
+    import gymnasium as gym
+    import minari
+
+    if isinstance(source, OfflineDataset) and source.env_id is not None:
+        return gym.make(source.env_id)
+    try:
+        return minari.load_dataset(str(source)).recover_environment()
+    except Exception as error:
+        raise ValueError(
+            f"load_offline needs env=…: {source!r} does not say which environment it came from ({error})."
+        ) from error
+
+
+def to_memory(model: BaseAlgorithm) -> io.BytesIO:
+    stream = io.BytesIO()
+    model.save(stream)
+    stream.seek(0)
+    return stream
+
+
+def load_foreign(family: str, path: Path) -> BaseAlgorithm:
+    """A saved model of another family, to be cloned."""
+    import sb3_contrib
+    import stable_baselines3
+
+    algorithm = getattr(stable_baselines3, family, None) or getattr(sb3_contrib, family, None)
+    if algorithm is None:
+        raise ValueError(
+            f"{path} holds a model that is not SAC, TQC, CrossQ, TD3, DDPG or PPO: pass the live model or its policy "
+            "instead."
+        )
+    return algorithm.load(path)
+
+
+def copy_parameters(source: th.nn.Module, target: th.nn.Module) -> None:
+    """What is learned, and not the buffers: statistics of the data stay."""
+    with th.no_grad():
+        for own, fresh in zip(target.parameters(), source.parameters(), strict=True):
+            own.copy_(fresh)
+
+
+def actor_arguments(source: Any) -> dict[str, Any]:
+    """Constructor arguments for an actor like that of a TQC model."""
+    policy_kwargs = {
+        name: value for name, value in source.policy_kwargs.items() if name not in ("n_quantiles", "use_sde")
+    }
+    return {
+        "policy_kwargs": policy_kwargs,
+        "use_sde": source.use_sde,
+        "gamma": source.gamma,
+        "actor_layer_norm": False,
+        "normalize_observations": False,
+    }
+
+
+def as_function(source: Any) -> Callable[[Any], Any]:
+    if isinstance(source, BaseAlgorithm):
+        return lambda observations: source.predict(observations, deterministic=True)[0]
+    if isinstance(source, th.nn.Module):
+        device = next((parameter.device for parameter in source.parameters()), th.device("cpu"))
+
+        def act(observations: Any) -> np.ndarray:
+            with th.no_grad():
+                inputs = (
+                    {key: th.as_tensor(value, device=device) for key, value in observations.items()}
+                    if isinstance(observations, dict)
+                    else th.as_tensor(observations, device=device)
+                )
+                return source(inputs).cpu().numpy()
+
+        return act
+    return source
+
+
+def same_shapes(one: th.nn.Module, other: th.nn.Module) -> bool:
+    shapes = [{name: value.shape for name, value in module.state_dict().items()} for module in (one, other)]
+    return shapes[0] == shapes[1]
+
+
+def warn_about_networks(model: Any, wanted: dict[str, Any], recipe: str | None) -> None:
+    """Name what the trained networks decide otherwise than the recipe."""
+    differing = []
+    for name, value in wanted.items():
+        if name == "policy_kwargs":
+            if "net_arch" not in value:
+                continue
+            name, value, have = "net_arch", value["net_arch"], model.policy.net_arch
+            differs = get_actor_critic_arch(value) != get_actor_critic_arch(have)
+        else:
+            have = getattr(model, name)
+            differs = value != have
+        if differs:
+            differing.append(f"{name}: {value!r} wanted, {have!r} trained")
+    if differing:
+        whose = "the arguments" if recipe is None else f"recipe {recipe!r}"
+        warnings.warn(f"What was trained wins over {whose}: {'; '.join(differing)}.", stacklevel=4)
