@@ -102,7 +102,6 @@ class EnsembleMLP(nn.Module):
             initialize(layers, orthogonal_gain, last_hidden_gain)
             members.append(layers)
         self.n_members = n_members
-        self.layer_norm = layer_norm
         self.layers = nn.ModuleList(_stack(list(group)) for group in zip(*members, strict=True))
 
     def forward(self, inputs: th.Tensor, members: th.Tensor | None = None) -> th.Tensor:
@@ -111,7 +110,7 @@ class EnsembleMLP(nn.Module):
         :param members: indices of the members to evaluate, ``(m,)``; all by default
         :return: ``(n, rows)`` or ``(m, rows)``
         """
-        if inputs.device.type == "cpu" and (self.layer_norm or len(inputs) >= _ROWS_FOR_ONE_PRODUCT_EACH):
+        if inputs.device.type == "cpu" and len(inputs) >= _ROWS_FOR_ONE_PRODUCT_EACH:
             return self._forward_one_by_one(inputs, members)
         return self._forward_batched(inputs, members)
 
@@ -124,8 +123,8 @@ class EnsembleMLP(nn.Module):
 
     def _forward_one_by_one(self, inputs: th.Tensor, members: th.Tensor | None) -> th.Tensor:
         """
-        The same, member after member. On a CPU one product fills the machine from a few hundred rows on, and torch
-        has a fused normalisation with weights for one member only (1.2 to 1.8 times as fast, benchmarks/README.md).
+        The same, member after member. On a CPU one product fills a core from about a thousand rows on, and torch has
+        a fused normalisation with weights for one member only (measured in benchmarks/README.md).
         """
         hidden = [inputs] * (self.n_members if members is None else len(members))
         for layer in self.layers:

@@ -55,17 +55,8 @@ def pair(
 @pytest.fixture(params=["one product for all", "one product each"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways in which a CPU evaluates an ensemble, whatever the number of rows."""
-    each = request.param == "one product each"
-    original = ensemble.EnsembleMLP.forward
-
-    def forward(self: Any, inputs: th.Tensor, members: th.Tensor | None = None) -> th.Tensor:
-        if each:
-            return self._forward_one_by_one(inputs, members)
-        layer_norm, self.layer_norm = self.layer_norm, False
-        try:
-            return original(self, inputs, members)
-        finally:
-            self.layer_norm = layer_norm
+    each, net = request.param == "one product each", ensemble.EnsembleMLP
+    forward = net._forward_one_by_one if each else net._forward_batched
 
     monkeypatch.setattr(ensemble.EnsembleMLP, "forward", forward)
     return request.param
