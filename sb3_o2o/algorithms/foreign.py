@@ -78,6 +78,10 @@ def actor_arguments(source: Any) -> dict[str, Any]:
 
 
 def as_function(source: Any) -> Callable[[Any], Any]:
+    """
+    :param source: a model of SB3, a ``torch.nn.Module``, or another callable
+    :return: its deterministic actions from a batch of observations, both NumPy
+    """
     if isinstance(source, BaseAlgorithm):
         return lambda observations: source.predict(observations, deterministic=True)[0]
     if isinstance(source, th.nn.Module):
