@@ -1,6 +1,6 @@
 """How the demo's dataset was made: a SAC agent that has only begun to learn, recorded for 20,000 steps.
 
-python examples/make_demo_dataset.py inverted-double-pendulum-medium-20k.npz
+python examples/make_demo_dataset.py double-pendulum-medium-20k.npz
 """
 
 import argparse
