@@ -1,3 +1,3 @@
-"""The phases of a run."""
+"""The phases that the algorithm itself enters; callbacks such as a warm-up name their own."""
 
-PRETRAINING, WARMUP, FINETUNING = "pretraining", "warmup", "finetuning"
+PRETRAINING, FINETUNING = "pretraining", "finetuning"

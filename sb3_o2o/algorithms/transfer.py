@@ -26,6 +26,7 @@ from sb3_o2o.algorithms.foreign import (
     to_memory,
     warn_about_networks,
 )
+from sb3_o2o.algorithms.phases import PRETRAINING
 from sb3_o2o.data import MonteCarloDictReplayBuffer, MonteCarloReplayBuffer, OfflineDataset
 from sb3_o2o.data.filling import with_actions
 from sb3_o2o.errors import check_keyword_arguments
@@ -260,7 +261,7 @@ class TransferMixin(_Base):
         self.learning_starts = given.get("learning_starts", 0)
         self.num_timesteps = self._total_timesteps = 0
         self._finetuning_started, self._n_finetuning_updates = False, 0
-        if self.phase != "pretraining":
+        if self.phase != PRETRAINING:
             self.phase = None
         return self
 
