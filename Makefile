@@ -10,14 +10,20 @@ WORKERS ?= 2
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg
 CHECKED := sb3_o2o examples tests benchmarks
 
-.PHONY: help demo test lint type pytest format clean
+# Peers live in environments of their own: d3rlpy pins another Gymnasium.
+PEER_ENVIRONMENTS := .venv-sbx .venv-d3rlpy
+
+.PHONY: help demo bench-peers test lint type pytest format clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.installed ## pre-train on the dataset in the package, fine-tune online, show the picture's path
 	$(BIN)/sb3-o2o demo $(ARGS)
+
+bench-peers: $(VENV)/.installed .venv-sbx/.installed .venv-d3rlpy/.installed ## our speed beside SBX's and d3rlpy's: a table, and benchmarks/results/speed.*
+	$(BIN)/sb3-o2o bench speed $(addprefix --peers ,$(addsuffix /bin/python,$(PEER_ENVIRONMENTS))) --out benchmarks/results $(ARGS)
 
 test: lint type pytest ## everything that must pass: ruff, mypy, pytest with coverage
 
@@ -35,8 +41,8 @@ format: $(VENV)/.installed-dev ## let ruff put the code in order
 	$(BIN)/ruff check --fix $(CHECKED)
 	$(BIN)/ruff format $(CHECKED)
 
-clean: ## remove the environment, caches and builds (runs stay)
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov
+clean: ## remove the environments, caches and builds (runs stay)
+	rm -rf $(VENV) $(PEER_ENVIRONMENTS) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov
 
 # Stamps: a second call installs nothing, a changed pyproject.toml installs again.
 $(VENV)/.torch:
@@ -51,3 +57,16 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.torch
 $(VENV)/.installed-dev: pyproject.toml $(VENV)/.torch
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(VENV)/.installed
+
+# Torch first, so that a peer's own requirement does not bring another build of it.
+.venv-sbx/.installed:
+	$(PYTHON) -m venv .venv-sbx
+	.venv-sbx/bin/pip install --quiet --disable-pip-version-check $(TORCH)
+	.venv-sbx/bin/pip install --quiet --disable-pip-version-check sbx-rl==0.28.0
+	@touch $@
+
+.venv-d3rlpy/.installed:
+	$(PYTHON) -m venv .venv-d3rlpy
+	.venv-d3rlpy/bin/pip install --quiet --disable-pip-version-check $(TORCH)
+	.venv-d3rlpy/bin/pip install --quiet --disable-pip-version-check d3rlpy==2.8.1
+	@touch $@

@@ -22,7 +22,7 @@ def milliseconds(forward: object, inputs: th.Tensor, repeats: int) -> float:
     times = []
     for _ in range(repeats + 2):
         started = time.perf_counter()
-        forward(inputs, None).sum().backward()  # type: ignore[operator]
+        forward(inputs).sum().backward()  # type: ignore[operator]
         times.append(time.perf_counter() - started)
     return 1e3 * statistics.median(times[2:])
 
@@ -40,8 +40,9 @@ def main() -> None:
         for layer_norm in (False, True):
             net = EnsembleMLP(args.inputs, [args.hidden] * 2, n_members, layer_norm=layer_norm)
             inputs = th.randn(rows, args.inputs)
-            batched = milliseconds(net._forward_batched, inputs, args.repeats)
-            single = milliseconds(net._forward_one_by_one, inputs, args.repeats)
+            repeated = inputs.expand(n_members, *inputs.shape)
+            batched = milliseconds(lambda x, net=net: net._forward_batched(x, net.layers, None), repeated, args.repeats)
+            single = milliseconds(lambda x, net=net: net._forward_one_by_one(x, None), inputs, args.repeats)
             row = f"{n_members:7d} {rows:6d}  {layer_norm!s:>10}  {batched:10.2f}  {single:13.2f}"
             print(f"{row}  {batched / single:5.2f}", flush=True)
 

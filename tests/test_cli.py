@@ -60,7 +60,7 @@ def pretrained(tiny_dataset: Callable[..., str]) -> Path:
 
 
 class TestHelp:
-    @pytest.mark.parametrize("command", ["demo", "collect", "pretrain", "finetune", "evaluate", "recipes"])
+    @pytest.mark.parametrize("command", ["demo", "collect", "pretrain", "finetune", "evaluate", "recipes", "bench"])
     def test_every_command_explains_itself(self, command: str) -> None:
         output = succeeds(command, "--help")
         assert f"sb3-o2o {command}" in output

@@ -70,7 +70,7 @@ def test_make_lists_its_targets() -> None:
     output = subprocess.run(
         ["make", "-C", str(ROOT), "--no-print-directory"], capture_output=True, text=True, check=True
     )
-    for target in ("demo", "test", "lint", "format", "clean"):
+    for target in ("demo", "bench-peers", "test", "lint", "format", "clean"):
         assert f"make {target} " in output.stdout
 
 

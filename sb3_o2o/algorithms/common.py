@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Conve
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import FloatSchedule, configure_logger, polyak_update, update_learning_rate
 
+from sb3_o2o.algorithms.gradients import GradientFunctions
 from sb3_o2o.algorithms.hooks import Hooks, walk
 from sb3_o2o.algorithms.phases import FINETUNING, PRETRAINING
 from sb3_o2o.algorithms.progress import PretrainingProgressBar
@@ -78,6 +81,7 @@ class OfflineToOnlineMixin(SamplingMixin):
 
     def _setup_objectives(self) -> None:
         """Create the objectives, which may own parameters, and the fine-tuning callbacks."""
+        self._gradient_functions = GradientFunctions(self.compile, self.verbose)
         self.finetuning = build_finetuning(self.finetuning or [])
         online = self.online_objective or self.default_online_objective
         self.offline_objective = make_objective(self.objective, self.objective_kwargs, self, self.available_objectives)
@@ -99,7 +103,7 @@ class OfflineToOnlineMixin(SamplingMixin):
     @property
     def action_dim(self) -> int:
         """Number of action dimensions."""
-        return int(np.prod(self.action_space.shape))  # type: ignore[arg-type]
+        return math.prod(self.action_space.shape)  # type: ignore[arg-type]
 
     @property
     def active_objective(self) -> Objective:
@@ -180,22 +184,18 @@ class OfflineToOnlineMixin(SamplingMixin):
         :return: losses and other scalars, on the device
         """
         objective = self.active_objective
-        objective.metrics.clear()
-        optimizers = {**self._optimizers(), **objective.optimizers}
-        waiting: list[th.optim.Optimizer] = []
-        for name, loss in objective.losses(batch, actor_batch):
-            optimizer = optimizers[name]
-            optimizer.zero_grad(set_to_none=True)
-            # only this optimiser's parameters: the critics stay frozen in the actor's step
-            loss.backward(inputs=[parameter for group in optimizer.param_groups for parameter in group["params"]])
-            objective.metrics[f"{name}_loss"] = loss.detach()
-            if objective.simultaneous:
-                waiting.append(optimizer)
-            else:
-                optimizer.step()
-        for optimizer in waiting:
-            optimizer.step()
-        return objective.metrics
+        optimizers = self._optimizers() | objective.optimizers
+        parameters = {name: _parameters(optimizer) for name, optimizer in optimizers.items()}
+        metrics: dict[str, th.Tensor] = {}
+        for step in objective.steps(batch, actor_batch):
+            losses, step_metrics, gradients = self._gradient_functions(step, parameters)
+            for name, values in zip(losses, gradients, strict=True):
+                for parameter, gradient in zip(parameters[name], values, strict=True):
+                    parameter.grad = gradient
+            for name in losses:  # all gradients of a step are formed before the first optimiser moves
+                optimizers[name].step()
+            metrics.update(step_metrics, **{f"{name}_loss": loss for name, loss in losses.items()})
+        return metrics
 
     def full_policy_kwargs(self) -> dict[str, Any]:
         """The policy's arguments: the user's, and those that are arguments of the algorithm."""
@@ -210,9 +210,14 @@ class OfflineToOnlineMixin(SamplingMixin):
         for name, optimizer in self._optimizers().items():
             update_learning_rate(optimizer, schedules[name](self._current_progress_remaining))
 
+    @cached_property
+    def _target_parameters(self) -> tuple[list[th.Tensor], list[th.Tensor]]:
+        return list(self.critic_target.parameters()), list(self.critic.parameters())
+
     @th.no_grad()
     def _update_targets(self) -> None:
-        th._foreach_lerp_(list(self.critic_target.parameters()), list(self.critic.parameters()), self.tau)
+        targets, sources = self._target_parameters
+        th._foreach_lerp_(targets, sources, self.tau)
         # running statistics of batch normalisation are copied, as SB3 does
         polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
 
@@ -296,7 +301,7 @@ class OfflineToOnlineMixin(SamplingMixin):
             self._pretraining_loop(callback, total, log_interval)
             callback.on_training_end()
         finally:
-            self.hooks = Hooks()
+            self.hooks.deliver_to(())
             self._leave_pretraining()
             if "learning_starts" not in self.explicit_arguments:
                 self.learning_starts = 0  # a pre-trained policy acts by itself from the first step
@@ -344,7 +349,7 @@ class OfflineToOnlineMixin(SamplingMixin):
         self._online_steps = self.num_timesteps, self._total_timesteps, self._current_progress_remaining
         self.n_pretrain_steps = start
         self._take_callbacks(callback)
-        self.hooks = Hooks([*self.finetuning, *walk(callback)], offline=True)
+        self.hooks.deliver_to([*self.finetuning, *walk(callback)], offline=True)
         self.num_timesteps, self._total_timesteps = self.n_pretrain_steps, total
         self.start_time = time.time_ns()
         if self.ep_info_buffer is None:  # as ``learn`` does it: callbacks may write logs
@@ -401,7 +406,7 @@ class OfflineToOnlineMixin(SamplingMixin):
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
         self._take_callbacks(callback)
-        self.hooks = Hooks(walk(callback))
+        self.hooks.deliver_to(walk(callback))
         return total_timesteps, callback
 
     def _set_statistics(self, dataset: OfflineDataset | None) -> None:
@@ -429,7 +434,7 @@ class OfflineToOnlineMixin(SamplingMixin):
 
     def _excluded_save_params(self) -> list[str]:
         ours = ["hooks", "offline_buffer", "_pretrained_on", "offline_objective", "finetuning_objective"]
-        ours.append("_metric_sums")
+        ours += ["_metric_sums", "_gradient_functions", "_target_parameters"]
         by_reference = isinstance(self.dataset, OfflineDataset) and self.dataset.reopenable
         if not (self.dataset is None or by_reference or isinstance(self.dataset, str | os.PathLike)):
             ours.append("dataset")  # data in memory: megabytes that are no weights
@@ -449,6 +454,10 @@ class OfflineToOnlineMixin(SamplingMixin):
             state_dicts.append(name)
             state_dicts += [f"{name}.optimizers.{key}" for key in getattr(self, name).optimizers]
         return state_dicts, variables
+
+
+def _parameters(optimizer: th.optim.Optimizer) -> list[th.nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _as_list(callback: MaybeCallback) -> list[BaseCallback]:

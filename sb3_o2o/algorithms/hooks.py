@@ -45,24 +45,28 @@ def walk(callback: BaseCallback | None) -> Iterator[BaseCallback]:
 
 
 class Hooks:
-    """
-    The callbacks of a run, sorted by the hooks that they override.
+    """The callbacks of a run, sorted by the hooks that they override."""
 
-    :param callbacks: in the order in which they are asked
-    :param offline: deliver only the hooks that look, as during pre-training
-    """
+    def __init__(self) -> None:
+        self._by_name: dict[str, list[Any]] = {name: [] for name in (*UPDATE_HOOKS, *EVENT_HOOKS)}
 
-    def __init__(self, callbacks: Iterable[BaseCallback] = (), offline: bool = False):
+    def deliver_to(self, callbacks: Iterable[BaseCallback], offline: bool = False) -> None:
+        """
+        :param callbacks: in the order in which they are asked
+        :param offline: deliver only the hooks that look, as during pre-training
+        """
         unique = list(dict.fromkeys(callbacks))
-        names = EVENT_HOOKS if offline else (*UPDATE_HOOKS, *EVENT_HOOKS)
-        self._by_name: dict[str, list[Any]] = {name: [c for c in unique if _overrides(c, name)] for name in names}
+        for name, listeners in self._by_name.items():
+            wanted = name in EVENT_HOOKS or not offline
+            # in place: compiled updates hold on to what they were compiled with
+            listeners[:] = [callback for callback in unique if wanted and _overrides(callback, name)]
 
     def defined(self, name: str) -> list[Any]:
         """
         :param name: a hook
         :return: the bound methods of the callbacks that override it
         """
-        return [getattr(callback, name) for callback in self._by_name.get(name, [])]
+        return [getattr(callback, name) for callback in self._by_name[name]]
 
     def first(self, name: str, *arguments: Any) -> Any:
         """

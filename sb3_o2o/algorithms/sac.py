@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import numpy as np
 import torch as th
 from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -18,6 +17,7 @@ from sb3_o2o.algorithms.common import OfflineToOnlineMixin
 from sb3_o2o.algorithms.resume import ResumeMixin
 from sb3_o2o.algorithms.transfer import TransferMixin
 from sb3_o2o.networks.ensemble import EnsembleCritic
+from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.networks.policies import O2OActor, O2OSACCnnPolicy, O2OSACMultiInputPolicy, O2OSACPolicy
 from sb3_o2o.objectives import SAC_OBJECTIVES
 
@@ -212,6 +212,8 @@ class O2OSAC(TransferMixin, ResumeMixin, OfflineToOnlineMixin, SAC):
             self.policy_kwargs = given
             if monte_carlo is not None:
                 self.replay_buffer_class, self.replay_buffer_kwargs = given_buffer
+        if self.ent_coef_optimizer is not None:
+            self.ent_coef_optimizer = FusedAdam([self.log_ent_coef], lr=self.lr_schedule(1))
         self._setup_objectives()
 
     def full_policy_kwargs(self) -> dict[str, Any]:
@@ -229,7 +231,7 @@ class O2OSAC(TransferMixin, ResumeMixin, OfflineToOnlineMixin, SAC):
                 raise ValueError(
                     f"target_entropy must be a number, 'auto' or 'auto_0.5', not {self.target_entropy!r}."
                 ) from None
-            self.target_entropy = -fraction * float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
+            self.target_entropy = -fraction * self.action_dim
 
     def _optimizers(self) -> dict[str, th.optim.Optimizer]:
         optimizers: dict[str, th.optim.Optimizer] = {"actor": self.actor.optimizer, "critic": self.critic.optimizer}

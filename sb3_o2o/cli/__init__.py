@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from sb3_o2o.cli.bench import bench_app
 from sb3_o2o.cli.common import FriendlyGroup
 from sb3_o2o.cli.data import collect
 from sb3_o2o.cli.demo import demo
@@ -48,5 +49,6 @@ app.command()(finetune)
 app.command()(evaluate)
 app.command()(collect)
 app.add_typer(recipes_app, name="recipes")
+app.add_typer(bench_app, name="bench")
 
 __all__ = ["app"]

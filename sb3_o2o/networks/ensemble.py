@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import torch as th
 from gymnasium import spaces
@@ -35,8 +37,7 @@ class EnsembleLinear(nn.Module):
         :param members: indices of the members to evaluate, ``(m,)``; all by default
         :return: ``(n, rows, out)``
         """
-        weight, bias = _select(self.weight, members), _select(self.bias, members)
-        return th.baddbmm(bias, inputs, weight)
+        return _linear(inputs, _select(self.weight, members), _select(self.bias, members))
 
 
 class EnsembleLayerNorm(nn.Module):
@@ -60,6 +61,16 @@ class EnsembleLayerNorm(nn.Module):
         """
         normalised = nn.functional.layer_norm(inputs, inputs.shape[-1:], eps=self.eps)
         return th.addcmul(_select(self.bias, members), normalised, _select(self.weight, members))
+
+
+def _linear(inputs: th.Tensor, weight: th.Tensor, bias: th.Tensor) -> th.Tensor:
+    """One member, ``(rows, in)``, or a stack of them, ``(n, rows, in)``."""
+    if not th.compiler.is_compiling():
+        return th.addmm(bias, inputs, weight) if inputs.dim() == 2 else th.baddbmm(bias, inputs, weight)
+    # compiled, what is no large product joins the passes over memory of its neighbours
+    if weight.shape[-1] == 1:
+        return (inputs * weight.transpose(-1, -2)).sum(dim=-1, keepdim=True) + bias
+    return inputs @ weight + bias
 
 
 def _select(parameter: th.Tensor, members: th.Tensor | None) -> th.Tensor:
@@ -104,20 +115,39 @@ class EnsembleMLP(nn.Module):
         self.n_members = n_members
         self.layers = nn.ModuleList(_stack(list(group)) for group in zip(*members, strict=True))
 
-    def forward(self, inputs: th.Tensor, members: th.Tensor | None = None) -> th.Tensor:
+    def forward(self, features: th.Tensor, actions: th.Tensor, members: th.Tensor | None = None) -> th.Tensor:
         """
-        :param inputs: ``(rows, input_dim)``, the same for every member
+        :param features: the same for every member, ``(batch, features)``
+        :param actions: likewise, ``(batch, act)``, or ``(batch, k, act)`` for k actions per state
         :param members: indices of the members to evaluate, ``(m,)``; all by default
-        :return: ``(n, rows)`` or ``(m, rows)``
+        :return: ``(n, batch)`` or ``(n, batch, k)``
         """
-        if inputs.device.type == "cpu" and len(inputs) >= _ROWS_FOR_ONE_PRODUCT_EACH:
-            return self._forward_one_by_one(inputs, members)
-        return self._forward_batched(inputs, members)
-
-    def _forward_batched(self, inputs: th.Tensor, members: th.Tensor | None) -> th.Tensor:
         n = self.n_members if members is None else members.shape[0]
-        hidden = inputs.unsqueeze(0).expand(n, *inputs.shape)
-        for layer in self.layers:
+        if actions.dim() == 3 and th.compiler.is_compiling():
+            hidden = self._first_layer(features, actions, members, n)
+            return self._forward_batched(hidden, self.layers[1:], members).reshape(n, *actions.shape[:2])
+        if actions.dim() == 3:
+            features = features.unsqueeze(1).expand(-1, actions.shape[1], -1)
+        inputs = th.cat([features, actions], dim=-1)
+        rows = inputs.reshape(math.prod(inputs.shape[:-1]), inputs.shape[-1])
+        if rows.device.type == "cpu" and len(rows) >= _ROWS_FOR_ONE_PRODUCT_EACH and not th.compiler.is_compiling():
+            values = self._forward_one_by_one(rows, members)
+        else:
+            values = self._forward_batched(rows.expand(n, *rows.shape), self.layers, members)
+        return values.reshape(n, *inputs.shape[:-1])
+
+    def _first_layer(self, features: th.Tensor, actions: th.Tensor, members: th.Tensor | None, n: int) -> th.Tensor:
+        """What does not depend on the action goes through the first layer once per state; compiled, this pays."""
+        first: Any = self.layers[0]
+        weight, bias = _select(first.weight, members), _select(first.bias, members)
+        size, rows = features.shape[1], actions.flatten(0, 1)
+        of_states = th.bmm(features.expand(n, *features.shape), weight[:, :size]) + bias
+        of_actions = th.bmm(rows.expand(n, *rows.shape), weight[:, size:])
+        return (of_states.unsqueeze(2) + of_actions.unflatten(1, actions.shape[:2])).flatten(1, 2)
+
+    def _forward_batched(self, hidden: th.Tensor, layers: Iterable[nn.Module], members: th.Tensor | None) -> th.Tensor:
+        """``hidden`` is ``(n, rows, in)``."""
+        for layer in layers:
             hidden = layer(hidden, members) if isinstance(layer, EnsembleLinear | EnsembleLayerNorm) else layer(hidden)
         return hidden.squeeze(-1)
 
@@ -134,7 +164,7 @@ class EnsembleMLP(nn.Module):
             weights, biases = _select(layer.weight, members).unbind(0), _select(layer.bias, members).unbind(0)
             triples = zip(hidden, weights, biases, strict=True)
             if isinstance(layer, EnsembleLinear):
-                hidden = [th.addmm(bias, value, weight) for value, weight, bias in triples]
+                hidden = [_linear(*triple) for triple in triples]
             else:
                 hidden = [
                     nn.functional.layer_norm(value, weight.shape[-1:], weight[0], bias[0], layer.eps)
@@ -242,13 +272,8 @@ class EnsembleCritic(BaseModel):
         :return: ``(N, batch)`` or ``(N, batch, k)``, float32
         """
         features = self.features(obs)
-        if actions.dim() == 3:
-            features = features.unsqueeze(1).expand(-1, actions.shape[1], -1)
-        inputs = th.cat([features, actions], dim=-1)
-        rows = math.prod(inputs.shape[:-1])
-        with th.autocast(inputs.device.type, dtype=th.bfloat16, enabled=self.precision == "bf16"):
-            values = self.ensemble(inputs.reshape(rows, inputs.shape[-1]), members)
-        return values.float().reshape(-1, *inputs.shape[:-1])
+        with th.autocast(features.device.type, dtype=th.bfloat16, enabled=self.precision == "bf16"):
+            return self.ensemble(features, actions, members).float()
 
     def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
         """

@@ -19,7 +19,9 @@ from torch import nn
 
 from sb3_o2o.networks.distributions import squashed_gaussian
 from sb3_o2o.networks.ensemble import EnsembleCritic, initialize
+from sb3_o2o.networks.layers import heads, linear, sequential
 from sb3_o2o.networks.normalizer import NormalizedExtractor
+from sb3_o2o.networks.optimizers import FusedAdam
 
 
 class O2OActor(Actor):
@@ -64,13 +66,17 @@ class O2OActor(Actor):
         :param obs: ``(batch, *obs)``
         :return: mean and log standard deviation before the squashing, ``(batch, act)``, and gSDE's arguments
         """
-        if self.state_dependent_std or self.use_sde:
-            with th.autocast(self.device.type, dtype=th.bfloat16, enabled=self.precision == "bf16"):
-                mean, log_std, kwargs = super().get_action_dist_params(obs)
-            return mean.float(), log_std.float(), kwargs
         with th.autocast(self.device.type, dtype=th.bfloat16, enabled=self.precision == "bf16"):
-            mean = self.mu(self.latent_pi(self.extract_features(obs, self.features_extractor))).float()
-        return mean, th.clamp(self.log_std, LOG_STD_MIN, LOG_STD_MAX).expand_as(mean), {}
+            if self.use_sde:
+                mean, log_std, kwargs = super().get_action_dist_params(obs)
+                return mean.float(), log_std.float(), kwargs
+            latent = sequential(self.latent_pi, self.extract_features(obs, self.features_extractor))
+            if self.state_dependent_std:
+                mean, log_std = heads(latent, self.mu, self.log_std)  # type: ignore[arg-type]
+            else:
+                mean = linear(self.mu, latent)  # type: ignore[arg-type]
+                log_std = self.log_std.expand_as(mean)  # type: ignore[operator]
+        return mean.float(), th.clamp(log_std.float(), LOG_STD_MIN, LOG_STD_MAX), {}
 
     @th.no_grad()
     def set_std(self, std: float) -> None:
@@ -148,8 +154,7 @@ class O2OSACPolicy(SACPolicy):
             "precision": precision,
         }
         if kwargs.get("optimizer_class", th.optim.Adam) is th.optim.Adam:
-            # one kernel for all parameters instead of one loop; the same numbers to float32 rounding
-            kwargs["optimizer_kwargs"] = {"fused": True, **(kwargs.get("optimizer_kwargs") or {})}
+            kwargs["optimizer_class"] = FusedAdam  # the same numbers to float32 rounding
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sb3_o2o.errors import check_keyword_arguments, unknown
-from sb3_o2o.objectives.base import Batch, Objective, SACObjective
+from sb3_o2o.objectives.base import Batch, LossesAndMetrics, Objective, SACObjective, Step
 from sb3_o2o.objectives.bc import BCObjective
 from sb3_o2o.objectives.cql import CalQLObjective, CQLObjective
 
@@ -42,7 +42,9 @@ __all__ = [
     "Batch",
     "CQLObjective",
     "CalQLObjective",
+    "LossesAndMetrics",
     "Objective",
     "SACObjective",
+    "Step",
     "make_objective",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -51,6 +50,24 @@ class Batch(NamedTuple):
         return len(self.actions)
 
 
+#: scalar losses by the name of their optimiser, and detached metrics to log
+LossesAndMetrics = tuple[dict[str, th.Tensor], dict[str, th.Tensor]]
+
+
+class Step(NamedTuple):
+    """
+    What one or several optimisers minimise, from the same parameters: losses that are formed together belong into
+    one step, losses that see each other's updates into several.
+
+    ``function`` is a pure function of networks and ``arguments``: random numbers and temperatures are passed in, so
+    that it can be compiled. It returns scalar losses by the name of their optimiser, in the order in which these step,
+    and metrics to log, without gradient.
+    """
+
+    function: Callable[..., LossesAndMetrics]
+    arguments: tuple[Any, ...]
+
+
 class Optimizers(dict[str, th.optim.Optimizer]):
     """Optimisers by name; as attributes too, since Stable-Baselines3 saves what a dotted name leads to."""
 
@@ -65,14 +82,12 @@ class Objective(nn.Module):
     """
     Losses of one gradient update. An objective sees batches and networks, never the environment or a buffer.
 
-    Sub-classes yield losses from :meth:`losses`; the algorithm steps the optimiser of that name after each
-    (or after all, see ``simultaneous``).
+    Sub-classes yield steps from :meth:`steps`; the algorithm forms the gradients of each, and steps its optimisers,
+    before it asks for the next.
 
     :param model: the algorithm whose networks are trained
     """
 
-    #: form all losses from the same parameters, then step (CORL); otherwise step after each loss
-    simultaneous: ClassVar[bool] = False
     #: batches must carry ``returns_to_go``
     needs_returns: ClassVar[bool] = False
     #: the critic is trained, so its target network follows
@@ -82,22 +97,19 @@ class Objective(nn.Module):
         super().__init__()
         # a plain attribute in a tuple: the model owns the networks, this module must not register them
         self._model = (model,)
-        #: scalars of the last update, on the device; read when logs are written
-        self.metrics: dict[str, th.Tensor] = {}
-        #: optimisers of the objective's own parameters, by the name that :meth:`losses` yields
+        #: optimisers of the objective's own parameters, by the names of their losses
         self.optimizers = Optimizers()
-        self._compiled: dict[str, Callable[..., Any]] = {}
 
     @property
     def model(self) -> O2OSAC:
         """The algorithm whose networks are trained."""
         return self._model[0]
 
-    def losses(self, batch: Batch, actor_batch: Batch | None) -> Iterator[tuple[str, th.Tensor]]:
+    def steps(self, batch: Batch, actor_batch: Batch | None) -> Iterator[Step]:
         """
         :param batch: transitions for the critics
         :param actor_batch: transitions for the actor and the temperature; ``None`` when the actor waits
-        :return: pairs of optimiser name and scalar loss, in the order of the updates
+        :return: what to minimise, in the order of the updates
         """
         raise NotImplementedError
 
@@ -114,28 +126,6 @@ class Objective(nn.Module):
         rows = len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
         shape = (rows, self.model.action_dim) if n_actions is None else (rows, n_actions, self.model.action_dim)
         return th.randn(shape, device=self.model.device)
-
-    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """
-        Call one of this objective's loss functions, compiled if the model asks for it.
-
-        :param function: a bound method that is a pure function of networks and arguments
-        :param arguments: its arguments
-        :return: what it returns
-        """
-        if not self.model.compile:
-            return function(*arguments)
-        from torch._dynamo.exc import BackendCompilerFailed  # seconds to import, and few need it
-
-        name = function.__name__
-        if name not in self._compiled:
-            self._compiled[name] = th.compile(function)
-        try:
-            return self._compiled[name](*arguments)
-        except BackendCompilerFailed as error:
-            warnings.warn(f"compile=True needs a working C++ compiler; going on without. ({error})", stacklevel=2)
-            self._compiled[name] = function
-            return function(*arguments)
 
 
 class SACObjective(Objective):
@@ -177,56 +167,40 @@ class SACObjective(Objective):
         self.n_actions = n_actions
         self.entropy_at_next = entropy_at_next
 
-    def losses(self, batch: Batch, actor_batch: Batch | None) -> Iterator[tuple[str, th.Tensor]]:
-        """See :meth:`Objective.losses`."""
+    def steps(self, batch: Batch, actor_batch: Batch | None) -> Iterator[Step]:
+        """See :meth:`Objective.steps`."""
         if self.model.use_sde:
             self.model.actor.reset_noise()  # it was drawn with the standard deviation before the last step
         ent_coef = self.model.current_ent_coef()
         # drawn before the critic's draws: the order of Stable-Baselines3, so that a seed gives the same numbers
         policy_noise = None if actor_batch is None else self.noise(actor_batch.observations)
-        yield "critic", self.critic_loss(batch, ent_coef)
+        yield Step(self.critic_losses, (batch, *self.critic_draws(batch), ent_coef))
         if actor_batch is not None:
-            actor_loss, log_prob = self.run(self._actor_loss, actor_batch, policy_noise, ent_coef)
-            temperature_loss = self.temperature_loss(actor_batch, log_prob)  # of the policy before its step
-            yield "actor", actor_loss
-            self.metrics["ent_coef"] = ent_coef
-            if temperature_loss is not None:
-                yield "ent_coef", temperature_loss
-
-    def temperature_loss(self, batch: Batch, log_prob: th.Tensor) -> th.Tensor | None:
-        """
-        :param batch: the actor's batch
-        :param log_prob: log-probability of the policy's actions at its observations, ``(B,)``
-        :return: scalar; None for a fixed temperature
-        """
-        if self.model.log_ent_coef is None:
-            return None
-        if self.entropy_at_next:
-            with th.no_grad():
-                _, log_prob = self.model.actor.rsample(batch.next_observations, self.noise(batch.next_observations))
-        return F.temperature_loss(self.model.log_ent_coef, log_prob, float(self.model.target_entropy))
+            yield Step(self.actor_losses, (actor_batch, policy_noise, self.temperature_draws(actor_batch), ent_coef))
 
     # -- critic ----------------------------------------------------------------------------------------------------
 
-    def critic_loss(self, batch: Batch, ent_coef: th.Tensor) -> th.Tensor:
+    def critic_draws(self, batch: Batch) -> tuple[th.Tensor | None, ...]:
         """
         :param batch: transitions
-        :param ent_coef: temperature, ``(1,)``
-        :return: scalar
+        :return: the random numbers of :meth:`critic_losses`
         """
-        n_actions = self.n_actions if self.max_target_backup else None
-        noise, members = (
-            self.noise(batch.next_observations, n_actions),
-            self.model.draw_critics(self.model.critic_subset),
-        )
-        return self.run(self._critic_loss, batch, noise, members, ent_coef)
+        noise = self.noise(batch.next_observations, self.n_actions if self.max_target_backup else None)
+        return noise, self.model.draw_critics(self.model.critic_subset)
 
-    def _critic_loss(
+    def critic_losses(
         self, batch: Batch, noise: th.Tensor | None, members: th.Tensor | None, ent_coef: th.Tensor
-    ) -> th.Tensor:
+    ) -> LossesAndMetrics:
+        """
+        :param batch: transitions
+        :param noise: standard normal draws for the next actions, ``(B, act)`` or ``(B, K, act)``
+        :param members: target critics to evaluate, ``(m,)``; all by default
+        :param ent_coef: temperature, ``(1,)``
+        :return: the critics' loss
+        """
         target = self.td_target(batch, noise, members, ent_coef)
         values = self.model.critic.q_values(batch.observations, batch.actions)
-        return F.ensemble_mse(values, target, self.critic_reduction)
+        return {"critic": F.ensemble_mse(values, target, self.critic_reduction)}, {}
 
     @th.no_grad()
     def td_target(
@@ -254,11 +228,33 @@ class SACObjective(Objective):
 
     # -- actor -----------------------------------------------------------------------------------------------------
 
-    def _actor_loss(self, batch: Batch, noise: th.Tensor | None, ent_coef: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    def temperature_draws(self, batch: Batch) -> th.Tensor | None:
+        """
+        :param batch: the actor's transitions
+        :return: noise for the actions whose entropy tunes the temperature, where these are not the actor loss's
+        """
+        is_tuned = self.model.log_ent_coef is not None
+        return self.noise(batch.next_observations) if is_tuned and self.entropy_at_next else None
+
+    def actor_losses(
+        self, batch: Batch, noise: th.Tensor | None, next_noise: th.Tensor | None, ent_coef: th.Tensor
+    ) -> LossesAndMetrics:
+        """
+        :param batch: the actor's transitions
+        :param noise: standard normal draws for the actions, ``(B, act)``; None with gSDE
+        :param next_noise: the same at the next observations, where the entropy is measured there
+        :param ent_coef: temperature before the update, ``(1,)``
+        :return: the losses of actor and temperature, both of the policy before its step
+        """
         model, hooks = self.model, self.model.hooks
         actions, log_prob = model.actor.rsample(batch.observations, noise)
         values = F.reduce_ensemble(model.critic.q_values(batch.observations, actions), model.actor_critics)
         values = hooks.actor_values(values, actions, batch)
         loss = ent_coef * log_prob - values
-        loss = hooks.actor_penalty(loss, actions, log_prob, batch)
-        return loss.mean(), log_prob.detach()
+        losses = {"actor": hooks.actor_penalty(loss, actions, log_prob, batch).mean()}
+        if model.log_ent_coef is not None:
+            if self.entropy_at_next:
+                with th.no_grad():
+                    _, log_prob = model.actor.rsample(batch.next_observations, next_noise)
+            losses["ent_coef"] = F.temperature_loss(model.log_ent_coef, log_prob, float(model.target_entropy))
+        return losses, {"ent_coef": ent_coef}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch as th
 
 from sb3_o2o.objectives import functional as F
-from sb3_o2o.objectives.base import Batch, Objective
+from sb3_o2o.objectives.base import Batch, LossesAndMetrics, Objective, Step
 
 if TYPE_CHECKING:
     from sb3_o2o.algorithms.sac import O2OSAC
@@ -47,24 +47,37 @@ class BCObjective(Objective):
         self.entropy_term = entropy_term
         self.action_clip = action_clip
 
-    def losses(self, batch: Batch, actor_batch: Batch | None) -> Iterator[tuple[str, th.Tensor]]:
-        """See :meth:`Objective.losses`."""
+    def steps(self, batch: Batch, actor_batch: Batch | None) -> Iterator[Step]:
+        """See :meth:`Objective.steps`."""
         batch = batch if actor_batch is None else actor_batch
         if self.loss == "mse":
-            mean, _, _ = self.model.actor.get_action_dist_params(batch.observations)
-            yield "actor", (th.tanh(mean) - batch.actions).pow(2).mean()
-            return
-        ent_coef = self.model.current_ent_coef()
-        loss, log_prob = self.run(self._likelihood_loss, batch, self.noise(batch.observations), ent_coef)
-        yield "actor", loss
-        self.metrics["ent_coef"] = ent_coef
-        if self.entropy_term and self.model.log_ent_coef is not None:
-            yield "ent_coef", F.temperature_loss(self.model.log_ent_coef, log_prob, float(self.model.target_entropy))
+            yield Step(self.distance_loss, (batch,))
+        else:
+            noise = self.noise(batch.observations)
+            yield Step(self.likelihood_losses, (batch, noise, self.model.current_ent_coef()))
 
-    def _likelihood_loss(self, batch: Batch, noise: th.Tensor, ent_coef: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        mean, log_std, _ = self.model.actor.get_action_dist_params(batch.observations)
+    def distance_loss(self, batch: Batch) -> LossesAndMetrics:
+        """
+        :param batch: transitions
+        :return: mean squared distance of the deterministic actions from the data's
+        """
+        mean, _, _ = self.model.actor.get_action_dist_params(batch.observations)
+        return {"actor": (th.tanh(mean) - batch.actions).pow(2).mean()}, {}
+
+    def likelihood_losses(self, batch: Batch, noise: th.Tensor, ent_coef: th.Tensor) -> LossesAndMetrics:
+        """
+        :param batch: transitions
+        :param noise: standard normal draws for the entropy term, ``(B, act)``
+        :param ent_coef: temperature, ``(1,)``
+        :return: the losses of actor and temperature
+        """
+        model = self.model
+        mean, log_std, _ = model.actor.get_action_dist_params(batch.observations)
         loss = -F.squashed_log_prob(mean, log_std, batch.actions, self.action_clip)
+        if not self.entropy_term:
+            return {"actor": loss.mean()}, {"ent_coef": ent_coef}
         _, log_prob = F.squashed_gaussian(mean, log_std, noise)
-        if self.entropy_term:
-            loss = loss + ent_coef * log_prob
-        return loss.mean(), log_prob.detach()
+        losses = {"actor": (loss + ent_coef * log_prob).mean()}
+        if model.log_ent_coef is not None:
+            losses["ent_coef"] = F.temperature_loss(model.log_ent_coef, log_prob, float(model.target_entropy))
+        return losses, {"ent_coef": ent_coef}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch as th
 
 from sb3_o2o.objectives import functional as F
-from sb3_o2o.objectives.base import Batch, SACObjective
+from sb3_o2o.objectives.base import Batch, LossesAndMetrics, SACObjective, Step
 
 if TYPE_CHECKING:
     from sb3_o2o.algorithms.sac import O2OSAC
@@ -33,8 +33,6 @@ class CQLObjective(SACObjective):
     :param entropy_backup: likewise; off, as in every published configuration
     :param entropy_at_next: likewise
     """
-
-    simultaneous: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -80,19 +78,42 @@ class CQLObjective(SACObjective):
             rate = default if lagrange_learning_rate is None else lagrange_learning_rate
             self.optimizers["lagrange"] = th.optim.Adam([self.log_multiplier], lr=rate)
 
-    def losses(self, batch: Batch, actor_batch: Batch | None) -> Iterator[tuple[str, th.Tensor]]:
-        """See :meth:`Objective.losses`."""
-        yield from super().losses(batch, actor_batch)
-        if self.lagrange_gap is not None:
-            gap = self.metrics["cql_gap_per_critic"]
-            yield "lagrange", F.lagrange_loss(self.log_multiplier, gap, self.lagrange_gap, self.cql_weight)
-            self.metrics["cql_multiplier"] = self.log_multiplier.detach().exp()
+    def steps(self, batch: Batch, actor_batch: Batch | None) -> Iterator[Step]:
+        """See :meth:`Objective.steps`."""
+        ent_coef = self.model.current_ent_coef()
+        noise = None if actor_batch is None else self.noise(actor_batch.observations)
+        draws = self.critic_draws(batch)
+        next_noise = None if actor_batch is None else self.temperature_draws(actor_batch)
+        yield Step(self.all_losses, (batch, draws, actor_batch, noise, next_noise, ent_coef))
 
-    def critic_loss(self, batch: Batch, ent_coef: th.Tensor) -> th.Tensor:
+    def all_losses(
+        self,
+        batch: Batch,
+        draws: tuple[th.Tensor | None, ...],
+        actor_batch: Batch | None,
+        noise: th.Tensor | None,
+        next_noise: th.Tensor | None,
+        ent_coef: th.Tensor,
+    ) -> LossesAndMetrics:
+        """
+        :param batch: transitions for the critics
+        :param draws: see :meth:`critic_draws`
+        :param actor_batch: transitions for the actor; None when it waits
+        :param noise: see :meth:`actor_losses`
+        :param next_noise: likewise
+        :param ent_coef: temperature, ``(1,)``
+        :return: all losses, from the same parameters
+        """
+        losses, metrics = self.critic_losses(batch, *draws, ent_coef)  # type: ignore[arg-type,call-arg]
+        if actor_batch is not None:
+            actor_losses, actor_metrics = self.actor_losses(actor_batch, noise, next_noise, ent_coef)
+            losses, metrics = losses | actor_losses, metrics | actor_metrics
+        return losses, metrics
+
+    def critic_draws(self, batch: Batch) -> tuple[th.Tensor | None, ...]:
         """
         :param batch: transitions
-        :param ent_coef: temperature, ``(1,)``
-        :return: TD loss plus conservative term, scalar
+        :return: the random numbers of :meth:`critic_losses`
         """
         model = self.model
         td_noise = self.noise(batch.next_observations, self.n_actions if self.max_target_backup else None)
@@ -100,12 +121,9 @@ class CQLObjective(SACObjective):
         shape = (len(batch), self.n_actions, model.action_dim)
         uniform = th.empty(shape, device=model.device).uniform_(-1, 1)
         noise = th.randn((2, *shape), device=model.device)
-        members, subset = model.draw_critics(model.critic_subset), model.draw_critics(self.critic_subset)
-        loss, gap = self.run(self._cql_loss, batch, td_noise, uniform, noise, members, subset, ent_coef)
-        self.metrics["cql_gap"], self.metrics["cql_gap_per_critic"] = gap.mean(), gap
-        return loss
+        return td_noise, uniform, noise, model.draw_critics(model.critic_subset), model.draw_critics(self.critic_subset)
 
-    def _cql_loss(
+    def critic_losses(  # type: ignore[override]
         self,
         batch: Batch,
         td_noise: th.Tensor,
@@ -114,7 +132,17 @@ class CQLObjective(SACObjective):
         members: th.Tensor | None,
         subset: th.Tensor | None,
         ent_coef: th.Tensor,
-    ) -> tuple[th.Tensor, th.Tensor]:
+    ) -> LossesAndMetrics:
+        """
+        :param batch: transitions
+        :param td_noise: standard normal draws for the TD target, ``(B, act)`` or ``(B, K, act)``
+        :param uniform: see :meth:`conservative_gap`
+        :param noise: likewise
+        :param members: target critics to evaluate, ``(m,)``; all by default
+        :param subset: critics in the conservative term, ``(m,)``; all by default
+        :param ent_coef: temperature, ``(1,)``
+        :return: TD loss plus conservative term, and the multiplier's loss
+        """
         target = self.td_target(batch, td_noise, members, ent_coef)
         values = self.model.critic.q_values(batch.observations, batch.actions)
         gap = self.conservative_gap(batch, values, uniform, noise, subset)
@@ -128,7 +156,11 @@ class CQLObjective(SACObjective):
         # a subset stands for the whole ensemble: each critic keeps the same expected TD-to-CQL ratio
         scale = {"half_sum": 0.5 * values.shape[0], "sum": values.shape[0], "mean": 1.0}[self.critic_reduction]
         loss = F.ensemble_mse(values, target, self.critic_reduction) + scale * weight * penalty.mean()
-        return loss, gap.detach()
+        losses, metrics = {"critic": loss}, {"cql_gap": gap.detach().mean(), "cql_gap_per_critic": gap.detach()}
+        if self.lagrange_gap is not None:
+            losses["lagrange"] = F.lagrange_loss(self.log_multiplier, gap, self.lagrange_gap, self.cql_weight)
+            metrics["cql_multiplier"] = self.log_multiplier.detach().exp()
+        return losses, metrics
 
     def conservative_gap(
         self,

@@ -290,16 +290,18 @@ def test_log_keys(arguments: dict[str, Any], expected: set[str]) -> None:
     assert all(len(key) <= 36 for key in writer.keys)
 
 
-def test_logs_are_means_since_the_last_ones() -> None:
+def test_logs_are_means_since_the_last_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make()
     writer, losses = logging_to(model), []
+    gradient_step = model._gradient_step
 
-    class Record(BaseCallback):
-        def _on_step(self) -> bool:
-            losses.append(model.active_objective.metrics["critic_loss"].item())
-            return True
+    def recorded(*arguments: Any) -> dict[str, th.Tensor]:
+        metrics = gradient_step(*arguments)
+        losses.append(metrics["critic_loss"].item())
+        return metrics
 
-    model.pretrain(dataset(), 5, callback=Record(), log_interval=3)
+    monkeypatch.setattr(model, "_gradient_step", recorded)
+    model.pretrain(dataset(), 5, log_interval=3)
     logged = [values["offline/critic_loss"] for _, values in writer.written]
     assert logged == pytest.approx([np.mean(losses[:3]), np.mean(losses[3:])], rel=1e-5)
 

@@ -181,11 +181,11 @@ def test_actor_penalties_reach_the_actor_alone() -> None:
 
 def test_penalties_add_up_and_values_are_handed_on() -> None:
     double = {"actor_values": lambda values, actions, batch: 2 * values, "actor_penalty": lambda *_: 1.0}
-    losses = []
+    losses: list[float] = []
+    look = Answer(after_update=lambda batch, metrics: losses.append(metrics["actor_loss"].item()))
     for callbacks in ([], [Answer(**double)], [Answer(**double), Answer(**double)]):
         model = make(learning_starts=8, ent_coef=0.0)
-        model.learn(9, callback=[*callbacks])
-        losses.append(model.active_objective.metrics["actor_loss"].item())
+        model.learn(9, callback=[*callbacks, look])
     # without entropy the loss is -Q; each callback doubles Q and adds 1
     assert losses[1] == pytest.approx(2 * losses[0] + 1, rel=1e-4)
     assert losses[2] == pytest.approx(4 * losses[0] + 2, rel=1e-4)

@@ -1,0 +1,175 @@
+"""Losses and their gradients, in one compiled graph where asked."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import sys
+import time
+import types
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import Any
+
+import torch as th
+
+from sb3_o2o.objectives import Step
+
+Tensors = dict[str, th.Tensor]
+Parameters = Mapping[str, list[th.nn.Parameter]]
+
+
+def losses_and_gradients(
+    function: Callable[..., tuple[Tensors, Tensors]], parameters: Parameters, arguments: tuple[Any, ...]
+) -> tuple[Tensors, Tensors, list[list[th.Tensor | None]]]:
+    """
+    :param function: returns losses by the name of their optimiser, and metrics
+    :param parameters: what each optimiser trains
+    :param arguments: of the function
+    :return: losses, metrics, and for each loss the gradients of its optimiser's parameters: no others are formed, so
+        that the critics stay frozen in the actor's step
+    """
+    losses, metrics = function(*arguments)
+    last = len(losses) - 1
+    gradients: list[list[th.Tensor | None]] = [
+        # ``None`` for a parameter that the loss does not reach
+        list(th.autograd.grad(loss, parameters[name], retain_graph=index < last, allow_unused=True))
+        for index, (name, loss) in enumerate(losses.items())
+    ]
+    return {name: loss.detach() for name, loss in losses.items()}, metrics, gradients
+
+
+class GradientFunctions:
+    """
+    Runs the steps of objectives: as they stand, or compiled, forward and backward pass as one graph. The optimisers
+    stay outside: torch's fused kernels are faster than what a compiler makes of their formulas.
+
+    :param compile: compile with ``torch.compile``
+    :param verbose: 1 says what was compiled and how long it took, if that can be seen
+    """
+
+    def __init__(self, compile: bool, verbose: int = 0):
+        self.compile = compile
+        self.verbose = verbose
+        #: spent waiting for the compiler
+        self.compile_seconds = 0.0
+        self._compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
+
+    def __call__(self, step: Step, parameters: Parameters) -> tuple[Tensors, Tensors, list[list[th.Tensor | None]]]:
+        """
+        :param step: what to compute
+        :param parameters: what the optimiser of each loss trains
+        :return: see :func:`losses_and_gradients`
+        """
+        if not self.compile:
+            return losses_and_gradients(step.function, parameters, step.arguments)
+        # bound methods compare by their object and function
+        key = (step.function, *(len(each) for each in step.arguments if hasattr(each, "__len__")))
+        compiled = self._compiled.get(key)
+        if compiled is None:
+            return self._first_call(key, step, parameters)
+        return compiled(step.arguments)
+
+    def _first_call(
+        self, key: tuple[Any, ...], step: Step, parameters: Parameters
+    ) -> tuple[Tensors, Tensors, list[list[th.Tensor | None]]]:
+        from torch._dynamo.exc import Unsupported  # seconds to import, and few need it
+        from torch._inductor.exc import InductorError
+
+        _keep_freed_memory()
+        started = time.perf_counter()
+        name = step.function.__name__.replace("_", " ")
+        compiled = compile_step(step.function, parameters)
+        with _spinner(f"Compiling {name} …") if self.verbose else nullcontext():
+            try:
+                result = compiled(step.arguments)
+            except Unsupported as error:
+                reason = str(error).strip().splitlines()[0]
+                warnings.warn(f"compile=True: {name} cannot be one graph, going on in pieces. ({reason})", stacklevel=2)
+                compiled = compile_step(step.function, parameters, in_pieces=True)
+                result = compiled(step.arguments)
+            except InductorError as error:
+                reason = str(error).strip().splitlines()[0]
+                needed = "compile=True needs a C++ compiler, on a GPU also Triton"
+                warnings.warn(f"{needed}; going on without. ({reason})", stacklevel=2)
+                self.compile = False
+                return losses_and_gradients(step.function, parameters, step.arguments)
+        self._compiled[key] = compiled
+        self.compile_seconds += time.perf_counter() - started
+        return result
+
+
+def compile_step(
+    function: Callable[..., tuple[Tensors, Tensors]], parameters: Parameters, in_pieces: bool = False
+) -> Callable[[tuple[Any, ...]], tuple[Tensors, Tensors, list[list[th.Tensor | None]]]]:
+    """
+    :param function: see :func:`losses_and_gradients`
+    :param parameters: likewise
+    :param in_pieces: leave what cannot be compiled to Python, and the backward pass to autograd
+    :return: a compiled function of the arguments
+    """
+    import torch._dynamo.config as dynamo
+
+    options: dict[str, Any] = {"guard_filter_fn": _keep_guards}
+    if in_pieces or not hasattr(dynamo, "trace_autograd_ops"):
+        # an older torch compiles what is differentiated, and differentiates by itself
+        forward = th.compile(_own_code(lambda arguments: function(*arguments)), dynamic=False, options=options)
+        return lambda arguments: losses_and_gradients(lambda *_: forward(arguments), parameters, ())
+
+    def whole(arguments: tuple[Any, ...]) -> Any:
+        return losses_and_gradients(function, parameters, arguments)
+
+    compiled = th.compile(_own_code(whole), fullgraph=True, dynamic=False, options=options)
+
+    def call(arguments: tuple[Any, ...]) -> Any:
+        # for the time of the call, because a constant that changed compiles anew; other code keeps its setting
+        before, dynamo.trace_autograd_ops = dynamo.trace_autograd_ops, True
+        try:
+            return compiled(arguments)
+        finally:
+            dynamo.trace_autograd_ops = before
+
+    return call
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """
+    Let the C library keep what is freed instead of giving it back to the system after every update: asking again for
+    the megabytes of a conservative update costs a sixth of it. Only glibc has the switch.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        trim_threshold, mmap_threshold, most = -1, -3, 2**31 - 1
+        libc = ctypes.CDLL(None)
+        libc.mallopt(trim_threshold, most)
+        libc.mallopt(mmap_threshold, most)
+
+
+def _own_code(function: Callable[..., Any]) -> Callable[..., Any]:
+    """torch keeps its compiled graphs by code object: shared by all objectives, they would soon be too many."""
+    code = function.__code__.replace(co_name=f"{function.__name__}_{id(function)}")  # type: ignore[attr-defined]
+    copy = types.FunctionType(code, function.__globals__, function.__name__, closure=function.__closure__)  # type: ignore[attr-defined]
+    copy.__kwdefaults__ = function.__kwdefaults__  # type: ignore[attr-defined]
+    return copy
+
+
+def _keep_guards(entries: list[Any]) -> list[bool]:
+    """
+    What torch checks before each call. The networks do not change their layers between two updates, and checking
+    hundreds of them takes as long as a small layer; constants of objectives and callbacks may change, and stay guarded.
+    """
+    return [
+        "_modules" not in entry.name
+        and "_parameters" not in entry.name
+        and not isinstance(entry.value, th.nn.Parameter)
+        for entry in entries
+    ]
+
+
+def _spinner(text: str) -> AbstractContextManager[Any]:
+    from rich.console import Console
+
+    # a console of its own: another progress bar may be running on the common one
+    return Console(file=sys.stderr).status(text)

@@ -1,0 +1,172 @@
+"""``sb3-o2o bench``."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sb3_o2o.cli.common import FriendlyGroup, console
+
+bench_app = typer.Typer(
+    cls=FriendlyGroup, no_args_is_help=True, help="How fast this machine is: updates beside other libraries', the loop."
+)
+
+Threads = Annotated[
+    int | None, typer.Option("--threads", help="Threads of each contestant. Default: every core.", min=1)
+]
+BenchDevice = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Folder for the numbers (JSON) and the picture.")
+]
+
+
+@bench_app.command()
+def speed(
+    rows: Annotated[
+        str | None,
+        typer.Option("--rows", help="Rows by name, with commas: sac, wsrl, wsrl_all, td3_bc, iql, cql, calql."),
+    ] = None,
+    rounds: Annotated[int, typer.Option("--rounds", help="How often each contestant is asked.", min=1)] = 9,
+    updates: Annotated[int, typer.Option("--updates", help="Updates per round.", min=1)] = 40,
+    threads: Threads = None,
+    device: BenchDevice = "cpu",
+    precision: Annotated[
+        str, typer.Option("--precision", help="Of our matrix products, with commas: fp32, bf16.")
+    ] = "fp32",
+    peers: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--peers",
+            metavar="PYTHON",
+            help="Interpreter of an environment with SBX or d3rlpy, once for each. Peers beside us are found.",
+        ),
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Milliseconds per update: ours, Stable-Baselines3's, the peers', and those of the matrix products alone.
+
+    `sb3-o2o bench speed --rows sac,wsrl --peers .venv-sbx/bin/python --peers .venv-d3rlpy/bin/python`
+
+    Contestants are processes that are asked in turn, round by round; a time is the median over the rounds, a ratio the
+    median of the ratios within a round. Batches are drawn within the time. What the rows are: benchmarks/README.md.
+    """
+    from sb3_o2o.benchmarking import report
+    from sb3_o2o.benchmarking.contestants import own_competitors, peer_competitors
+    from sb3_o2o.benchmarking.machine import describe_machine, usable_cores
+    from sb3_o2o.benchmarking.race import race
+    from sb3_o2o.benchmarking.work import rows_by_name
+
+    chosen = rows_by_name(None if rows is None else _names(rows))
+    competitors = [*own_competitors(_names(precision)), *peer_competitors(peers or ())]
+    _check_device(device)
+    _prepare_folder(out)
+    threads = threads or usable_cores()
+    machine = describe_machine(device)
+    with console.status("") as status:
+        results, versions = race(
+            chosen, competitors, rounds=rounds, updates=updates, threads=threads, device=device, say=status.update
+        )
+    console.print(report.time_table(results))
+    ratios = report.ratio_table(results)
+    if ratios is not None:
+        console.print(ratios)
+    console.print()
+    for line in report.notes(results):
+        console.print(line, markup=False, highlight=False)
+    where = f"{machine.get('gpu', machine['processor'])}; threads: {threads}; rounds: {rounds}, of {updates} updates"
+    console.print(where, markup=False, highlight=False)
+    if out is not None:
+        settings = {
+            "rows": [work.name for work in chosen],
+            "rounds": rounds,
+            "updates": updates,
+            "threads": threads,
+            "device": device,
+            "precision": _names(precision),
+        }
+        about = _about(machine, settings, versions=versions)
+        report.write_json(out / "speed.json", report.to_document(results, about))
+        report.draw(out / "speed.png", results, where)
+        console.print(f"\nNumbers: {out / 'speed.json'}   picture: {out / 'speed.png'}", soft_wrap=True)
+
+
+@bench_app.command()
+def env(
+    env_id: Annotated[str, typer.Option("--env", help="Gymnasium id.")] = "Hopper-v5",
+    steps: Annotated[int, typer.Option("--steps", help="Environment steps of each round.", min=1)] = 500,
+    rounds: Annotated[int, typer.Option("--rounds", help="How often each is measured.", min=1)] = 5,
+    transitions: Annotated[
+        int, typer.Option("--transitions", help="Size of the dataset that is sampled.", min=2000)
+    ] = 1_000_000,
+    threads: Threads = None,
+    device: BenchDevice = "cpu",
+    compile_: Annotated[bool, typer.Option("--compile", help="Compile the updates.")] = False,
+    out: Out = None,
+) -> None:
+    """What acting, storing and sampling cost beside an update of the WSRL kind (10 critics, 4 updates per step).
+
+    With 1 and 4 environments; then sampling of a large dataset, and the memory that it takes.
+    """
+    from sb3_o2o.benchmarking import loop, report
+    from sb3_o2o.benchmarking.machine import describe_machine, usable_cores
+
+    _check_device(device)
+    _prepare_folder(out)
+    threads = threads or usable_cores()
+    machine = describe_machine(device)
+    with console.status("") as status:
+        measured = loop.measure(
+            env_id,
+            steps=steps,
+            rounds=rounds,
+            transitions=transitions,
+            threads=threads,
+            device=device,
+            compile_updates=compile_,
+            say=status.update,
+        )
+    for table in loop.tables(measured):
+        console.print(table)
+        console.print()
+    console.print(f"{machine['processor']}; threads: {threads}; medians of {rounds} rounds", highlight=False)
+    if out is not None:
+        settings = {"env": env_id, "steps": steps, "rounds": rounds, "threads": threads, "device": device}
+        about = _about(machine, {**settings, "transitions": transitions, "compile": compile_})
+        report.write_json(out / "env.json", {"format": report.FORMAT, **about, **measured})
+        console.print(f"\nNumbers: {out / 'env.json'}", soft_wrap=True)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _check_device(device: str) -> None:
+    from sb3_o2o.benchmarking.contestants import DEVICES
+    from sb3_o2o.errors import unknown
+
+    if device not in DEVICES:
+        raise unknown("device", device, DEVICES)
+    if device == "cuda":
+        import torch as th
+
+        if not th.cuda.is_available():
+            raise ValueError("--device cuda: this PyTorch finds no GPU. Use --device cpu, or install a CUDA build.")
+
+
+def _prepare_folder(out: Path | None) -> None:
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)  # before minutes of measuring
+
+
+def _about(machine: dict[str, Any], settings: dict[str, Any], **more: Any) -> dict[str, Any]:
+    from datetime import UTC, datetime
+
+    return {
+        "command": shlex.join(["sb3-o2o", *sys.argv[1:]]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine,
+        "settings": settings,
+        **more,
+    }

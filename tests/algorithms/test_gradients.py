@@ -1,0 +1,225 @@
+"""Gradients of an update: eager, compiled and in pieces give the same, and nothing compiles twice."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch as th
+import torch._dynamo
+from toy_tasks import dataset, make
+
+from sb3_o2o import O2OSAC
+from sb3_o2o.algorithms import gradients
+from sb3_o2o.algorithms.common import _parameters
+from sb3_o2o.finetuning import FineTuningCallback
+from sb3_o2o.objectives import Batch
+
+#: |compiled - eager| <= TOLERANCE: float32, sums in another order; a step of Adam changes a weight by 3e-4
+TOLERANCE = 2e-5
+WSRL = {"n_critics": 4, "critic_subset": 2, "critic_layer_norm": True, "policy_delay": 2, "actor_batch": "block"}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "sac": {},
+    "wsrl": {**WSRL, "gradient_steps": 4, "online_objective_kwargs": {"entropy_at_next": True}},
+    "cql": {"objective": "cql", "objective_kwargs": {"n_actions": 3, "lagrange_gap": 0.5}},
+    "calql": {"objective": "calql", "objective_kwargs": {"n_actions": 3, "max_target_backup": True}, "n_critics": 3},
+    "bc": {"objective": "bc"},
+    "bc_mse": {"objective": "bc", "objective_kwargs": {"loss": "mse"}},
+}
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def traced_only(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Trace as for compiling, but run the graphs as they are: the same breaks and guards in a tenth of the time."""
+    graphs: list[Any] = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    compiler = th.compile
+
+    def traced(function: Any, **kwargs: Any) -> Any:
+        kwargs.pop("options", None)
+        return compiler(function, backend=backend, **kwargs)
+
+    monkeypatch.setattr(th, "compile", traced)
+    return graphs
+
+
+def train(model: O2OSAC, steps: int = 3) -> dict[str, th.Tensor]:
+    """Some updates of both phases; the weights afterwards."""
+    if model.objective != "sac":
+        model.pretrain(dataset(), steps)
+    model.learn(8 + steps, reset_num_timesteps=True)
+    return model.policy.state_dict()
+
+
+def assert_close(found: dict[str, th.Tensor], expected: dict[str, th.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert th.allclose(found[name], value, atol=TOLERANCE), name
+
+
+@pytest.mark.parametrize("name", ["wsrl", "cql"])
+def test_compiled_is_eager(name: str) -> None:
+    eager, compiled = (train(make(**SETTINGS[name], compile=choice)) for choice in (False, True))
+    assert_close(compiled, eager)
+
+
+@pytest.mark.parametrize("name", list(SETTINGS))
+def test_every_objective_is_one_graph(name: str, traced_only: list[Any]) -> None:
+    """``fullgraph`` raises at a break; each loss function is traced once, both phases together."""
+    expected = train(make(**SETTINGS[name]))
+    model = make(**SETTINGS[name], compile=True)
+    assert_close(train(model), expected)
+    assert len(traced_only) == len(model._gradient_functions._compiled) > 0
+
+
+def test_learning_again_compiles_nothing(traced_only: list[Any]) -> None:
+    model = make(**SETTINGS["wsrl"], compile=True)
+    model.learn(12)
+    n_graphs = len(traced_only)
+    model.learn(12)
+    model.learn(12, reset_num_timesteps=False)
+    assert len(traced_only) == n_graphs
+
+
+class Bonus(FineTuningCallback):
+    """Adds a number to the values that are backed up."""
+
+    def __init__(self, bonus: Any):
+        super().__init__()
+        self.bonus = bonus
+
+    def next_values(self, values: th.Tensor, actions: th.Tensor, log_prob: th.Tensor, batch: Batch) -> th.Tensor:
+        return values + self.bonus
+
+
+def critic_change(compile: bool, bonuses: list[Any]) -> list[th.Tensor]:
+    """First layer of the critics after one update with each bonus."""
+    callback, changes = Bonus(bonuses[0]), []
+    model = make(compile=compile, finetuning=[callback], learning_starts=8)
+    for index, bonus in enumerate(bonuses):
+        if isinstance(bonus, th.Tensor):
+            callback.bonus.copy_(bonus)
+        else:
+            callback.bonus = bonus
+        model.learn(9 if index == 0 else 1, reset_num_timesteps=index == 0)
+        changes.append(model.critic.ensemble.layers[0].weight.detach().clone())  # type: ignore[operator]
+    return changes
+
+
+def test_an_annealed_tensor_compiles_once(traced_only: list[Any]) -> None:
+    bonuses = [th.tensor(value) for value in (0.0, 1.0, 2.0, 3.0)]
+    compiled = critic_change(True, [each.clone() for each in bonuses])
+    n_graphs = len(traced_only)
+    assert n_graphs == 2  # critic, actor
+    eager = critic_change(False, [each.clone() for each in bonuses])
+    for found, expected in zip(compiled, eager, strict=True):
+        assert th.allclose(found, expected, atol=TOLERANCE)
+
+
+def test_a_constant_that_changes_is_noticed(traced_only: list[Any]) -> None:
+    compiled, eager = (critic_change(choice, [0.0, 5.0, -5.0]) for choice in (True, False))
+    for found, expected in zip(compiled, eager, strict=True):
+        assert th.allclose(found, expected, atol=TOLERANCE)
+    assert not th.allclose(eager[1], eager[2])
+
+
+class Breaks(FineTuningCallback):
+    """A hook that no compiler can follow."""
+
+    def actor_values(self, values: th.Tensor, actions: th.Tensor, batch: Batch) -> th.Tensor:
+        return values * float(str(values.mean().item())[:1] != "x")
+
+
+def test_a_hook_that_breaks_the_graph_runs_in_pieces() -> None:
+    eager = make(finetuning=[Breaks()]).learn(8).policy.state_dict()
+    model = make(finetuning=[Breaks()], compile=True)
+    with pytest.warns(UserWarning, match=r"actor losses cannot be one graph, going on in pieces"):
+        model.learn(8)
+    assert_close(model.policy.state_dict(), eager)
+
+
+def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor.exc import InductorError
+
+    def broken(*_: Any, **__: Any) -> Any:
+        def call(*_: Any) -> Any:
+            raise InductorError(RuntimeError("no g++ here"), None)
+
+        return call
+
+    eager = make().learn(8).policy.state_dict()
+    monkeypatch.setattr(th, "compile", broken)
+    model = make(compile=True)
+    with pytest.warns(UserWarning, match="needs a C\\+\\+ compiler") as warned:
+        model.learn(8)
+    assert len(warned) == 1  # and not at every update
+    assert_close(model.policy.state_dict(), eager)
+
+
+def test_an_older_torch_compiles_the_forward_pass(monkeypatch: pytest.MonkeyPatch, traced_only: list[Any]) -> None:
+    eager = make().learn(8).policy.state_dict()
+    whole = gradients.compile_step
+    monkeypatch.setattr(gradients, "compile_step", lambda *args: whole(*args, in_pieces=True))
+    assert_close(make(compile=True).learn(8).policy.state_dict(), eager)
+    assert traced_only
+
+
+def test_only_the_optimisers_own_parameters_get_gradients() -> None:
+    model = make(objective="cql", objective_kwargs={"n_actions": 2})
+    model.pretrain(dataset(), 1)
+    batch = model._sample(4)
+    step = next(model.offline_objective.steps(batch, batch))
+    parameters = {name: _parameters(optimizer) for name, optimizer in model._optimizers().items()}
+    before = {name: None if p.grad is None else p.grad.clone() for name, p in model.policy.named_parameters()}
+    losses, _, found = gradients.losses_and_gradients(step.function, parameters, step.arguments)
+    assert [len(each) for each in found] == [len(parameters[name]) for name in losses]
+    assert all(not loss.requires_grad for loss in losses.values())
+    after = dict(model.policy.named_parameters())  # nothing is accumulated on the way
+    assert all(value is None or th.equal(after[name].grad, value) for name, value in before.items())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", list(SETTINGS))
+def test_nothing_is_created_on_another_device(name: str) -> None:
+    """Whatever does not say where it belongs ends on the default device: here one that cannot be mixed with others."""
+    model = make(**SETTINGS[name])
+    train(model)
+    with th.device("meta"):
+        if model.objective != "sac":
+            model.pretrain(None, 2)
+        model.learn(4, reset_num_timesteps=False)
+    assert all(value.device.type == "cpu" for value in model.policy.state_dict().values())
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_bf16_keeps_what_must_be_exact(compile: bool, traced_only: list[Any]) -> None:
+    model = make(precision="bf16", compile=compile, objective="cql", objective_kwargs={"n_actions": 3})
+    model.pretrain(dataset(), 2)
+    batch = model._sample(6)
+    step = next(model.offline_objective.steps(batch, batch))
+    losses, metrics = step.function(*step.arguments)
+    exact = [*losses.values(), *metrics.values(), *model.policy.state_dict().values()]
+    exact += [value for state in model.critic.optimizer.state.values() for value in state.values()]
+    actions, log_prob = model.actor.rsample(batch.observations, th.zeros(6, 2))
+    exact += [actions, log_prob, model.critic.q_values(batch.observations, batch.actions)]
+    assert {value.dtype for value in exact if value.is_floating_point()} == {th.float32}
+
+
+def test_bf16_products_are_rounded() -> None:
+    exact, rounded = make(), make(precision="bf16")
+    rounded.policy.load_state_dict(exact.policy.state_dict())
+    exact.learn(5)
+    batch = exact._sample(8)
+    with th.no_grad():
+        values = [model.critic.q_values(batch.observations, batch.actions) for model in (make(), rounded)]
+    assert not th.equal(*values)
+    assert th.allclose(*values, atol=2e-2)

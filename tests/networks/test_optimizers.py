@@ -1,0 +1,143 @@
+"""``FusedAdam`` is torch's Adam: the same numbers, and state that both can read."""
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch as th
+
+from sb3_o2o.networks.optimizers import FusedAdam
+
+#: float32, fused against the plain formula
+TOLERANCE = 1e-6
+SHAPES = ((3, 4), (4,), (2, 2, 2))
+
+
+def pair(**kwargs: Any) -> tuple[list[th.nn.Parameter], list[th.nn.Parameter], FusedAdam, th.optim.Adam]:
+    th.manual_seed(0)
+    ours = [th.nn.Parameter(th.randn(shape)) for shape in SHAPES]
+    theirs = [th.nn.Parameter(parameter.detach().clone()) for parameter in ours]
+    return ours, theirs, FusedAdam(ours, lr=0.1, **kwargs), th.optim.Adam(theirs, lr=0.1, **kwargs)
+
+
+def step(optimizer: th.optim.Optimizer, parameters: list[th.nn.Parameter], seed: int, skip: int | None = None) -> None:
+    generator = th.Generator().manual_seed(seed)
+    for index, parameter in enumerate(parameters):
+        gradient = th.randn(parameter.shape, generator=generator)
+        parameter.grad = None if index == skip else gradient
+    optimizer.step()
+
+
+def same(ours: list[th.nn.Parameter], theirs: list[th.nn.Parameter]) -> bool:
+    return all(th.allclose(a, b, atol=TOLERANCE) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"weight_decay": 0.1}, {"betas": (0.5, 0.9), "eps": 1e-5}, {"maximize": True}])
+def test_the_numbers_are_those_of_torch(kwargs: dict[str, Any]) -> None:
+    ours, theirs, mine, stock = pair(**kwargs)
+    before = ours[0].detach().clone()
+    for seed in range(5):
+        for group in (*mine.param_groups, *stock.param_groups):
+            group["lr"] = 0.1 / (1 + seed)  # a schedule
+        step(mine, ours, seed)
+        step(stock, theirs, seed)
+    assert same(ours, theirs)
+    assert not th.allclose(ours[0], before)
+    assert mine.state[ours[0]]["step"].item() == 5
+
+
+@pytest.mark.parametrize("when", [0, 1, 3])
+def test_a_parameter_without_gradient_is_left_alone(when: int) -> None:
+    """Its step counter then falls behind the others', at whichever step that happens."""
+    ours, theirs, mine, stock = pair()
+    for seed in range(6):
+        skip = 1 if seed == when else None
+        step(mine, ours, seed, skip)
+        step(stock, theirs, seed, skip)
+    assert same(ours, theirs)
+    assert [int(mine.state[each]["step"]) for each in ours] == [6, 5, 6]
+
+
+def test_amsgrad_and_groups() -> None:
+    ours, theirs, mine, stock = pair(amsgrad=True)
+    for seed in range(3):
+        step(mine, ours, seed)
+        step(stock, theirs, seed)
+    assert same(ours, theirs)
+    groups = [{"params": ours[:1], "lr": 0.1}, {"params": ours[1:], "lr": 0.01}]
+    other = [{"params": theirs[:1], "lr": 0.1}, {"params": theirs[1:], "lr": 0.01}]
+    mine, stock = FusedAdam(groups), th.optim.Adam(other)
+    for seed in range(3):
+        step(mine, ours, seed)
+        step(stock, theirs, seed)
+    assert same(ours, theirs)
+
+
+@pytest.mark.parametrize("through", ["a file", "memory"])
+@pytest.mark.parametrize("to_stock", [False, True])
+def test_state_goes_both_ways(through: str, to_stock: bool) -> None:
+    """The shared counter must not be counted once for each parameter by an optimiser that loads it."""
+    ours, theirs, mine, stock = pair()
+    for seed in range(3):
+        step(mine, ours, seed)
+        step(stock, theirs, seed)
+    state = mine.state_dict() if to_stock else stock.state_dict()
+    state = pickle.loads(pickle.dumps(state)) if through == "a file" else copy.deepcopy(state)
+    loaded: th.optim.Optimizer = (th.optim.Adam if to_stock else FusedAdam)(theirs if to_stock else ours, lr=0.1)
+    loaded.load_state_dict(state)
+    for seed in range(3, 6):
+        step(loaded if not to_stock else mine, ours, seed)
+        step(loaded if to_stock else stock, theirs, seed)
+    assert same(ours, theirs)
+    counted = loaded.state_dict()["state"]
+    assert [int(each["step"]) for each in counted.values()] == [6, 6, 6]
+
+
+def test_how_to_step_is_not_loaded() -> None:
+    ours, _, mine, stock = pair()
+    step(stock, list(stock.param_groups[0]["params"]), 0)
+    mine.load_state_dict(stock.state_dict())
+    assert mine.param_groups[0]["fused"] is True
+    step(mine, ours, 1)
+    assert mine.state[ours[0]]["step"].item() == 2
+
+
+def test_a_copy_goes_on_by_itself() -> None:
+    ours, theirs, mine, stock = pair()
+    step(mine, ours, 0)
+    step(stock, theirs, 0)
+    twin, twin_parameters = copy.deepcopy((mine, ours))
+    step(mine, ours, 1)
+    for seed in (1, 2):
+        step(twin, twin_parameters, seed)
+        step(stock, theirs, seed)
+    assert same(twin_parameters, theirs)
+    assert not same(twin_parameters, ours)
+
+
+def test_cleared_state_starts_afresh() -> None:
+    ours, theirs, mine, stock = pair()
+    step(mine, ours, 0)
+    step(stock, theirs, 0)
+    mine.state.clear()
+    stock.state.clear()
+    for seed in (1, 2):
+        step(mine, ours, seed)
+        step(stock, theirs, seed)
+    assert same(ours, theirs)
+    assert mine.state[ours[0]]["step"].item() == 2
+
+
+def test_a_closure() -> None:
+    ours, _, mine, _ = pair()
+
+    def closure() -> float:
+        mine.zero_grad()
+        loss = sum(parameter.pow(2).sum() for parameter in ours)
+        loss.backward()  # type: ignore[union-attr]
+        return float(loss)
+
+    with th.enable_grad():
+        first, second = mine.step(closure), mine.step(closure)
+    assert second < first
