@@ -61,6 +61,17 @@ class O2OActor(Actor):
             elif orthogonal_gain is not None:
                 initialize([self.log_std], orthogonal_gain, None)  # type: ignore[list-item]
 
+    def mean(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        The mean alone, for objectives that leave the standard deviation out.
+
+        :param obs: ``(batch, *obs)``
+        :return: before the squashing, ``(batch, act)``
+        """
+        with th.autocast(self.device.type, dtype=th.bfloat16, enabled=self.precision == "bf16"):
+            latent = sequential(self.latent_pi, self.extract_features(obs, self.features_extractor))
+            return linear(self.mu, latent).float()  # type: ignore[arg-type]
+
     def get_action_dist_params(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
         """
         :param obs: ``(batch, *obs)``

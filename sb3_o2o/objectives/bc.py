@@ -61,8 +61,8 @@ class BCObjective(Objective):
         :param batch: transitions
         :return: mean squared distance of the deterministic actions from the data's
         """
-        mean, _, _ = self.model.actor.get_action_dist_params(batch.observations)
-        return {"actor": (th.tanh(mean) - batch.actions).pow(2).mean()}, {}
+        actions = th.tanh(self.model.actor.mean(batch.observations))
+        return {"actor": (actions - batch.actions).pow(2).mean()}, {}
 
     def likelihood_losses(self, batch: Batch, noise: th.Tensor, ent_coef: th.Tensor) -> LossesAndMetrics:
         """
