@@ -21,7 +21,7 @@ from sb3_o2o.errors import check_keyword_arguments, unknown
 if TYPE_CHECKING:
     from stable_baselines3.common.type_aliases import GymEnv
 
-    from sb3_o2o.algorithms.sac import O2OSAC
+    from sb3_o2o.algorithms import OfflineToOnlineAlgorithm
     from sb3_o2o.finetuning import FineTuningCallback
 
 #: Keys of an entry that speak to whoever runs the algorithm; all others are constructor arguments.
@@ -154,18 +154,18 @@ def load_recipe(name: str, env_id: str | None = None) -> Recipe:
     )
 
 
-def recipe_arguments(name: str, env_id: str | None = None, algorithm: str = "O2OSAC") -> dict[str, Any]:
+def recipe_arguments(name: str, env_id: str | None = None, algorithm: str | None = None) -> dict[str, Any]:
     """
     The constructor arguments of a recipe.
 
     :param name: see :func:`load_recipe`
     :param env_id: see :func:`load_recipe`
-    :param algorithm: name of the class that will take them
+    :param algorithm: name of the class that will take them; the recipe's own by default
     :return: keyword arguments, plain types, a fresh copy
     :raises ValueError: unknown recipe, or one for another algorithm
     """
     recipe = load_recipe(name, env_id)
-    if recipe.algorithm != algorithm:
+    if algorithm is not None and recipe.algorithm != algorithm:
         raise ValueError(f"Recipe {name!r} is for {recipe.algorithm}, not for {algorithm}.")
     return dict(recipe.arguments)
 
@@ -189,7 +189,9 @@ def build_finetuning(specs: Sequence[Any] | None) -> list["FineTuningCallback"]:
     ]
 
 
-def build_model(recipe: str | Recipe, env: "GymEnv", policy: str | None = None, **overrides: Any) -> "O2OSAC":
+def build_model(
+    recipe: str | Recipe, env: "GymEnv", policy: str | None = None, **overrides: Any
+) -> "OfflineToOnlineAlgorithm":
     """
     A new model from a recipe.
 
@@ -200,14 +202,13 @@ def build_model(recipe: str | Recipe, env: "GymEnv", policy: str | None = None, 
     :return: the untrained model
     :raises ValueError: unknown recipe or argument
     """
-    from sb3_o2o.algorithms import O2OSAC
+    from sb3_o2o.algorithms import algorithm_class
 
     if isinstance(recipe, str):
         recipe = load_recipe(recipe, environment_id(env))
-    if recipe.algorithm != O2OSAC.__name__:
-        raise ValueError(f"Recipe {recipe.name!r} is for {recipe.algorithm}, which is not here.")
-    check_keyword_arguments(f"argument of {recipe.algorithm}", O2OSAC, overrides)
-    return O2OSAC(policy or recipe.policy, env, recipe=recipe.reference, **overrides)
+    algorithm = algorithm_class(recipe.algorithm)
+    check_keyword_arguments(f"argument of {recipe.algorithm}", algorithm, overrides)
+    return algorithm(policy or recipe.policy, env, recipe=recipe.reference, **overrides)
 
 
 def environment_id(env: Any) -> str | None:

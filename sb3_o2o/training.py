@@ -15,7 +15,7 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_o2o.algorithms import O2OSAC
+from sb3_o2o.algorithms import O2OSAC, OfflineToOnlineAlgorithm, algorithm_class, algorithm_of
 from sb3_o2o.algorithms.transfer import NETWORK_ARGUMENTS
 from sb3_o2o.data import OfflineDataset
 from sb3_o2o.environments import policy_for
@@ -93,7 +93,7 @@ class Prepared:
     """
 
     config: RunConfig
-    model: O2OSAC
+    model: OfflineToOnlineAlgorithm
     dataset: OfflineDataset | None
     eval_env: VecEnv
     reference: ReferenceScore | None
@@ -147,18 +147,21 @@ def _dataset_kwargs(config: RunConfig) -> dict[str, Any]:
     return dict(load_recipe(config.recipe, config.environment.id).arguments.get("dataset_kwargs") or {})
 
 
-def _model(config: RunConfig, env: VecEnv, resume_from: Path | None) -> O2OSAC:
+def _model(config: RunConfig, env: VecEnv, resume_from: Path | None) -> OfflineToOnlineAlgorithm:
     if resume_from is not None:
-        return O2OSAC.load_resume(resume_from, env=env)
+        return (algorithm_of(resume_from / "model.zip") or O2OSAC).load_resume(resume_from, env=env)
     # A copy: Stable-Baselines3 writes into the dictionaries that it is given.
     arguments: dict[str, Any] = {"seed": config.seed, **copy.deepcopy(dict(config.overrides))}
     if config.dataset is not None:
         arguments["dataset"] = config.dataset
+    algorithm: Any = O2OSAC
+    if config.recipe is not None:
+        algorithm = algorithm_class(load_recipe(config.recipe, config.environment.id).algorithm)
     if config.source is not None:
         path = saved_model(config.source)
-        return O2OSAC.load_offline(path, env, recipe=config.recipe, device=config.device, **arguments)
+        return algorithm.load_offline(path, env, recipe=config.recipe, device=config.device, **arguments)
     policy = policy_for(env.observation_space)
-    return O2OSAC(policy, env, recipe=config.recipe, device=config.device, **arguments)
+    return algorithm(policy, env, recipe=config.recipe, device=config.device, **arguments)
 
 
 def _reference(dataset: OfflineDataset | None, env_id: str) -> ReferenceScore | None:
@@ -238,7 +241,7 @@ def _evaluation(phase: str, prepared: Prepared, folder: RunFolder, n_calls: int)
 
 
 @contextmanager
-def _stop_on_signal(model: O2OSAC) -> Iterator[None]:
+def _stop_on_signal(model: OfflineToOnlineAlgorithm) -> Iterator[None]:
     """
     The first Ctrl-C (or SIGTERM) asks for a stop between two updates, a second one stops at once and saves nothing.
     """
@@ -274,7 +277,11 @@ def draw(prepared: Prepared, folder: RunFolder) -> Path:
     returns = prepared.dataset_returns
     if all(read_evaluations(folder.path / phase) is None for phase in PHASES):
         return folder.picture
-    names = [config.recipe or "O2OSAC", config.environment.id, config.dataset and Path(config.dataset).name]
+    names = [
+        config.recipe or type(prepared.model).__name__,
+        config.environment.id,
+        config.dataset and Path(config.dataset).name,
+    ]
     return plot_learning_curve(
         folder.path,
         title=", ".join(name for name in names if name),

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import tiny
 import yaml
-from stable_baselines3 import PPO, SAC
+from stable_baselines3 import PPO, SAC, TD3
 from typer.testing import CliRunner, Result
 
-from sb3_o2o import OfflineDataset
+from sb3_o2o import O2OSAC, O2OTD3, OfflineDataset
 from sb3_o2o.cli import app
 from sb3_o2o.cli.common import parse_settings
 from sb3_o2o.cli.progress import Bars
@@ -135,6 +135,25 @@ class TestTraining:
         SAC("MlpPolicy", gym.make(tiny.BOX), policy_kwargs={"net_arch": [4]}).save("stock")
         output = succeeds("finetune", "stock", "--env", tiny.BOX, "--recipe", "sac", "--steps", 10, *SHORT)
         assert "fine-tuned policy (10 steps)" in output
+
+    def test_td3_from_pretraining_to_evaluation(self, tiny_dataset: Callable[..., str]) -> None:
+        dataset = tiny_dataset()
+        output = succeeds("pretrain", dataset, "--recipe", "td3_bc", "--gradient-steps", 4, *SMALL, *SHORT)
+        assert "sb3-o2o finetune runs/td3_bc-TinyBox-v0_1 --recipe td3_bc" in output
+        options = ("--recipe", "td3_bc", "--steps", 10, "--set", "policy_delay=3")
+        succeeds("finetune", "runs/td3_bc-TinyBox-v0_1", *options, *SMALL, *SHORT)
+        model = O2OTD3.load("runs/td3_bc-TinyBox-v0_2/online/model.zip")
+        assert (model.policy_delay, model.num_timesteps) == (3, 10)
+        assert "2 episodes" in succeeds("evaluate", "runs/td3_bc-TinyBox-v0_2", "--episodes", 2)
+
+    def test_from_a_model_of_another_algorithm(self, tiny_dataset: Callable[..., str]) -> None:
+        """The recipe says which algorithm goes on."""
+        TD3("MlpPolicy", gym.make(tiny.BOX), policy_kwargs={"net_arch": [4]}).save("stock")
+        options = ("--env", tiny.BOX, "--steps", 10, *SHORT)
+        succeeds("finetune", "stock", "--recipe", "td3", *options)
+        assert isinstance(O2OTD3.load("runs/td3-TinyBox-v0_1/online/model.zip"), O2OTD3)
+        succeeds("finetune", "stock", "--recipe", "sac", *options)
+        assert isinstance(O2OSAC.load("runs/sac-TinyBox-v0_1/online/model.zip"), O2OSAC)
 
     def test_from_nothing_but_a_dataset(self, tiny_dataset: Callable[..., str]) -> None:
         options = ("--recipe", "rlpd", "--steps", 12, "--set", "learning_starts=6")

@@ -9,15 +9,17 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
-from toy_tasks import FAST, assert_same, dataset_file, differs, make, state, vec
+from toy_tasks import FAST, assert_same, dataset_file, differs, make, make_td3, state, vec
 
-from sb3_o2o import O2OSAC
 from sb3_o2o.data import MonteCarloReplayBuffer
 from sb3_o2o.finetuning import FineTuningCallback, SymmetricReplay, Warmup
-from sb3_o2o.objectives import SAC_OBJECTIVES, Batch
+from sb3_o2o.objectives import SAC_OBJECTIVES, TD3_OBJECTIVES, Batch, IQLObjective
 
-#: objectives that have a TD target
-WITH_TARGETS = ["sac", "cql", "calql"]
+#: objectives that have a TD target, with what builds a model for them
+WITH_TARGETS = [(make, "sac"), (make, "cql"), (make, "calql"), (make, "iql")]
+WITH_TARGETS += [(make_td3, "td3"), (make_td3, "td3_bc"), (make_td3, "iql")]
+TARGETS_OF_ONE_ACTION = ("iql", "td3", "td3_bc")
+ALL = [(make, name) for name in SAC_OBJECTIVES] + [(make_td3, name) for name in TD3_OBJECTIVES]
 FEW_ACTIONS: dict[str, dict[str, Any]] = {"cql": {"n_actions": 2}, "calql": {"n_actions": 2}}
 
 
@@ -71,12 +73,14 @@ class Targets(FineTuningCallback):
         super().__init__()
         self.pairs: set[tuple[float, float]] = set()
 
-    def watch(self, model: O2OSAC) -> None:
+    def watch(self, model: Any) -> None:
         for objective in {model.offline_objective, model.finetuning_objective}:
-            original = objective.td_target  # type: ignore[operator]
+            original = objective.td_target
 
-            def watched(batch: Batch, *rest: Any, original: Any = original) -> th.Tensor:
+            def watched(batch: Batch, *rest: Any, original: Any = original, own: Any = objective) -> th.Tensor:
                 with pytest.MonkeyPatch.context() as patch:
+                    if isinstance(own, IQLObjective):  # what it backs up is V(s')
+                        patch.setattr(own.value, "forward", lambda features: th.full(features.shape[:1], 100.0))
                     patch.setattr(model.hooks, "next_values", lambda values, *_: th.full_like(values, 100.0))
                     target = original(batch, *rest)
                 rows = zip(batch.rewards.tolist(), target.tolist(), strict=True)
@@ -91,7 +95,7 @@ EXPECTED = {(1.0, 100.0), (11.0, 110.0), (2.0, 2.0), (12.0, 111.0)}
 
 
 @pytest.mark.parametrize("max_target_backup", [False, True])
-@pytest.mark.parametrize("objective", WITH_TARGETS)
+@pytest.mark.parametrize("objective", ["sac", "cql", "calql"])
 def test_time_limits_bootstrap_offline_and_terminations_do_not(objective: str, max_target_backup: bool) -> None:
     kwargs = {"n_actions": 2, "max_target_backup": max_target_backup}
     model, targets = make(env=TwoSteps(), objective=objective, objective_kwargs=kwargs), Targets()
@@ -100,19 +104,28 @@ def test_time_limits_bootstrap_offline_and_terminations_do_not(objective: str, m
     assert targets.pairs == EXPECTED
 
 
+@pytest.mark.parametrize(("build", "objective"), [pair for pair in WITH_TARGETS if pair[1] in TARGETS_OF_ONE_ACTION])
+def test_time_limits_bootstrap_offline_with_one_target_action(build: Any, objective: str) -> None:
+    model, targets = build(env=TwoSteps(), objective=objective), Targets()
+    targets.watch(model)
+    model.pretrain(two_step_arrays(), 6)
+    assert targets.pairs == EXPECTED
+
+
 @pytest.mark.parametrize("n_envs", [1, 2])
-@pytest.mark.parametrize("objective", WITH_TARGETS)
-def test_time_limits_bootstrap_online_and_terminations_do_not(objective: str, n_envs: int) -> None:
+@pytest.mark.parametrize(("build", "objective"), WITH_TARGETS)
+def test_time_limits_bootstrap_online_and_terminations_do_not(build: Any, objective: str, n_envs: int) -> None:
     env = DummyVecEnv([TwoSteps] * n_envs)
     kwargs = {"online_objective": objective, "online_objective_kwargs": FEW_ACTIONS.get(objective)}
-    model, targets = make(env=env, learning_starts=8, **kwargs), Targets()
+    model, targets = build(env=env, learning_starts=8, **kwargs), Targets()
     targets.watch(model)
     model.learn(24 * n_envs)
     assert targets.pairs == EXPECTED
 
 
-def test_time_limits_bootstrap_in_mixed_batches() -> None:
-    model = make(env=TwoSteps(), finetuning=[SymmetricReplay(0.5)], learning_starts=8)
+@pytest.mark.parametrize("build", [make, make_td3])
+def test_time_limits_bootstrap_in_mixed_batches(build: Any) -> None:
+    model = build(env=TwoSteps(), finetuning=[SymmetricReplay(0.5)], learning_starts=8)
     targets = Targets()
     model.pretrain(two_step_arrays(), 1)
     targets.watch(model)
@@ -120,8 +133,9 @@ def test_time_limits_bootstrap_in_mixed_batches() -> None:
     assert targets.pairs == EXPECTED
 
 
-def test_time_limits_bootstrap_in_n_step_returns() -> None:
-    model, targets = make(env=TwoSteps(), n_steps=3, learning_starts=8), Targets()
+@pytest.mark.parametrize("build", [make, make_td3])
+def test_time_limits_bootstrap_in_n_step_returns(build: Any) -> None:
+    model, targets = build(env=TwoSteps(), n_steps=3, learning_starts=8), Targets()
     targets.watch(model)
     model.pretrain(two_step_arrays(), 6)
     # 1 + 0.99 * 2 and over; 11 + 0.99 * 12 and on with 0.99^2 * 100; last steps as before
@@ -153,13 +167,13 @@ def test_returns_do_not_run_on_over_a_reset() -> None:
 
 @pytest.mark.parametrize("n_envs", [1, 2])
 @pytest.mark.parametrize("dictionary", [False, True])
-@pytest.mark.parametrize("objective", SAC_OBJECTIVES)
-def test_every_objective_end_to_end(objective: str, dictionary: bool, n_envs: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("build", "objective"), ALL)
+def test_every_objective_end_to_end(build: Any, objective: str, dictionary: bool, n_envs: int, tmp_path: Path) -> None:
     """Pre-train, save, load, fine-tune, save, load, act."""
     data = dataset_file(tmp_path, dictionary)
     online = None if objective == "bc" else objective
     kwargs = FEW_ACTIONS.get(objective)
-    model = make(
+    model = build(
         env=vec(n_envs, dictionary=dictionary),
         dictionary=dictionary,
         objective=objective,
@@ -171,11 +185,12 @@ def test_every_objective_end_to_end(objective: str, dictionary: bool, n_envs: in
         normalize_observations=True,
     )
     before = state(model)
+    algorithm = type(model)
     model.pretrain(data, 3).save(tmp_path / "offline")
     assert differs(before, state(model), "policy/actor.")
     assert differs(before, state(model), "policy/critic.ensemble") == (objective != "bc")
     callbacks = [Warmup(4), SymmetricReplay(0.5)]
-    model = O2OSAC.load_offline(
+    model = algorithm.load_offline(
         tmp_path / "offline", vec(n_envs, dictionary=dictionary), finetuning=callbacks, dataset=data, device="cpu"
     )
     before = state(model)
@@ -186,7 +201,7 @@ def test_every_objective_end_to_end(objective: str, dictionary: bool, n_envs: in
     assert differs(before, after, "policy/critic_target.")
     assert all(th.isfinite(value).all() for value in after.values())
     model.save(tmp_path / "finetuned")
-    loaded = O2OSAC.load(tmp_path / "finetuned", env=vec(n_envs, dictionary=dictionary), device="cpu")
+    loaded = algorithm.load(tmp_path / "finetuned", env=vec(n_envs, dictionary=dictionary), device="cpu")
     assert_same(after, state(loaded))
     assert [type(callback) for callback in loaded.finetuning] == [Warmup, SymmetricReplay]
     obs = vec(n_envs, dictionary=dictionary).reset()
@@ -195,11 +210,11 @@ def test_every_objective_end_to_end(objective: str, dictionary: bool, n_envs: in
     assert np.array_equal(actions, model.predict(obs, deterministic=True)[0])
 
 
-@pytest.mark.parametrize("objective", SAC_OBJECTIVES)
-def test_one_gradient_step_is_the_same_twice(objective: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("build", "objective"), ALL)
+def test_one_gradient_step_is_the_same_twice(build: Any, objective: str, tmp_path: Path) -> None:
     data = dataset_file(tmp_path)
     kwargs = {"objective": objective, "objective_kwargs": FEW_ACTIONS.get(objective)}
-    first, second = (make(**kwargs).pretrain(data, 3) for _ in range(2))
+    first, second = (build(**kwargs).pretrain(data, 3) for _ in range(2))
     assert_same(state(first), state(second))
-    other = make(**kwargs, seed=FAST["seed"] + 1).pretrain(data, 3)
+    other = build(**kwargs, seed=FAST["seed"] + 1).pretrain(data, 3)
     assert differs(state(first), state(other))

@@ -11,10 +11,10 @@ import tiny
 import yaml
 from stable_baselines3.common.env_util import make_vec_env
 
-from sb3_o2o import O2OSAC
+from sb3_o2o import O2OTD3
+from sb3_o2o.algorithms import algorithm_class
 from sb3_o2o.finetuning import FineTuningCallback, SymmetricReplay, Warmup
-from sb3_o2o.networks.policies import O2OSACPolicy
-from sb3_o2o.objectives import SAC_OBJECTIVES, CQLObjective
+from sb3_o2o.objectives import CQLObjective
 from sb3_o2o.recipes import (
     RUN_KEYS,
     Recipe,
@@ -27,7 +27,7 @@ from sb3_o2o.recipes import (
     recipe_folder,
 )
 
-NAMES = ["calql", "cql", "rlpd", "sac", "wsrl"]
+NAMES = ["calql", "cql", "iql", "rlpd", "sac", "td3", "td3_bc", "wsrl"]
 
 
 def entries() -> list[tuple[str, str]]:
@@ -61,12 +61,13 @@ def test_the_recipes_are_listed() -> None:
 class TestEntries:
     def test_every_key_is_an_argument(self, name: str, entry: str) -> None:
         recipe = resolved(name, entry)
-        accepted = set(inspect.signature(O2OSAC.__init__).parameters)
+        algorithm = algorithm_class(recipe.algorithm)
+        accepted = set(inspect.signature(algorithm.__init__).parameters)
         assert set(recipe.arguments) <= accepted
-        policy = set(inspect.signature(O2OSACPolicy.__init__).parameters) | {"net_arch"}
+        policy = set(inspect.signature(algorithm.policy_aliases["MlpPolicy"].__init__).parameters) | {"net_arch"}
         assert set(recipe.arguments["policy_kwargs"]) <= policy
         for objective, kwargs in (("objective", "objective_kwargs"), ("online_objective", "online_objective_kwargs")):
-            chosen = SAC_OBJECTIVES[recipe.arguments[objective]]
+            chosen = algorithm.available_objectives[recipe.arguments[objective]]
             # Cal-QL hands its arguments on to CQL.
             taken = CQLObjective if issubclass(chosen, CQLObjective) else chosen
             assert set(recipe.arguments.get(kwargs) or {}) <= set(inspect.signature(taken.__init__).parameters)
@@ -96,7 +97,8 @@ class TestEntries:
 def test_every_recipe_runs(name: str, env_id: str, n_envs: int, tiny_dataset: Callable[..., str]) -> None:
     recipe = load_recipe(name, "PointMaze_UMaze-v3" if env_id == tiny.GOAL else None)
     dataset = tiny_dataset(env_id)
-    model = O2OSAC(recipe.policy, make_vec_env(env_id, n_envs), dataset=dataset, **small(recipe))
+    algorithm = algorithm_class(recipe.algorithm)
+    model = algorithm(recipe.policy, make_vec_env(env_id, n_envs), dataset=dataset, **small(recipe))
     if recipe.pretrain_steps:
         model.pretrain(dataset, 4)
     before = model._n_updates
@@ -171,6 +173,31 @@ def test_rlpd_is_the_codes() -> None:
     assert {key: arguments[key] for key in expected} == expected
     maze = recipe_arguments("rlpd", "AntMaze_UMaze-v5")
     assert (maze["critic_subset"], maze["entropy_backup"], maze["reward_shift"]) == (1, False, -1.0)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "expectile", "beta", "shift"),
+    [("Hopper-v5", 0.7, 3.0, 0.0), ("AntMaze_UMaze-v5", 0.9, 10.0, -1.0), ("AdroitHandPen-v1", 0.8, 3.0, 0.0)],
+)
+def test_iql_by_domain(env_id: str, expectile: float, beta: float, shift: float) -> None:
+    arguments = recipe_arguments("iql", env_id)
+    kwargs = arguments["objective_kwargs"]
+    assert (kwargs["expectile"], kwargs["beta"], arguments["reward_shift"]) == (expectile, beta, shift)
+
+
+def test_a_recipe_builds_its_own_algorithm() -> None:
+    model = build_model("td3_bc", gym.make(tiny.BOX), policy_kwargs={"net_arch": [4]}, buffer_size=10)
+    assert type(model) is O2OTD3
+    assert model.action_noise is not None
+    assert (model.action_noise._mu, model.action_noise._sigma) == ([0.0], [0.1])  # type: ignore[attr-defined]
+    assert (model.policy_delay, model.qf_learning_rate, model.objective) == (2, 3e-4, "td3_bc")
+
+
+def test_a_recipe_of_an_algorithm_that_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yml"
+    path.write_text("about: {algorithm: O2OTD4}\ndefault: {gamma: 0.9}\n")
+    with pytest.raises(ValueError, match=r"Unknown algorithm 'O2OTD4'\. Did you mean 'O2OTD3'"):
+        build_model(str(path), gym.make(tiny.BOX))
 
 
 def test_the_longest_pattern_wins() -> None:

@@ -12,7 +12,7 @@ import tiny
 import torch as th
 import yaml
 
-from sb3_o2o import O2OSAC
+from sb3_o2o.algorithms import algorithm_of
 from sb3_o2o.environments import Environment
 from sb3_o2o.evaluation import Evaluation
 from sb3_o2o.runs import RunConfig, RunFolder, saved_model
@@ -74,7 +74,9 @@ def run(config: RunConfig, log_dir: Path, listener: RunListener | None = None) -
 
 
 def parameters(folder: RunFolder) -> th.Tensor:
-    model = O2OSAC.load(folder.model, buffer_size=1)
+    algorithm = algorithm_of(folder.model)
+    assert algorithm is not None
+    model = algorithm.load(folder.model, buffer_size=1)
     return th.cat([parameter.flatten() for parameter in model.policy.parameters()])
 
 
@@ -130,6 +132,21 @@ def test_interrupted_equals_uninterrupted(
         ):
             for key in expected:
                 assert np.array_equal(expected[key], found[key]), f"{name}/{key}"
+
+
+@pytest.mark.parametrize("recipe", ["td3_bc", "iql"])
+def test_an_interrupted_run_of_another_recipe(recipe: str, tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
+    """Its algorithm is found by what it saved."""
+    overrides = {name: value for name, value in SMALL.items() if name != "objective"}
+    config = configuration(tiny_dataset(), recipe=recipe, overrides=overrides)
+    whole = run(config, tmp_path / "whole")
+    prepared = prepare(config)
+    folder = RunFolder.create(tmp_path / "parts", "run")
+    folder.write_start(config, prepared.arguments())
+    with pytest.raises(Interrupted):
+        train(prepared, folder, Interrupting("online", 25))
+    train(prepare(folder.read_config(), folder.resume_bundle), folder, Interrupting())
+    assert th.equal(parameters(whole), parameters(folder))
 
 
 def test_a_second_ctrl_c_stops_at_once(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_o2o import O2OSAC
+from sb3_o2o import O2OSAC, O2OTD3
 from sb3_o2o.data import OfflineDataset
 
 #: arguments that make a model small enough to train in milliseconds
@@ -99,6 +99,13 @@ def make(policy: str | None = None, env: Any = None, dictionary: bool = False, *
     arguments = {**FAST, "policy_kwargs": {"net_arch": [16]}, **kwargs}
     policy = policy or ("MultiInputPolicy" if dictionary else "MlpPolicy")
     return O2OSAC(policy, vec(dictionary=dictionary) if env is None else env, **arguments)
+
+
+def make_td3(policy: str | None = None, env: Any = None, dictionary: bool = False, **kwargs: Any) -> O2OTD3:
+    """The same for TD3."""
+    arguments = {**FAST, "policy_kwargs": {"net_arch": [16]}, **kwargs}
+    policy = policy or ("MultiInputPolicy" if dictionary else "MlpPolicy")
+    return O2OTD3(policy, vec(dictionary=dictionary) if env is None else env, **arguments)
 
 
 def state(model: BaseAlgorithm) -> dict[str, th.Tensor]:

@@ -1,5 +1,47 @@
 """Algorithms: Stable-Baselines3's, offline to online."""
 
-from sb3_o2o.algorithms.sac import O2OSAC
+from pathlib import Path
 
-__all__ = ["O2OSAC"]
+from sb3_o2o.algorithms.archive import saved_family
+from sb3_o2o.algorithms.sac import O2OSAC
+from sb3_o2o.algorithms.td3 import O2OTD3
+from sb3_o2o.errors import unknown
+
+#: any of the algorithms
+OfflineToOnlineAlgorithm = O2OSAC | O2OTD3
+
+#: the algorithms by their own names
+ALGORITHMS: dict[str, type[O2OSAC] | type[O2OTD3]] = {"O2OSAC": O2OSAC, "O2OTD3": O2OTD3}
+
+#: the same by the name of the stock class whose saved models they open
+ALGORITHMS_BY_FAMILY = {algorithm.stock_class.__name__: algorithm for algorithm in ALGORITHMS.values()}
+
+
+def algorithm_class(name: str) -> type[O2OSAC] | type[O2OTD3]:
+    """
+    :param name: of an algorithm, as recipes write it
+    :return: the class
+    :raises ValueError: if there is none, naming the nearest
+    """
+    if name not in ALGORITHMS:
+        raise unknown("algorithm", name, ALGORITHMS)
+    return ALGORITHMS[name]
+
+
+def algorithm_of(path: str | Path) -> type[O2OSAC] | type[O2OTD3] | None:
+    """
+    :param path: a saved model, ours or stock
+    :return: the class that opens it; None if none of ours does
+    """
+    return ALGORITHMS_BY_FAMILY.get(saved_family(path))
+
+
+__all__ = [
+    "ALGORITHMS",
+    "ALGORITHMS_BY_FAMILY",
+    "O2OSAC",
+    "O2OTD3",
+    "OfflineToOnlineAlgorithm",
+    "algorithm_class",
+    "algorithm_of",
+]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+import numpy as np
 import torch as th
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_o2o.algorithms.hooks import Hooks
@@ -52,6 +54,7 @@ def fills_in_recipe(init: Init) -> Init:
 class AlgorithmArguments(_Base):
     """What the mixins of an algorithm rely on: its constructor's arguments, described there, and its state."""
 
+    stock_policies: ClassVar[dict[type, type]]
     available_objectives: dict[str, type[Objective]]
     default_online_objective: str
     actor: Any
@@ -94,3 +97,35 @@ class AlgorithmArguments(_Base):
     offline_buffer: OfflineReplayBuffer | None
     _n_offline_buffers: int
     _negative_reward: float | None
+
+    def _check_offline_to_online_arguments(self) -> None:
+        """:raises ValueError: for an argument out of range"""
+        if self.policy_delay < 1:
+            raise ValueError(f"policy_delay must be at least 1, not {self.policy_delay}.")
+        for name, allowed in {
+            "actor_batch": ("minibatch", "block"),
+            "actor_critics": ("min", "mean", "first"),
+            "precision": ("fp32", "bf16"),
+        }.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, not {getattr(self, name)!r}.")
+        if self.critic_subset is not None and not 1 <= self.critic_subset <= self.n_critics:
+            raise ValueError(f"critic_subset must lie in [1, n_critics={self.n_critics}], not {self.critic_subset}.")
+        if self.reward_scale == 0 or not np.isfinite([self.reward_scale, self.reward_shift]).all():
+            raise ValueError(
+                f"reward_scale and reward_shift must be finite and the scale not 0, not {self.reward_scale} and "
+                f"{self.reward_shift}."
+            )
+        if self.pretrain_steps < 0:
+            raise ValueError(f"pretrain_steps must be >= 0, not {self.pretrain_steps}.")
+        if self.actor_batch == "block" and self.policy_delay == 1:
+            raise ValueError("actor_batch='block' needs policy_delay > 1: the actor then waits for the whole block.")
+
+    def _resolve_action_noise(self) -> None:
+        """A number, which is what YAML can hold, is the standard deviation of Gaussian noise."""
+        noise: Any = self.action_noise
+        if isinstance(noise, int | float):
+            if noise < 0:
+                raise ValueError(f"action_noise must be an ActionNoise or a number >= 0, not {noise}.")
+            shape = self.action_space.shape
+            self.action_noise = NormalActionNoise(np.zeros(shape), np.full(shape, float(noise)))  # type: ignore[arg-type]

@@ -10,10 +10,9 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
-from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, configure_logger, polyak_update, update_learning_rate
 
 from sb3_o2o.algorithms.gradients import GradientFunctions
@@ -28,6 +27,8 @@ from sb3_o2o.recipes import build_finetuning, environment_id, load_recipe
 
 if TYPE_CHECKING:
     from typing import Self
+
+    from sb3_o2o.algorithms.crossing import CloneReport
 
 
 class OfflineToOnlineMixin(SamplingMixin):
@@ -55,29 +56,33 @@ class OfflineToOnlineMixin(SamplingMixin):
         self._online_steps: tuple[int, int, float] | None = None
         self._driven_callbacks: list[BaseCallback] = []
         self._metric_sums: dict[str, tuple[th.Tensor, int]] = {}
+        #: how far a policy taken over from elsewhere is from its source
+        self.clone_report: CloneReport | None = None
 
-    def _check_offline_to_online_arguments(self) -> None:
-        """:raises ValueError: for an argument out of range"""
-        if self.policy_delay < 1:
-            raise ValueError(f"policy_delay must be at least 1, not {self.policy_delay}.")
-        for name, allowed in {
-            "actor_batch": ("minibatch", "block"),
-            "actor_critics": ("min", "mean"),
-            "precision": ("fp32", "bf16"),
-        }.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {allowed}, not {getattr(self, name)!r}.")
-        if self.critic_subset is not None and not 1 <= self.critic_subset <= self.n_critics:
-            raise ValueError(f"critic_subset must lie in [1, n_critics={self.n_critics}], not {self.critic_subset}.")
-        if self.reward_scale == 0 or not np.isfinite([self.reward_scale, self.reward_shift]).all():
-            raise ValueError(
-                f"reward_scale and reward_shift must be finite and the scale not 0, not {self.reward_scale} and "
-                f"{self.reward_shift}."
-            )
-        if self.pretrain_steps < 0:
-            raise ValueError(f"pretrain_steps must be >= 0, not {self.pretrain_steps}.")
-        if self.actor_batch == "block" and self.policy_delay == 1:
-            raise ValueError("actor_batch='block' needs policy_delay > 1: the actor then waits for the whole block.")
+    def _setup_model(self) -> None:
+        self.replay_buffer_kwargs = self.replay_buffer_kwargs or {}  # ``load(replay_buffer_kwargs=None)``
+        given, given_buffer = self.policy_kwargs, (self.replay_buffer_class, self.replay_buffer_kwargs)
+        self.n_critics = given.get("n_critics", self.n_critics)  # SB3's own way to say it
+        self._check_offline_to_online_arguments()
+        self._resolve_action_noise()
+        monte_carlo = self._monte_carlo_buffer()
+        self.policy_class = self.stock_policies.get(self.policy_class, self.policy_class)
+        self.policy_kwargs = self.full_policy_kwargs()
+        if monte_carlo is not None:
+            self.replay_buffer_class, self.replay_buffer_kwargs = monte_carlo
+        try:
+            super()._setup_model()
+        finally:
+            # what the user gave: ``load(policy_kwargs=…)`` compares it, and another objective needs another buffer
+            self.policy_kwargs = given
+            if monte_carlo is not None:
+                self.replay_buffer_class, self.replay_buffer_kwargs = given_buffer
+        self._setup_objectives()
+
+    def full_policy_kwargs(self) -> dict[str, Any]:
+        """:return: the policy's arguments: the user's, and those that are arguments of the algorithm"""
+        ours = ("n_critics", "critic_layer_norm", "actor_layer_norm", "normalize_observations", "precision")
+        return {**{name: getattr(self, name) for name in ours}, **self.policy_kwargs}
 
     def _setup_objectives(self) -> None:
         """Create the objectives, which may own parameters, and the fine-tuning callbacks."""
@@ -95,7 +100,6 @@ class OfflineToOnlineMixin(SamplingMixin):
     def _setup_lr_schedule(self) -> None:
         super()._setup_lr_schedule()
         self.qf_lr_schedule = self._schedule_or_default(self.qf_learning_rate)
-        self.ent_coef_lr_schedule = self._schedule_or_default(self.ent_coef_learning_rate)
 
     def _schedule_or_default(self, learning_rate: Any) -> Any:
         return self.lr_schedule if learning_rate is None else FloatSchedule(learning_rate)
@@ -145,16 +149,15 @@ class OfflineToOnlineMixin(SamplingMixin):
 
     def _update(self, gradient_steps: int, batch_size: int) -> None:
         """
-        Make gradient steps. With ``policy_delay > 1`` the transitions of all steps are sampled and converted at
-        once; the actor then steps on its own minibatch or on the whole block.
+        Make gradient steps. Where the algorithm draws blocks, the transitions of all steps are sampled and converted
+        at once; the actor then steps on its own minibatch or on the whole block.
 
         :param gradient_steps: updates to make
         :param batch_size: transitions per update
         """
         self.policy.set_training_mode(True)
         self._update_learning_rates()
-        use_block = self.policy_delay > 1 and gradient_steps > 1
-        block = self._sample(batch_size * gradient_steps) if use_block else None
+        block = self._sample(batch_size * gradient_steps) if self._draws_blocks(gradient_steps) else None
         for step in range(gradient_steps):
             batch = (
                 self._sample(batch_size) if block is None else block.part(step * batch_size, (step + 1) * batch_size)
@@ -163,19 +166,31 @@ class OfflineToOnlineMixin(SamplingMixin):
             is_actor_step = self._is_actor_step()
             actor_batch = block if block is not None and self.actor_batch == "block" else batch
             metrics = self._gradient_step(batch, actor_batch if is_actor_step else None)
-            counter = self._n_updates - 1 if self.phase == PRETRAINING else step
-            if self.active_objective.trains_critic and counter % self.target_update_interval == 0:
+            if self._is_target_step(step, is_actor_step):
                 self._update_targets()
             self._accumulate(metrics)
             self.hooks.call("after_update", batch, metrics)
             self.hooks.call("on_gradient_step")
 
+    def _draws_blocks(self, gradient_steps: int) -> bool:
+        """Whether the transitions of all gradient steps are sampled at once."""
+        raise NotImplementedError
+
     def _is_actor_step(self) -> bool:
-        """Pre-training updates the actor at every step; fine-tuning counts its own, so that blocks stay aligned."""
-        if self.phase == PRETRAINING:
-            return True
-        self._n_finetuning_updates += 1
-        return self._n_finetuning_updates % self.policy_delay == 0
+        """Whether the actor steps in this update; called once in each."""
+        raise NotImplementedError
+
+    def _is_target_step(self, step: int, is_actor_step: bool) -> bool:
+        """
+        :param step: gradient step since the last rollout, from 0
+        :param is_actor_step: whether the actor stepped
+        :return: whether the target networks follow
+        """
+        raise NotImplementedError
+
+    def _target_pairs(self) -> list[tuple[th.nn.Module, th.nn.Module]]:
+        """Every network that has a target network, with it."""
+        return [(self.critic, self.critic_target)]
 
     def _gradient_step(self, batch: Batch, actor_batch: Batch | None) -> dict[str, th.Tensor]:
         """
@@ -197,27 +212,31 @@ class OfflineToOnlineMixin(SamplingMixin):
             metrics.update(step_metrics, **{f"{name}_loss": loss for name, loss in losses.items()})
         return metrics
 
-    def full_policy_kwargs(self) -> dict[str, Any]:
-        """The policy's arguments: the user's, and those that are arguments of the algorithm."""
-        raise NotImplementedError
-
     def _optimizers(self) -> dict[str, th.optim.Optimizer]:
         """The algorithm's optimisers, by the names that objectives yield."""
-        raise NotImplementedError
+        return {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
+
+    def _lr_schedules(self) -> dict[str, Schedule]:
+        """The learning rate of each optimiser."""
+        return {"actor": self.lr_schedule, "critic": self.qf_lr_schedule}
 
     def _update_learning_rates(self) -> None:
-        schedules = {"actor": self.lr_schedule, "critic": self.qf_lr_schedule, "ent_coef": self.ent_coef_lr_schedule}
+        schedules, remaining = self._lr_schedules(), self._current_progress_remaining
         for name, optimizer in self._optimizers().items():
-            update_learning_rate(optimizer, schedules[name](self._current_progress_remaining))
+            factor = self.active_objective.learning_rate_factor(name, remaining)
+            update_learning_rate(optimizer, factor * schedules[name](remaining))
 
     @cached_property
-    def _target_parameters(self) -> tuple[list[th.Tensor], list[th.Tensor]]:
-        return list(self.critic_target.parameters()), list(self.critic.parameters())
+    def _target_parameters(self) -> list[tuple[th.nn.Module, list[th.Tensor], list[th.Tensor]]]:
+        return [
+            (network, list(target.parameters()), list(network.parameters())) for network, target in self._target_pairs()
+        ]
 
     @th.no_grad()
     def _update_targets(self) -> None:
-        targets, sources = self._target_parameters
-        th._foreach_lerp_(targets, sources, self.tau)
+        for network, targets, sources in self._target_parameters:
+            if network is not self.critic or self.active_objective.trains_critic:
+                th._foreach_lerp_(targets, sources, self.tau)
         # running statistics of batch normalisation are copied, as SB3 does
         polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
 
@@ -246,7 +265,9 @@ class OfflineToOnlineMixin(SamplingMixin):
         for name, (total, count) in self._metric_sums.items():
             self.logger.record(f"{prefix}/{name}", total.item() / count)
         if self._metric_sums:
-            self.logger.record(f"{prefix}/learning_rate", self.lr_schedule(self._current_progress_remaining))
+            remaining = self._current_progress_remaining
+            factor = self.active_objective.learning_rate_factor("actor", remaining)
+            self.logger.record(f"{prefix}/learning_rate", factor * self.lr_schedule(remaining))
         self._metric_sums = {}
 
     def dump_logs(self) -> None:
@@ -407,6 +428,7 @@ class OfflineToOnlineMixin(SamplingMixin):
         )
         self._take_callbacks(callback)
         self.hooks.deliver_to(walk(callback))
+        self.hooks.refuse(self.finetuning_objective.unused_hooks, type(self.finetuning_objective).__name__)
         return total_timesteps, callback
 
     def _set_statistics(self, dataset: OfflineDataset | None) -> None:

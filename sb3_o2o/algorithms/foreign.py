@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import warnings
 from collections.abc import Callable
@@ -11,9 +12,18 @@ from typing import Any
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import get_actor_critic_arch
 
 from sb3_o2o.data import OfflineDataset
+
+#: a model that only acts
+_NO_BUFFER: dict[str, Any] = {
+    "buffer_size": 1,
+    "replay_buffer_class": None,
+    "replay_buffer_kwargs": {},
+    "optimize_memory_usage": False,
+}
 
 
 def recover_environment(source: Any) -> Any:
@@ -43,10 +53,14 @@ def to_memory(model: BaseAlgorithm) -> io.BytesIO:
 
 
 def load_foreign(family: str, path: Path) -> BaseAlgorithm:
-    """A saved model of another family, to be cloned."""
+    """A saved model of another family, to be copied or cloned."""
     import sb3_contrib
     import stable_baselines3
 
+    from sb3_o2o.algorithms import ALGORITHMS_BY_FAMILY
+
+    if family in ALGORITHMS_BY_FAMILY:  # opens stock models as well
+        return ALGORITHMS_BY_FAMILY[family].load(path, **_NO_BUFFER)
     algorithm = getattr(stable_baselines3, family, None) or getattr(sb3_contrib, family, None)
     if algorithm is None:
         raise ValueError(
@@ -56,6 +70,21 @@ def load_foreign(family: str, path: Path) -> BaseAlgorithm:
     return algorithm.load(path)
 
 
+def as_ours(source: Any) -> Any:
+    """
+    :param source: a policy or model of any kind
+    :return: the class of ours with the same networks, where a live stock model has one; else the source itself
+    """
+    from sb3_o2o.algorithms import ALGORITHMS
+
+    for algorithm in ALGORITHMS.values():
+        if isinstance(source, algorithm):
+            return source
+        if isinstance(source, algorithm.stock_class) and type(source.policy) in algorithm.stock_policies:
+            return algorithm.load(to_memory(source), device=source.device, **_NO_BUFFER)
+    return source
+
+
 def copy_parameters(source: th.nn.Module, target: th.nn.Module) -> None:
     """What is learned, and not the buffers: statistics of the data stay."""
     with th.no_grad():
@@ -63,18 +92,29 @@ def copy_parameters(source: th.nn.Module, target: th.nn.Module) -> None:
             own.copy_(fresh)
 
 
-def actor_arguments(source: Any) -> dict[str, Any]:
-    """Constructor arguments for an actor like that of a TQC model."""
-    policy_kwargs = {
-        name: value for name, value in source.policy_kwargs.items() if name not in ("n_quantiles", "use_sde")
-    }
-    return {
+def network_arguments(source: Any, target: Any, load_critic: bool) -> dict[str, Any]:
+    """
+    :param source: a model of ours, or TQC, whose actor has SAC's layers
+    :param target: the class to build
+    :param load_critic: the critics are to be kept
+    :return: constructor arguments for networks of the same shapes
+    """
+    accepted = inspect.signature(next(iter(target.stock_policies)).__init__).parameters
+    policy_kwargs = {name: value for name, value in source.policy_kwargs.items() if name in accepted}
+    policy_kwargs.pop("n_critics", None)
+    policy_kwargs["net_arch"] = source.policy.net_arch
+    arguments = {
         "policy_kwargs": policy_kwargs,
-        "use_sde": source.use_sde,
         "gamma": source.gamma,
-        "actor_layer_norm": False,
-        "normalize_observations": False,
+        "actor_layer_norm": getattr(source, "actor_layer_norm", False),
+        "normalize_observations": getattr(source, "normalize_observations", False),
     }
+    if source.use_sde and "use_sde" in inspect.signature(target.__init__).parameters:
+        arguments["use_sde"] = True
+    if load_critic and hasattr(source, "critic_layer_norm"):
+        names = ("n_critics", "critic_layer_norm", "reward_scale", "reward_shift")
+        arguments.update({name: getattr(source, name) for name in names})
+    return arguments
 
 
 def as_function(source: Any) -> Callable[[Any], Any]:
@@ -82,7 +122,7 @@ def as_function(source: Any) -> Callable[[Any], Any]:
     :param source: a model of SB3, a ``torch.nn.Module``, or another callable
     :return: its deterministic actions from a batch of observations, both NumPy
     """
-    if isinstance(source, BaseAlgorithm):
+    if isinstance(source, BaseAlgorithm | BasePolicy):  # a policy's ``forward`` does not know the action space
         return lambda observations: source.predict(observations, deterministic=True)[0]
     if isinstance(source, th.nn.Module):
         device = next((parameter.device for parameter in source.parameters()), th.device("cpu"))

@@ -88,17 +88,30 @@ class Hooks:
         for method in self.defined(name):
             method(*arguments)
 
+    def refuse(self, names: Iterable[str], objective: str) -> None:
+        """
+        :param names: hooks that an objective never asks
+        :param objective: its class, for the error message
+        :raises ValueError: if a callback overrides one of them, and so would do nothing
+        """
+        for name in names:
+            for callback in self._by_name.get(name, []):
+                raise ValueError(
+                    f"{type(callback).__name__} changes {name}, which {objective} never asks for: choose another "
+                    "online_objective, or leave the callback out."
+                )
+
     def allow_update(self) -> bool:
         """:return: whether every callback lets gradient steps follow. All are asked: some count."""
         return all([method() for method in self.defined("allow_update")])
 
-    def next_actions(self, actions: th.Tensor, log_prob: th.Tensor, batch: Batch) -> th.Tensor:
+    def next_actions(self, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch) -> th.Tensor:
         """See :class:`~sb3_o2o.finetuning.FineTuningCallback`."""
         for method in self.defined("next_actions"):
             actions = method(actions, log_prob, batch)
         return actions
 
-    def next_values(self, values: th.Tensor, actions: th.Tensor, log_prob: th.Tensor, batch: Batch) -> th.Tensor:
+    def next_values(self, values: th.Tensor, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch) -> th.Tensor:
         """See :class:`~sb3_o2o.finetuning.FineTuningCallback`."""
         for method in self.defined("next_values"):
             values = method(values, actions, log_prob, batch)
@@ -110,7 +123,7 @@ class Hooks:
             values = method(values, actions, batch)
         return values
 
-    def actor_penalty(self, loss: th.Tensor, actions: th.Tensor, log_prob: th.Tensor, batch: Batch) -> th.Tensor:
+    def actor_penalty(self, loss: th.Tensor, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch) -> th.Tensor:
         """:return: ``loss`` plus the penalties of all callbacks, per sample."""
         for method in self.defined("actor_penalty"):
             loss = loss + method(actions, log_prob, batch)

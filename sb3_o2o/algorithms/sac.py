@@ -14,6 +14,7 @@ from stable_baselines3.sac import policies as stock
 
 from sb3_o2o.algorithms.arguments import fills_in_recipe
 from sb3_o2o.algorithms.common import OfflineToOnlineMixin
+from sb3_o2o.algorithms.phases import PRETRAINING
 from sb3_o2o.algorithms.resume import ResumeMixin
 from sb3_o2o.algorithms.transfer import TransferMixin
 from sb3_o2o.networks.ensemble import EnsembleCritic
@@ -27,7 +28,8 @@ class O2OSAC(TransferMixin, ResumeMixin, OfflineToOnlineMixin, SAC):
     Soft actor-critic that pre-trains on a fixed dataset and fine-tunes online. With the arguments below at their
     defaults it follows Stable-Baselines3's SAC. Arguments of SAC as there; beside them:
 
-    :param objective: what ``pretrain`` minimises: ``"sac"``, ``"bc"``, ``"cql"`` or ``"calql"``
+    :param action_noise: as there, or a number: the standard deviation of Gaussian noise on the scale of [-1, 1]
+    :param objective: what ``pretrain`` minimises: ``"sac"``, ``"bc"``, ``"cql"``, ``"calql"`` or ``"iql"``
     :param online_objective: what ``learn`` minimises; ``"sac"`` by default
     :param objective_kwargs: arguments of the offline objective
     :param online_objective_kwargs: arguments of the online objective; an online objective of the same name goes
@@ -44,7 +46,7 @@ class O2OSAC(TransferMixin, ResumeMixin, OfflineToOnlineMixin, SAC):
     :param ent_coef_learning_rate: the temperature's; ``learning_rate`` by default
     :param critic_subset: target critics drawn at each update, of which the minimum is taken (REDQ); all by default
     :param subset_replacement: draw them with replacement, as the official WSRL code does
-    :param actor_critics: the actor maximises the ``"min"`` or the ``"mean"`` over all critics
+    :param actor_critics: the actor maximises the ``"min"`` or the ``"mean"`` over all critics, or the ``"first"``
     :param entropy_backup: include the entropy in the TD target
     :param normalize_observations: normalise observations by the dataset's mean and standard deviation, which
         become part of the policy
@@ -90,7 +92,7 @@ class O2OSAC(TransferMixin, ResumeMixin, OfflineToOnlineMixin, SAC):
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] = 1,
         gradient_steps: int = 1,
-        action_noise: ActionNoise | None = None,
+        action_noise: ActionNoise | float | None = None,
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
@@ -145,7 +147,7 @@ class O2OSAC(TransferMixin, ResumeMixin, OfflineToOnlineMixin, SAC):
             gamma=gamma,
             train_freq=train_freq,
             gradient_steps=gradient_steps,
-            action_noise=action_noise,
+            action_noise=action_noise,  # type: ignore[arg-type]
             replay_buffer_class=replay_buffer_class,
             replay_buffer_kwargs=replay_buffer_kwargs,
             optimize_memory_usage=optimize_memory_usage,
@@ -195,31 +197,10 @@ class O2OSAC(TransferMixin, ResumeMixin, OfflineToOnlineMixin, SAC):
             self._setup_model()
 
     def _setup_model(self) -> None:
-        self.replay_buffer_kwargs = self.replay_buffer_kwargs or {}  # ``load(replay_buffer_kwargs=None)``
-        given, given_buffer = self.policy_kwargs, (self.replay_buffer_class, self.replay_buffer_kwargs)
-        self.n_critics = given.get("n_critics", self.n_critics)  # SB3's own way to say it
-        self._check_offline_to_online_arguments()
-        monte_carlo = self._monte_carlo_buffer()
-        self.policy_class = self.stock_policies.get(self.policy_class, self.policy_class)  # type: ignore[arg-type]
         self._resolve_target_entropy()
-        self.policy_kwargs = self.full_policy_kwargs()
-        if monte_carlo is not None:
-            self.replay_buffer_class, self.replay_buffer_kwargs = monte_carlo
-        try:
-            super()._setup_model()
-        finally:
-            # what the user gave: ``load(policy_kwargs=…)`` compares it, and another objective needs another buffer
-            self.policy_kwargs = given
-            if monte_carlo is not None:
-                self.replay_buffer_class, self.replay_buffer_kwargs = given_buffer
+        super()._setup_model()
         if self.ent_coef_optimizer is not None:
             self.ent_coef_optimizer = FusedAdam([self.log_ent_coef], lr=self.lr_schedule(1))
-        self._setup_objectives()
-
-    def full_policy_kwargs(self) -> dict[str, Any]:
-        """:return: the policy's arguments: the user's, and those that are arguments of this class"""
-        ours = ("n_critics", "critic_layer_norm", "actor_layer_norm", "normalize_observations", "precision")
-        return {**{name: getattr(self, name) for name in ours}, **self.policy_kwargs}
 
     def _resolve_target_entropy(self) -> None:
         """``"auto_0.5"`` is half of SAC's ``-|A|``, as RLPD has it; written as SB3 writes ``ent_coef="auto_0.1"``."""
@@ -233,11 +214,32 @@ class O2OSAC(TransferMixin, ResumeMixin, OfflineToOnlineMixin, SAC):
                 ) from None
             self.target_entropy = -fraction * self.action_dim
 
+    def _setup_lr_schedule(self) -> None:
+        super()._setup_lr_schedule()
+        self.ent_coef_lr_schedule = self._schedule_or_default(self.ent_coef_learning_rate)
+
     def _optimizers(self) -> dict[str, th.optim.Optimizer]:
-        optimizers: dict[str, th.optim.Optimizer] = {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
+        optimizers = super()._optimizers()
         if self.ent_coef_optimizer is not None:
             optimizers["ent_coef"] = self.ent_coef_optimizer
         return optimizers
+
+    def _lr_schedules(self) -> dict[str, Schedule]:
+        return {**super()._lr_schedules(), "ent_coef": self.ent_coef_lr_schedule}
+
+    def _draws_blocks(self, gradient_steps: int) -> bool:
+        return self.policy_delay > 1 and gradient_steps > 1
+
+    def _is_actor_step(self) -> bool:
+        """Pre-training updates the actor at every step; fine-tuning counts its own, so that blocks stay aligned."""
+        if self.phase == PRETRAINING:
+            return True
+        self._n_finetuning_updates += 1
+        return self._n_finetuning_updates % self.policy_delay == 0
+
+    def _is_target_step(self, step: int, is_actor_step: bool) -> bool:
+        counter = self._n_updates - 1 if self.phase == PRETRAINING else step
+        return counter % self.target_update_interval == 0
 
     def current_ent_coef(self) -> th.Tensor:
         """:return: the temperature alpha, without gradient"""

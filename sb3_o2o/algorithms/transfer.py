@@ -8,7 +8,6 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
@@ -16,19 +15,16 @@ from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_o2o.algorithms.archive import saved_family, saved_model_path
+from sb3_o2o.algorithms.crossing import NETWORK_ARGUMENTS, CrossingMixin
 from sb3_o2o.algorithms.foreign import (
-    actor_arguments,
-    as_function,
     copy_parameters,
     load_foreign,
     recover_environment,
-    same_shapes,
     to_memory,
     warn_about_networks,
 )
 from sb3_o2o.algorithms.phases import PRETRAINING
 from sb3_o2o.data import MonteCarloDictReplayBuffer, MonteCarloReplayBuffer, OfflineDataset
-from sb3_o2o.data.filling import with_actions
 from sb3_o2o.errors import check_keyword_arguments
 from sb3_o2o.networks import conversion
 from sb3_o2o.recipes import build_finetuning, environment_id, recipe_arguments
@@ -36,12 +32,6 @@ from sb3_o2o.recipes import build_finetuning, environment_id, recipe_arguments
 if TYPE_CHECKING:
     from typing import Self
 
-    from sb3_o2o.algorithms.common import OfflineToOnlineMixin as _Base
-else:
-    _Base = object
-
-#: what a trained model decides: a recipe cannot change the shape of networks that exist
-NETWORK_ARGUMENTS = ("policy_kwargs", "n_critics", "critic_layer_norm", "actor_layer_norm", "normalize_observations")
 #: the scale of the values that trained critics hold
 VALUE_ARGUMENTS = ("reward_scale", "reward_shift", "gamma")
 #: what belongs to the offline phase that a saved model has behind it
@@ -55,7 +45,7 @@ _RUN_ARGUMENTS = (
 _IN_MEMORY = "a model in memory"
 
 
-class TransferMixin(_Base):
+class TransferMixin(CrossingMixin):
     """``load``, ``load_offline`` and ``to_sb3``."""
 
     stock_class: ClassVar[type[BaseAlgorithm]]
@@ -164,6 +154,8 @@ class TransferMixin(_Base):
         load_critic: bool = True,
         load_optimizer: bool = True,
         clone_std: float = 0.1,
+        clone_loss: str = "mse",
+        report_episodes: int = 0,
         device: th.device | str = "auto",
         progress_bar: bool = False,
         **kwargs: Any,
@@ -171,9 +163,10 @@ class TransferMixin(_Base):
         """
         Start fine-tuning from whatever there is.
 
-        :param source: a zip of this class; a zip or live model of stock SB3 or sb3-contrib; a Minari id, dataset
+        :param source: a zip of ours; a zip or live model of stock SB3 or sb3-contrib; a Minari id, dataset
             file or ``OfflineDataset`` (pre-trained on here); a ``torch.nn.Module`` or other callable from
-            observations to actions (cloned on ``dataset`` here, as are models of other families)
+            observations to actions. Between SAC, TQC and TD3 what has the same shapes is copied; any other policy is
+            cloned on ``dataset`` here
         :param env: the online environment; recovered from a Minari dataset by default
         :param policy: policy class or alias, where a model is built; by the observation space by default
         :param recipe: fills in every argument left out; what was trained decides the networks
@@ -181,10 +174,15 @@ class TransferMixin(_Base):
         :param finetuning: fine-tuning callbacks; replaces the recipe's and the saved model's
         :param dataset: offline data for fine-tuning callbacks, and for cloning
         :param pretrain_steps: gradient steps of pre-training or cloning, where one is needed
-        :param load_critic: keep the source's critics; False starts with fresh ones
-        :param load_optimizer: keep the optimisers' state
-        :param clone_std: standard deviation, before the squashing, of a policy cloned here, > 0: cloning teaches the
-            mean alone, and a fresh network's would explore almost at random
+        :param load_critic: keep the source's critics, and V where there is one; False starts with fresh ones. Between
+            SAC and TD3 they keep their meaning: SAC's include the entropy
+        :param load_optimizer: keep the optimisers' state, of a model of this class or its stock counterpart
+        :param clone_std: standard deviation, before the squashing, of a policy that comes without one, > 0: cloning
+            with ``"mse"`` teaches the mean alone, and a fresh network's would explore almost at random
+        :param clone_loss: ``"mse"``, or ``"likelihood"`` for the entropy-regularised likelihood, which teaches the
+            standard deviation too (SAC only; in OCR-CFT's experience it costs score)
+        :param report_episodes: whole episodes in ``env`` by which a policy from elsewhere and its copy are scored for
+            ``clone_report``; 0 for none
         :param device: where the networks live
         :param progress_bar: show a progress bar while training here
         :param kwargs: further constructor arguments
@@ -196,7 +194,16 @@ class TransferMixin(_Base):
         check_keyword_arguments(f"argument of {cls.__name__}", cls.__init__, given)
         if finetuning is not None:
             given["finetuning"] = build_finetuning(finetuning)
-        training = {"pretrain_steps": pretrain_steps, "progress_bar": progress_bar, "clone_std": clone_std}
+        if clone_loss not in ("mse", "likelihood"):
+            raise ValueError(f"clone_loss must be 'mse' or 'likelihood', not {clone_loss!r}.")
+        training = {
+            "pretrain_steps": pretrain_steps,
+            "progress_bar": progress_bar,
+            "load_critic": load_critic,
+            "clone_std": clone_std,
+            "clone_loss": clone_loss,
+            "report_episodes": report_episodes,
+        }
         path: Any = saved_model_path(source)
         family = None if path is None else saved_family(path)
         if isinstance(source, cls.stock_class):
@@ -246,15 +253,19 @@ class TransferMixin(_Base):
             self.observation_space, self.action_space, self.lr_schedule, **self.full_policy_kwargs()
         )
         fresh = fresh.to(self.device)
+        objectives = (self.offline_objective, self.finetuning_objective)
         if not load_critic:
             if not self.critic.share_features_extractor:  # a shared one belongs to the actor
                 copy_parameters(fresh.critic.features_extractor, self.critic.features_extractor)
             self.critic.ensemble.load_state_dict(fresh.critic.ensemble.state_dict())
             self.critic_target.load_state_dict(self.critic.state_dict())
             self.critic.optimizer.load_state_dict(fresh.critic.optimizer.state_dict())
+            for objective in objectives:
+                objective.forget_values()
         if not load_optimizer:
-            for optimizer in self._optimizers().values():
-                optimizer.state.clear()
+            for optimizers in (self._optimizers(), *(objective.optimizers for objective in objectives)):
+                for optimizer in optimizers.values():
+                    optimizer.state.clear()
 
     def _ready_to_finetune(self, given: dict[str, Any]) -> Self:
         """A pre-trained policy acts by itself from the first step, whatever ``learning_starts`` the source had."""
@@ -291,73 +302,6 @@ class TransferMixin(_Base):
             raise ValueError(f"load_offline({source!r}) pre-trains on a dataset: say how long with pretrain_steps=….")
         model.pretrain(source, steps, progress_bar=training["progress_bar"])
         return model._ready_to_finetune(given)
-
-    @classmethod
-    def _from_policy(
-        cls,
-        source: Any,
-        env: Any,
-        policy: str | None,
-        recipe: str | None,
-        given: dict[str, Any],
-        training: dict[str, Any],
-    ) -> Self:
-        """Copy the actor of a model whose networks match; clone any other policy on the dataset."""
-        if env is None and isinstance(source, BaseAlgorithm):
-            env = source.get_env()
-        same_actor = type(source).__name__ == "TQC"  # TQC's actor has SAC's layers
-        if same_actor:
-            given = {**actor_arguments(source), **given}
-        model = cls._build(env, policy, recipe, given)
-        if same_actor and same_shapes(model.actor, source.policy.actor):
-            model.actor.load_state_dict(source.policy.actor.state_dict())
-            temperature: Any = getattr(model, "log_ent_coef", None)
-            if temperature is not None and source.log_ent_coef is not None:
-                temperature.data.copy_(source.log_ent_coef.data)
-            model._say(
-                f"copied the actor of {type(source).__name__}; its critics are quantiles, so the critics are fresh"
-            )
-            if recipe is not None:
-                from_recipe = recipe_arguments(recipe, environment_id(model.env), cls.__name__)
-                wanted = {name: value for name, value in from_recipe.items() if name in NETWORK_ARGUMENTS}
-                warn_about_networks(model, wanted, recipe)
-            return model._ready_to_finetune(given)
-        if given.get("dataset") is None:
-            name = type(source).__name__
-            raise ValueError(
-                f"The networks of {name} do not fit {cls.__name__}: pass dataset=… to clone its policy on."
-            )
-        model._clone(source, training["pretrain_steps"] or 10_000, training["progress_bar"])
-        model.actor.set_std(training["clone_std"])
-        return model._ready_to_finetune(given)
-
-    def _clone(self, source: Any, steps: int, progress_bar: bool) -> None:
-        """Imitate a policy's actions on the dataset's observations (OCR-CFT, eq. 52, deterministic case)."""
-        from sb3_o2o.objectives import make_objective
-
-        dataset = self.load_dataset(self.dataset)
-        relabelled = with_actions(dataset, self._label(source, dataset))
-        kept = self.offline_objective
-        self.offline_objective = make_objective("bc", {"loss": "mse"}, self, self.available_objectives)
-        try:
-            self.pretrain(relabelled, steps, progress_bar=progress_bar)
-        finally:
-            self.offline_objective, self.offline_buffer, self.n_pretrain_steps = kept, None, 0
-        self._say(f"cloned {type(source).__name__} on {len(dataset)} observations; the critics are fresh")
-
-    def _label(self, source: Any, dataset: OfflineDataset) -> np.ndarray:
-        """:return: the source's actions on all observations, scaled to [-1, 1], ``(N, act)``"""
-        act = as_function(source)
-        chunks = []
-        for start in range(0, len(dataset), 4096):
-            observations = dataset.get(np.arange(start, min(start + 4096, len(dataset)))).observations
-            actions = np.asarray(act(observations), dtype=np.float32)
-            chunks.append(self.policy.scale_action(actions.reshape(len(actions), *self.action_space.shape)))  # type: ignore[misc]
-        return np.concatenate(chunks)
-
-    def _say(self, message: str) -> None:
-        if self.verbose >= 1:
-            print(f"load_offline: {message}")
 
     # -- going back ------------------------------------------------------------------------------------------------
 

@@ -81,11 +81,15 @@ def parse_settings(
     :return: keyword arguments
     :raises ValueError: another spelling, or an unknown argument (the nearest is named)
     """
-    from sb3_o2o.algorithms import O2OSAC
+    from sb3_o2o.algorithms import O2OSAC, algorithm_class
     from sb3_o2o.errors import check_keyword_arguments
-    from sb3_o2o.recipes import PlainLoader, recipe_arguments
+    from sb3_o2o.recipes import PlainLoader, load_recipe
 
-    base = {} if recipe is None else recipe_arguments(recipe, env_id)
+    base: dict[str, Any] = {}
+    algorithm: Any = O2OSAC
+    if recipe is not None:
+        loaded = load_recipe(recipe, env_id)
+        base, algorithm = dict(loaded.arguments), algorithm_class(loaded.algorithm)
     overrides = dict(extra or {})
     for setting in settings or ():
         name, equals, text = setting.partition("=")
@@ -112,7 +116,7 @@ def parse_settings(
         "recipe",
     )
     check_keyword_arguments(
-        "constructor argument", O2OSAC.__init__, overrides, skip=("_init_setup_model", *own_options)
+        "constructor argument", algorithm.__init__, overrides, skip=("_init_setup_model", *own_options)
     )
     return overrides
 

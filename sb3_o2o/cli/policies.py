@@ -55,16 +55,16 @@ def load_policy(path: str) -> tuple[Any, "Environment | None"]:
     import sb3_contrib
     import stable_baselines3
 
-    from sb3_o2o.algorithms import O2OSAC
+    from sb3_o2o.algorithms import ALGORITHMS_BY_FAMILY
     from sb3_o2o.algorithms.archive import saved_family
     from sb3_o2o.runs import RunFolder, saved_model
 
     zip_path = saved_model(path)
     environment = RunFolder.open(Path(path)).read_config().environment if Path(path).is_dir() else None
     family = saved_family(zip_path)
-    if family == "SAC":
+    if family in ALGORITHMS_BY_FAMILY:
         # Opens stock models as well; the buffer is for training.
-        return O2OSAC.load(zip_path, buffer_size=1), environment
+        return ALGORITHMS_BY_FAMILY[family].load(zip_path, buffer_size=1), environment
     algorithm = getattr(stable_baselines3, family, None) or getattr(sb3_contrib, family, None)
     if algorithm is None:
         raise ValueError(f"{path} holds a model of an algorithm that is not known here: load it in Python.")

@@ -34,7 +34,7 @@ DatasetArgument = Annotated[
 Source = Annotated[
     str | None,
     typer.Argument(
-        help="What to start from: a run folder of pretrain, or a saved model (ours or stock SAC). "
+        help="What to start from: a run folder of pretrain, or a saved model (ours or stock). "
         "Default: a new model, pre-trained first where the recipe says so.",
         show_default=False,
     ),
@@ -108,7 +108,9 @@ def pretrain(
     if config.pretrain_steps == 0:
         raise ValueError(f"Recipe {recipe!r} does not pre-train by itself: say how long with --gradient-steps.")
     folder = start_run(config, log_dir)
-    next_command("Fine-tune it:", f"sb3-o2o finetune {quote(str(folder.path))} --recipe wsrl")
+    # one that keeps the algorithm
+    following = "wsrl" if loaded.algorithm == "O2OSAC" else recipe
+    next_command("Fine-tune it:", f"sb3-o2o finetune {quote(str(folder.path))} --recipe {quote(following)}")
 
 
 def finetune(

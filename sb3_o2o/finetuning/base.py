@@ -88,25 +88,25 @@ class FineTuningCallback(BaseCallback):
         return None
 
     @hook
-    def next_actions(self, actions: th.Tensor, log_prob: th.Tensor, batch: Batch) -> th.Tensor:
+    def next_actions(self, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch) -> th.Tensor:
         """
         Asked when the TD target is built.
 
         :param actions: of the policy at the next observations, ``(B, act)`` or ``(B, K, act)``
-        :param log_prob: their log-probability, ``(B,)`` or ``(B, K)``
+        :param log_prob: their log-probability, ``(B,)`` or ``(B, K)``; None where the policy is deterministic
         :param batch: the transitions
         :return: the actions to evaluate, as ``actions``
         """
         return actions
 
     @hook
-    def next_values(self, values: th.Tensor, actions: th.Tensor, log_prob: th.Tensor, batch: Batch) -> th.Tensor:
+    def next_values(self, values: th.Tensor, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch) -> th.Tensor:
         """
         Asked when the TD target is built, after the minimum over critics and the entropy term.
 
         :param values: ``(B,)``
         :param actions: the evaluated next actions, ``(B, act)``
-        :param log_prob: ``(B,)``
+        :param log_prob: ``(B,)``; None where the policy is deterministic
         :param batch: the transitions
         :return: the values to back up, as ``values``
         """
@@ -125,12 +125,12 @@ class FineTuningCallback(BaseCallback):
         return values
 
     @hook
-    def actor_penalty(self, actions: th.Tensor, log_prob: th.Tensor, batch: Batch) -> th.Tensor | float:
+    def actor_penalty(self, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch) -> th.Tensor | float:
         """
         Asked when the policy objective is built.
 
         :param actions: the policy's actions, ``(B, act)``
-        :param log_prob: their log-probability, ``(B,)``
+        :param log_prob: their log-probability, ``(B,)``; None where the policy is deterministic
         :param batch: the transitions
         :return: a term to add to the actor's loss, per sample, ``(B,)``
         """

@@ -175,3 +175,32 @@ def keep_flags(state: StateDict, current: StateDict) -> StateDict:
     :return: ``state`` with those flags
     """
     return {**state, "param_groups": [_with_flags(group, current) for group in state["param_groups"]]}
+
+
+def actor_state(state: StateDict, deterministic: bool) -> StateDict:
+    """
+    The same mean in another actor: SAC's (and TQC's) ``latent_pi`` and ``mu`` are the hidden layers and the output
+    layer of TD3's ``mu``, and both squash with tanh.
+
+    :param state: state dictionary of an actor of either kind
+    :param deterministic: give it the names of TD3's actor, otherwise those of SAC's
+    :return: state dictionary; a standard deviation stays where there is one
+    """
+    is_deterministic = not any(key.startswith("mu.weight") for key in state)
+    if is_deterministic == deterministic:
+        return dict(state)
+    hidden, output = ("mu", "latent_pi") if is_deterministic else ("latent_pi", "mu")
+    numbered = re.compile(rf"^{hidden}\.(\d+)\.(.+)$")
+    indices = [int(match.group(1)) for key in state if (match := numbered.match(key))]
+    converted: StateDict = {}
+    for key, value in state.items():
+        match = numbered.match(key)
+        if is_deterministic and match is not None and int(match.group(1)) == max(indices):
+            key = f"mu.{match.group(2)}"
+        elif match is not None:
+            key = f"{output}.{match.group(1)}.{match.group(2)}"
+        elif key.startswith("mu."):
+            # behind the last hidden layer, or its normalisation, comes an activation
+            key = f"mu.{max(indices, default=-2) + 2}.{key.removeprefix('mu.')}"
+        converted[key] = value
+    return converted

@@ -6,13 +6,13 @@ import torch as th
 from torch import nn
 
 
-def linear(layer: nn.Linear, inputs: th.Tensor) -> th.Tensor:
+def linear(layer: nn.Module, inputs: th.Tensor) -> th.Tensor:
     """
-    :param layer: a linear layer
+    :param layer: a linear layer, or any other, which is applied as it is
     :param inputs: ``(rows, in)``
     :return: ``(rows, out)``
     """
-    if layer.bias is None or not th.compiler.is_compiling():
+    if not isinstance(layer, nn.Linear) or layer.bias is None or not th.compiler.is_compiling():
         return layer(inputs)
     # a bias apart from the product joins the activation in one pass over memory, instead of being copied first
     return inputs @ layer.weight.t() + layer.bias
@@ -25,7 +25,7 @@ def sequential(layers: nn.Sequential, inputs: th.Tensor) -> th.Tensor:
     :return: ``(rows, out)``
     """
     for layer in layers:
-        inputs = linear(layer, inputs) if isinstance(layer, nn.Linear) else layer(inputs)
+        inputs = linear(layer, inputs)
     return inputs
 
 

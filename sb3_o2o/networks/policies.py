@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch as th
 from gymnasium import spaces
@@ -17,11 +17,19 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, Actor, SACPolicy
 from torch import nn
 
-from sb3_o2o.networks.distributions import squashed_gaussian
+from sb3_o2o.networks.distributions import squashed_gaussian, squashed_log_prob
 from sb3_o2o.networks.ensemble import EnsembleCritic, initialize
 from sb3_o2o.networks.layers import heads, linear, sequential
 from sb3_o2o.networks.normalizer import NormalizedExtractor
 from sb3_o2o.networks.optimizers import FusedAdam
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.policies import BasePolicy
+
+    class _Policy(BasePolicy):
+        critic_kwargs: dict[str, Any]
+else:
+    _Policy = object
 
 
 class O2OActor(Actor):
@@ -35,6 +43,9 @@ class O2OActor(Actor):
     :param last_hidden_gain: likewise
     :param precision: ``"bf16"`` runs the matrix products in bfloat16
     """
+
+    #: actions have a density
+    stochastic: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -61,17 +72,6 @@ class O2OActor(Actor):
             elif orthogonal_gain is not None:
                 initialize([self.log_std], orthogonal_gain, None)  # type: ignore[list-item]
 
-    def mean(self, obs: PyTorchObs) -> th.Tensor:
-        """
-        The mean alone, for objectives that leave the standard deviation out.
-
-        :param obs: ``(batch, *obs)``
-        :return: before the squashing, ``(batch, act)``
-        """
-        with th.autocast(self.device.type, dtype=th.bfloat16, enabled=self.precision == "bf16"):
-            latent = sequential(self.latent_pi, self.extract_features(obs, self.features_extractor))
-            return linear(self.mu, latent).float()  # type: ignore[arg-type]
-
     def get_action_dist_params(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
         """
         :param obs: ``(batch, *obs)``
@@ -85,9 +85,30 @@ class O2OActor(Actor):
             if self.state_dependent_std:
                 mean, log_std = heads(latent, self.mu, self.log_std)  # type: ignore[arg-type]
             else:
-                mean = linear(self.mu, latent)  # type: ignore[arg-type]
+                mean = linear(self.mu, latent)
                 log_std = self.log_std.expand_as(mean)  # type: ignore[operator]
         return mean.float(), th.clamp(log_std.float(), LOG_STD_MIN, LOG_STD_MAX), {}
+
+    def mode(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        :param obs: ``(batch, *obs)``
+        :return: the deterministic action, tanh of the mean, ``(batch, act)``
+        """
+        # without the head of the standard deviation: an objective that leaves it out must not touch it
+        with th.autocast(self.device.type, dtype=th.bfloat16, enabled=self.precision == "bf16"):
+            latent = sequential(self.latent_pi, self.extract_features(obs, self.features_extractor))
+            mean = linear(self.mu, latent)
+        return th.tanh(mean.float())
+
+    def log_prob(self, obs: PyTorchObs, actions: th.Tensor, clip: float = 1 - 1e-5) -> th.Tensor:
+        """
+        :param obs: ``(batch, *obs)``
+        :param actions: in [-1, 1], ``(batch, act)``
+        :param clip: see :func:`~sb3_o2o.networks.distributions.squashed_log_prob`
+        :return: log-probability of the actions, ``(batch,)``
+        """
+        mean, log_std, _ = self.get_action_dist_params(obs)
+        return squashed_log_prob(mean, log_std, actions, clip)
 
     @th.no_grad()
     def set_std(self, std: float) -> None:
@@ -123,7 +144,52 @@ class O2OActor(Actor):
         return squashed_gaussian(mean, log_std, noise)
 
 
-class O2OSACPolicy(SACPolicy):
+class EnsemblePolicyMixin(_Policy):
+    """
+    What the policies share: a batched critic ensemble, a normaliser before each network, one-kernel optimisers.
+    Sub-classes call :meth:`_prepare` before their parent's constructor, which builds the networks.
+    """
+
+    #: arguments beside those of the stock policy
+    extra_arguments: dict[str, Any]
+
+    def _prepare(self, extra_arguments: dict[str, Any], kwargs: dict[str, Any]) -> None:
+        """
+        :param extra_arguments: ours, by name
+        :param kwargs: the stock policy's, changed in place
+        """
+        self.extra_arguments = extra_arguments
+        if kwargs.get("optimizer_class", th.optim.Adam) is th.optim.Adam:
+            kwargs["optimizer_class"] = FusedAdam  # the same numbers to float32 rounding
+
+    @property
+    def is_stock(self) -> bool:
+        """Whether stock Stable-Baselines3 can hold the same networks in its own policy."""
+        extra = self.extra_arguments
+        changes = ("critic_layer_norm", "actor_layer_norm", "normalize_observations")
+        return bool(extra.get("state_dependent_std", True)) and not any(extra[name] for name in changes)
+
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """:return: the features extractor, behind a normaliser where asked."""
+        extractor = super().make_features_extractor()
+        return NormalizedExtractor(extractor) if self.extra_arguments["normalize_observations"] else extractor
+
+    def _shared_extra(self) -> dict[str, Any]:
+        return {name: self.extra_arguments[name] for name in ("orthogonal_gain", "last_hidden_gain", "precision")}
+
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> EnsembleCritic:
+        """
+        :param features_extractor: the extractor to use; a new one by default
+        """
+        kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
+        layer_norm = self.extra_arguments["critic_layer_norm"]
+        return EnsembleCritic(**kwargs, layer_norm=layer_norm, **self._shared_extra()).to(self.device)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), **self.extra_arguments}
+
+
+class O2OSACPolicy(EnsemblePolicyMixin, SACPolicy):  # type: ignore[misc]
     """
     Stable-Baselines3's ``SACPolicy`` with a batched critic ensemble. Beside its arguments:
 
@@ -154,8 +220,7 @@ class O2OSACPolicy(SACPolicy):
         precision: str = "fp32",
         **kwargs: Any,
     ):
-        # before the parent's constructor, which builds the networks
-        self.extra_arguments: dict[str, Any] = {
+        extra = {
             "critic_layer_norm": critic_layer_norm,
             "actor_layer_norm": actor_layer_norm,
             "normalize_observations": normalize_observations,
@@ -164,24 +229,8 @@ class O2OSACPolicy(SACPolicy):
             "last_hidden_gain": last_hidden_gain,
             "precision": precision,
         }
-        if kwargs.get("optimizer_class", th.optim.Adam) is th.optim.Adam:
-            kwargs["optimizer_class"] = FusedAdam  # the same numbers to float32 rounding
+        self._prepare(extra, kwargs)
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
-
-    @property
-    def is_stock(self) -> bool:
-        """Whether stock Stable-Baselines3 can hold the same networks in its own ``SACPolicy``."""
-        extra = self.extra_arguments
-        changes = ("critic_layer_norm", "actor_layer_norm", "normalize_observations")
-        return bool(extra["state_dependent_std"]) and not any(extra[name] for name in changes)
-
-    def make_features_extractor(self) -> BaseFeaturesExtractor:
-        """:return: the features extractor, behind a normaliser where asked."""
-        extractor = super().make_features_extractor()
-        return NormalizedExtractor(extractor) if self.extra_arguments["normalize_observations"] else extractor
-
-    def _shared_extra(self) -> dict[str, Any]:
-        return {name: self.extra_arguments[name] for name in ("orthogonal_gain", "last_hidden_gain", "precision")}
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> O2OActor:
         """
@@ -195,19 +244,6 @@ class O2OSACPolicy(SACPolicy):
             state_dependent_std=extra["state_dependent_std"],
             **self._shared_extra(),
         ).to(self.device)
-
-    def make_critic(  # type: ignore[override]
-        self, features_extractor: BaseFeaturesExtractor | None = None
-    ) -> EnsembleCritic:
-        """
-        :param features_extractor: the extractor to use; a new one by default
-        """
-        kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
-        layer_norm = self.extra_arguments["critic_layer_norm"]
-        return EnsembleCritic(**kwargs, layer_norm=layer_norm, **self._shared_extra()).to(self.device)
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), **self.extra_arguments}
 
 
 class O2OSACCnnPolicy(O2OSACPolicy):

@@ -8,6 +8,9 @@ from sb3_o2o.errors import check_keyword_arguments, unknown
 from sb3_o2o.objectives.base import Batch, LossesAndMetrics, Objective, SACObjective, Step
 from sb3_o2o.objectives.bc import BCObjective
 from sb3_o2o.objectives.cql import CalQLObjective, CQLObjective
+from sb3_o2o.objectives.iql import IQLObjective
+from sb3_o2o.objectives.td3 import TD3Objective
+from sb3_o2o.objectives.td3_bc import TD3BCObjective
 
 #: objectives that SAC can minimise, by the name users give
 SAC_OBJECTIVES: dict[str, type[Objective]] = {
@@ -15,6 +18,14 @@ SAC_OBJECTIVES: dict[str, type[Objective]] = {
     "bc": BCObjective,
     "cql": CQLObjective,
     "calql": CalQLObjective,
+    "iql": IQLObjective,
+}
+#: objectives that TD3 can minimise
+TD3_OBJECTIVES: dict[str, type[Objective]] = {
+    "td3": TD3Objective,
+    "bc": BCObjective,
+    "td3_bc": TD3BCObjective,
+    "iql": IQLObjective,
 }
 
 
@@ -38,13 +49,17 @@ def make_objective(
 
 __all__ = [
     "SAC_OBJECTIVES",
+    "TD3_OBJECTIVES",
     "BCObjective",
     "Batch",
     "CQLObjective",
     "CalQLObjective",
+    "IQLObjective",
     "LossesAndMetrics",
     "Objective",
     "SACObjective",
     "Step",
+    "TD3BCObjective",
+    "TD3Objective",
     "make_objective",
 ]

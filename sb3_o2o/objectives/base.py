@@ -92,8 +92,10 @@ class Objective(nn.Module):
     needs_returns: ClassVar[bool] = False
     #: the critic is trained, so its target network follows
     trains_critic: ClassVar[bool] = True
+    #: hooks that have nothing to change here, because this objective never asks for what they change
+    unused_hooks: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, model: O2OSAC):
+    def __init__(self, model: Any):
         super().__init__()
         # a plain attribute in a tuple: the model owns the networks, this module must not register them
         self._model = (model,)
@@ -101,9 +103,17 @@ class Objective(nn.Module):
         self.optimizers = Optimizers()
 
     @property
-    def model(self) -> O2OSAC:
+    def model(self) -> Any:
         """The algorithm whose networks are trained."""
         return self._model[0]
+
+    def learning_rate_factor(self, name: str, progress_remaining: float) -> float:
+        """
+        :param name: of an optimiser of the algorithm
+        :param progress_remaining: from 1 at the start of the phase to 0 at its end
+        :return: what the learning rate is multiplied by
+        """
+        return 1.0
 
     def steps(self, batch: Batch, actor_batch: Batch | None) -> Iterator[Step]:
         """
@@ -112,6 +122,9 @@ class Objective(nn.Module):
         :return: what to minimise, in the order of the updates
         """
         raise NotImplementedError
+
+    def forget_values(self) -> None:
+        """Start afresh with what this objective itself has learned of values."""
 
     def noise(self, observations: PyTorchObs, n_actions: int | None = None) -> th.Tensor | None:
         """
@@ -166,6 +179,11 @@ class SACObjective(Objective):
         self.max_target_backup = max_target_backup
         self.n_actions = n_actions
         self.entropy_at_next = entropy_at_next
+
+    @property
+    def model(self) -> O2OSAC:
+        """The algorithm whose networks are trained."""
+        return self._model[0]
 
     def steps(self, batch: Batch, actor_batch: Batch | None) -> Iterator[Step]:
         """See :meth:`Objective.steps`."""

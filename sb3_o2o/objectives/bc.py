@@ -3,15 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
 import torch as th
 
 from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.base import Batch, LossesAndMetrics, Objective, Step
 
-if TYPE_CHECKING:
-    from sb3_o2o.algorithms.sac import O2OSAC
+
+def check_imitation(model: Any, objective: str, argument: str, loss: str | None, action_clip: float) -> str:
+    """
+    :param model: the algorithm whose actor is trained
+    :param objective: who asks, for the error message
+    :param argument: the name that ``loss`` has there
+    :param loss: ``"likelihood"`` or ``"mse"``; by default the first where the policy has a density
+    :param action_clip: largest action magnitude that is scored, in (0, 1)
+    :return: the loss
+    :raises ValueError: if it is something else, or the policy has no such density
+    """
+    stochastic = model.actor.stochastic
+    if loss is None:
+        loss = "likelihood" if stochastic else "mse"
+    if loss not in ("likelihood", "mse"):
+        raise ValueError(f"{argument} of objective {objective!r} must be 'likelihood' or 'mse', not {loss!r}.")
+    if not 0 < action_clip < 1:
+        raise ValueError(f"action_clip must lie in (0, 1), not {action_clip}.")
+    if loss == "likelihood" and not stochastic:
+        raise ValueError(
+            f"Objective {objective!r}: the deterministic policy of {type(model).__name__} has no likelihood, "
+            f"use {argument}='mse'."
+        )
+    if loss == "likelihood" and model.use_sde:
+        raise ValueError(
+            f"Objective {objective!r} scores actions under a squashed Gaussian, which gSDE is not: "
+            f"use {argument}='mse'."
+        )
+    return loss
 
 
 class BCObjective(Objective):
@@ -21,29 +48,23 @@ class BCObjective(Objective):
     ``loss="likelihood"`` minimises ``E[-log pi(a|s)] - alpha H(pi(.|s))`` with alpha tuned so that the entropy
     stays above the target entropy, after ODT (OCR-CFT, eq. 52): without the second term the standard deviation
     collapses, and SAC's ``alpha log pi`` jumps when fine-tuning starts. ``loss="mse"`` minimises the squared
-    distance of the deterministic action, and leaves the standard deviation as it is.
+    distance of the deterministic action, and leaves the standard deviation as it is. The actor steps at every update,
+    whatever the delay.
 
     :param model: the algorithm whose actor is trained
-    :param loss: ``"likelihood"`` or ``"mse"``
+    :param loss: ``"likelihood"`` or ``"mse"``; by default the first where the policy has a density
     :param entropy_term: keep the entropy term of the likelihood
     :param action_clip: largest action magnitude that is scored, in (0, 1)
     """
 
     trains_critic: ClassVar[bool] = False
+    unused_hooks: ClassVar[tuple[str, ...]] = ("next_actions", "next_values", "actor_values", "actor_penalty")
 
     def __init__(
-        self, model: O2OSAC, *, loss: str = "likelihood", entropy_term: bool = True, action_clip: float = 1 - 1e-5
+        self, model: Any, *, loss: str | None = None, entropy_term: bool = True, action_clip: float = 1 - 1e-5
     ):
         super().__init__(model)
-        if loss not in ("likelihood", "mse"):
-            raise ValueError(f"loss of objective 'bc' must be 'likelihood' or 'mse', not {loss!r}.")
-        if not 0 < action_clip < 1:
-            raise ValueError(f"action_clip must lie in (0, 1), not {action_clip}.")
-        if loss == "likelihood" and model.use_sde:
-            raise ValueError(
-                "Objective 'bc' scores actions under a squashed Gaussian, which gSDE is not: use loss='mse'."
-            )
-        self.loss = loss
+        self.loss = check_imitation(model, "bc", "loss", loss, action_clip)
         self.entropy_term = entropy_term
         self.action_clip = action_clip
 
@@ -61,8 +82,7 @@ class BCObjective(Objective):
         :param batch: transitions
         :return: mean squared distance of the deterministic actions from the data's
         """
-        actions = th.tanh(self.model.actor.mean(batch.observations))
-        return {"actor": (actions - batch.actions).pow(2).mean()}, {}
+        return {"actor": (self.model.actor.mode(batch.observations) - batch.actions).pow(2).mean()}, {}
 
     def likelihood_losses(self, batch: Batch, noise: th.Tensor, ent_coef: th.Tensor) -> LossesAndMetrics:
         """

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch as th
 
+from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.base import Batch, LossesAndMetrics, SACObjective, Step
 
@@ -76,7 +77,7 @@ class CQLObjective(SACObjective):
             self.log_multiplier = th.nn.Parameter(th.ones((), device=model.device))
             default = model.qf_lr_schedule(1.0)
             rate = default if lagrange_learning_rate is None else lagrange_learning_rate
-            self.optimizers["lagrange"] = th.optim.Adam([self.log_multiplier], lr=rate)
+            self.optimizers["lagrange"] = FusedAdam([self.log_multiplier], lr=rate)
 
     def steps(self, batch: Batch, actor_batch: Batch | None) -> Iterator[Step]:
         """See :meth:`Objective.steps`."""

@@ -13,14 +13,18 @@ import torch as th
 from sb3_o2o.networks.distributions import squashed_gaussian, squashed_log_prob
 
 __all__ = [
+    "advantage_weights",
     "bellman_target",
     "calibrated_values",
     "conservative_gap",
     "ensemble_mse",
+    "expectile_loss",
     "lagrange_loss",
     "reduce_ensemble",
+    "smoothed_actions",
     "squashed_gaussian",
     "squashed_log_prob",
+    "td3_bc_loss",
     "temperature_loss",
     "uniform_log_density",
 ]
@@ -59,9 +63,12 @@ def ensemble_mse(values: th.Tensor, target: th.Tensor, reduction: str = "half_su
 def reduce_ensemble(values: th.Tensor, reduction: str) -> th.Tensor:
     """
     :param values: ``(N, ...)``
-    :param reduction: ``"min"`` (clipped double Q-learning) or ``"mean"`` (REDQ's and RLPD's actor)
+    :param reduction: ``"min"`` (clipped double Q-learning), ``"mean"`` (REDQ's and RLPD's actor) or ``"first"``
+        (TD3's actor)
     :return: ``(...)``
     """
+    if reduction == "first":
+        return values[0]
     return values.amin(dim=0) if reduction == "min" else values.mean(dim=0)
 
 
@@ -141,3 +148,56 @@ def uniform_log_density(action_dim: int) -> float:
     :return: log-density of the uniform distribution on [-1, 1]^action_dim
     """
     return -action_dim * math.log(2.0)
+
+
+def smoothed_actions(actions: th.Tensor, noise: th.Tensor, scale: float, clip: float) -> th.Tensor:
+    """
+    TD3's target policy smoothing: ``clip(a + clip(scale * noise, -c, c), -1, 1)`` (Fujimoto et al. 2018, eq. 14).
+
+    :param actions: of the target actor, in [-1, 1], ``(..., act)``
+    :param noise: standard normal draws, likewise
+    :param scale: standard deviation of the smoothing noise, >= 0
+    :param clip: largest magnitude of the noise, c, >= 0
+    :return: in [-1, 1], as ``actions``
+    """
+    return (actions + (noise * scale).clamp(-clip, clip)).clamp(-1, 1)
+
+
+def td3_bc_loss(
+    values: th.Tensor, actions: th.Tensor, data_actions: th.Tensor, alpha: float
+) -> tuple[th.Tensor, th.Tensor]:
+    """
+    TD3+BC's actor loss ``-lambda Q(s, pi(s)) + (pi(s) - a)^2`` with ``lambda = alpha / mean |Q|``, not differentiated
+    (Fujimoto and Gu 2021, eq. 5 and 6).
+
+    :param values: Q of the policy's actions, ``(B,)``
+    :param actions: the policy's actions, ``(B, act)``
+    :param data_actions: the dataset's actions, likewise
+    :param alpha: weight of the values against imitation
+    :return: loss per sample, the square averaged over dimensions, ``(B,)``; and lambda, scalar
+    """
+    weight = alpha / values.detach().abs().mean()
+    return (actions - data_actions).pow(2).mean(dim=-1) - weight * values, weight
+
+
+def expectile_loss(difference: th.Tensor, expectile: float) -> th.Tensor:
+    """
+    IQL's asymmetric square ``|tau - 1[u < 0]| u^2`` (Kostrikov et al. 2021, eq. 5).
+
+    :param difference: u, target minus value, ``(B,)``
+    :param expectile: tau, in (0, 1); 0.5 is half the squared error
+    :return: ``(B,)``
+    """
+    return th.where(difference < 0, 1 - expectile, expectile) * difference.pow(2)
+
+
+def advantage_weights(advantages: th.Tensor, beta: float, largest: float = 100.0) -> th.Tensor:
+    """
+    Weights of advantage-weighted regression, ``min(exp(beta A), w)`` (Kostrikov et al. 2021, eq. 7).
+
+    :param advantages: A(s, a), not differentiated, ``(B,)``
+    :param beta: inverse temperature, >= 0; 0 clones the data
+    :param largest: w, the largest weight
+    :return: ``(B,)``
+    """
+    return (beta * advantages.detach()).exp().clamp(max=largest)

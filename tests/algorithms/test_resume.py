@@ -11,7 +11,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
-from toy_tasks import FAST, assert_same, dataset, dataset_file, make, state, vec
+from toy_tasks import FAST, assert_same, dataset, dataset_file, make, make_td3, state, vec
 
 from sb3_o2o import O2OSAC
 from sb3_o2o.data import MixedReplayBuffer, MonteCarloReplayBuffer
@@ -53,7 +53,7 @@ def never(path: Path) -> SaveAt:
     return SaveAt(0, path)
 
 
-def everything(model: O2OSAC) -> dict[str, th.Tensor]:
+def everything(model: Any) -> dict[str, th.Tensor]:
     """Parameters, moments, multipliers, what the online buffer holds, and what would be drawn next."""
     flat = state(model)
 
@@ -91,21 +91,26 @@ PRETRAINING: dict[str, dict[str, Any]] = {
     "normalised": {"normalize_observations": True, "reward_scale": 2.0, "policy_delay": 2},
     "a schedule": {"learning_rate": lambda remaining: 0.01 * remaining, "target_update_interval": 3},
     "dictionary": {"dictionary": True, "objective": "cql"},
+    "iql": {"objective": "iql", "objective_kwargs": {"actor_cosine": True}},
+    "td3": {"build": make_td3, "policy_delay": 3},
+    "td3_bc": {"build": make_td3, "objective": "td3_bc", "normalize_observations": True},
+    "iql on td3": {"build": make_td3, "objective": "iql", "dictionary": True},
 }
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
 @pytest.mark.parametrize("name", PRETRAINING)
 def test_pretraining(name: str, in_memory: bool, tmp_path: Path) -> None:
-    arguments = PRETRAINING[name]
+    arguments = dict(PRETRAINING[name])
+    build = arguments.pop("build", make)
     dictionary = arguments.get("dictionary", False)
     data: Any = dataset(dictionary=dictionary) if in_memory else dataset_file(tmp_path, dictionary)
     stopper = SaveAt(4, tmp_path / "bundle", stop=True)
-    model = make(**arguments)
+    model = build(**arguments)
     model.pretrain(data, 9, callback=stopper)
     assert model.n_pretrain_steps == 4
-    straight = everything(make(**arguments).pretrain(data, 9, callback=never(tmp_path)))
-    resumed = O2OSAC.load_resume(tmp_path / "bundle", vec(dictionary=dictionary), device="cpu")
+    straight = everything(build(**arguments).pretrain(data, 9, callback=never(tmp_path)))
+    resumed = type(model).load_resume(tmp_path / "bundle", vec(dictionary=dictionary), device="cpu")
     assert resumed.n_pretrain_steps == 4
     data = dataset(dictionary=dictionary) if in_memory else data
     resumed.pretrain(data, 5, callback=never(tmp_path), reset_gradient_steps=False)
@@ -182,18 +187,29 @@ FINETUNING: dict[str, dict[str, Any]] = {
     },
     "random steps": {"learning_starts": 12},
     "frames": {"wrap": lambda: VecFrameStack(vec(), 2)},
+    "iql": {"pretrain": 3, "objective": "iql", "online_objective": "iql", "finetuning": [SymmetricReplay(0.5)]},
+    "td3": {"algorithm": make_td3, "action_noise": 0.2},
+    "td3, blocks, two environments": {
+        "algorithm": make_td3,
+        "pretrain": 3,
+        "objective": "td3_bc",
+        "finetuning": [Warmup(4), SymmetricReplay(0.5), Noisy()],
+        "n_envs": 2,
+        **{"gradient_steps": 3, "actor_batch": "block", "n_critics": 4, "critic_subset": 2},
+    },
+    "iql on td3, its own": {"algorithm": make_td3, "pretrain": 3, "online_objective": "iql", "policy_delay": 1},
     "VecNormalize around frames": {"wrap": lambda: VecNormalize(VecFrameStack(vec(), 2))},
 }
 
 
-def build(name: str, folder: Path) -> O2OSAC:
+def build(name: str, folder: Path) -> Any:
     arguments = dict(FINETUNING[name])
     steps, env = arguments.pop("pretrain", 0), environment(name)
     arguments.pop("n_envs", None)
     arguments.pop("wrap", None)
     if "finetuning" in arguments:  # objects of its own for each run
         arguments["finetuning"] = pickle.loads(pickle.dumps(arguments["finetuning"]))
-    model = make(env=env, **arguments)
+    model = arguments.pop("algorithm", make)(env=env, **arguments)
     if steps:
         model.pretrain(dataset_file(folder), steps)
     return model
@@ -219,7 +235,7 @@ def test_fine_tuning(name: str, tmp_path: Path) -> None:
         assert done == stop * n_envs
         assert done % 7 != 0  # in the middle of an episode
     straight = everything(build(name, tmp_path).learn(total, callback=never(tmp_path)))
-    resumed = O2OSAC.load_resume(tmp_path / "bundle", environment(name), device="cpu")
+    resumed = type(model).load_resume(tmp_path / "bundle", environment(name), device="cpu")
     resumed.learn(total - done, callback=never(tmp_path), reset_num_timesteps=False)
     assert resumed._n_updates > 0
     assert_same(straight, everything(resumed))

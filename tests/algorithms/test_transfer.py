@@ -11,7 +11,7 @@ import pytest
 import tiny
 import torch as th
 from sb3_contrib import TQC
-from stable_baselines3 import PPO, SAC, TD3
+from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from toy_tasks import FAST, Drift, assert_same, dataset, dataset_file, differs, make, state, vec
@@ -386,30 +386,6 @@ def test_other_policies_are_cloned(kind: str, capsys: pytest.CaptureFixture[str]
     assert (model.n_pretrain_steps, model.learning_starts) == (0, 0)
     assert model.objective == "sac"
     model.learn(6)
-
-
-@pytest.mark.parametrize("algorithm", [TD3, PPO])
-@pytest.mark.parametrize("saved", [False, True])
-def test_td3_and_ppo_are_cloned(algorithm: Any, saved: bool, tmp_path: Path) -> None:
-    kwargs: dict[str, Any] = {"n_steps": 8, "batch_size": 8} if algorithm is PPO else {"buffer_size": 50}
-    theirs = algorithm("MlpPolicy", vec(), policy_kwargs=small(), seed=0, device="cpu", **kwargs)
-    source: Any = theirs
-    if saved:
-        theirs.save(tmp_path / "theirs")
-        source = tmp_path / "theirs.zip"
-    model = O2OSAC.load_offline(
-        source, vec(), dataset=dataset(), pretrain_steps=150, learning_rate=0.01, policy_kwargs=small(), **FAST
-    )
-    obs = dataset().observations
-    mine, wanted = (each.predict(obs, deterministic=True)[0] for each in (model, theirs))
-    untrained = make().predict(obs, deterministic=True)[0]
-    assert np.abs(mine - wanted).mean() < 0.5 * np.abs(untrained - wanted).mean()
-
-
-def test_cloning_needs_a_dataset() -> None:
-    theirs = TD3("MlpPolicy", vec(), policy_kwargs=small(), buffer_size=50, device="cpu")
-    with pytest.raises(ValueError, match="TD3 do not fit O2OSAC: pass dataset="):
-        O2OSAC.load_offline(theirs, vec(), policy_kwargs=small(), **FAST)
 
 
 def test_cloning_puts_rewards_on_the_training_scale_once() -> None:

@@ -244,3 +244,53 @@ def test_formulas_draw_no_random_numbers() -> None:
     squashed_gaussian(flat, flat, flat)
     squashed_log_prob(flat, flat, flat)
     assert th.equal(before, th.get_rng_state())
+
+
+# -- TD3, TD3+BC, IQL ----------------------------------------------------------------------------------------------
+
+
+def test_smoothed_actions() -> None:
+    actions = th.tensor([[0.0, 0.9], [-0.5, -0.9]])
+    noise = th.tensor([[1.0, 1.0], [10.0, -10.0]])
+    # noise of 0.2 and, clipped, of +-0.5; then the bounds
+    expected = th.tensor([[0.2, 1.0], [0.0, -1.0]])
+    assert th.allclose(F.smoothed_actions(actions, noise, 0.2, 0.5), expected)
+
+
+def test_td3_bc_loss() -> None:
+    values = th.tensor([1.0, -3.0], requires_grad=True)
+    actions, data = th.tensor([[0.5, 0.5], [1.0, 0.0]]), th.tensor([[0.0, 0.5], [0.0, 0.0]])
+    loss, weight = F.td3_bc_loss(values, actions, data, alpha=2.5)
+    # mean |Q| = 2, so lambda = 1.25; squares averaged over dimensions: 0.125 and 0.5
+    assert weight.item() == pytest.approx(1.25)
+    assert loss.tolist() == pytest.approx([0.125 - 1.25, 0.5 + 3.75])
+    loss.sum().backward()
+    assert values.grad is not None
+    assert values.grad.tolist() == pytest.approx([-1.25, -1.25])  # lambda is not differentiated
+
+
+def test_expectile_loss() -> None:
+    difference = th.tensor([2.0, -2.0, 0.0])
+    assert F.expectile_loss(difference, 0.7).tolist() == pytest.approx([2.8, 1.2, 0.0])
+    assert F.expectile_loss(difference, 0.5).tolist() == pytest.approx([2.0, 2.0, 0.0])
+
+
+def test_an_expectile_lies_where_its_loss_is_smallest() -> None:
+    """Of 0 and 1 the expectile tau is tau."""
+    data = th.tensor([0.0, 1.0])
+    losses = [F.expectile_loss(data - value, 0.9).mean().item() for value in (0.85, 0.9, 0.95)]
+    assert min(losses) == losses[1]
+
+
+def test_advantage_weights() -> None:
+    advantages = th.tensor([0.0, 1.0, -1.0, 5.0], requires_grad=True)
+    weights = F.advantage_weights(advantages, beta=2.0)
+    assert weights.tolist() == pytest.approx([1.0, math.exp(2), math.exp(-2), 100.0])
+    assert not weights.requires_grad
+    assert F.advantage_weights(advantages, beta=2.0, largest=3.0).max() == 3.0
+    assert F.advantage_weights(advantages, beta=0.0).tolist() == [1.0] * 4
+
+
+def test_the_first_critic() -> None:
+    values = th.tensor([[3.0, 1.0], [0.0, 2.0]])
+    assert F.reduce_ensemble(values, "first").tolist() == [3.0, 1.0]

@@ -3,39 +3,35 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
-import numpy as np
 import pytest
 import torch as th
-from gymnasium import spaces
+from golden_runs import (
+    CHANGES,
+    INTERMEDIATES,
+    WEIGHTS,
+    Arrays,
+    Spaces,
+    batch_of,
+    critic_arrays,
+    deviation,
+    layers,
+    put,
+    read,
+    recorded,
+    relative,
+)
 from stable_baselines3.common.logger import Logger
-from torch import nn
 
 from sb3_o2o import O2OSAC
-from sb3_o2o.networks.ensemble import EnsembleCritic, EnsembleLinear
-from sb3_o2o.objectives import Batch, CQLObjective
+from sb3_o2o.objectives import CQLObjective
 from sb3_o2o.objectives import functional as F
-
-#: largest |x - y| / (1 + |x|); for the change of a weight (at most one Adam step an update) relative to the largest one
-INTERMEDIATES, WEIGHTS, CHANGES = 2e-4, 2e-5, 2e-3
-
-Arrays = dict[str, np.ndarray]
-
-
-class Spaces(gym.Env[np.ndarray, np.ndarray]):
-    """Nothing but the shapes of the recorded batches."""
-
-    observation_space = spaces.Box(-np.inf, np.inf, (5,), np.float32)
-    action_space = spaces.Box(-1.0, 1.0, (3,), np.float32)
 
 
 @pytest.fixture(scope="module")
 def golden() -> Arrays:
-    with np.load(Path(__file__).parent / "golden" / "cql.npz") as archive:
-        return {name: archive[name] for name in archive.files}
+    return read("cql")
 
 
 def build(golden: Arrays) -> O2OSAC:
@@ -63,35 +59,11 @@ def build(golden: Arrays) -> O2OSAC:
         policy_kwargs={"net_arch": {"pi": [16, 16, 16], "qf": [16, 16]}},
         device="cpu",
     )
-    put(golden, "before", model)
+    put(golden, arrays_of(model))
     model.phase = "pretraining"
     model.set_logger(Logger(None, []))
     model._update_learning_rates()
     return model
-
-
-def layers(module: nn.Module) -> list[Any]:
-    return [layer for layer in module.modules() if isinstance(layer, nn.Linear | EnsembleLinear)]
-
-
-def recorded(golden: Arrays, path: str) -> th.Tensor:
-    return th.from_numpy(golden[path]).float()
-
-
-def put(golden: Arrays, moment: str, model: O2OSAC) -> None:
-    with th.no_grad():
-        for name, own in arrays_of(model):
-            own.copy_(recorded(golden, f"{moment}/{name}"))
-
-
-def critic_arrays(net: EnsembleCritic, name: str, gradient: bool) -> Iterator[tuple[str, th.Tensor]]:
-    linears = layers(net.ensemble)
-    for index, linear in enumerate(linears):
-        place = "out" if index == len(linears) - 1 else f"hidden.{index}"
-        weight, bias = (each.grad if gradient else each.detach() for each in (linear.weight, linear.bias))
-        for member in range(net.n_critics):
-            yield f"{name}.{member}/{place}.weight", weight[member].T
-            yield f"{name}.{member}/{place}.bias", bias[member, 0]
 
 
 def arrays_of(model: O2OSAC, gradient: bool = False) -> Iterator[tuple[str, th.Tensor]]:
@@ -111,17 +83,7 @@ def arrays_of(model: O2OSAC, gradient: bool = False) -> Iterator[tuple[str, th.T
 
 def update(model: O2OSAC, golden: Arrays, number: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, th.Tensor]:
     """One update on a recorded batch without noise, and what was computed on the way."""
-    get = {
-        name: recorded(golden, f"batch{number}/{name}") for name in ("obs", "actions", "next_obs", "rewards", "dones")
-    }
-    batch = Batch(
-        get["obs"],
-        get["actions"],
-        get["next_obs"],
-        get["rewards"],
-        get["dones"],
-        th.full_like(get["rewards"], model.gamma),
-    )
+    batch = batch_of(golden, number, model.gamma)
     uniform = recorded(golden, f"batch{number}/random_actions")
     seen: dict[str, th.Tensor] = {}
     original = F.bellman_target
@@ -140,16 +102,6 @@ def update(model: O2OSAC, golden: Arrays, number: int, monkeypatch: pytest.Monke
     seen["grad"] = dict(arrays_of(model, gradient=True))  # type: ignore[assignment]
     model._update_targets()
     return {**seen, **metrics}
-
-
-def deviation(expected: np.ndarray, found: th.Tensor) -> float:
-    """Largest |x - y| / (1 + |x|)."""
-    return float((np.abs(expected - found.double().numpy()) / (1 + np.abs(expected))).max())
-
-
-def relative(expected: np.ndarray, found: th.Tensor) -> float:
-    """Largest |x - y| over the largest |x| of the array."""
-    return float(np.abs(expected - found.double().numpy()).max() / np.abs(expected).max())
 
 
 def compare(golden: Arrays, model: O2OSAC, seen: dict[str, Any], number: int) -> dict[str, dict[str, float]]:

@@ -1,0 +1,244 @@
+"""From a policy of another kind: networks of the same shapes are copied, any other policy is cloned."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
+
+from sb3_o2o.algorithms.foreign import as_function, as_ours, network_arguments, same_shapes, warn_about_networks
+from sb3_o2o.data import OfflineDataset
+from sb3_o2o.data.filling import with_actions
+from sb3_o2o.networks import conversion
+from sb3_o2o.networks.normalizer import NormalizedExtractor
+from sb3_o2o.objectives import make_objective
+from sb3_o2o.recipes import environment_id, recipe_arguments
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from sb3_o2o.algorithms.common import OfflineToOnlineMixin as _Base
+else:
+    _Base = object
+
+#: what a trained model decides: a recipe cannot change the shape of networks that exist
+NETWORK_ARGUMENTS = ("policy_kwargs", "n_critics", "critic_layer_norm", "actor_layer_norm", "normalize_observations")
+#: observations on which a copied actor has to act as its source does
+_N_SAMPLES = 16
+#: largest difference of an action, on the scale of [-1, 1], between an actor and its copy
+_SAME_ACTION = 1e-4
+_CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class CloneReport:
+    """
+    How far a policy taken over from elsewhere is from its source.
+
+    :param source: class of the source
+    :param copied: networks that were copied; without ``"actor"`` the policy was cloned
+    :param action_distance: mean Euclidean distance of the deterministic actions, scaled to [-1, 1]: of a clone on the
+        dataset's observations, of a copy on samples of the observation space
+    :param source_return: mean return of the source, None where no episodes were asked for
+    :param own_return: mean return of the model, likewise
+    """
+
+    source: str
+    copied: tuple[str, ...]
+    action_distance: float
+    source_return: float | None = None
+    own_return: float | None = None
+
+    def __str__(self) -> str:
+        taken = f"copied the {' and the '.join(self.copied)} of" if self.copied else "cloned"
+        if self.copied and "actor" not in self.copied:
+            taken = f"cloned the policy and copied the {' and the '.join(self.copied)} of"
+        text = f"{taken} {self.source}, {'' if 'critics' in self.copied else 'the critics are fresh, '}"
+        text += f"mean action distance {self.action_distance:.2g}"
+        if self.own_return is not None:
+            text += f", return {self.own_return:.1f} (source: {self.source_return:.1f})"
+        return text
+
+
+class _Acting:
+    """What Stable-Baselines3's evaluation asks of a policy."""
+
+    def __init__(self, source: Any):
+        self.act = as_function(source)
+
+    def predict(self, observations: Any, **_: Any) -> tuple[np.ndarray, None]:
+        """As a policy of Stable-Baselines3."""
+        return np.asarray(self.act(observations)), None
+
+
+class CrossingMixin(_Base):
+    """The part of ``load_offline`` that takes over policies of other kinds."""
+
+    @classmethod
+    def _build(cls, env: Any, policy: str | None, recipe: str | None, given: dict[str, Any]) -> Self:
+        raise NotImplementedError
+
+    def _ready_to_finetune(self, given: dict[str, Any]) -> Self:
+        raise NotImplementedError
+
+    @classmethod
+    def _from_policy(
+        cls,
+        source: Any,
+        env: Any,
+        policy: str | None,
+        recipe: str | None,
+        given: dict[str, Any],
+        training: dict[str, Any],
+    ) -> Self:
+        """Copy the networks whose shapes match; clone a policy that cannot be copied on the dataset."""
+        if env is None and isinstance(source, BaseAlgorithm):
+            env = source.get_env()
+        name, source = getattr(source, "stock_class", type(source)).__name__, as_ours(source)
+        has_networks = hasattr(source, "available_objectives") or name == "TQC"
+        trained = network_arguments(source, cls, training["load_critic"]) if has_networks else {}
+        model = cls._build(env, policy, recipe, {**trained, **given})
+        copied = model._copy_networks(source, training) if has_networks else ()
+        if recipe is not None and copied:
+            from_recipe = recipe_arguments(recipe, environment_id(model.env), cls.__name__)
+            warn_about_networks(
+                model, {key: from_recipe[key] for key in NETWORK_ARGUMENTS if key in from_recipe}, recipe
+            )
+        if "actor" in copied:
+            distance = model._distance(source, model._sampled_observations())
+        elif given.get("dataset") is None:
+            raise ValueError(
+                f"The networks of {name} do not fit {cls.__name__}: pass dataset=… to clone its policy on."
+            )
+        else:
+            distance = model._clone(source, training)
+        for network, target in model._target_pairs():
+            if target is not model.critic_target or "critics" not in copied:
+                target.load_state_dict(network.state_dict())
+        returns = model._returns(source, training["report_episodes"])
+        model.clone_report = CloneReport(name, copied, distance, *returns)
+        if model.verbose >= 1:
+            print(f"load_offline: {model.clone_report}")
+        return model._ready_to_finetune(given)
+
+    # -- copying ---------------------------------------------------------------------------------------------------
+
+    def _copy_networks(self, source: Any, training: dict[str, Any]) -> tuple[str, ...]:
+        """:return: what was copied"""
+        copied = []
+        if self._copy_actor(source, training["clone_std"]):
+            copied.append("actor")
+        theirs = source.critic
+        alike = source.policy.activation_fn is self.policy.activation_fn  # type: ignore[union-attr]
+        if training["load_critic"] and alike and same_shapes(self.critic, theirs):
+            self.critic.load_state_dict(theirs.state_dict())
+            self.critic_target.load_state_dict(source.critic_target.state_dict())
+            copied.append("critics")
+        temperature, theirs = getattr(self, "log_ent_coef", None), getattr(source, "log_ent_coef", None)
+        if "actor" in copied and temperature is not None and theirs is not None:
+            temperature.data.copy_(theirs.data)
+        return tuple(copied)
+
+    def _copy_actor(self, source: Any, std: float) -> bool:
+        """:return: whether the actor has the shapes of the source's, and then acts as it does"""
+        own = self.actor.state_dict()
+        state = conversion.actor_state(source.actor.state_dict(), deterministic=not self.actor.stochastic)
+        fitting = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
+        if any(key not in fitting for key in {*own, *state} if "log_std" not in key):
+            return False
+        self.actor.load_state_dict({**own, **fitting})
+        self._copy_statistics(source.actor.features_extractor)
+        if self.actor.stochastic and fitting.keys() != own.keys():
+            self.actor.set_std(std)
+        if self._distance(source, self._sampled_observations()) <= _SAME_ACTION:
+            return True
+        self.actor.load_state_dict(own)  # other activations, say
+        self._has_statistics = False
+        return False
+
+    def _copy_statistics(self, extractor: Any) -> None:
+        if not isinstance(extractor, NormalizedExtractor) or not self.normalize_observations:
+            return
+        statistics = dict(extractor.named_buffers(recurse=False))
+        for module in self.policy.modules():
+            if isinstance(module, NormalizedExtractor):
+                module.load_state_dict({**module.state_dict(), **statistics})
+        self._has_statistics = True
+
+    def _sampled_observations(self) -> Any:
+        """Observations of nowhere, without touching any random stream."""
+        space = copy.deepcopy(self.observation_space)
+        space.seed(0)
+        samples = [space.sample() for _ in range(_N_SAMPLES)]
+        if isinstance(samples[0], dict):
+            return {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
+        return np.stack(samples)
+
+    # -- cloning ---------------------------------------------------------------------------------------------------
+
+    def _clone(self, source: Any, training: dict[str, Any]) -> float:
+        """
+        Imitate a policy's actions on the dataset's observations (OCR-CFT, eq. 52).
+
+        :return: mean distance of the actions afterwards
+        """
+        if training["clone_loss"] == "likelihood" and not self.actor.stochastic:
+            raise ValueError(
+                f"The policy of {type(self).__name__} is deterministic and has no likelihood: use clone_loss='mse'."
+            )
+        dataset = self.load_dataset(self.dataset)
+        wanted = np.concatenate([self._scaled_actions(source, chunk) for chunk in _chunks(dataset)])
+        relabelled = with_actions(dataset, wanted)
+        kept = self.offline_objective
+        kwargs = {"loss": training["clone_loss"]}
+        self.offline_objective = make_objective("bc", kwargs, self, self.available_objectives)
+        try:
+            self.pretrain(relabelled, training["pretrain_steps"] or 10_000, progress_bar=training["progress_bar"])
+        finally:
+            self.offline_objective, self.offline_buffer = kept, None
+            steps, self.n_pretrain_steps = self.n_pretrain_steps, 0
+        if self.actor.stochastic and training["clone_loss"] == "mse":
+            self.actor.set_std(training["clone_std"])
+        found = np.concatenate([self._scaled_actions(self, chunk) for chunk in _chunks(dataset)])
+        distance = float(np.linalg.norm(found - wanted, axis=1).mean())
+        self.logger.record("offline/clone_distance", distance)
+        self.logger.dump(step=steps)
+        return distance
+
+    def _scaled_actions(self, source: Any, observations: Any) -> np.ndarray:
+        """:return: a policy's deterministic actions, scaled to [-1, 1], ``(N, act)``"""
+        actions = np.asarray(as_function(source)(observations), dtype=np.float32)
+        return self.policy.scale_action(actions.reshape(len(actions), *self.action_space.shape))  # type: ignore[misc]
+
+    def _distance(self, source: Any, observations: Any) -> float:
+        difference = self._scaled_actions(self, observations) - self._scaled_actions(source, observations)
+        return float(np.linalg.norm(difference.reshape(len(difference), -1), axis=1).mean())
+
+    def _returns(self, source: Any, n_episodes: int) -> tuple[float | None, float | None]:
+        """:return: mean returns of the source and of this model, over whole episodes of the environment"""
+        if n_episodes <= 0 or self.env is None:
+            return None, None
+        normalizer: VecNormalize | None = unwrap_vec_normalize(self.env)
+        training = normalizer is not None and normalizer.training
+        if normalizer is not None:
+            normalizer.training = False  # statistics belong to the run
+        try:
+            means = [
+                float(np.mean(evaluate_policy(_Acting(each), self.env, n_episodes, warn=False)[0]))  # type: ignore[arg-type]
+                for each in (source, self)
+            ]
+        finally:
+            if normalizer is not None:
+                normalizer.training = training
+        return means[0], means[1]
+
+
+def _chunks(dataset: OfflineDataset) -> Any:
+    """:return: the dataset's observations, a few thousand at a time"""
+    for start in range(0, len(dataset), _CHUNK):
+        yield dataset.get(np.arange(start, min(start + _CHUNK, len(dataset)))).observations

@@ -1,0 +1,138 @@
+"""TD3's policies: Stable-Baselines3's, with batched critic ensembles, layer normalisation and a normaliser inside."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN, create_mlp
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.td3.policies import Actor, TD3Policy
+from torch import nn
+
+from sb3_o2o.networks.ensemble import EnsembleCritic, initialize
+from sb3_o2o.networks.layers import sequential
+from sb3_o2o.networks.policies import EnsemblePolicyMixin
+
+
+class O2OTD3Actor(Actor):
+    """
+    Stable-Baselines3's TD3 actor with layer normalisation where asked.
+
+    :param layer_norm: normalise each hidden layer before its activation
+    :param orthogonal_gain: see :func:`~sb3_o2o.networks.ensemble.initialize`
+    :param last_hidden_gain: likewise
+    :param precision: ``"bf16"`` runs the matrix products in bfloat16
+    """
+
+    #: there is no density, only an action
+    stochastic: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        *args: Any,
+        layer_norm: bool = False,
+        orthogonal_gain: float | None = None,
+        last_hidden_gain: float | None = None,
+        precision: str = "fp32",
+        **kwargs: Any,
+    ):
+        super().__init__(*args, **kwargs)
+        self.layer_norm = layer_norm
+        self.precision = precision
+        if layer_norm:
+            post: list[type[nn.Module]] = [nn.LayerNorm]
+            layers = create_mlp(
+                self.features_dim,
+                get_action_dim(self.action_space),  # type: ignore[arg-type]
+                self.net_arch,
+                self.activation_fn,
+                squash_output=True,
+                post_linear_modules=post,
+            )
+            self.mu = nn.Sequential(*layers)
+        initialize([*self.mu], orthogonal_gain, last_hidden_gain)
+
+    def forward(self, obs: PyTorchObs) -> th.Tensor:  # type: ignore[override]
+        """
+        :param obs: ``(batch, *obs)``
+        :return: the action, in [-1, 1], ``(batch, act)``, float32
+        """
+        with th.autocast(self.device.type, dtype=th.bfloat16, enabled=self.precision == "bf16"):
+            return sequential(self.mu, self.extract_features(obs, self.features_extractor)).float()
+
+    def mode(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        :param obs: ``(batch, *obs)``
+        :return: the same as :meth:`forward`, under the name that all actors have
+        """
+        return self(obs)
+
+
+class O2OTD3Policy(EnsemblePolicyMixin, TD3Policy):  # type: ignore[misc]
+    """
+    Stable-Baselines3's ``TD3Policy`` with a batched critic ensemble. Beside its arguments:
+
+    :param critic_layer_norm: layer normalisation in the critics, before each activation
+    :param actor_layer_norm: the same in the actor
+    :param normalize_observations: put a :class:`~sb3_o2o.networks.normalizer.NormalizedExtractor` before each network
+    :param orthogonal_gain: see :func:`~sb3_o2o.networks.ensemble.initialize`
+    :param last_hidden_gain: likewise
+    :param precision: ``"fp32"`` or ``"bf16"`` (matrix products only)
+    """
+
+    actor: O2OTD3Actor
+    actor_target: O2OTD3Actor
+    critic: EnsembleCritic  # type: ignore[assignment]
+    critic_target: EnsembleCritic  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        *,
+        critic_layer_norm: bool = False,
+        actor_layer_norm: bool = False,
+        normalize_observations: bool = False,
+        orthogonal_gain: float | None = None,
+        last_hidden_gain: float | None = None,
+        precision: str = "fp32",
+        **kwargs: Any,
+    ):
+        extra = {
+            "critic_layer_norm": critic_layer_norm,
+            "actor_layer_norm": actor_layer_norm,
+            "normalize_observations": normalize_observations,
+            "orthogonal_gain": orthogonal_gain,
+            "last_hidden_gain": last_hidden_gain,
+            "precision": precision,
+        }
+        self._prepare(extra, kwargs)
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> O2OTD3Actor:
+        """
+        :param features_extractor: the extractor to use; a new one by default
+        """
+        kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
+        layer_norm = self.extra_arguments["actor_layer_norm"]
+        return O2OTD3Actor(**kwargs, layer_norm=layer_norm, **self._shared_extra()).to(self.device)
+
+
+class O2OTD3CnnPolicy(O2OTD3Policy):
+    """:class:`O2OTD3Policy` for images."""
+
+    def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN, **kwargs: Any):
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+class O2OTD3MultiInputPolicy(O2OTD3Policy):
+    """:class:`O2OTD3Policy` for dictionary observations."""
+
+    def __init__(
+        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any
+    ):
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)

@@ -1,0 +1,49 @@
+"""The state-value network V(s)."""
+
+from __future__ import annotations
+
+import torch as th
+from stable_baselines3.common.torch_layers import create_mlp
+from torch import nn
+
+from sb3_o2o.networks.ensemble import initialize
+from sb3_o2o.networks.layers import sequential
+
+
+class ValueNetwork(nn.Module):
+    """
+    V(s) on features that another network's extractor makes.
+
+    :param features_dim: number of features
+    :param net_arch: units per hidden layer
+    :param activation_fn: activation function
+    :param layer_norm: normalise each hidden layer before its activation
+    :param orthogonal_gain: see :func:`~sb3_o2o.networks.ensemble.initialize`
+    :param last_hidden_gain: likewise
+    :param precision: ``"bf16"`` runs the matrix products in bfloat16, weights and outputs stay float32
+    """
+
+    def __init__(
+        self,
+        features_dim: int,
+        net_arch: list[int],
+        activation_fn: type[nn.Module] = nn.ReLU,
+        layer_norm: bool = False,
+        orthogonal_gain: float | None = None,
+        last_hidden_gain: float | None = None,
+        precision: str = "fp32",
+    ):
+        super().__init__()
+        post: list[type[nn.Module]] | None = [nn.LayerNorm] if layer_norm else None
+        layers = create_mlp(features_dim, 1, net_arch, activation_fn, post_linear_modules=post)
+        initialize(layers, orthogonal_gain, last_hidden_gain)
+        self.layers = nn.Sequential(*layers)
+        self.precision = precision
+
+    def forward(self, features: th.Tensor) -> th.Tensor:
+        """
+        :param features: ``(batch, features_dim)``
+        :return: ``(batch,)``, float32
+        """
+        with th.autocast(features.device.type, dtype=th.bfloat16, enabled=self.precision == "bf16"):
+            return sequential(self.layers, features).squeeze(-1).float()

@@ -1,0 +1,173 @@
+"""Implicit Q-learning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch as th
+
+from sb3_o2o.networks.optimizers import FusedAdam
+from sb3_o2o.networks.value import ValueNetwork
+from sb3_o2o.objectives import functional as F
+from sb3_o2o.objectives.base import Batch, LossesAndMetrics, Objective, Step
+from sb3_o2o.objectives.bc import check_imitation
+
+
+class IQLObjective(Objective):
+    """
+    Implicit Q-learning (Kostrikov et al. 2021), wired as in CORL: V regresses to an upper expectile of the target
+    critics' minimum, the critics to ``r + gamma V(s')``, and the policy imitates the batch's actions, weighted by
+    ``exp(beta A)``. V(s') and the advantage are those before V's step. Nothing asks for the value of an action that
+    is not in the batch.
+
+    CORL's Gaussian policy squashes its *mean* and not its samples, and learns one standard deviation for all states;
+    SAC's squashes the samples, so that the same weights meet another likelihood, above all near the bounds
+    (``policy_kwargs={"state_dependent_std": False}`` gives the one standard deviation). A deterministic actor, as
+    TD3's, minimises ``w |pi(s) - a|^2``, as CORL's deterministic variant does.
+
+    V reads the critics' features and does not train them, as an actor and critics with a shared extractor do.
+
+    :param model: the algorithm whose networks are trained
+    :param expectile: of the values, in (0, 1)
+    :param beta: inverse temperature of the weights, >= 0
+    :param max_weight: largest weight of a transition, > 0
+    :param policy_loss: ``"likelihood"`` or ``"mse"``; by default the first where the policy has a density
+    :param action_clip: largest action magnitude that is scored, in (0, 1)
+    :param actor_cosine: while pre-training, the actor's learning rate follows half a cosine down to 0. Online it is
+        constant: in CORL, where the schedule has the offline phase's length, it rises again
+    :param value_learning_rate: V's; the critics' by default
+    :param value_net_arch: units per hidden layer of V; the critics' by default
+    :param critic_reduction: see :func:`~sb3_o2o.objectives.functional.ensemble_mse`; the mean in CORL
+    """
+
+    unused_hooks: ClassVar[tuple[str, ...]] = ("next_actions", "next_values", "actor_values")
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        expectile: float = 0.7,
+        beta: float = 3.0,
+        max_weight: float = 100.0,
+        policy_loss: str | None = None,
+        action_clip: float = 1 - 1e-5,
+        actor_cosine: bool = False,
+        value_learning_rate: float | None = None,
+        value_net_arch: list[int] | None = None,
+        critic_reduction: str = "mean",
+    ):
+        super().__init__(model)
+        if not 0 < expectile < 1:
+            raise ValueError(f"expectile must lie in (0, 1), not {expectile}.")
+        if beta < 0 or max_weight <= 0:
+            raise ValueError(f"beta must be >= 0 and max_weight > 0, not {beta} and {max_weight}.")
+        if critic_reduction not in ("half_sum", "sum", "mean"):
+            raise ValueError(f"critic_reduction must be 'half_sum', 'sum' or 'mean', not {critic_reduction!r}.")
+        self.policy_loss = check_imitation(model, "iql", "policy_loss", policy_loss, action_clip)
+        self.expectile = expectile
+        self.beta = beta
+        self.max_weight = max_weight
+        self.action_clip = action_clip
+        self.actor_cosine = actor_cosine
+        self.critic_reduction = critic_reduction
+        self._net_arch = None if value_net_arch is None else list(value_net_arch)
+        self.value = self._new_value_network()
+        rate = model.qf_lr_schedule(1.0) if value_learning_rate is None else value_learning_rate
+        self.optimizers["value"] = FusedAdam(self.value.parameters(), lr=rate)
+
+    def _new_value_network(self) -> ValueNetwork:
+        """V is made as the critics are."""
+        model = self.model
+        kwargs, extra = model.policy.critic_kwargs, model.policy.extra_arguments
+        return ValueNetwork(
+            model.critic.features_extractor.features_dim,
+            kwargs["net_arch"] if self._net_arch is None else self._net_arch,
+            kwargs["activation_fn"],
+            layer_norm=extra["critic_layer_norm"],
+            **{name: extra[name] for name in ("orthogonal_gain", "last_hidden_gain", "precision")},
+        ).to(model.device)
+
+    def forget_values(self) -> None:
+        """See :meth:`Objective.forget_values`."""
+        self.value.load_state_dict(self._new_value_network().state_dict())
+        self.optimizers["value"].state.clear()
+
+    def learning_rate_factor(self, name: str, progress_remaining: float) -> float:
+        """See :meth:`Objective.learning_rate_factor`."""
+        if not self.actor_cosine or name != "actor" or self.model.phase != "pretraining":
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * (1 - progress_remaining)))
+
+    def steps(self, batch: Batch, actor_batch: Batch | None) -> Iterator[Step]:
+        """See :meth:`Objective.steps`."""
+        noise = None
+        if actor_batch is not None and self.model.actor.stochastic and self.model.hooks.defined("actor_penalty"):
+            noise = self.noise(actor_batch.observations)
+        # the advantages of the critics' batch are there already
+        apart = None if actor_batch is batch else actor_batch
+        yield Step(self.all_losses, (batch, apart, actor_batch is not None, noise))
+
+    def all_losses(
+        self, batch: Batch, apart: Batch | None, with_actor: bool, noise: th.Tensor | None
+    ) -> LossesAndMetrics:
+        """
+        :param batch: transitions for V and the critics
+        :param apart: transitions for the actor, if they are others
+        :param with_actor: whether the actor steps
+        :param noise: standard normal draws for the actions that a penalty asks for, ``(B, act)``
+        :return: the losses of V, critics and actor, from the same parameters
+        """
+        advantages = self.advantages(batch)
+        values = self.model.critic.q_values(batch.observations, batch.actions)
+        losses = {
+            "value": F.expectile_loss(advantages, self.expectile).mean(),
+            "critic": F.ensemble_mse(values, self.td_target(batch), self.critic_reduction),
+        }
+        metrics = {"advantage": advantages.detach().mean()}
+        if with_actor:
+            if apart is not None:
+                batch, advantages = apart, self.advantages(apart)
+            losses["actor"], metrics["advantage_weight"] = self.actor_loss(batch, advantages.detach(), noise)
+        return losses, metrics
+
+    @th.no_grad()
+    def td_target(self, batch: Batch) -> th.Tensor:
+        """
+        :param batch: transitions
+        :return: ``(B,)``
+        """
+        values = self.value(self.model.critic.features(batch.next_observations))
+        return F.bellman_target(batch.rewards, batch.dones, batch.discounts, values)
+
+    def advantages(self, batch: Batch) -> th.Tensor:
+        """
+        :param batch: transitions
+        :return: ``min Q(s, a) - V(s)`` of the target critics, with V's gradient, ``(B,)``
+        """
+        with th.no_grad():
+            values = self.model.critic_target.q_values(batch.observations, batch.actions)
+            features = self.model.critic.features(batch.observations)
+        return F.reduce_ensemble(values, "min") - self.value(features)
+
+    def actor_loss(self, batch: Batch, advantages: th.Tensor, noise: th.Tensor | None) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param batch: the actor's transitions
+        :param advantages: ``(B,)``, not differentiated
+        :param noise: see :meth:`all_losses`
+        :return: the actor's loss, and the mean weight of a transition
+        """
+        actor, hooks = self.model.actor, self.model.hooks
+        weights = F.advantage_weights(advantages, self.beta, self.max_weight)
+        if self.policy_loss == "likelihood":
+            imitation = -actor.log_prob(batch.observations, batch.actions, self.action_clip)
+        else:
+            imitation = (actor.mode(batch.observations) - batch.actions).pow(2).sum(dim=1)
+        loss = weights * imitation
+        if hooks.defined("actor_penalty"):
+            sampled = (
+                actor.rsample(batch.observations, noise) if actor.stochastic else (actor(batch.observations), None)
+            )
+            loss = hooks.actor_penalty(loss, *sampled, batch)
+        return loss.mean(), weights.mean()

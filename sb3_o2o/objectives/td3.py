@@ -1,0 +1,95 @@
+"""Twin delayed deterministic policy gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch as th
+
+from sb3_o2o.objectives import functional as F
+from sb3_o2o.objectives.base import Batch, LossesAndMetrics, Objective, Step
+
+if TYPE_CHECKING:
+    from sb3_o2o.algorithms.td3 import O2OTD3
+
+
+class TD3Objective(Objective):
+    """
+    TD3 (Fujimoto et al. 2018), in Stable-Baselines3's order: critic, then, every ``policy_delay``-th update, actor.
+    Noise and clip of the target actions are the model's ``target_policy_noise`` and ``target_noise_clip``. A
+    deterministic policy has no density: hooks get None for its log-probability.
+
+    :param model: the algorithm whose networks are trained
+    :param critic_reduction: see :func:`~sb3_o2o.objectives.functional.ensemble_mse`; the sum in Stable-Baselines3
+    """
+
+    def __init__(self, model: O2OTD3, *, critic_reduction: str = "sum"):
+        super().__init__(model)
+        if critic_reduction not in ("half_sum", "sum", "mean"):
+            raise ValueError(f"critic_reduction must be 'half_sum', 'sum' or 'mean', not {critic_reduction!r}.")
+        self.critic_reduction = critic_reduction
+
+    @property
+    def model(self) -> O2OTD3:
+        """The algorithm whose networks are trained."""
+        return self._model[0]
+
+    def steps(self, batch: Batch, actor_batch: Batch | None) -> Iterator[Step]:
+        """See :meth:`Objective.steps`."""
+        noise, members = self.noise(batch.next_observations), self.model.draw_critics(self.model.critic_subset)
+        yield Step(self.critic_losses, (batch, noise, members))
+        if actor_batch is not None:
+            yield Step(self.actor_losses, (actor_batch,))
+
+    # -- critic ----------------------------------------------------------------------------------------------------
+
+    def critic_losses(self, batch: Batch, noise: th.Tensor, members: th.Tensor | None) -> LossesAndMetrics:
+        """
+        :param batch: transitions
+        :param noise: see :meth:`td_target`
+        :param members: likewise
+        :return: the critics' loss
+        """
+        target = self.td_target(batch, noise, members)
+        values = self.model.critic.q_values(batch.observations, batch.actions)
+        return {"critic": F.ensemble_mse(values, target, self.critic_reduction)}, {}
+
+    @th.no_grad()
+    def td_target(self, batch: Batch, noise: th.Tensor, members: th.Tensor | None) -> th.Tensor:
+        """
+        :param batch: transitions
+        :param noise: standard normal draws for the smoothing of the next actions, ``(B, act)``
+        :param members: target critics to evaluate, ``(m,)``; all by default
+        :return: ``(B,)``
+        """
+        model, hooks = self.model, self.model.hooks
+        actions = model.actor_target(batch.next_observations)
+        actions = F.smoothed_actions(actions, noise, model.target_policy_noise, model.target_noise_clip)
+        actions = hooks.next_actions(actions, None, batch)
+        values = F.reduce_ensemble(model.critic_target.q_values(batch.next_observations, actions, members), "min")
+        values = hooks.next_values(values, actions, None, batch)
+        return F.bellman_target(batch.rewards, batch.dones, batch.discounts, values)
+
+    # -- actor -----------------------------------------------------------------------------------------------------
+
+    def actor_losses(self, batch: Batch) -> LossesAndMetrics:
+        """
+        :param batch: the actor's transitions
+        :return: the actor's loss
+        """
+        actions, values = self.policy_values(batch)
+        return {"actor": self.model.hooks.actor_penalty(-values, actions, None, batch).mean()}, {}
+
+    def policy_values(self, batch: Batch) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param batch: transitions
+        :return: the policy's actions, ``(B, act)``, and their values to maximise, ``(B,)``
+        """
+        model = self.model
+        actions = model.actor(batch.observations)
+        if model.actor_critics == "first":  # without evaluating the rest
+            values = model.critic.q1_forward(batch.observations, actions).squeeze(1)
+        else:
+            values = F.reduce_ensemble(model.critic.q_values(batch.observations, actions), model.actor_critics)
+        return actions, model.hooks.actor_values(values, actions, batch)

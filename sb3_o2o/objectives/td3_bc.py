@@ -1,0 +1,37 @@
+"""TD3 with behaviour cloning."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sb3_o2o.objectives import functional as F
+from sb3_o2o.objectives.base import Batch, LossesAndMetrics
+from sb3_o2o.objectives.td3 import TD3Objective
+
+if TYPE_CHECKING:
+    from sb3_o2o.algorithms.td3 import O2OTD3
+
+
+class TD3BCObjective(TD3Objective):
+    """
+    TD3+BC (Fujimoto and Gu 2021), wired as in CORL: TD3 whose actor also imitates the batch's actions, its values
+    weighted by ``alpha / mean |Q|``. The published configurations normalise observations, and shift AntMaze's rewards
+    by -1. Published fine-tuning drops the imitation: go on with ``"td3"``.
+
+    :param model: the algorithm whose networks are trained
+    :param alpha: weight of the values against imitation, >= 0; 0 clones
+    :param critic_reduction: see :class:`TD3Objective`
+    """
+
+    def __init__(self, model: O2OTD3, *, alpha: float = 2.5, critic_reduction: str = "sum"):
+        super().__init__(model, critic_reduction=critic_reduction)
+        if alpha < 0:
+            raise ValueError(f"alpha of objective 'td3_bc' must be >= 0, not {alpha}.")
+        self.alpha = alpha
+
+    def actor_losses(self, batch: Batch) -> LossesAndMetrics:
+        """See :meth:`TD3Objective.actor_losses`."""
+        actions, values = self.policy_values(batch)
+        loss, weight = F.td3_bc_loss(values, actions, batch.actions, self.alpha)
+        loss = self.model.hooks.actor_penalty(loss, actions, None, batch)
+        return {"actor": loss.mean()}, {"q_weight": weight}

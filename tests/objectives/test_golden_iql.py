@@ -1,0 +1,161 @@
+"""
+Parity with the official IQL: losses, targets, advantages, gradients, weights of two updates. ``-s`` prints the table.
+
+The official policy is a Gaussian with a squashed mean, which no policy of Stable-Baselines3's SAC or TD3 is. Critics
+and values do not depend on it; for the policy's own loss an actor of that kind takes the place of SAC's.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch as th
+from golden_runs import (
+    INTERMEDIATES,
+    Arrays,
+    Spaces,
+    assert_within,
+    batch_of,
+    compare,
+    critic_arrays,
+    mlp_arrays,
+    put,
+    read,
+    recorded,
+)
+from stable_baselines3.common.logger import Logger
+from torch import nn
+
+from sb3_o2o import O2OSAC, O2OTD3
+from sb3_o2o.objectives import IQLObjective
+from sb3_o2o.objectives import functional as F
+
+
+class SquashedMean(nn.Module):
+    """The official actor: tanh of the mean, one standard deviation for all states, nothing squashed after sampling."""
+
+    stochastic = True
+
+    def __init__(self, learning_rate: float):
+        super().__init__()
+        self.mu = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3), nn.Tanh())
+        self.log_std = nn.Parameter(th.zeros(3))
+        self.optimizer = th.optim.Adam(self.parameters(), lr=learning_rate)
+
+    def log_prob(self, obs: th.Tensor, actions: th.Tensor, clip: float) -> th.Tensor:
+        log_std = self.log_std.clamp(-20, 2)
+        noise = (actions - self.mu(obs)) * th.exp(-log_std)
+        return (-0.5 * noise.pow(2) - log_std - 0.5 * math.log(2 * math.pi)).sum(dim=1)
+
+
+@pytest.fixture(scope="module")
+def golden() -> Arrays:
+    return read("iql")
+
+
+def build(golden: Arrays, algorithm: type[O2OSAC] | type[O2OTD3] = O2OSAC, **objective_kwargs: Any) -> Any:
+    """A model with the recorded settings and weights, about to pre-train; O2OSAC gets the official actor."""
+    meta = json.loads(str(golden["meta"]))
+    model: Any = algorithm(
+        "MlpPolicy",
+        Spaces(),
+        learning_rate=meta["lr"]["actor"],
+        qf_learning_rate=meta["lr"]["critic"],
+        gamma=meta["gamma"],
+        tau=meta["tau"],
+        policy_delay=1,
+        objective="iql",
+        objective_kwargs={
+            "expectile": meta["expectile"],
+            "beta": meta["beta"],
+            "max_weight": meta["exp_adv_max"],
+            "value_learning_rate": meta["lr"]["value"],
+            **objective_kwargs,
+        },
+        buffer_size=1,
+        policy_kwargs={"net_arch": [16, 16]},
+        device="cpu",
+    )
+    if algorithm is O2OSAC:
+        model.actor = SquashedMean(meta["lr"]["actor"])
+    put(golden, arrays_of(model))
+    model.phase = "pretraining"
+    model.set_logger(Logger(None, []))
+    model._update_learning_rates()
+    return model
+
+
+def arrays_of(model: Any, gradient: bool = False) -> Iterator[tuple[str, th.Tensor]]:
+    yield from critic_arrays(model.critic, "critic", gradient)
+    yield from mlp_arrays(model.offline_objective.value, "value", gradient)
+    if isinstance(model.actor, SquashedMean):
+        yield from mlp_arrays(model.actor.mu, "actor", gradient)
+        log_std = model.actor.log_std
+        yield "actor/log_std", log_std.grad if gradient else log_std.detach()
+    elif not gradient:
+        yield from mlp_arrays(model.actor.mu, "actor", gradient)
+    if not gradient:
+        yield from critic_arrays(model.critic_target, "target", gradient)
+
+
+def update(model: Any, golden: Arrays, number: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, th.Tensor]:
+    """One update on a recorded batch, and what was computed on the way."""
+    batch, seen = batch_of(golden, number, model.gamma), {}
+
+    def spy(patch: pytest.MonkeyPatch, function: str, name: str) -> None:
+        original = getattr(F, function)
+
+        def spied(*arguments: Any) -> Any:
+            seen[name] = original(*arguments)
+            return seen[name]
+
+        patch.setattr(F, function, spied)
+
+    with monkeypatch.context() as patch:
+        spy(patch, "bellman_target", "td_target")
+        spy(patch, "advantage_weights", "weights")
+        metrics = model._gradient_step(batch, batch)
+    model._update_targets()
+    return {**seen, **metrics}
+
+
+NAMES = ("value_loss", "td_target", "critic_loss", "weights")
+
+
+def test_two_updates_are_those_of_the_official_code(golden: Arrays, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(golden)
+    assert isinstance(model.offline_objective, IQLObjective)
+    for number in (1, 2):
+        seen = update(model, golden, number, monkeypatch)
+        values = {name: seen[name] for name in (*NAMES, "actor_loss")}
+        gradients = dict(arrays_of(model, gradient=True))
+        assert_within(compare(golden, number, values, gradients, arrays_of(model)), number)
+        assert seen["advantage"].item() == pytest.approx(golden[f"info{number}/advantage"].mean(), abs=1e-5)
+
+
+def test_values_and_critics_are_the_same_with_a_deterministic_actor(
+    golden: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its loss is the weighted squared distance, as in the official deterministic variant."""
+    model = build(golden, O2OTD3)
+    for number in (1, 2):
+        batch = batch_of(golden, number, model.gamma)
+        distance = (model.actor(batch.observations) - batch.actions).pow(2).sum(dim=1).detach()
+        seen = update(model, golden, number, monkeypatch)
+        expected = (recorded(golden, f"info{number}/weights") * distance).mean()
+        assert seen["actor_loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+        weights = [(name, value) for name, value in arrays_of(model) if not name.startswith("actor/")]
+        gradients = dict(arrays_of(model, gradient=True))
+        assert_within(compare(golden, number, {name: seen[name] for name in NAMES}, gradients, iter(weights)), number)
+
+
+@pytest.mark.parametrize("change", [{"critic_reduction": "sum"}, {"expectile": 0.6}, {"beta": 2.5}])
+def test_comparison_notices_a_wrong_factor(
+    change: dict[str, Any], golden: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build(golden, **change)
+    update(model, golden, 1, monkeypatch)
+    table = compare(golden, 1, {}, dict(arrays_of(model, gradient=True)), iter(()))
+    assert max(table["gradients, by largest entry"].values()) > 10 * INTERMEDIATES
