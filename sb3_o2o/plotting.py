@@ -47,7 +47,7 @@ def plot_learning_curve(
     axes = figure.subplots(1, len(present), sharey=True, squeeze=False)[0]
     for index, (axis, (name, steps, returns)) in enumerate(zip(axes, present, strict=True)):
         values = returns if reference is None else reference.normalize(returns)
-        _draw_phase(axis, name, steps, values)
+        draw_phase(axis, name, steps, values)
         if dataset_return is not None:
             level = dataset_return if reference is None else float(reference.normalize(dataset_return))
             axis.axhline(level, color=REFERENCE_COLOUR, linestyle="--", linewidth=1, label="dataset")
@@ -67,7 +67,15 @@ def plot_learning_curve(
     return path
 
 
-def _draw_phase(axis: Axes, name: str, steps: NDArray[np.int64], values: NDArray[np.float64]) -> None:
+def draw_phase(axis: Axes, name: str, steps: NDArray[np.int64], values: NDArray[np.float64]) -> None:
+    """
+    Draw one phase of a learning curve.
+
+    :param axis: where
+    :param name: ``offline`` or ``online``
+    :param steps: ``(evaluations,)``
+    :param values: of each episode, ``(evaluations, episodes)``
+    """
     offline = name == "offline"
     colour = OFFLINE_COLOUR if offline else ONLINE_COLOUR
     mean, deviation = values.mean(axis=1), values.std(axis=1)
@@ -77,11 +85,11 @@ def _draw_phase(axis: Axes, name: str, steps: NDArray[np.int64], values: NDArray
     axis.set_title("offline: dataset only" if offline else "online: fine-tuning", fontsize="small", color=colour)
     axis.set_xlabel("gradient steps" if offline else "environment steps")
     axis.set_xlim(0, max(int(steps[-1]), 1))
-    axis.xaxis.set_major_formatter(FuncFormatter(_short_number))
+    axis.xaxis.set_major_formatter(FuncFormatter(short_number))
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _short_number(value: float, _: int) -> str:
-    """20000 as 20k: five digits collide under a narrow axis."""
+def short_number(value: float, _: int) -> str:
+    """20000 as 20k, for an axis' formatter: five digits collide under a narrow one."""
     return f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}"

@@ -5,10 +5,12 @@
     runs/wsrl-Hopper-v5_1/
       config.yml           everything the run was asked for, resolved
       command.txt          the command line that started it
-      offline/             evaluations.npz (Stable-Baselines3's layout), model.zip, best_model.zip, checkpoints/
+      offline/             evaluations.npz (Stable-Baselines3's layout), model.zip, best_model.zip, checkpoints/,
+                           diagnostics/ where they were asked for
       online/              the same for fine-tuning
       tensorboard/         offline_1, online_1
       learning_curve.png   gradient steps left of the switch, environment steps right of it
+      diagnostics.png      Q-values, errors and drift on the same steps, where they were asked for
       resume/              only after an interruption: all that is needed to go on
 """
 
@@ -46,6 +48,7 @@ class RunConfig:
     :param n_eval_episodes: episodes of each evaluation
     :param n_evaluations: evaluations in each phase, beside the one at its start
     :param n_checkpoints: checkpoints in each phase
+    :param diagnostics: look at Q-values, errors and drift as well (:mod:`sb3_o2o.diagnostics`)
     """
 
     command: str
@@ -62,6 +65,7 @@ class RunConfig:
     n_eval_episodes: int = 10
     n_evaluations: int = 20
     n_checkpoints: int = 5
+    diagnostics: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("pretrain_steps", 0), ("online_steps", 0), ("n_checkpoints", 0)):

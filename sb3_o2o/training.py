@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_o2o.algorithms import O2OSAC, OfflineToOnlineAlgorithm, algorithm_class, algorithm_of
 from sb3_o2o.algorithms.transfer import NETWORK_ARGUMENTS
 from sb3_o2o.data import OfflineDataset
+from sb3_o2o.diagnostics import DataDiagnostics, DriftDiagnostics, QValueDiagnostics, SwitchDiagnostics, report
 from sb3_o2o.environments import policy_for
 from sb3_o2o.evaluation import Evaluation, NormalizedEvalCallback, ReferenceScore, read_evaluations, reference_score
 from sb3_o2o.plotting import plot_learning_curve
@@ -212,6 +213,8 @@ def _run_phase(phase: str, prepared: Prepared, folder: RunFolder, listener: RunL
     if config.n_checkpoints > 0:
         every, path = max(n_calls // config.n_checkpoints, 1), folder.phase(phase).resolve() / "checkpoints"
         callbacks.append(CheckpointCallback(every, str(path), name_prefix="model"))
+    if config.diagnostics:
+        callbacks += _diagnostics(prepared, folder.phase(phase).resolve(), evaluation)
     listener.begin_phase(phase, done, total, evaluation)
     if phase == "offline":
         # The model has the dataset already, and after an interruption the buffer on it, random stream included.
@@ -238,6 +241,20 @@ def _evaluation(phase: str, prepared: Prepared, folder: RunFolder, n_calls: int)
         best_model_save_path=path,
         verbose=0,
     )
+
+
+def _diagnostics(prepared: Prepared, folder: Path, evaluation: NormalizedEvalCallback) -> list[BaseCallback]:
+    """All that can be measured: what compares with a dataset needs one."""
+    config = prepared.config
+    seed = config.seed + EVALUATION_SEED_OFFSET
+    rollouts = config.environment.make_vectorised(1, seed)
+    found: list[BaseCallback] = [
+        QValueDiagnostics(rollouts, log_path=folder, seed=seed),
+        SwitchDiagnostics(evaluation, log_path=folder),
+    ]
+    if prepared.dataset is not None:
+        found += [DataDiagnostics(log_path=folder), DriftDiagnostics(log_path=folder)]
+    return found
 
 
 @contextmanager
@@ -282,9 +299,12 @@ def draw(prepared: Prepared, folder: RunFolder) -> Path:
         config.environment.id,
         config.dataset and Path(config.dataset).name,
     ]
+    title = ", ".join(name for name in names if name)
+    if config.diagnostics:
+        report(folder.path, reference=prepared.reference, title=title)
     return plot_learning_curve(
         folder.path,
-        title=", ".join(name for name in names if name),
+        title=title,
         reference=prepared.reference,
         dataset_return=None if returns is None else float(returns.mean()),
         path=folder.picture,

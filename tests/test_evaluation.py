@@ -64,6 +64,13 @@ class TestScores:
             ("AdroitHandPen-v1", 96.262799, 3076.8331017826877),
             ("door-cloned-v1", -56.512833, 2880.5693087298737),
             ("maze2d-large-v1", 6.7, 273.99),
+            ("maze2d-umaze-v1", 23.85, 161.86),
+            ("maze2d-medium-v1", 13.13, 277.39),
+            ("hopper-medium-replay-v2", -20.272305, 3234.3),
+            ("ant-random-v2", -325.6, 3879.7),
+            ("kitchen-mixed-v0", 0.0, 4.0),
+            ("AdroitHandHammer-v1", -274.856578, 12794.134825156867),
+            ("relocate-human-v1", -6.425911, 4233.877797728884),
             ("gymnasium_robotics:AntMaze_UMaze-v5", 0.0, 1.0),
         ],
     )
@@ -257,6 +264,15 @@ class TestCallback:
         assert callback.last_evaluation.normalized is not None
         assert callback.last_mean_reward == pytest.approx(callback.last_evaluation.returns.mean())
         assert "Evaluation at step 25: normalised score" in capsys.readouterr().out
+
+    def test_without_references_returns_stay_raw_and_it_says_so(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture
+    ) -> None:
+        callback = self.learn(tmp_path, verbose=1)
+        said = capsys.readouterr().out
+        assert callback.last_evaluation.normalized is None
+        assert said.count("No reference returns are known for TinyBox-v0: raw returns.") == 1
+        assert f"Evaluation at step 25: return {callback.last_mean_reward:.1f}" in said
 
     def test_the_start_can_be_left_out(self, tmp_path: Path) -> None:
         assert self.learn(tmp_path, at_start=False).evaluations_timesteps == [10, 20, 25]

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from sb3_o2o.evaluation import ReferenceScore
-from sb3_o2o.plotting import _short_number, plot_learning_curve
+from sb3_o2o.plotting import plot_learning_curve, short_number
 
 
 @pytest.fixture
@@ -58,5 +58,5 @@ def test_nothing_to_draw(tmp_path: Path) -> None:
         plot_learning_curve(tmp_path)
 
 
-def test_short_numbers() -> None:
-    assert [_short_number(value, 0) for value in (0, 500, 2500, 20_000)] == ["0", "500", "2.5k", "20k"]
+def testshort_numbers() -> None:
+    assert [short_number(value, 0) for value in (0, 500, 2500, 20_000)] == ["0", "500", "2.5k", "20k"]

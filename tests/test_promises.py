@@ -17,6 +17,7 @@ from sb3_o2o.objectives import SAC_OBJECTIVES, TD3_OBJECTIVES, Batch, IQLObjecti
 
 #: objectives that have a TD target, with what builds a model for them
 WITH_TARGETS = [(make, "sac"), (make, "cql"), (make, "calql"), (make, "iql")]
+WITH_TARGETS += [(make, "sac_n"), (make, "edac")]
 WITH_TARGETS += [(make_td3, "td3"), (make_td3, "td3_bc"), (make_td3, "iql")]
 TARGETS_OF_ONE_ACTION = ("iql", "td3", "td3_bc")
 ALL = [(make, name) for name in SAC_OBJECTIVES] + [(make_td3, name) for name in TD3_OBJECTIVES]

@@ -27,7 +27,7 @@ from sb3_o2o.recipes import (
     recipe_folder,
 )
 
-NAMES = ["calql", "cql", "iql", "rlpd", "sac", "td3", "td3_bc", "wsrl"]
+NAMES = ["calql", "cql", "edac", "iql", "rlpd", "sac", "so2", "so2_paper", "td3", "td3_bc", "wsrl"]
 
 
 def entries() -> list[tuple[str, str]]:
@@ -48,8 +48,10 @@ def small(recipe: Recipe) -> dict[str, Any]:
     arguments["policy_kwargs"] = {**recipe.arguments["policy_kwargs"], "net_arch": [8, 8]}
     if recipe.arguments["learning_starts"]:
         arguments["learning_starts"] = 12
-    if recipe.name == "wsrl":
-        arguments["finetuning"] = [{"Warmup": {"steps": 12}}]
+    arguments["finetuning"] = [
+        {"Warmup": {"steps": 12}} if "Warmup" in callback else callback
+        for callback in recipe.arguments.get("finetuning") or ()
+    ]
     return arguments
 
 
@@ -326,3 +328,19 @@ def test_environment_id() -> None:
     assert environment_id(env) == environment_id(make_vec_env(tiny.BOX)) == environment_id(tiny.BOX) == tiny.BOX
     assert environment_id(None) is None
     assert environment_id(tiny.TinyBox()) is None
+
+
+def test_so2_follows_the_code_and_its_variant_the_paper() -> None:
+    code, paper = (recipe_arguments(name, "HalfCheetah-v5") for name in ("so2", "so2_paper"))
+    expected = {"gradient_steps": 10, "policy_delay": 10, "batch_size": 2560, "ent_coef": 0.2, "learning_rate": 1e-3}
+    assert {key: code[key] for key in expected} == expected
+    assert code["online_objective_kwargs"] == {"target_reduction": "none", "critic_reduction": "mean"}
+    assert [next(iter(callback)) for callback in code["finetuning"]] == ["Warmup", "FIFOReplay", "PerturbedTargets"]
+    assert [next(iter(callback)) for callback in paper["finetuning"]] == ["DatasetReplay", "PerturbedTargets"]
+    assert paper["policy_delay"] == 1
+    changed = {"finetuning", "policy_delay", "buffer_size", "actor_batch"}
+    assert {key: code[key] for key in code.keys() - changed} == {key: paper[key] for key in paper.keys() - changed}
+    for name in ("so2", "so2_paper", "edac"):
+        critics = [recipe_arguments(name, env)["n_critics"] for env in ("Walker2d-v5", "Hopper-v5", "AdroitHandPen-v1")]
+        assert critics == [10, 50, 20]
+        assert recipe_arguments(name, "AdroitHandDoor-v1")["objective_kwargs"]["eta"] == 200.0

@@ -12,7 +12,9 @@ import tiny
 import torch as th
 import yaml
 
+from sb3_o2o import O2OSAC
 from sb3_o2o.algorithms import algorithm_of
+from sb3_o2o.diagnostics import read_diagnostics
 from sb3_o2o.environments import Environment
 from sb3_o2o.evaluation import Evaluation
 from sb3_o2o.runs import RunConfig, RunFolder, saved_model
@@ -174,6 +176,20 @@ def test_without_a_dataset(tmp_path: Path) -> None:
     folder = run(configuration(None, overrides=overrides), tmp_path)
     assert not (folder.path / "offline").exists()
     assert folder.picture.is_file()
+
+
+def test_diagnostics_beside_the_learning_curve(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
+    """They are written and drawn, and the run is the same without them."""
+    dataset = tiny_dataset()
+    plain, watched = (run(configuration(dataset, diagnostics=on), tmp_path) for on in (False, True))
+    assert not (plain.path / "diagnostics.png").exists()
+    assert (watched.path / "diagnostics.png").is_file()
+    offline, online = (read_diagnostics(watched.path / phase) for phase in ("offline", "online"))
+    assert offline["q_offline"][0].tolist() == [0, 20]
+    assert {"kendall_tau", "td_error_online", "policy_kl_offline", "drop"} <= set(online)
+    models = [O2OSAC.load(folder.path / "online" / "model", device="cpu") for folder in (plain, watched)]
+    for one, other in zip(*(model.policy.state_dict().values() for model in models), strict=True):
+        assert th.equal(one, other)
 
 
 class TestSources:

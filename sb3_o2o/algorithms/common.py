@@ -199,6 +199,7 @@ class OfflineToOnlineMixin(SamplingMixin):
         :return: losses and other scalars, on the device
         """
         objective = self.active_objective
+        batch = self.hooks.prepare(batch)
         optimizers = self._optimizers() | objective.optimizers
         parameters = {name: _parameters(optimizer) for name, optimizer in optimizers.items()}
         metrics: dict[str, th.Tensor] = {}

@@ -17,6 +17,7 @@ UPDATE_HOOKS = (
     "allow_update",
     "before_finetuning",
     "sample",
+    "prepare",
     "next_actions",
     "next_values",
     "actor_values",
@@ -104,6 +105,12 @@ class Hooks:
     def allow_update(self) -> bool:
         """:return: whether every callback lets gradient steps follow. All are asked: some count."""
         return all([method() for method in self.defined("allow_update")])
+
+    def prepare(self, batch: Batch) -> Batch:
+        """See :class:`~sb3_o2o.finetuning.FineTuningCallback`."""
+        for method in self.defined("prepare"):
+            batch = method(batch)
+        return batch
 
     def next_actions(self, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch) -> th.Tensor:
         """See :class:`~sb3_o2o.finetuning.FineTuningCallback`."""

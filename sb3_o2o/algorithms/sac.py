@@ -29,7 +29,8 @@ class O2OSAC(TransferMixin, ResumeMixin, OfflineToOnlineMixin, SAC):
     defaults it follows Stable-Baselines3's SAC. Arguments of SAC as there; beside them:
 
     :param action_noise: as there, or a number: the standard deviation of Gaussian noise on the scale of [-1, 1]
-    :param objective: what ``pretrain`` minimises: ``"sac"``, ``"bc"``, ``"cql"``, ``"calql"`` or ``"iql"``
+    :param objective: what ``pretrain`` minimises: ``"sac"``, ``"bc"``, ``"cql"``, ``"calql"``, ``"iql"``,
+        ``"sac_n"`` or ``"edac"``
     :param online_objective: what ``learn`` minimises; ``"sac"`` by default
     :param objective_kwargs: arguments of the offline objective
     :param online_objective_kwargs: arguments of the online objective; an online objective of the same name goes
@@ -217,6 +218,16 @@ class O2OSAC(TransferMixin, ResumeMixin, OfflineToOnlineMixin, SAC):
     def _setup_lr_schedule(self) -> None:
         super()._setup_lr_schedule()
         self.ent_coef_lr_schedule = self._schedule_or_default(self.ent_coef_learning_rate)
+
+    def fix_ent_coef(self, ent_coef: float) -> None:
+        """
+        Stop tuning the temperature.
+
+        :param ent_coef: its value from now on
+        """
+        self.ent_coef = ent_coef
+        self.ent_coef_tensor = th.tensor(float(ent_coef), device=self.device)
+        self.log_ent_coef, self.ent_coef_optimizer = None, None
 
     def _optimizers(self) -> dict[str, th.optim.Optimizer]:
         optimizers = super()._optimizers()

@@ -145,6 +145,13 @@ class SamplingMixin(AlgorithmArguments):
             samples = self.hooks.first("sample", batch_size)
             if samples is None:
                 samples = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[union-attr]
+        return self.to_batch(samples)
+
+    def to_batch(self, samples: Any) -> Batch:
+        """
+        :param samples: what a replay buffer gives
+        :return: the same with flat per-sample quantities, and a discount for each
+        """
         discounts = samples.discounts
         rewards = samples.rewards.flatten()
         returns = getattr(samples, "returns_to_go", None)

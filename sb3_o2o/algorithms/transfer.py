@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import os
+import warnings
 from collections import deque
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -185,7 +186,8 @@ class TransferMixin(CrossingMixin):
             ``clone_report``; 0 for none
         :param device: where the networks live
         :param progress_bar: show a progress bar while training here
-        :param kwargs: further constructor arguments
+        :param kwargs: further constructor arguments. ``n_critics`` below the trained number keeps the first members of
+            the ensemble, their moments included, and so does a recipe; a number as ``ent_coef`` stops its tuning
         :return: a model whose next call is ``learn``
         :raises ValueError: if the source cannot be used, naming what would help
         """
@@ -231,14 +233,56 @@ class TransferMixin(CrossingMixin):
         settings = {name: value for name, value in settings.items() if name not in (*trained, *OFFLINE_ARGUMENTS)}
         settings.update({name: value for name, value in given.items() if name not in NETWORK_ARGUMENTS})
         settings.pop("policy", None)
-        settings.pop("ent_coef", None)  # the temperature travels with the model
+        settings.pop("ent_coef", None)  # the temperature travels with the model, unless it is to be fixed: see below
         wanted = {name: from_recipe[name] for name in trained if name in from_recipe and name not in given}
         wanted.update({name: given[name] for name in (*NETWORK_ARGUMENTS, "ent_coef") if name in given})
         if recipe is not None:
             settings["recipe"] = recipe
         model = cls.load(path, env=env, device=device, **settings)
+        asked = given.get("ent_coef", from_recipe.get("ent_coef"))
+        if isinstance(asked, int | float) and hasattr(model, "fix_ent_coef"):
+            model.fix_ent_coef(asked)
+        if hasattr(model.policy, "critic_target"):
+            model._cut_ensemble(given.get("n_critics"), from_recipe.get("n_critics"), recipe)
         warn_about_networks(model, wanted, recipe)
         return model
+
+    def keep_critics(self, n_critics: int) -> None:
+        """
+        Go on with the first members of the ensemble: critics, target critics and their optimiser's moments.
+
+        :param n_critics: members to keep
+        :raises ValueError: if there are not as many, or another argument needs more
+        """
+        if not 1 <= n_critics <= self.n_critics:
+            raise ValueError(
+                f"The ensemble has {self.n_critics} critics, so n_critics={n_critics} cannot be kept of it: ask for 1 "
+                f"to {self.n_critics}, or pre-train a larger ensemble."
+            )
+        policy: Any = self.policy
+        policy.critic.keep_first(n_critics)
+        policy.critic_target.keep_first(n_critics)
+        self.n_critics = policy.critic_kwargs["n_critics"] = n_critics
+        if "n_critics" in self.policy_kwargs:
+            self.policy_kwargs = {**self.policy_kwargs, "n_critics": n_critics}
+        self._check_offline_to_online_arguments()
+        for objective in (self.offline_objective, self.finetuning_objective):
+            subset = getattr(objective, "critic_subset", None)
+            if subset is not None and subset > n_critics:
+                raise ValueError(f"critic_subset={subset} of the objective is more than n_critics={n_critics}.")
+
+    def _cut_ensemble(self, given: int | None, wanted: int | None, recipe: str | None) -> None:
+        """What the user asks for has to be there; a recipe takes what there is, and says what it leaves."""
+        trained = self.n_critics
+        if given is not None and given != trained:
+            self.keep_critics(given)
+        elif given is None and wanted is not None and wanted < trained:
+            self.keep_critics(wanted)
+            warnings.warn(
+                f"Recipe {recipe!r} has {wanted} critics: the first {wanted} of the {trained} trained ones go on. "
+                f"n_critics={trained} keeps all.",
+                stacklevel=4,
+            )
 
     @classmethod
     def _method_defaults(cls) -> dict[str, Any]:

@@ -24,6 +24,12 @@ Resume = Annotated[
     Path | None,
     typer.Option("--resume", metavar="DIR", help="Go on with the interrupted run in this folder; needs nothing else."),
 ]
+Diagnostics = Annotated[
+    bool,
+    typer.Option(
+        "--diagnostics", help="Log Q-values against returns, TD errors and drift as well; draw diagnostics.png."
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(

@@ -11,6 +11,7 @@ from sb3_o2o.cli.common import (
     DEFAULT_LOG_DIR,
     Checkpoints,
     Device,
+    Diagnostics,
     Episodes,
     Evaluations,
     LogDir,
@@ -74,6 +75,7 @@ def pretrain(
     eval_episodes: Episodes = 10,
     evaluations: Evaluations = 20,
     checkpoints: Checkpoints = 5,
+    diagnostics: Diagnostics = False,
     log_dir: LogDir = DEFAULT_LOG_DIR,
     resume: Resume = None,
 ) -> None:
@@ -104,6 +106,7 @@ def pretrain(
         n_eval_episodes=eval_episodes,
         n_evaluations=evaluations,
         n_checkpoints=checkpoints,
+        diagnostics=diagnostics,
     )
     if config.pretrain_steps == 0:
         raise ValueError(f"Recipe {recipe!r} does not pre-train by itself: say how long with --gradient-steps.")
@@ -127,6 +130,7 @@ def finetune(
     eval_episodes: Episodes = 10,
     evaluations: Evaluations = 20,
     checkpoints: Checkpoints = 5,
+    diagnostics: Diagnostics = False,
     log_dir: LogDir = DEFAULT_LOG_DIR,
     resume: Resume = None,
 ) -> None:
@@ -167,6 +171,7 @@ def finetune(
         n_eval_episodes=eval_episodes,
         n_evaluations=evaluations,
         n_checkpoints=checkpoints,
+        diagnostics=diagnostics,
     )
     folder = start_run(config, log_dir, offline_from=Path(source) if origin and source else None)
     next_command("See it act:", f"sb3-o2o evaluate {quote(str(folder.path))}")
@@ -231,6 +236,8 @@ def start_run(config: "RunConfig", log_dir: Path, offline_from: Path | None = No
     folder.write_start(config, prepared.arguments())
     if offline_from is not None and (offline_from / "offline" / "evaluations.npz").is_file():
         shutil.copy(offline_from / "offline" / "evaluations.npz", folder.phase("offline"))
+        if config.diagnostics and (offline_from / "offline" / "diagnostics").is_dir():
+            shutil.copytree(offline_from / "offline" / "diagnostics", folder.phase("offline") / "diagnostics")
     console.print(f"Run folder: [bold]{folder.path}[/]", soft_wrap=True, highlight=False)
     trained_before = prepared.model.n_pretrain_steps
     try:

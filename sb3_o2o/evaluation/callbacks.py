@@ -20,7 +20,8 @@ class NormalizedEvalCallback(EvalCallback):
     and leaves the training's random streams alone.
 
     :param eval_env: environment that pays raw rewards, not the training's own
-    :param reference: references of the normalised score; default: the table's, by the environment's id
+    :param reference: references of the normalised score; default: the table's, by the environment's id. Where there are
+        none, raw returns are logged and printed, and with ``verbose=1`` the first evaluation says so
     :param at_start: evaluate before the first step as well, so that the curve has its zero
     :param seed: seed of every evaluation's episodes: all start from the same states, and an interrupted run evaluates
         as an uninterrupted one would; None leaves them unseeded
@@ -105,6 +106,8 @@ class NormalizedEvalCallback(EvalCallback):
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(self.num_timesteps)
         if self.verbose >= 1:
+            if len(self.evaluations_timesteps) == 1:
+                print(result.note)
             unit = "return" if result.normalized is None else "normalised score"
             print(f"Evaluation at step {self.num_timesteps}: {unit} {result.score:.1f} +/- {result.deviation:.1f}")
 

@@ -79,6 +79,10 @@ _ADROIT_NOTE = (
 
 _TABLE: tuple[_Entry, ...] = (
     # D4RL's own names, for datasets converted from it.
+    *(
+        _Entry(rf"{name.lower()}-[a-z-]+-v\d+", *references, "measured in Gym's v2, for every version of the datasets")
+        for name, references in _MUJOCO.items()
+    ),
     _Entry(r"(?i)antmaze-.*-v\d+", 0.0, 1.0, "success of an episode that ends at the goal"),
     _Entry(r"(?i)kitchen-(complete|partial|mixed)-v\d+", 0.0, 4.0, "number of solved sub-tasks, four at most"),
     _Entry(r"pen-.*-v\d+", 96.262799, 3076.8331017826877, "measured in D4RL's pen-v0/v1"),

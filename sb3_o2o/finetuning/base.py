@@ -88,6 +88,17 @@ class FineTuningCallback(BaseCallback):
         return None
 
     @hook
+    def prepare(self, batch: Batch) -> Batch:
+        """
+        Asked before the losses of an update are formed. Random draws of the hooks below belong here: losses may be
+        compiled, and draw nothing themselves.
+
+        :param batch: the critics' transitions
+        :return: the same, or with tensors added (``batch.with_extras``), as the hooks below are given it
+        """
+        return batch
+
+    @hook
     def next_actions(self, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch) -> th.Tensor:
         """
         Asked when the TD target is built.
@@ -104,7 +115,7 @@ class FineTuningCallback(BaseCallback):
         """
         Asked when the TD target is built, after the minimum over critics and the entropy term.
 
-        :param values: ``(B,)``
+        :param values: ``(B,)``, or ``(N, B)`` where each critic has a target of its own
         :param actions: the evaluated next actions, ``(B, act)``
         :param log_prob: ``(B,)``; None where the policy is deterministic
         :param batch: the transitions

@@ -94,6 +94,65 @@ class SymmetricReplay(_DatasetCallback):
         return concatenate_samples(online, offline, model.gamma, interleave=True)
 
 
+class FIFOReplay(_DatasetCallback):
+    """
+    A small share of every batch from the online buffer, the rest from a first-in-first-out buffer that starts full of
+    the dataset and takes in every online transition, so that old data are pushed out (SO2's official code).
+
+    The second buffer is not built: it holds the dataset's transitions, in a shuffled order, less as many as the online
+    buffer holds, and these. Drawing from it is drawing how many are online, and then from either. Two differences
+    from the official code: there, transitions of the warm-up stay out of the second buffer; and here it pushes nothing
+    more out once the online buffer overwrites, so ``buffer_size`` should hold the whole run, or a dataset's worth.
+
+    :param online_fraction: share of every batch from the online buffer alone, in [0, 1]; 0.1 in the official code
+    :param dataset: see :class:`_DatasetCallback`
+    """
+
+    def __init__(self, online_fraction: float = 0.1, dataset: Any = None):
+        super().__init__(dataset)
+        if not 0 <= online_fraction <= 1:
+            raise ValueError(f"FIFOReplay(online_fraction) must lie in [0, 1], not {online_fraction}.")
+        self.online_fraction = online_fraction
+        self.order_seed: int | None = None
+        self._order: np.ndarray | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_order": None}  # the seed says it
+
+    def sample(self, batch_size: int) -> ReplaySamples | None:
+        """
+        :param batch_size: number of transitions
+        :return: transitions of both buffers, spread evenly
+        """
+        model: Any = self.model
+        buffer, env = self._open(), model.get_vec_normalize_env()
+        n_kept, capacity = self.n_kept, buffer.size()
+        n_online = round(batch_size * self.online_fraction)
+        n_online += int(buffer.rng.binomial(batch_size - n_online, 1 - n_kept / capacity))
+        if n_online == batch_size:
+            return None
+        rows = buffer.rng.integers(capacity - n_kept, capacity, size=batch_size - n_online)
+        offline = buffer._get_samples(self._shuffled(buffer)[rows], env)
+        if n_online == 0:
+            return offline
+        online = model.replay_buffer.sample(n_online, env=env)
+        return concatenate_samples(online, offline, model.gamma, interleave=True)
+
+    @property
+    def n_kept(self) -> int:
+        """Transitions of the dataset that have not been pushed out yet."""
+        online: Any = self.model.replay_buffer  # type: ignore[attr-defined]
+        return max(self._open().size() - online.size() * online.n_envs, 0)
+
+    def _shuffled(self, buffer: OfflineReplayBuffer) -> np.ndarray:
+        """:return: the dataset's rows in the order in which they are pushed out, ``(capacity,)``"""
+        if self.order_seed is None:
+            self.order_seed = int(buffer.rng.integers(2**31))
+        if self._order is None or len(self._order) != buffer.size():
+            self._order = np.random.default_rng(self.order_seed).permutation(buffer.size())
+        return self._order
+
+
 class DatasetReplay(_DatasetCallback):
     """
     How the online buffer starts (OCR-CFT, table 6; OPT and CORL load everything).

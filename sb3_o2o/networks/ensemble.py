@@ -136,6 +136,13 @@ class EnsembleMLP(nn.Module):
             values = self._forward_batched(rows.expand(n, *rows.shape), self.layers, members)
         return values.reshape(n, *inputs.shape[:-1])
 
+    def forward_each(self, inputs: th.Tensor) -> th.Tensor:
+        """
+        :param inputs: features and actions of each member, ``(n, rows, input_dim)``
+        :return: ``(n, rows)``
+        """
+        return self._forward_batched(inputs, self.layers, None)
+
     def _first_layer(self, features: th.Tensor, actions: th.Tensor, members: th.Tensor | None, n: int) -> th.Tensor:
         """What does not depend on the action goes through the first layer once per state; compiled, this pays."""
         first: Any = self.layers[0]
@@ -156,7 +163,8 @@ class EnsembleMLP(nn.Module):
         The same, member after member. On a CPU one product fills a core from about a thousand rows on, and torch has
         a fused normalisation with weights for one member only (measured in benchmarks/README.md).
         """
-        hidden = [inputs] * (self.n_members if members is None else len(members))
+        n = self.n_members if members is None else len(members)
+        hidden = list(inputs.unbind(0)) if inputs.dim() == 3 else [inputs] * n
         for layer in self.layers:
             if not isinstance(layer, EnsembleLinear | EnsembleLayerNorm):
                 hidden = [layer(value) for value in hidden]
@@ -171,6 +179,16 @@ class EnsembleMLP(nn.Module):
                     for value, weight, bias in triples
                 ]
         return th.stack(hidden).squeeze(-1)
+
+    def keep_first(self, n_members: int) -> None:
+        """
+        Drop all members but the first ones, in place: the parameters stay the same objects.
+
+        :param n_members: members to keep, at most as many as there are
+        """
+        for parameter in self.parameters():
+            parameter.data, parameter.grad = parameter.data[:n_members].clone(), None
+        self.n_members = n_members
 
 
 def _stack(group: list[nn.Module]) -> nn.Module:
@@ -254,6 +272,21 @@ class EnsembleCritic(BaseModel):
             last_hidden_gain=last_hidden_gain,
         )
 
+    def keep_first(self, n_critics: int) -> None:
+        """
+        Drop all members but the first ones, with their optimiser's moments.
+
+        :param n_critics: members to keep, at most as many as there are
+        """
+        states = getattr(self, "optimizer", None)
+        for parameter in self.ensemble.parameters():
+            moments = {} if states is None else states.state.get(parameter, {})
+            for name, value in moments.items():
+                if value.shape == parameter.shape:  # not the number of steps
+                    moments[name] = value[:n_critics].clone()
+        self.ensemble.keep_first(n_critics)
+        self.n_critics = n_critics
+
     def features(self, obs: PyTorchObs) -> th.Tensor:
         """
         :param obs: ``(batch, *obs)``
@@ -274,6 +307,23 @@ class EnsembleCritic(BaseModel):
         features = self.features(obs)
         with th.autocast(features.device.type, dtype=th.bfloat16, enabled=self.precision == "bf16"):
             return self.ensemble(features, actions, members).float()
+
+    def action_gradients(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        The gradient of every member's Q by the action, all in one backward pass. It can be differentiated again by the
+        critics' parameters, as EDAC does.
+
+        :param obs: ``(batch, *obs)``
+        :param actions: in [-1, 1], ``(batch, act)``
+        :return: ``(N, batch, act)``
+        """
+        # a copy of the actions for each member: the gradient of the sum is then each member's own
+        own_actions = actions.detach().expand(self.n_critics, *actions.shape).clone().requires_grad_()
+        features = self.features(obs).expand(self.n_critics, -1, -1)
+        inputs = th.cat([features, own_actions], dim=-1)
+        with th.autocast(inputs.device.type, dtype=th.bfloat16, enabled=self.precision == "bf16"):
+            values = self.ensemble.forward_each(inputs)
+        return th.autograd.grad(values.float().sum(), own_actions, create_graph=True)[0]
 
     def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
         """

@@ -8,6 +8,7 @@ from sb3_o2o.errors import check_keyword_arguments, unknown
 from sb3_o2o.objectives.base import Batch, LossesAndMetrics, Objective, SACObjective, Step
 from sb3_o2o.objectives.bc import BCObjective
 from sb3_o2o.objectives.cql import CalQLObjective, CQLObjective
+from sb3_o2o.objectives.edac import EDACObjective, SACNObjective
 from sb3_o2o.objectives.iql import IQLObjective
 from sb3_o2o.objectives.td3 import TD3Objective
 from sb3_o2o.objectives.td3_bc import TD3BCObjective
@@ -18,6 +19,8 @@ SAC_OBJECTIVES: dict[str, type[Objective]] = {
     "bc": BCObjective,
     "cql": CQLObjective,
     "calql": CalQLObjective,
+    "sac_n": SACNObjective,
+    "edac": EDACObjective,
     "iql": IQLObjective,
 }
 #: objectives that TD3 can minimise
@@ -54,9 +57,11 @@ __all__ = [
     "Batch",
     "CQLObjective",
     "CalQLObjective",
+    "EDACObjective",
     "IQLObjective",
     "LossesAndMetrics",
     "Objective",
+    "SACNObjective",
     "SACObjective",
     "Step",
     "TD3BCObjective",

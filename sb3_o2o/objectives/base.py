@@ -21,7 +21,8 @@ class Batch(NamedTuple):
 
     ``observations`` and ``next_observations`` are ``(B, *obs)`` or dicts of them; ``actions`` are scaled to
     [-1, 1], ``(B, act)``; ``dones`` is 1 on a true terminal only; ``discounts`` is gamma, or gamma^k for k-step
-    returns; ``returns_to_go`` is there for objectives that ask for it.
+    returns; ``returns_to_go`` is there for objectives that ask for it. ``extras`` holds what fine-tuning callbacks add
+    in their hook ``prepare``, such as random draws.
     """
 
     observations: PyTorchObs
@@ -31,6 +32,7 @@ class Batch(NamedTuple):
     dones: th.Tensor
     discounts: th.Tensor
     returns_to_go: th.Tensor | None = None
+    extras: dict[str, th.Tensor] | None = None
 
     def part(self, start: int, stop: int) -> Batch:
         """
@@ -45,6 +47,13 @@ class Batch(NamedTuple):
             return None if value is None else value[start:stop]
 
         return Batch(*map(cut, self))
+
+    def with_extras(self, **tensors: th.Tensor) -> Batch:
+        """
+        :param tensors: by name, first axis the rows
+        :return: the same transitions with these in ``extras`` as well
+        """
+        return Batch(**{**self._asdict(), "extras": {**(self.extras or {}), **tensors}})
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -153,6 +162,8 @@ class SACObjective(Objective):
     :param n_actions: sampled actions per state, where several are used
     :param entropy_at_next: measure the policy's entropy at the next observations when the temperature is
         updated, as the official WSRL code does
+    :param target_reduction: ``"min"`` backs up the minimum over the target critics, ``"none"`` gives each critic a
+        target of its own (SO2, eq. 3)
     """
 
     def __init__(
@@ -164,8 +175,16 @@ class SACObjective(Objective):
         max_target_backup: bool = False,
         n_actions: int = 10,
         entropy_at_next: bool = False,
+        target_reduction: str = "min",
     ):
         super().__init__(model)
+        if target_reduction not in ("min", "none"):
+            raise ValueError(f"target_reduction must be 'min' or 'none', not {target_reduction!r}.")
+        if target_reduction == "none" and model.critic_subset is not None:
+            raise ValueError(
+                "target_reduction='none' gives every critic its own target, so there is nothing to draw: "
+                f"set critic_subset=None, not {model.critic_subset}."
+            )
         if critic_reduction not in ("half_sum", "sum", "mean"):
             raise ValueError(f"critic_reduction must be 'half_sum', 'sum' or 'mean', not {critic_reduction!r}.")
         if n_actions < 1:
@@ -179,6 +198,8 @@ class SACObjective(Objective):
         self.max_target_backup = max_target_backup
         self.n_actions = n_actions
         self.entropy_at_next = entropy_at_next
+        self.target_reduction = target_reduction
+        self.target_subset, self.actor_reduction = model.critic_subset, model.actor_critics
 
     @property
     def model(self) -> O2OSAC:
@@ -204,7 +225,7 @@ class SACObjective(Objective):
         :return: the random numbers of :meth:`critic_losses`
         """
         noise = self.noise(batch.next_observations, self.n_actions if self.max_target_backup else None)
-        return noise, self.model.draw_critics(self.model.critic_subset)
+        return noise, self.model.draw_critics(self.target_subset)
 
     def critic_losses(
         self, batch: Batch, noise: th.Tensor | None, members: th.Tensor | None, ent_coef: th.Tensor
@@ -229,16 +250,20 @@ class SACObjective(Objective):
         :param noise: standard normal draws for the next actions, ``(B, act)`` or ``(B, K, act)``
         :param members: target critics to evaluate, ``(m,)``; all by default
         :param ent_coef: temperature, ``(1,)``
-        :return: ``(B,)``
+        :return: ``(B,)``, or ``(N, B)`` for a target per critic
         """
         model, hooks = self.model, self.model.hooks
         actions, log_prob = model.actor.rsample(batch.next_observations, noise)
         actions = hooks.next_actions(actions, log_prob, batch)
-        values = F.reduce_ensemble(model.critic_target.q_values(batch.next_observations, actions, members), "min")
+        values = model.critic_target.q_values(batch.next_observations, actions, members)
+        smallest = F.reduce_ensemble(values, "min")
         if self.max_target_backup:
-            values, best = values.max(dim=1)
+            smallest, best = smallest.max(dim=1)
             log_prob = log_prob.gather(1, best[:, None]).squeeze(1)
-            actions = actions[th.arange(len(best), device=best.device), best]
+            rows = th.arange(len(best), device=best.device)
+            actions, values = actions[rows, best], values[:, rows, best]
+        if self.target_reduction == "min":
+            values = smallest
         if self.entropy_backup:
             values = values - ent_coef * log_prob
         values = hooks.next_values(values, actions, log_prob, batch)
@@ -264,15 +289,33 @@ class SACObjective(Objective):
         :param ent_coef: temperature before the update, ``(1,)``
         :return: the losses of actor and temperature, both of the policy before its step
         """
-        model, hooks = self.model, self.model.hooks
-        actions, log_prob = model.actor.rsample(batch.observations, noise)
-        values = F.reduce_ensemble(model.critic.q_values(batch.observations, actions), model.actor_critics)
-        values = hooks.actor_values(values, actions, batch)
-        loss = ent_coef * log_prob - values
-        losses = {"actor": hooks.actor_penalty(loss, actions, log_prob, batch).mean()}
-        if model.log_ent_coef is not None:
+        loss, log_prob = self.actor_loss(batch, noise, ent_coef)
+        losses = {"actor": loss}
+        if self.model.log_ent_coef is not None:
             if self.entropy_at_next:
                 with th.no_grad():
-                    _, log_prob = model.actor.rsample(batch.next_observations, next_noise)
-            losses["ent_coef"] = F.temperature_loss(model.log_ent_coef, log_prob, float(model.target_entropy))
+                    _, log_prob = self.model.actor.rsample(batch.next_observations, next_noise)
+            losses["ent_coef"] = self.temperature_loss(log_prob)
         return losses, {"ent_coef": ent_coef}
+
+    def actor_loss(self, batch: Batch, noise: th.Tensor | None, ent_coef: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param batch: the actor's transitions
+        :param noise: see :meth:`actor_losses`
+        :param ent_coef: likewise
+        :return: the actor's loss, and the log-probability of its actions, ``(B,)``
+        """
+        model, hooks = self.model, self.model.hooks
+        actions, log_prob = model.actor.rsample(batch.observations, noise)
+        values = F.reduce_ensemble(model.critic.q_values(batch.observations, actions), self.actor_reduction)
+        values = hooks.actor_values(values, actions, batch)
+        loss = hooks.actor_penalty(ent_coef * log_prob - values, actions, log_prob, batch)
+        return loss.mean(), log_prob
+
+    def temperature_loss(self, log_prob: th.Tensor) -> th.Tensor:
+        """
+        :param log_prob: of the policy's actions, ``(B,)``
+        :return: the loss of a tuned temperature
+        """
+        assert self.model.log_ent_coef is not None
+        return F.temperature_loss(self.model.log_ent_coef, log_prob, float(self.model.target_entropy))

@@ -33,6 +33,7 @@ class CQLObjective(SACObjective):
     :param critic_reduction: likewise
     :param entropy_backup: likewise; off, as in every published configuration
     :param entropy_at_next: likewise
+    :param target_reduction: likewise
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class CQLObjective(SACObjective):
         critic_reduction: str = "sum",
         entropy_backup: bool = False,
         entropy_at_next: bool = False,
+        target_reduction: str = "min",
     ):
         super().__init__(
             model,
@@ -59,6 +61,7 @@ class CQLObjective(SACObjective):
             max_target_backup=max_target_backup,
             n_actions=n_actions,
             entropy_at_next=entropy_at_next,
+            target_reduction=target_reduction,
         )
         if cql_weight < 0 or temperature <= 0:
             raise ValueError(f"cql_weight must be >= 0 and temperature > 0, not {cql_weight} and {temperature}.")
@@ -122,7 +125,7 @@ class CQLObjective(SACObjective):
         shape = (len(batch), self.n_actions, model.action_dim)
         uniform = th.empty(shape, device=model.device).uniform_(-1, 1)
         noise = th.randn((2, *shape), device=model.device)
-        return td_noise, uniform, noise, model.draw_critics(model.critic_subset), model.draw_critics(self.critic_subset)
+        return td_noise, uniform, noise, model.draw_critics(self.target_subset), model.draw_critics(self.critic_subset)
 
     def critic_losses(  # type: ignore[override]
         self,

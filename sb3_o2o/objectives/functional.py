@@ -17,6 +17,7 @@ __all__ = [
     "bellman_target",
     "calibrated_values",
     "conservative_gap",
+    "diversity_penalty",
     "ensemble_mse",
     "expectile_loss",
     "lagrange_loss",
@@ -140,6 +141,22 @@ def lagrange_loss(log_multiplier: th.Tensor, gap: th.Tensor, target_gap: float, 
     """
     multiplier = log_multiplier.exp().clamp(0.0, 1e6)
     return -0.5 * weight * multiplier * (gap.detach() - target_gap).sum()
+
+
+def diversity_penalty(gradients: th.Tensor) -> th.Tensor:
+    """
+    EDAC's ensemble similarity (An et al. 2021, eq. 6), as CORL computes it: the mean over states of
+    ``1 / (N - 1) sum_{i != j} <g_i, g_j>`` with ``g_i`` the gradient of Q_i by the action, scaled to length 1. It is
+    N where all critics slope the same way, 0 where any two are orthogonal.
+
+    The sum over pairs is ``|sum_i g_i|^2 - sum_i |g_i|^2``, which needs no N x N matrix.
+
+    :param gradients: of each critic at the data's actions, before the scaling, ``(N, B, act)``; differentiated
+    :return: scalar in [-N / (N - 1), N]
+    """
+    directions = gradients / (gradients.norm(dim=2, keepdim=True) + 1e-10)
+    pairs = directions.sum(dim=0).pow(2).sum(dim=1) - directions.pow(2).sum(dim=(0, 2))
+    return pairs.mean() / (gradients.shape[0] - 1)
 
 
 def uniform_log_density(action_dim: int) -> float:

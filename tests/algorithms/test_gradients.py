@@ -22,6 +22,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "wsrl": {**WSRL, "gradient_steps": 4, "online_objective_kwargs": {"entropy_at_next": True}},
     "cql": {"objective": "cql", "objective_kwargs": {"n_actions": 3, "lagrange_gap": 0.5}},
     "calql": {"objective": "calql", "objective_kwargs": {"n_actions": 3, "max_target_backup": True}, "n_critics": 3},
+    "edac": {"objective": "edac", "n_critics": 3},
+    "perturbed": {"finetuning": [{"PerturbedTargets": {"sigma": 0.3}}]},
     "bc": {"objective": "bc"},
     "bc_mse": {"objective": "bc", "objective_kwargs": {"loss": "mse"}},
 }
@@ -67,7 +69,7 @@ def assert_close(found: dict[str, th.Tensor], expected: dict[str, th.Tensor]) ->
         assert th.allclose(found[name], value, atol=TOLERANCE), name
 
 
-@pytest.mark.parametrize("name", ["wsrl", "cql"])
+@pytest.mark.parametrize("name", ["wsrl", "cql", "edac"])
 def test_compiled_is_eager(name: str) -> None:
     eager, compiled = (train(make(**SETTINGS[name], compile=choice)) for choice in (False, True))
     assert_close(compiled, eager)

@@ -94,10 +94,91 @@ def test_a_fixed_temperature_comes_along(tmp_path: Path) -> None:
     assert ours.to_sb3().ent_coef_tensor.item() == pytest.approx(0.37)  # type: ignore[attr-defined]
 
 
-def test_an_argument_cannot_replace_the_trained_temperature() -> None:
-    with pytest.warns(UserWarning, match=r"ent_coef: 0\.1 wanted, 'auto' trained"):
-        ours = O2OSAC.load_offline(stock(), env=vec(), device="cpu", ent_coef=0.1)
+def test_an_argument_cannot_restart_the_trained_temperature() -> None:
+    with pytest.warns(UserWarning, match=r"ent_coef: 'auto_0\.1' wanted, 'auto' trained"):
+        ours = O2OSAC.load_offline(stock(), env=vec(), device="cpu", ent_coef="auto_0.1")
     assert ours.log_ent_coef is not None
+
+
+def test_a_number_stops_the_tuning_of_the_temperature(tmp_path: Path) -> None:
+    ours = O2OSAC.load_offline(stock(), env=vec(), device="cpu", ent_coef=0.2)
+    assert (ours.log_ent_coef, ours.ent_coef_optimizer) == (None, None)
+    ours.learn(6).save(tmp_path / "model")
+    loaded = O2OSAC.load(tmp_path / "model", env=vec(), device="cpu")
+    assert loaded.ent_coef == 0.2
+    assert loaded.learn(6).current_ent_coef().item() == pytest.approx(0.2)
+
+
+# -- part of an ensemble -------------------------------------------------------------------------------------------
+
+
+def test_the_first_members_of_an_ensemble(tmp_path: Path) -> None:
+    """Critics, target critics and moments; the actor and its moments stay whole. It trains, saves and loads on."""
+    model = make(objective="edac", n_critics=5, critic_layer_norm=True).pretrain(dataset(), 4)
+    model.save(tmp_path / "model")
+    part = O2OSAC.load_offline(tmp_path / "model", env=vec(), device="cpu", n_critics=3)
+    assert (part.n_critics, part.critic.n_critics, part.critic_target.n_critics) == (3, 3, 3)
+    whole, kept = state(model), state(part)
+    assert whole.keys() == kept.keys()
+    n_cut = 0
+    for name, value in kept.items():
+        cut = whole[name][:3] if value.shape != whole[name].shape else whole[name]
+        assert th.equal(value, cut), name
+        n_cut += value.shape != whole[name].shape
+    n_parameters = len(list(model.critic.ensemble.parameters()))
+    assert n_cut == 4 * n_parameters  # critics, targets, two moments
+    part.learn(6).save(tmp_path / "part")
+    assert_same(state(part), state(O2OSAC.load(tmp_path / "part", env=vec(), device="cpu")))
+    assert part.to_sb3().critic.n_critics == 3 if part.policy.is_stock else True
+
+
+def test_a_part_trains_as_members_do_alone(tmp_path: Path) -> None:
+    """With targets of their own, the first two of four critics step as if they had been two all along."""
+    make(n_critics=4).pretrain(dataset(), 3).save(tmp_path / "model")
+    kwargs = {"online_objective_kwargs": {"target_reduction": "none"}, "ent_coef": 0.1}
+    models = [O2OSAC.load_offline(tmp_path / "model", env=vec(), device="cpu", n_critics=n, **kwargs) for n in (2, 4)]
+    batch = models[0].to_batch(models[0].open_offline_buffer(dataset()).sample(8))
+    for model in models:
+        th.manual_seed(0)
+        model.set_phase("finetuning")
+        model._gradient_step(batch, None)
+    for one, other in zip(models[0].critic.ensemble.parameters(), models[1].critic.ensemble.parameters(), strict=True):
+        assert th.allclose(one, other[:2], atol=1e-6)
+
+
+def test_a_stock_ensemble_named_as_stock_names_it() -> None:
+    ours = O2OSAC.load_offline(stock(policy_kwargs={**small(), "n_critics": 3}), env=vec(), device="cpu", n_critics=2)
+    assert ours.policy_kwargs["n_critics"] == ours.n_critics == 2
+    ours.learn(6)
+    assert ours.to_sb3().critic.n_critics == 2  # type: ignore[attr-defined]
+
+
+def test_more_members_than_there_are(tmp_path: Path) -> None:
+    make(n_critics=3).save(tmp_path / "model")
+    for n_critics in (4, 0):
+        with pytest.raises(ValueError, match=rf"The ensemble has 3 critics, so n_critics={n_critics} cannot be kept"):
+            O2OSAC.load_offline(tmp_path / "model", env=vec(), device="cpu", n_critics=n_critics)
+
+
+def test_fewer_members_than_are_drawn(tmp_path: Path) -> None:
+    make(n_critics=4, critic_subset=3).save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"critic_subset must lie in \[1, n_critics=2\], not 3"):
+        O2OSAC.load_offline(tmp_path / "model", env=vec(), device="cpu", n_critics=2)
+    kwargs = {"n_actions": 2, "critic_subset": 3}
+    make(n_critics=4, objective="cql", objective_kwargs=kwargs).save(tmp_path / "model")
+    with pytest.raises(ValueError, match="critic_subset=3 of the objective is more than n_critics=2"):
+        O2OSAC.load_offline(tmp_path / "model", env=vec(), device="cpu", n_critics=2)
+
+
+def test_a_recipe_takes_the_part_that_it_wants(tmp_path: Path) -> None:
+    kwargs = {"objective": "edac", "n_critics": 12, "finetuning": []}
+    make(**kwargs).pretrain(dataset(), 2).save(tmp_path / "model")
+    with pytest.warns(UserWarning, match="'so2' has 10 critics: the first 10 of the 12 trained ones go on"):
+        model = O2OSAC.load_offline(tmp_path / "model", env=vec(), recipe="so2", dataset=dataset(), device="cpu")
+    assert (model.n_critics, model.log_ent_coef, model.ent_coef) == (10, None, 0.2)
+    assert model.finetuning_objective.target_reduction == "none"
+    assert [type(callback).__name__ for callback in model.finetuning] == ["Warmup", "FIFOReplay", "PerturbedTargets"]
+    assert (model.gradient_steps, model.policy_delay, model.batch_size) == (10, 10, 2560)
 
 
 def test_from_a_stream() -> None:

@@ -47,7 +47,11 @@ class Everything(FineTuningCallback):
         self.calls.append(("sample", batch_size))
         return None
 
-    def next_actions(self, actions: th.Tensor, log_prob: th.Tensor, batch: Batch) -> th.Tensor:
+    def prepare(self, batch: Batch) -> Batch:
+        self.note("prepare", batch.rewards)
+        return batch
+
+    def next_actions(self, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch) -> th.Tensor:
         self.note("next_actions", actions, log_prob, batch.rewards)
         return actions
 
@@ -84,6 +88,7 @@ def test_when_and_with_what_hooks_are_called() -> None:
     assert len(seen.shapes("allow_update")) == updates
     assert len(seen.shapes("before_finetuning")) == 1
     assert seen.shapes("sample") == [BATCH] * updates
+    assert seen.shapes("prepare") == [(flat,)] * updates
     assert seen.shapes("next_actions") == [((BATCH, ACT), flat, flat)] * updates
     assert seen.shapes("next_values") == [(flat, (BATCH, ACT), flat, flat)] * updates
     assert seen.shapes("actor_values") == [(flat, (BATCH, ACT), flat)] * updates
@@ -93,8 +98,8 @@ def test_when_and_with_what_hooks_are_called() -> None:
     assert len(seen.shapes("on_gradient_step")) == updates
     assert seen.shapes("on_phase_change") == [(None, "finetuning")]
     order = [name for name, _ in seen.calls if name not in ("act", "allow_update")]
-    assert order[:10] == [
-        "on_phase_change", "before_finetuning", "sample", "next_actions", "next_values", "actor_values",
+    assert order[:11] == [
+        "on_phase_change", "before_finetuning", "sample", "prepare", "next_actions", "next_values", "actor_values",
         "actor_penalty", "after_update", "on_gradient_step", "sample",
     ]  # fmt: skip
 

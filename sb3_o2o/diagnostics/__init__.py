@@ -1,0 +1,32 @@
+"""Why a fine-tuning run fails: Q-values against returns, errors on both kinds of data, drift, and a picture of them."""
+
+from sb3_o2o.diagnostics.callbacks import (
+    DataDiagnostics,
+    DiagnosticsCallback,
+    DriftDiagnostics,
+    QValueDiagnostics,
+    SwitchDiagnostics,
+)
+from sb3_o2o.diagnostics.drift import gaussian_kl, softmax_kl
+from sb3_o2o.diagnostics.measure import mean_q_and_td_error, on_policy_q_values, policy_and_q_drift
+from sb3_o2o.diagnostics.q_values import kendall_tau, mean_window_tau, normalized_difference, true_q_values
+from sb3_o2o.diagnostics.reporting import read_diagnostics, report
+
+__all__ = [
+    "DataDiagnostics",
+    "DiagnosticsCallback",
+    "DriftDiagnostics",
+    "QValueDiagnostics",
+    "SwitchDiagnostics",
+    "gaussian_kl",
+    "kendall_tau",
+    "mean_q_and_td_error",
+    "mean_window_tau",
+    "normalized_difference",
+    "on_policy_q_values",
+    "policy_and_q_drift",
+    "read_diagnostics",
+    "report",
+    "softmax_kl",
+    "true_q_values",
+]

@@ -1,0 +1,291 @@
+"""Measurements of a model: rollouts of its policy, errors on batches, distance to what it was."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_o2o.data import MixedReplayBuffer
+from sb3_o2o.diagnostics.drift import gaussian_kl, softmax_kl
+from sb3_o2o.diagnostics.q_values import true_q_values
+from sb3_o2o.evaluation import preserved_random_state
+from sb3_o2o.objectives import Batch
+from sb3_o2o.objectives import functional as F
+
+
+def check_model(model: Any, for_whom: str) -> None:
+    """
+    :param model: an algorithm
+    :param for_whom: who looks at it, for the error message
+    :raises ValueError: if it has no ensemble of critics to look at
+    """
+    if not hasattr(getattr(model, "critic", None), "q_values"):
+        raise ValueError(
+            f"{for_whom} looks at Q-values, and {type(model).__name__} has no critics of this library: use it with "
+            "O2OSAC (O2OSAC.load also opens models of stock SAC)."
+        )
+
+
+@contextmanager
+def looking(model: Any, seed: int) -> Iterator[None]:
+    """
+    A look at a model that leaves no trace: random streams and training mode are given back as they were, and what is
+    drawn inside follows the seed alone.
+
+    :param model: the model
+    :param seed: of everything drawn inside
+    """
+    training = model.policy.training
+    with preserved_random_state(), th.no_grad():
+        random.seed(seed)
+        np.random.seed(seed)
+        th.manual_seed(seed)
+        model.policy.set_training_mode(False)
+        try:
+            yield
+        finally:
+            model.policy.set_training_mode(training)
+
+
+def policy_actions(actor: Any, observations: PyTorchObs, n_actions: int | None = None) -> tuple[th.Tensor, Any]:
+    """
+    :param actor: a stochastic policy, or a deterministic one
+    :param observations: ``(B, *obs)`` or a dict of them
+    :param n_actions: sampled actions per state, K; one without the extra axis by default
+    :return: scaled actions ``(B, act)`` or ``(B, K, act)``; log-probabilities ``(B,)`` or ``(B, K)``, None for a
+        deterministic policy
+    """
+    if not hasattr(actor, "rsample"):
+        return actor(observations), None
+    if actor.use_sde:
+        return actor.rsample(observations, None)
+    rows = len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
+    action_dim = int(np.prod(actor.action_space.shape))
+    shape = (rows, action_dim) if n_actions is None else (rows, n_actions, action_dim)
+    return actor.rsample(observations, th.randn(shape, device=actor.device))
+
+
+def reduced_q(model: Any, critic: Any, observations: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+    """
+    :param model: says what the actor maximises: the minimum over critics, or their mean
+    :param critic: its critic, target critic, or a copy of an earlier one
+    :param observations: ``(B, *obs)``
+    :param actions: ``(B, act)`` or ``(B, K, act)``
+    :return: Q as the actor sees it, ``(B,)`` or ``(B, K)``
+    """
+    return F.reduce_ensemble(critic.q_values(observations, actions), _reduction(model))
+
+
+def _reduction(model: Any) -> str:
+    return getattr(_objective(model), "actor_reduction", "min")
+
+
+def is_pretraining(model: Any) -> bool:
+    """
+    :param model: the model
+    :return: whether ``pretrain`` is running. The phase alone does not say: it changes with the first online update
+    """
+    return getattr(model, "_online_steps", None) is not None
+
+
+def _objective(model: Any) -> Any:
+    return model.offline_objective if is_pretraining(model) else model.finetuning_objective
+
+
+def entropy_bonus(model: Any, log_prob: th.Tensor | None) -> th.Tensor | None:
+    """
+    :param model: the model
+    :param log_prob: of the policy's actions, ``(B,)``
+    :return: ``-alpha log pi``, ``(B,)``, if what the model minimises now has the entropy in its values, else None
+    """
+    if log_prob is None or not getattr(_objective(model), "entropy_backup", False):
+        return None
+    return -model.current_ent_coef() * log_prob
+
+
+# -- rollouts ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class QEstimates:
+    """
+    Values along one episode of the present policy.
+
+    :param estimated: Q of the critic, as the actor sees it, ``(n,)``
+    :param true: discounted return from the same steps, on the training scale of rewards, ``(n,)``
+    """
+
+    estimated: np.ndarray
+    true: np.ndarray
+
+
+def on_policy_q_values(model: Any, env: VecEnv, n_episodes: int = 3, seed: int = 0) -> list[QEstimates]:
+    """
+    Let the policy act, as it does while it trains (sampled actions), and compare its critic with what it earns.
+
+    An episode that a time limit cuts goes on, in the discounted returns, with the critic's own value of the last state;
+    steps whose returns depend on it most, the last ``1 / (1 - gamma)`` or at most half, are left out. Where the
+    critic's values contain the entropy, so do the returns.
+
+    :param model: an O2OSAC
+    :param env: one environment that pays raw rewards, not the training's own; it is seeded and reset
+    :param n_episodes: whole episodes
+    :param seed: of the environment and of the sampled actions
+    :return: one entry for each episode
+    """
+    found = []
+    with looking(model, seed):
+        env.seed(seed)
+        observation: Any = env.reset()
+        for _ in range(n_episodes):
+            estimates, observation = _episode(model, env, observation)
+            found.append(estimates)
+    return found
+
+
+def _episode(model: Any, env: VecEnv, observation: Any) -> tuple[QEstimates, Any]:
+    estimated, rewards, bonuses = [], [], []
+    while True:
+        tensor = _seen(model, observation)
+        actions, log_prob = policy_actions(model.actor, tensor)
+        estimated.append(reduced_q(model, model.critic, tensor, actions).item())
+        bonus = entropy_bonus(model, log_prob)
+        bonuses.append(0.0 if bonus is None else bonus.item())
+        action = model.policy.unscale_action(actions.cpu().numpy())
+        observation, reward, done, infos = env.step(action.reshape(-1, *model.action_space.shape))
+        rewards.append(_paid(model, reward))
+        if done[0]:
+            break
+    truncated, n_kept, last_value = infos[0].get("TimeLimit.truncated", False), len(rewards), 0.0
+    if truncated:
+        n_kept -= min(_horizon(model.gamma), len(rewards) // 2)
+        final = infos[0]["terminal_observation"]
+        stacked: Any = {key: value[None] for key, value in final.items()} if isinstance(final, dict) else final[None]
+        last_value = _state_value(model, _seen(model, stacked))
+    true = true_q_values(rewards, model.gamma, bonuses=bonuses, last_value=last_value)
+    return QEstimates(np.array(estimated[:n_kept]), true[:n_kept]), observation
+
+
+def _horizon(gamma: float) -> int:
+    return round(1 / (1 - gamma)) if gamma < 1 else 2**31
+
+
+def _seen(model: Any, observation: Any) -> PyTorchObs:
+    """Raw observations of one environment as the networks get them."""
+    normalizer = model.get_vec_normalize_env()
+    if normalizer is not None:
+        observation = normalizer.normalize_obs(observation)
+    return model.policy.obs_to_tensor(observation)[0]
+
+
+def _paid(model: Any, reward: np.ndarray) -> float:
+    normalizer = model.get_vec_normalize_env()
+    if normalizer is not None:
+        reward = normalizer.normalize_reward(reward)
+    return float(reward[0]) * model.reward_scale + model.reward_shift
+
+
+def _state_value(model: Any, observations: PyTorchObs) -> float:
+    actions, log_prob = policy_actions(model.actor, observations)
+    value, bonus = reduced_q(model, model.critic, observations, actions), entropy_bonus(model, log_prob)
+    return (value if bonus is None else value + bonus).item()
+
+
+# -- batches -------------------------------------------------------------------------------------------------------
+
+
+def newest_transitions(model: Any, n: int) -> Batch:
+    """
+    The last transitions that were collected. (Of ``HerReplayBuffer``, which relabels them, any.) Call it inside
+    :func:`looking`: buffers draw from the global stream.
+
+    :param model: the model; its online buffer must not be empty
+    :param n: how many, at most as many as the buffer holds
+    :return: the transitions
+    """
+    buffer: Any = model.replay_buffer
+    buffer = buffer.online if isinstance(buffer, MixedReplayBuffer) else buffer
+    env = model.get_vec_normalize_env()
+    if isinstance(buffer, HerReplayBuffer):
+        return model.to_batch(buffer.sample(n, env=env))
+    rows = (buffer.pos - 1 - np.arange(min(n, buffer.size()))) % buffer.buffer_size
+    return model.to_batch(buffer._get_samples(rows, env=env))
+
+
+def mean_q_and_td_error(model: Any, batch: Batch) -> tuple[float, float]:
+    """
+    Mean Q and mean squared TD error on given transitions (WSRL, Zhou et al. 2024, figures 3 and 11). The target is the
+    plain one, ``r + gamma (1 - d) (min_i Qb_i(s', a') - alpha log pi(a'|s'))``, whatever callbacks make of it in the
+    update, so that methods can be compared; the error is averaged over critics. Falling values on both kinds of data,
+    and a rising error on the dataset once it is no longer trained on, are the signs of a bad hand-over.
+
+    :param model: an O2OSAC
+    :param batch: transitions
+    :return: mean Q as the actor sees it, and mean squared TD error
+    """
+    actions, log_prob = policy_actions(model.actor, batch.next_observations)
+    following = F.reduce_ensemble(model.critic_target.q_values(batch.next_observations, actions), "min")
+    bonus = entropy_bonus(model, log_prob)
+    target = F.bellman_target(
+        batch.rewards, batch.dones, batch.discounts, following if bonus is None else following + bonus
+    )
+    values = model.critic.q_values(batch.observations, batch.actions)
+    mean_q = F.reduce_ensemble(values, _reduction(model)).mean()
+    return mean_q.item(), (values - target).pow(2).mean().item()
+
+
+# -- drift ---------------------------------------------------------------------------------------------------------
+
+
+def frozen_copy(network: Any) -> Any:
+    """
+    :param network: an actor or a critic
+    :return: a copy without its optimiser, that does not train
+    """
+    # memo: the optimiser's moments are twice the size of the network, and nobody asks for them
+    clone = copy.deepcopy(network, {id(getattr(network, "optimizer", None)): None})
+    clone.train(False)
+    return clone.requires_grad_(False)
+
+
+def policy_and_q_drift(
+    model: Any, actor: Any, critic: Any, observations: PyTorchObs, n_candidates: int = 20
+) -> tuple[float, float]:
+    """
+    ``KL(pi_pre || pi)`` and ``KL(softmax Q_pre || softmax Q)`` averaged over states (WSRL, Zhou et al. 2024, app. E).
+    The Q-values are those of candidate actions, half of them drawn from either policy, as the actor sees them (the
+    paper leaves number, temperature and ensemble open; see :func:`~sb3_o2o.diagnostics.drift.softmax_kl`).
+
+    :param model: the model now
+    :param actor: its actor before
+    :param critic: its critic before
+    :param observations: ``(B, *obs)``
+    :param n_candidates: actions per state, K, even
+    :return: both divergences
+    """
+    mean, log_std, _ = actor.get_action_dist_params(observations)
+    policy_kl = gaussian_kl(mean, log_std, *model.actor.get_action_dist_params(observations)[:2])
+    both = [policy_actions(each, observations, n_candidates // 2)[0] for each in (actor, model.actor)]
+    candidates = th.cat(both, dim=1)
+    before, now = (reduced_q(model, each, observations, candidates) for each in (critic, model.critic))
+    return policy_kl.mean().item(), softmax_kl(before, now).mean().item()
+
+
+def mean_or_nan(values: list[float]) -> float:
+    """
+    :param values: some of which may be NaN
+    :return: mean of the others; NaN if there are none
+    """
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.mean(known)) if known else math.nan

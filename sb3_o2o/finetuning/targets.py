@@ -1,0 +1,59 @@
+"""What the critics are fitted to: SO2's perturbed value update."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch as th
+
+from sb3_o2o.finetuning.base import FineTuningCallback
+
+if TYPE_CHECKING:
+    from sb3_o2o.objectives import Batch
+
+
+class PerturbedTargets(FineTuningCallback):
+    """
+    SO2's perturbed value update (Zhang et al. 2024, eq. 3): the TD target is evaluated at the policy's next action plus
+    clipped noise, which smooths out the sharp peaks that a pre-trained critic has. The noise is added to the squashed
+    action, and the sum clipped to the bounds, as in the official code; entropy is that of the action without noise.
+    Objectives that compare several next actions (``max_target_backup``) perturb all of one state alike.
+
+    In the paper every critic has a target of its own: that is the objective's ``target_reduction="none"``.
+
+    :param sigma: standard deviation of the noise, in units of the scaled action, >= 0 (the paper's text calls it a
+        variance, the official code draws with it as a standard deviation)
+    :param clip: largest magnitude of the noise, >= 0
+    """
+
+    def __init__(self, sigma: float = 0.3, clip: float = 0.6):
+        super().__init__()
+        for name, value in (("sigma", sigma), ("clip", clip)):
+            if not value >= 0:
+                raise ValueError(f"PerturbedTargets({name}) must be >= 0, not {value}.")
+        self.sigma = sigma
+        self.clip = clip
+
+    def prepare(self, batch: Batch) -> Batch:
+        """
+        :param batch: the critics' transitions
+        :return: the same with the noise of their next actions, ``(B, act)``
+        :raises ValueError: if another callback of this kind has perturbed them already
+        """
+        if "target_noise" in (batch.extras or {}):
+            raise ValueError("Two PerturbedTargets would perturb the same actions: give one, with a larger sigma.")
+        return batch.with_extras(target_noise=self._noise(batch))
+
+    def _noise(self, batch: Batch) -> th.Tensor:
+        return (self.sigma * th.randn_like(batch.actions)).clamp(-self.clip, self.clip)
+
+    def next_actions(self, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch) -> th.Tensor:
+        """
+        :param actions: the policy's, in [-1, 1], ``(B, act)`` or ``(B, K, act)``
+        :param log_prob: not used: it stays that of the unperturbed actions
+        :param batch: the transitions, with the noise; without, as where a target is asked for outside of an update,
+            it is drawn here
+        :return: perturbed actions in [-1, 1], as ``actions``
+        """
+        noise = self._noise(batch) if batch.extras is None else batch.extras["target_noise"]
+        return (actions + (noise if actions.dim() == 2 else noise.unsqueeze(1))).clamp(-1.0, 1.0)
