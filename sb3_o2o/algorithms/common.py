@@ -22,6 +22,7 @@ from sb3_o2o.algorithms.progress import PretrainingProgressBar
 from sb3_o2o.algorithms.sampling import SamplingMixin
 from sb3_o2o.data import MonteCarloReplayBuffer, OfflineDataset, OfflineReplayBuffer
 from sb3_o2o.networks.normalizer import needs_statistics, set_observation_statistics
+from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.objectives import Batch, Objective, make_objective
 from sb3_o2o.recipes import build_finetuning, environment_id, load_recipe
 
@@ -209,7 +210,8 @@ class OfflineToOnlineMixin(SamplingMixin):
                 for parameter, gradient in zip(parameters[name], values, strict=True):
                     parameter.grad = gradient
             for name in losses:  # all gradients of a step are formed before the first optimiser moves
-                optimizers[name].step()
+                optimizer = optimizers[name]
+                optimizer.quick_step() if isinstance(optimizer, FusedAdam) else optimizer.step()
             metrics.update(step_metrics, **{f"{name}_loss": loss for name, loss in losses.items()})
         return metrics
 

@@ -157,13 +157,16 @@ def _own_code(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _keep_guards(entries: list[Any]) -> list[bool]:
     """
-    What torch checks before each call. The networks do not change their layers between two updates, and checking
-    hundreds of them takes as long as a small layer; constants of objectives and callbacks may change, and stay guarded.
+    What torch checks before each call. Networks, classes and modules' globals do not change between two updates, and
+    checking hundreds of them takes as long as a layer; constants of objectives and callbacks may, and stay guarded.
     """
+    settled = ("_modules", "_parameters", "__mro__")
     return [
-        "_modules" not in entry.name
-        and "_parameters" not in entry.name
-        and not isinstance(entry.value, th.nn.Parameter)
+        not (
+            entry.name.startswith("G[")
+            or any(part in entry.name for part in settled)
+            or isinstance(entry.value, th.nn.Parameter)
+        )
         for entry in entries
     ]
 

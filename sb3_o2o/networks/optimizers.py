@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch as th
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 
 class _Lists(NamedTuple):
@@ -43,6 +44,19 @@ class FusedAdam(th.optim.Adam):
             loss = super().step(closure)
             self._lists = self._share_counters()
             return loss
+        self._advance()
+        return None
+
+    @th.no_grad()
+    def quick_step(self) -> None:
+        """:meth:`step` without torch's wrapper around it, which calls hooks and names the step for profilers."""
+        hooks = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
+        if hooks or _global_optimizer_pre_hooks or _global_optimizer_post_hooks or not self._is_ready():
+            self.step()
+        else:
+            self._advance()
+
+    def _advance(self) -> None:
         assert self._lists is not None
         for group, lists in zip(self.param_groups, self._lists, strict=True):
             lists.counter.add_(1)
@@ -61,7 +75,6 @@ class FusedAdam(th.optim.Adam):
                 amsgrad=False,
                 maximize=group["maximize"],
             )
-        return None
 
     def _is_ready(self) -> bool:
         """Whether the lists still describe this optimiser: its state may have been loaded or cleared."""

@@ -93,7 +93,7 @@ def test_target_by_hand(objective: str, reduction: str) -> None:
     kwargs = {"target_reduction": reduction, "entropy_backup": True}
     model = make(online_objective=objective, online_objective_kwargs=kwargs, n_critics=3, ent_coef=0.3)
     hook = PerturbedTargets()
-    model.hooks = type(model.hooks)([hook])
+    model.hooks.deliver_to([hook])
     batch, noise = hook.prepare(transitions()), th.randn(ROWS, 2)
     assert batch.extras is not None
     target = model.finetuning_objective.td_target(batch, noise, None, model.current_ent_coef())  # type: ignore[operator]

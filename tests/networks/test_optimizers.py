@@ -141,3 +141,18 @@ def test_a_closure() -> None:
     with th.enable_grad():
         first, second = mine.step(closure), mine.step(closure)
     assert second < first
+
+
+def test_a_quick_step_is_a_step_hooks_included() -> None:
+    ours, theirs, mine, stock = pair()
+    called: list[str] = []
+    for seed in range(4):
+        if seed == 2:
+            mine.register_step_post_hook(lambda *_: called.append("after"))
+        generator = th.Generator().manual_seed(seed)
+        for parameter in ours:
+            parameter.grad = th.randn(parameter.shape, generator=generator)
+        mine.quick_step()
+        step(stock, theirs, seed)
+    assert same(ours, theirs)
+    assert called == ["after", "after"]
