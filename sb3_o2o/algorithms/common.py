@@ -271,6 +271,8 @@ class OfflineToOnlineMixin(SamplingMixin):
             remaining = self._current_progress_remaining
             factor = self.active_objective.learning_rate_factor("actor", remaining)
             self.logger.record(f"{prefix}/learning_rate", factor * self.lr_schedule(remaining))
+        if self._gradient_functions.compile:
+            self.logger.record("time/compile_seconds", self._gradient_functions.compile_seconds)
         self._metric_sums = {}
 
     def dump_logs(self) -> None:

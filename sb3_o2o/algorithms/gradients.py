@@ -9,7 +9,7 @@ import time
 import types
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
 
@@ -47,7 +47,7 @@ class GradientFunctions:
     stay outside: torch's fused kernels are faster than what a compiler makes of their formulas.
 
     :param compile: compile with ``torch.compile``
-    :param verbose: 1 says what was compiled and how long it took, if that can be seen
+    :param verbose: 1 says what was compiled and how long it took
     """
 
     def __init__(self, compile: bool, verbose: int = 0):
@@ -82,7 +82,7 @@ class GradientFunctions:
         started = time.perf_counter()
         name = step.function.__name__.replace("_", " ")
         compiled = compile_step(step.function, parameters)
-        with _spinner(f"Compiling {name} …") if self.verbose else nullcontext():
+        with _spinner(f"Compiling {name} …"):
             try:
                 result = compiled(step.arguments)
             except Unsupported as error:
@@ -97,7 +97,10 @@ class GradientFunctions:
                 self.compile = False
                 return losses_and_gradients(step.function, parameters, step.arguments)
         self._compiled[key] = compiled
-        self.compile_seconds += time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        self.compile_seconds += seconds
+        if self.verbose:
+            print(f"Compiled {name} in {seconds:.1f} s")
         return result
 
 
@@ -172,6 +175,7 @@ def _keep_guards(entries: list[Any]) -> list[bool]:
 
 
 def _spinner(text: str) -> AbstractContextManager[Any]:
+    """Only where somebody is looking: nothing is written to a file or a pipe."""
     from rich.console import Console
 
     # a console of its own: another progress bar may be running on the common one

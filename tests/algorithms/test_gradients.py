@@ -84,6 +84,16 @@ def test_every_objective_is_one_graph(name: str, traced_only: list[Any]) -> None
     assert len(traced_only) == len(model._gradient_functions._compiled) > 0
 
 
+def test_the_time_to_compile_is_told(traced_only: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    model = make(compile=True, verbose=1)
+    model.learn(8, log_interval=1)
+    output = capsys.readouterr()
+    assert "Compiled critic losses in" in output.out
+    assert "compile_seconds" in output.out
+    assert "Compiling" not in output.err  # a spinner is for terminals
+    assert model._gradient_functions.compile_seconds > 0
+
+
 def test_learning_again_compiles_nothing(traced_only: list[Any]) -> None:
     model = make(**SETTINGS["wsrl"], compile=True)
     model.learn(12)
