@@ -200,7 +200,10 @@ class OfflineToOnlineMixin(SamplingMixin):
         :return: losses and other scalars, on the device
         """
         objective = self.active_objective
+        is_shared = actor_batch is batch
         batch = self.hooks.prepare(batch)
+        if actor_batch is not None:
+            actor_batch = batch if is_shared else self.hooks.prepare(actor_batch)
         optimizers = self._optimizers() | objective.optimizers
         parameters = {name: _parameters(optimizer) for name, optimizer in optimizers.items()}
         metrics: dict[str, th.Tensor] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import re
 import sys
 import time
 import types
@@ -32,12 +33,12 @@ def losses_and_gradients(
         that the critics stay frozen in the actor's step
     """
     losses, metrics = function(*arguments)
-    last = len(losses) - 1
-    gradients: list[list[th.Tensor | None]] = [
-        # ``None`` for a parameter that the loss does not reach
-        list(th.autograd.grad(loss, parameters[name], retain_graph=index < last, allow_unused=True))
-        for index, (name, loss) in enumerate(losses.items())
-    ]
+    gradients: list[list[th.Tensor | None]] = []
+    for index, (name, loss) in enumerate(losses.items(), start=1):
+        trained = [parameter for parameter in parameters[name] if parameter.requires_grad]
+        found = iter(th.autograd.grad(loss, trained, retain_graph=index < len(losses), allow_unused=True))
+        # ``None`` for a parameter that is frozen, or that the loss does not reach
+        gradients.append([next(found) if parameter.requires_grad else None for parameter in parameters[name]])
     return {name: loss.detach() for name, loss in losses.items()}, metrics, gradients
 
 
@@ -63,45 +64,73 @@ class GradientFunctions:
         :param parameters: what the optimiser of each loss trains
         :return: see :func:`losses_and_gradients`
         """
-        if not self.compile:
+        if not self.compile or step.eager:
             return losses_and_gradients(step.function, parameters, step.arguments)
+        # what is trained is part of the graph: parameters may be frozen, and callbacks bring and take their own
+        trained = [(name, id(each[0]), sum(value.requires_grad for value in each)) for name, each in parameters.items()]
         # bound methods compare by their object and function
-        key = (step.function, *(len(each) for each in step.arguments if hasattr(each, "__len__")))
+        key = (step.function, *trained, *map(_size, step.arguments))
         compiled = self._compiled.get(key)
         if compiled is None:
             return self._first_call(key, step, parameters)
-        return compiled(step.arguments)
+        from torch._dynamo import exc
+
+        try:
+            return compiled(step.arguments)
+        except (exc.Unsupported, exc.FailOnRecompileLimitHit) as error:
+            # a callback that came later, or a number that is another one at every update
+            return self._first_call(key, step, parameters, error)
 
     def _first_call(
-        self, key: tuple[Any, ...], step: Step, parameters: Parameters
+        self, key: tuple[Any, ...], step: Step, parameters: Parameters, error: Exception | None = None
     ) -> tuple[Tensors, Tensors, list[list[th.Tensor | None]]]:
-        from torch._dynamo.exc import Unsupported  # seconds to import, and few need it
+        """``error`` is why there cannot be one graph, if that is known."""
+        from torch._dynamo import exc  # seconds to import, and few need it
         from torch._inductor.exc import InductorError
 
         _keep_freed_memory()
         started = time.perf_counter()
         name = step.function.__name__.replace("_", " ")
-        compiled = compile_step(step.function, parameters)
-        with _spinner(f"Compiling {name} …"):
-            try:
-                result = compiled(step.arguments)
-            except Unsupported as error:
-                reason = str(error).strip().splitlines()[0]
-                warnings.warn(f"compile=True: {name} cannot be one graph, going on in pieces. ({reason})", stacklevel=2)
-                compiled = compile_step(step.function, parameters, in_pieces=True)
-                result = compiled(step.arguments)
-            except InductorError as error:
-                reason = str(error).strip().splitlines()[0]
-                needed = "compile=True needs a C++ compiler, on a GPU also Triton"
-                warnings.warn(f"{needed}; going on without. ({reason})", stacklevel=2)
-                self.compile = False
-                return losses_and_gradients(step.function, parameters, step.arguments)
+        try:
+            with _spinner(f"Compiling {name} …"):
+                if error is None:
+                    try:
+                        compiled = compile_step(step.function, parameters)
+                        result = compiled(step.arguments)
+                    except exc.Unsupported as unsupported:
+                        error = unsupported
+                if error is not None:
+                    _warn_of_pieces(name, error)
+                    compiled = compile_step(step.function, parameters, in_pieces=True)
+                    result = compiled(step.arguments)
+        except InductorError as broken:
+            needed = "compile=True needs a C++ compiler, on a GPU also Triton"
+            warnings.warn(f"{needed}; going on without. ({_first_line(broken)})", stacklevel=2)
+            self.compile = False
+            return losses_and_gradients(step.function, parameters, step.arguments)
         self._compiled[key] = compiled
         seconds = time.perf_counter() - started
         self.compile_seconds += seconds
         if self.verbose:
             print(f"Compiled {name} in {seconds:.1f} s")
         return result
+
+
+def _size(argument: Any) -> Any:
+    if isinstance(argument, th.Tensor):
+        return argument.shape
+    return len(argument) if hasattr(argument, "__len__") else None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _warn_of_pieces(name: str, error: Exception) -> None:
+    advice = " Hold numbers that change with every update in tensors." if "imit" in type(error).__name__ else ""
+    warnings.warn(
+        f"compile=True: {name} cannot be one graph, going on in pieces.{advice} ({_first_line(error)})", stacklevel=3
+    )
 
 
 def compile_step(
@@ -158,18 +187,18 @@ def _own_code(function: Callable[..., Any]) -> Callable[..., Any]:
     return copy
 
 
+#: the model's own networks: their layers do not change between two updates
+_NETWORKS = re.compile(r"_model\[0\]\.(actor|critic|policy)(_target)?\b")
+
+
 def _keep_guards(entries: list[Any]) -> list[bool]:
     """
-    What torch checks before each call. Networks, classes and modules' globals do not change between two updates, and
-    checking hundreds of them takes as long as a layer; constants of objectives and callbacks may, and stay guarded.
+    What torch checks before each call. The model's networks, classes and modules' globals do not change between two
+    updates, and checking hundreds of them takes as long as a layer. Constants of objectives and callbacks may change,
+    and so may the networks that callbacks hold: they stay guarded.
     """
-    settled = ("_modules", "_parameters", "__mro__")
     return [
-        not (
-            entry.name.startswith("G[")
-            or any(part in entry.name for part in settled)
-            or isinstance(entry.value, th.nn.Parameter)
-        )
+        not (entry.name.startswith("G[") or "__mro__" in entry.name or _NETWORKS.search(entry.name))
         for entry in entries
     ]
 

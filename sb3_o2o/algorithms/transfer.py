@@ -24,6 +24,7 @@ from sb3_o2o.algorithms.foreign import (
     to_memory,
     warn_about_networks,
 )
+from sb3_o2o.algorithms.gradients import GradientFunctions
 from sb3_o2o.algorithms.phases import PRETRAINING
 from sb3_o2o.data import MonteCarloDictReplayBuffer, MonteCarloReplayBuffer, OfflineDataset
 from sb3_o2o.errors import check_keyword_arguments
@@ -259,17 +260,21 @@ class TransferMixin(CrossingMixin):
                 f"The ensemble has {self.n_critics} critics, so n_critics={n_critics} cannot be kept of it: ask for 1 "
                 f"to {self.n_critics}, or pre-train a larger ensemble."
             )
+        needed = {"critic_subset": self.critic_subset}
+        for which, objective in (("offline", self.offline_objective), ("online", self.finetuning_objective)):
+            needed[f"the {which} objective's critic_subset"] = getattr(objective, "critic_subset", None)
+            needed[f"the {which} objective"] = objective.least_critics
+        for name, least in needed.items():
+            if least is not None and least > n_critics:
+                raise ValueError(f"n_critics={n_critics} is too few: {name} needs {least}.")
         policy: Any = self.policy
         policy.critic.keep_first(n_critics)
         policy.critic_target.keep_first(n_critics)
         self.n_critics = policy.critic_kwargs["n_critics"] = n_critics
         if "n_critics" in self.policy_kwargs:
             self.policy_kwargs = {**self.policy_kwargs, "n_critics": n_critics}
-        self._check_offline_to_online_arguments()
-        for objective in (self.offline_objective, self.finetuning_objective):
-            subset = getattr(objective, "critic_subset", None)
-            if subset is not None and subset > n_critics:
-                raise ValueError(f"critic_subset={subset} of the objective is more than n_critics={n_critics}.")
+        # compiled for the shapes that were
+        self._gradient_functions = GradientFunctions(self.compile, self.verbose)
 
     def _cut_ensemble(self, given: int | None, wanted: int | None, recipe: str | None) -> None:
         """What the user asks for has to be there; a recipe takes what there is, and says what it leaves."""

@@ -93,7 +93,7 @@ class FineTuningCallback(BaseCallback):
         Asked before the losses of an update are formed. Random draws of the hooks below belong here: losses may be
         compiled, and draw nothing themselves.
 
-        :param batch: the critics' transitions
+        :param batch: the critics' transitions; where the actor has others, asked for these as well
         :return: the same, or with tensors added (``batch.with_extras``), as the hooks below are given it
         """
         return batch

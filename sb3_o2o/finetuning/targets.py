@@ -55,5 +55,6 @@ class PerturbedTargets(FineTuningCallback):
             it is drawn here
         :return: perturbed actions in [-1, 1], as ``actions``
         """
-        noise = self._noise(batch) if batch.extras is None else batch.extras["target_noise"]
+        extras = batch.extras or {}
+        noise = extras["target_noise"] if "target_noise" in extras else self._noise(batch)
         return (actions + (noise if actions.dim() == 2 else noise.unsqueeze(1))).clamp(-1.0, 1.0)

@@ -78,11 +78,17 @@ class FusedAdam(th.optim.Adam):
 
     def _is_ready(self) -> bool:
         """Whether the lists still describe this optimiser: its state may have been loaded or cleared."""
-        return self._lists is not None and all(
-            lists.counter is self.state[lists.parameters[0]].get("step")
-            and all(parameter.grad is not None for parameter in lists.parameters)
-            for lists in self._lists
-        )
+        if self._lists is None or len(self._lists) != len(self.param_groups):
+            return False
+        for group, lists in zip(self.param_groups, self._lists, strict=True):
+            if len(group["params"]) != len(lists.parameters):
+                return False
+            for parameter, average in zip(lists.parameters, lists.averages, strict=True):
+                state = self.state.get(parameter, {})
+                is_known = state.get("step") is lists.counter and state.get("exp_avg") is average
+                if not is_known or parameter.grad is None:
+                    return False
+        return True
 
     def _part_counters(self) -> None:
         """torch counts each parameter by itself: a shared counter would be counted once for each."""
@@ -95,8 +101,10 @@ class FusedAdam(th.optim.Adam):
 
     def _share_counters(self) -> list[_Lists] | None:
         """:return: the lists of all groups; None where a fused step would not do the same as torch's"""
-        if not all(group["fused"] and not group["amsgrad"] and group["params"] for group in self.param_groups):
-            return None
+        for group in self.param_groups:
+            other_formula = group["amsgrad"] or group.get("decoupled_weight_decay", False)
+            if other_formula or not group["fused"] or not group["params"]:
+                return None
         lists = []
         for group in self.param_groups:
             states = [self.state.get(parameter) for parameter in group["params"]]
@@ -115,7 +123,10 @@ class FusedAdam(th.optim.Adam):
     def state_dict(self) -> dict[str, Any]:
         """:return: as ``torch.optim.Adam``: a counter for each parameter"""
         saved = super().state_dict()
-        states = {key: {**state, "step": state["step"].clone()} for key, state in saved["state"].items()}
+        states = {
+            key: {name: value.clone() if name == "step" else value for name, value in state.items()}
+            for key, state in saved["state"].items()
+        }
         return {**saved, "state": states}
 
     def load_state_dict(self, state_dict: Any) -> None:

@@ -75,6 +75,8 @@ class Step(NamedTuple):
 
     function: Callable[..., LossesAndMetrics]
     arguments: tuple[Any, ...]
+    #: never compile it
+    eager: bool = False
 
 
 class Optimizers(dict[str, th.optim.Optimizer]):
@@ -101,6 +103,8 @@ class Objective(nn.Module):
     needs_returns: ClassVar[bool] = False
     #: the critic is trained, so its target network follows
     trains_critic: ClassVar[bool] = True
+    #: fewest critics that it can do with
+    least_critics: ClassVar[int] = 1
     #: hooks that have nothing to change here, because this objective never asks for what they change
     unused_hooks: ClassVar[tuple[str, ...]] = ()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch as th
 
@@ -101,6 +101,8 @@ class EDACObjective(SACNObjective):
     :raises ValueError: for a single critic, or a negative weight
     """
 
+    least_critics: ClassVar[int] = 2
+
     def __init__(
         self,
         model: O2OSAC,
@@ -122,7 +124,7 @@ class EDACObjective(SACNObjective):
         )
         if not eta >= 0:
             raise ValueError(f"eta of objective 'edac' must be >= 0, not {eta}.")
-        if model.n_critics < 2:
+        if model.n_critics < self.least_critics:
             raise ValueError(f"Objective 'edac' compares critics: set n_critics to at least 2, not {model.n_critics}.")
         self.eta = eta
 

@@ -11,6 +11,7 @@ from sb3_o2o.networks.optimizers import FusedAdam
 
 #: float32, fused against the plain formula
 TOLERANCE = 1e-6
+DECOUPLED = {"weight_decay": 0.1, "decoupled_weight_decay": True}
 SHAPES = ((3, 4), (4,), (2, 2, 2))
 
 
@@ -33,7 +34,9 @@ def same(ours: list[th.nn.Parameter], theirs: list[th.nn.Parameter]) -> bool:
     return all(th.allclose(a, b, atol=TOLERANCE) for a, b in zip(ours, theirs, strict=True))
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"weight_decay": 0.1}, {"betas": (0.5, 0.9), "eps": 1e-5}, {"maximize": True}])
+@pytest.mark.parametrize(
+    "kwargs", [{}, {"weight_decay": 0.1}, DECOUPLED, {"betas": (0.5, 0.9), "eps": 1e-5}, {"maximize": True}]
+)
 def test_the_numbers_are_those_of_torch(kwargs: dict[str, Any]) -> None:
     ours, theirs, mine, stock = pair(**kwargs)
     before = ours[0].detach().clone()
@@ -156,3 +159,29 @@ def test_a_quick_step_is_a_step_hooks_included() -> None:
         step(stock, theirs, seed)
     assert same(ours, theirs)
     assert called == ["after", "after"]
+
+
+def test_a_group_that_joins_later_and_state_that_is_lost() -> None:
+    ours, theirs, mine, stock = pair()
+    late = [th.nn.Parameter(th.ones(3)) for _ in range(2)]
+    for seed in range(3):
+        step(mine, ours, seed)
+        step(stock, theirs, seed)
+    for optimizer, parameter in ((mine, late[0]), (stock, late[1])):
+        optimizer.add_param_group({"params": [parameter]})
+        del optimizer.state[optimizer.param_groups[0]["params"][1]]
+    for seed in range(3, 6):
+        step(mine, [*ours, late[0]], seed)
+        step(stock, [*theirs, late[1]], seed)
+    assert same([*ours, late[0]], [*theirs, late[1]])
+    counted = {index: int(each["step"]) for index, each in mine.state_dict()["state"].items()}
+    assert counted == {0: 6, 1: 3, 2: 6, 3: 3}
+
+
+def test_state_cleared_before_a_missing_gradient_can_be_saved() -> None:
+    ours, _, mine, _ = pair()
+    step(mine, ours, 0)
+    step(mine, ours, 1)
+    mine.state.clear()
+    step(mine, ours, 2, skip=0)
+    assert sorted(mine.state_dict()["state"]) == [1, 2]
