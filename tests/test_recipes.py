@@ -27,7 +27,7 @@ from sb3_o2o.recipes import (
     recipe_folder,
 )
 
-NAMES = ["calql", "cql", "edac", "iql", "rlpd", "sac", "so2", "so2_paper", "td3", "td3_bc", "wsrl"]
+NAMES = ["calql", "cql", "edac", "iql", "rlpd", "sac", "so2", "so2_paper", "spot", "td3", "td3_bc", "wsrl"]
 
 
 def entries() -> list[tuple[str, str]]:
@@ -48,6 +48,9 @@ def small(recipe: Recipe) -> dict[str, Any]:
     arguments["policy_kwargs"] = {**recipe.arguments["policy_kwargs"], "net_arch": [8, 8]}
     if recipe.arguments["learning_starts"]:
         arguments["learning_starts"] = 12
+    if recipe.arguments["objective"] == "spot":
+        density = {"density_steps": 4, "density_net_arch": [8]}
+        arguments["objective_kwargs"] = {**recipe.arguments["objective_kwargs"], **density}
     arguments["finetuning"] = [
         {"Warmup": {"steps": 12}} if "Warmup" in callback else callback
         for callback in recipe.arguments.get("finetuning") or ()
@@ -185,6 +188,29 @@ def test_iql_by_domain(env_id: str, expectile: float, beta: float, shift: float)
     arguments = recipe_arguments("iql", env_id)
     kwargs = arguments["objective_kwargs"]
     assert (kwargs["expectile"], kwargs["beta"], arguments["reward_shift"]) == (expectile, beta, shift)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "weight", "floor", "gamma", "shift", "rate"),
+    [
+        ("HalfCheetah-v5", 0.05, 0.2, None, 0.0, 3e-4),
+        ("Hopper-v5", 0.1, 0.2, None, 0.0, 3e-4),
+        ("Walker2d-v5", 0.2, 0.2, None, 0.0, 3e-4),
+        ("AntMaze_UMaze-v5", 0.25, 0.2, None, -1.0, 1e-4),
+        ("AntMaze_Medium-v5", 0.05, 0.2, None, -1.0, 1e-4),
+        ("AntMaze_Medium_Diverse_GR-v5", 0.025, 0.2, None, -1.0, 1e-4),
+        ("AntMaze_Large_Diverse_GR-v5", 0.025, 0.2, 0.995, -1.0, 1e-4),
+        ("AdroitHandPen-v1", 1.0, 0.5, None, 0.0, 3e-4),
+    ],
+)
+def test_spot_by_domain(
+    env_id: str, weight: float, floor: float, gamma: float | None, shift: float, rate: float
+) -> None:
+    arguments = recipe_arguments("spot", env_id)
+    kwargs = arguments["objective_kwargs"]
+    assert (kwargs["weight"], kwargs["cooldown_floor"], kwargs.get("online_gamma")) == (weight, floor, gamma)
+    assert (arguments["reward_shift"], arguments["learning_rate"]) == (shift, rate)
+    assert (kwargs["density_steps"], kwargs["beta"]) == (100_000, 0.5)
 
 
 def test_a_recipe_builds_its_own_algorithm() -> None:

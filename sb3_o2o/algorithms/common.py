@@ -18,6 +18,7 @@ from stable_baselines3.common.utils import FloatSchedule, configure_logger, poly
 from sb3_o2o.algorithms.gradients import GradientFunctions
 from sb3_o2o.algorithms.hooks import Hooks, walk
 from sb3_o2o.algorithms.phases import FINETUNING, PRETRAINING
+from sb3_o2o.algorithms.preparation import prepare_objective
 from sb3_o2o.algorithms.progress import PretrainingProgressBar
 from sb3_o2o.algorithms.sampling import SamplingMixin
 from sb3_o2o.data import MonteCarloReplayBuffer, OfflineDataset, OfflineReplayBuffer
@@ -193,10 +194,11 @@ class OfflineToOnlineMixin(SamplingMixin):
         """Every network that has a target network, with it."""
         return [(self.critic, self.critic_target)]
 
-    def _gradient_step(self, batch: Batch, actor_batch: Batch | None) -> dict[str, th.Tensor]:
+    def _gradient_step(self, batch: Batch, actor_batch: Batch | None, prepare: bool = False) -> dict[str, th.Tensor]:
         """
         :param batch: transitions for the critics
         :param actor_batch: transitions for the actor; None when it waits
+        :param prepare: train what the objective needs before pre-training instead
         :return: losses and other scalars, on the device
         """
         objective = self.active_objective
@@ -207,7 +209,7 @@ class OfflineToOnlineMixin(SamplingMixin):
         optimizers = self._optimizers() | objective.optimizers
         parameters = {name: _parameters(optimizer) for name, optimizer in optimizers.items()}
         metrics: dict[str, th.Tensor] = {}
-        for step in objective.steps(batch, actor_batch):
+        for step in objective.preparation_steps(batch) if prepare else objective.steps(batch, actor_batch):
             losses, step_metrics, gradients = self._gradient_functions(step, parameters)
             for name, values in zip(losses, gradients, strict=True):
                 for parameter, gradient in zip(parameters[name], values, strict=True):
@@ -388,6 +390,8 @@ class OfflineToOnlineMixin(SamplingMixin):
         self.set_phase(PRETRAINING)
 
     def _pretraining_loop(self, callback: BaseCallback, total: int, log_interval: int) -> None:
+        if not prepare_objective(self, log_interval):
+            return
         while self.n_pretrain_steps < total:
             if self._clean_point():
                 return
@@ -426,6 +430,8 @@ class OfflineToOnlineMixin(SamplingMixin):
             if self.n_pretrain_steps < self.pretrain_steps:
                 self.request_stop()  # it was stopped: do not go on in the environment
         self._check_reward_scale()
+        if self.n_pretrain_steps >= self.pretrain_steps:  # and not stopped in the middle of it
+            self.finetuning_objective.check_prepared()
         if not self._has_statistics and needs_statistics(self.policy):
             self._set_statistics(self.load_dataset(self.dataset) if self.dataset is not None else None)
         resets = reset_num_timesteps or self._last_obs is None

@@ -25,7 +25,7 @@ UPDATE_HOOKS = (
     "after_update",
 )
 #: hooks that only look; delivered offline as well
-EVENT_HOOKS = ("on_gradient_step", "on_phase_change")
+EVENT_HOOKS = ("on_gradient_step", "on_phase_change", "on_preparation_step")
 
 
 def walk(callback: BaseCallback | None) -> Iterator[BaseCallback]:

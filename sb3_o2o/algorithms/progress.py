@@ -21,15 +21,36 @@ class PretrainingProgressBar(BaseCallback):
         self.description = description
         self.bar: Any = None
 
-    def _on_training_start(self) -> None:
-        from tqdm.rich import tqdm
+    def on_preparation_step(self, name: str, done: int, total: int) -> None:
+        """
+        A bar of its own for what an objective trains first.
 
-        self.bar = tqdm(total=self.total - self.model.num_timesteps, desc=self.description, unit="step")
+        :param name: text before the bar
+        :param done: steps made
+        :param total: steps to be made
+        """
+        if self.bar is None:
+            self._open(name, total, done - 1)
+        self.bar.update(1)
+        if done == total:
+            self._close()
 
     def _on_step(self) -> bool:
+        if self.bar is None:  # not before: two bars cannot be shown at a time
+            self._open(self.description, self.total, self.model.num_timesteps - 1)
         self.bar.update(1)
         return True
 
+    def _open(self, description: str, total: int, done: int) -> None:
+        from tqdm.rich import tqdm
+
+        self.bar = tqdm(total=total - done, desc=description, unit="step")
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.refresh()
+            self.bar.close()
+        self.bar = None
+
     def _on_training_end(self) -> None:
-        self.bar.refresh()
-        self.bar.close()
+        self._close()

@@ -26,7 +26,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 
 from sb3_o2o.algorithms import env_state
 from sb3_o2o.algorithms.hooks import walk
-from sb3_o2o.data import OfflineReplayBuffer
+from sb3_o2o.data import OfflineReplayBuffer, SumTree
+from sb3_o2o.networks.ratio import DensityRatio
 from sb3_o2o.version import __version__
 
 if TYPE_CHECKING:
@@ -285,6 +286,8 @@ def _callback_states(callbacks: Iterable[BaseCallback]) -> list[tuple[str, dict[
 
 
 _PLAIN = (bool, int, float, str, np.ndarray, np.generic, th.Tensor, list, tuple, dict, set, deque, type(None))
+#: objects of callbacks that pickle all of their state and nothing else
+_WHOLE = (SumTree, DensityRatio)
 _GENERATORS = (np.random.Generator, np.random.RandomState, random.Random)
 
 
@@ -294,7 +297,7 @@ def _plain(attributes: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         # comes with the callback again
         if name in ("locals", "globals", "callbacks", "dataset") or name.endswith("path"):
             continue
-        if isinstance(value, (*_PLAIN, *_GENERATORS, OfflineReplayBuffer)):  # the last without its data
+        if isinstance(value, (*_PLAIN, *_GENERATORS, *_WHOLE, OfflineReplayBuffer)):  # the last without its data
             try:
                 yield name, pickle.loads(pickle.dumps(value))
             except Exception:  # a container of something live: the callback makes it anew

@@ -152,6 +152,7 @@ class SamplingMixin(AlgorithmArguments):
         :param samples: what a replay buffer gives
         :return: the same with flat per-sample quantities, and a discount for each
         """
+        objective = self.offline_objective if self.phase == PRETRAINING else self.finetuning_objective
         discounts = samples.discounts
         rewards = samples.rewards.flatten()
         returns = getattr(samples, "returns_to_go", None)
@@ -161,7 +162,7 @@ class SamplingMixin(AlgorithmArguments):
             samples.next_observations,
             rewards,
             samples.dones.flatten(),
-            th.full_like(rewards, self.gamma) if discounts is None else discounts.flatten(),
+            th.full_like(rewards, objective.gamma) if discounts is None else discounts.flatten(),
             None if returns is None else returns.flatten(),
         )
 

@@ -29,7 +29,7 @@ class O2OTD3(TransferMixin, ResumeMixin, OfflineToOnlineMixin, TD3):
     Beside them:
 
     :param action_noise: as there, or a number: the standard deviation of Gaussian noise on the scale of [-1, 1]
-    :param objective: what ``pretrain`` minimises: ``"td3"``, ``"bc"``, ``"td3_bc"`` or ``"iql"``
+    :param objective: what ``pretrain`` minimises: ``"td3"``, ``"bc"``, ``"td3_bc"``, ``"iql"`` or ``"spot"``
     :param online_objective: what ``learn`` minimises; ``"td3"`` by default
     :param objective_kwargs: arguments of the offline objective
     :param online_objective_kwargs: arguments of the online objective; an online objective of the same name goes

@@ -44,6 +44,7 @@ class Bars(RunListener):
         self.quiet = quiet
         self._bar: Progress | None = None
         self._task: TaskID | None = None
+        self._preparation: TaskID | None = None
         self._phase = ""
 
     def begin_phase(self, phase: str, done: int, total: int, evaluation: NormalizedEvalCallback) -> None:
@@ -63,6 +64,20 @@ class Bars(RunListener):
         )
         self._task = self._bar.add_task(f"[bold]{phase:<8}[/]", total=total, completed=done)
         self._bar.start()
+
+    def on_preparation_step(self, name: str, done: int, total: int) -> None:
+        """
+        A bar of its own for what an objective trains before pre-training.
+
+        :param name: text before the bar
+        :param done: steps made
+        :param total: steps to be made
+        """
+        if self._bar is None:
+            return
+        if self._preparation is None:
+            self._preparation = self._bar.add_task(f"[bold]{name:<8}[/]", total=total)
+        self._bar.update(self._preparation, completed=done)
 
     def _on_step(self) -> bool:
         if self._bar is not None and self._task is not None:
@@ -88,7 +103,7 @@ class Bars(RunListener):
         """Takes the bar down, which leaves the terminal as it was."""
         if self._bar is not None:
             self._bar.stop()
-        self._bar = self._task = None
+        self._bar = self._task = self._preparation = None
 
 
 def summary_table(prepared: Prepared, folder: RunFolder) -> Table:

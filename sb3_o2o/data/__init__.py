@@ -10,6 +10,7 @@ from sb3_o2o.data.buffers import (
 )
 from sb3_o2o.data.collect import collect
 from sb3_o2o.data.dataset import OfflineDataset
+from sb3_o2o.data.sum_tree import SumTree
 
 __all__ = [
     "MixedReplayBuffer",
@@ -18,6 +19,7 @@ __all__ = [
     "OfflineDataset",
     "OfflineReplayBuffer",
     "ReplaySamples",
+    "SumTree",
     "collect",
     "concatenate_samples",
 ]

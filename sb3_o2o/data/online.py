@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_o2o.data.returns import checked_gamma, checked_n_steps, returns_to_go
@@ -27,24 +27,7 @@ class NStepDictReplayBuffer(DictReplayBuffer):
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> ReplaySamples:  # type: ignore[override]
         columns = np.random.randint(0, self.n_envs, size=len(batch_inds))
-        steps = np.arange(self.n_steps)
-        rows = (batch_inds[:, None] + steps) % self.buffer_size
-        ended = (self.dones[rows, columns[:, None]] > 0) | (self.timeouts[rows, columns[:, None]] > 0)
-        # What follows the newest transition is the oldest one, or nothing
-        ended |= rows == (self.pos - 1) % self.buffer_size
-        last = np.where(ended.any(axis=1), ended.argmax(axis=1), self.n_steps - 1)
-        rewards = self._normalize_reward(self.rewards[rows, columns[:, None]], env)
-        rewards = (rewards * self.gamma**steps * (steps <= last[:, None])).sum(axis=1)
-        final = (batch_inds + last) % self.buffer_size
-        dones = self.dones[final, columns] * (1 - self.timeouts[final, columns])
-        return ReplaySamples(
-            observations=_observations(self, self.observations, batch_inds, columns, env),
-            actions=self.to_torch(self.actions[batch_inds, columns]),
-            next_observations=_observations(self, self.next_observations, final, columns, env),
-            dones=to_column(self, dones),
-            rewards=to_column(self, rewards),
-            discounts=to_column(self, self.gamma ** (last + 1.0)),
-        )
+        return _n_step_samples(self, batch_inds, columns, env)
 
 
 class MonteCarloReplayBuffer(ReplayBuffer):
@@ -141,19 +124,76 @@ class MonteCarloReplayBuffer(ReplayBuffer):
         columns = np.searchsorted(counts, drawn, side="right")
         oldest = self.pos if self.full else 0
         rows = (oldest + drawn - (counts - self._sampleable)[columns]) % self.buffer_size
-        dones = self.dones[rows, columns] * (1 - self.timeouts[rows, columns])
-        return ReplaySamples(
-            observations=_observations(self, self.observations, rows, columns, env),
-            actions=self.to_torch(self.actions[rows, columns], copy=False),
-            next_observations=_observations(self, self.next_observations, rows, columns, env),
-            dones=to_column(self, dones),
-            rewards=to_column(self, self._normalize_reward(self.rewards[rows, columns], env)),
-            returns_to_go=to_column(self, normalize_returns(self.returns[rows, columns], env)),
-        )
+        return samples_at(self, rows, columns, env)
 
 
 class MonteCarloDictReplayBuffer(MonteCarloReplayBuffer, DictReplayBuffer):  # type: ignore[misc]
     """``MonteCarloReplayBuffer`` for dictionary observations, with the same arguments."""
+
+
+def unfinished_steps(buffer: ReplayBuffer) -> np.ndarray:
+    """
+    :param buffer: any replay buffer
+    :return: newest transitions of each environment that may not be sampled yet, because their return is not known;
+        0 unless it is a Monte-Carlo buffer, ``(n_envs,)``
+    """
+    if isinstance(buffer, MonteCarloReplayBuffer):
+        return buffer._unfinished.copy()
+    return np.zeros(buffer.n_envs, dtype=np.int64)
+
+
+def samples_at(
+    buffer: ReplayBuffer, rows: np.ndarray, columns: np.ndarray, env: VecNormalize | None = None
+) -> ReplaySamples:
+    """
+    The transitions that SB3's buffers draw at random, by their place instead.
+
+    :param buffer: of SB3 or of this library, with ``optimize_memory_usage=False``
+    :param rows: of the buffer, ``(batch,)``
+    :param columns: environments, ``(batch,)``
+    :param env: normalises observations and rewards with its present statistics
+    :return: a minibatch; n-step, or with ``returns_to_go``, if the buffer's own are
+    """
+    if isinstance(buffer, NStepReplayBuffer | NStepDictReplayBuffer):
+        return _n_step_samples(buffer, rows, columns, env)
+    returns = None
+    if isinstance(buffer, MonteCarloReplayBuffer):
+        returns = to_column(buffer, normalize_returns(buffer.returns[rows, columns], env))
+    dones = buffer.dones[rows, columns] * (1 - buffer.timeouts[rows, columns])
+    return ReplaySamples(
+        observations=_observations(buffer, buffer.observations, rows, columns, env),
+        actions=buffer.to_torch(buffer.actions[rows, columns], copy=False),
+        next_observations=_observations(buffer, buffer.next_observations, rows, columns, env),
+        dones=to_column(buffer, dones),
+        rewards=to_column(buffer, buffer._normalize_reward(buffer.rewards[rows, columns], env)),
+        returns_to_go=returns,
+    )
+
+
+def _n_step_samples(
+    buffer: "NStepReplayBuffer | NStepDictReplayBuffer",
+    first: np.ndarray,
+    columns: np.ndarray,
+    env: VecNormalize | None,
+) -> ReplaySamples:
+    steps = np.arange(buffer.n_steps)
+    rows = (first[:, None] + steps) % buffer.buffer_size
+    ended = (buffer.dones[rows, columns[:, None]] > 0) | (buffer.timeouts[rows, columns[:, None]] > 0)
+    # What follows the newest transition is the oldest one, or nothing
+    ended |= rows == (buffer.pos - 1) % buffer.buffer_size
+    last = np.where(ended.any(axis=1), ended.argmax(axis=1), buffer.n_steps - 1)
+    rewards = buffer._normalize_reward(buffer.rewards[rows, columns[:, None]], env)
+    rewards = (rewards * buffer.gamma**steps * (steps <= last[:, None])).sum(axis=1)
+    final = (first + last) % buffer.buffer_size
+    dones = buffer.dones[final, columns] * (1 - buffer.timeouts[final, columns])
+    return ReplaySamples(
+        observations=_observations(buffer, buffer.observations, first, columns, env),
+        actions=buffer.to_torch(buffer.actions[first, columns]),
+        next_observations=_observations(buffer, buffer.next_observations, final, columns, env),
+        dones=to_column(buffer, dones),
+        rewards=to_column(buffer, rewards),
+        discounts=to_column(buffer, buffer.gamma ** (last + 1.0)),
+    )
 
 
 def _observations(

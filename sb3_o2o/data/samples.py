@@ -77,6 +77,22 @@ def concatenate_samples(first: Any, second: Any, gamma: float, interleave: bool 
     )
 
 
+def take_rows(samples: ReplaySamples, rows: np.ndarray) -> ReplaySamples:
+    """
+    :param samples: a minibatch
+    :param rows: indices of its rows, ``(k,)``
+    :return: these rows, in this order
+    """
+    order = th.from_numpy(rows).to(samples.actions.device)
+
+    def take(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: item[order] for key, item in value.items()}
+        return None if value is None else value[order]
+
+    return ReplaySamples(*map(take, samples))
+
+
 def _discounts_or(gamma: float, samples: Any) -> th.Tensor:
     return th.full_like(samples.rewards, gamma) if samples.discounts is None else samples.discounts
 

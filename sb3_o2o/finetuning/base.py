@@ -168,3 +168,14 @@ class FineTuningCallback(BaseCallback):
         :param old: the phase that ends; None at the first
         :param new: the phase that begins
         """
+
+    @hook
+    def on_preparation_step(self, name: str, done: int, total: int) -> None:
+        """
+        Called after each gradient step that an objective makes on the dataset before pre-training, such as those of
+        SPOT's density model. Any SB3 callback that defines it gets it.
+
+        :param name: of what is trained
+        :param done: steps made
+        :param total: steps to be made
+        """

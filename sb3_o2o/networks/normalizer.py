@@ -59,11 +59,16 @@ class NormalizedExtractor(BaseFeaturesExtractor):
         :param observations: ``(batch, *obs)`` or a dict of them
         :return: ``(batch, features_dim)``
         """
+        return self.extractor(self.normalize(observations))
+
+    def normalize(self, observations: th.Tensor | dict[str, th.Tensor]) -> th.Tensor | dict[str, th.Tensor]:
+        """
+        :param observations: ``(batch, *obs)`` or a dict of them
+        :return: likewise, by the dataset's statistics
+        """
         if isinstance(observations, dict):
-            observations = {key: self._normalize(value, f"_{key}") for key, value in observations.items()}
-        else:
-            observations = self._normalize(observations, "")
-        return self.extractor(observations)
+            return {key: self._normalize(value, f"_{key}") for key, value in observations.items()}
+        return self._normalize(observations, "")
 
     def _normalize(self, values: th.Tensor, key: str) -> th.Tensor:
         mean, scale = self._buffers.get(f"mean{key}"), self._buffers.get(f"scale{key}")

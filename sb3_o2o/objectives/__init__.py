@@ -10,6 +10,7 @@ from sb3_o2o.objectives.bc import BCObjective
 from sb3_o2o.objectives.cql import CalQLObjective, CQLObjective
 from sb3_o2o.objectives.edac import EDACObjective, SACNObjective
 from sb3_o2o.objectives.iql import IQLObjective
+from sb3_o2o.objectives.spot import SPOTObjective
 from sb3_o2o.objectives.td3 import TD3Objective
 from sb3_o2o.objectives.td3_bc import TD3BCObjective
 
@@ -29,6 +30,7 @@ TD3_OBJECTIVES: dict[str, type[Objective]] = {
     "bc": BCObjective,
     "td3_bc": TD3BCObjective,
     "iql": IQLObjective,
+    "spot": SPOTObjective,
 }
 
 
@@ -63,6 +65,7 @@ __all__ = [
     "Objective",
     "SACNObjective",
     "SACObjective",
+    "SPOTObjective",
     "Step",
     "TD3BCObjective",
     "TD3Objective",

@@ -103,6 +103,8 @@ class Objective(nn.Module):
     needs_returns: ClassVar[bool] = False
     #: the critic is trained, so its target network follows
     trains_critic: ClassVar[bool] = True
+    #: what this objective trains on the dataset before all else, for people; empty for nothing
+    preparation: ClassVar[str] = ""
     #: fewest critics that it can do with
     least_critics: ClassVar[int] = 1
     #: hooks that have nothing to change here, because this objective never asks for what they change
@@ -119,6 +121,25 @@ class Objective(nn.Module):
     def model(self) -> Any:
         """The algorithm whose networks are trained."""
         return self._model[0]
+
+    @property
+    def gamma(self) -> float:
+        """Discount factor of one-step targets in the present phase; the model's."""
+        return self.model.gamma
+
+    def preparation_progress(self) -> tuple[int, int]:
+        """:return: gradient steps made, and to be made, before the first of pre-training"""
+        return 0, 0
+
+    def preparation_steps(self, batch: Batch) -> Iterator[Step]:
+        """
+        :param batch: transitions of the dataset
+        :return: what to minimise in one gradient step before pre-training
+        """
+        raise NotImplementedError
+
+    def check_prepared(self) -> None:
+        """:raises ValueError: if the first update online would miss something that pre-training makes"""
 
     def learning_rate_factor(self, name: str, progress_remaining: float) -> float:
         """

@@ -17,12 +17,17 @@ __all__ = [
     "bellman_target",
     "calibrated_values",
     "conservative_gap",
+    "density_ratio_loss",
     "diversity_penalty",
     "ensemble_mse",
     "expectile_loss",
+    "importance_weighted_bound",
     "lagrange_loss",
+    "negative_elbo",
     "reduce_ensemble",
+    "replay_priorities",
     "smoothed_actions",
+    "spot_loss",
     "squashed_gaussian",
     "squashed_log_prob",
     "td3_bc_loss",
@@ -218,3 +223,99 @@ def advantage_weights(advantages: th.Tensor, beta: float, largest: float = 100.0
     :return: ``(B,)``
     """
     return (beta * advantages.detach()).exp().clamp(max=largest)
+
+
+def negative_elbo(
+    reconstructions: th.Tensor, actions: th.Tensor, mean: th.Tensor, log_std: th.Tensor, beta: float
+) -> th.Tensor:
+    """
+    What a conditional VAE of actions minimises, and SPOT's penalty: squared error of the reconstruction plus ``beta``
+    times the divergence of the posterior from a standard normal, both averaged over dimensions (Wu et al.
+    2022, scaled as in the official code; sums over dimensions would ask for other weights).
+
+    :param reconstructions: of each latent sample, ``(B, K, act)``
+    :param actions: ``(B, act)``
+    :param mean: of the posterior, ``(B, latent)``
+    :param log_std: likewise
+    :param beta: weight of the divergence, > 0
+    :return: ``(B,)``
+    """
+    error = (reconstructions - actions[:, None]).pow(2).mean(dim=(1, 2))
+    divergence = 0.5 * (mean.pow(2) + (2 * log_std).exp() - 1 - 2 * log_std).mean(dim=1)
+    return error + beta * divergence
+
+
+def importance_weighted_bound(
+    reconstructions: th.Tensor,
+    actions: th.Tensor,
+    mean: th.Tensor,
+    log_std: th.Tensor,
+    noise: th.Tensor,
+    beta: float,
+) -> th.Tensor:
+    """
+    The importance-weighted bound on minus the log-density of actions, ``-log 1/K sum_k p(a|z_k) p(z_k) / q(z_k|a)``
+    (Wu et al. 2022). The decoder's standard deviation is ``sqrt(beta / 4)``: with twice as many latent as action
+    dimensions, one sample and a fixed one it is :func:`negative_elbo` times a constant, plus another.
+
+    :param reconstructions: of each latent sample ``z = mean + std * noise``, ``(B, K, act)``
+    :param actions: ``(B, act)``
+    :param mean: of the posterior, ``(B, latent)``
+    :param log_std: likewise
+    :param noise: standard normal draws, ``(B, K, latent)``
+    :param beta: the VAE's weight of the divergence, > 0
+    :return: ``(B,)``; a density over all dimensions, not their mean
+    """
+    std = math.sqrt(beta / 4)
+    latents = mean[:, None] + log_std.exp()[:, None] * noise
+    error = (actions[:, None] - reconstructions).pow(2).sum(dim=2) / (2 * std**2)
+    likelihood = -error - actions.shape[1] * (math.log(std) + 0.5 * math.log(2 * math.pi))
+    # the constants of prior and posterior cancel
+    ratio = (0.5 * noise.pow(2) - 0.5 * latents.pow(2) + log_std[:, None]).sum(dim=2)
+    return math.log(noise.shape[1]) - th.logsumexp(likelihood + ratio, dim=1)
+
+
+def spot_loss(values: th.Tensor, negative_log_density: th.Tensor, weight: th.Tensor) -> th.Tensor:
+    """
+    SPOT's actor loss ``-Q(s, pi(s)) / mean |Q| + lambda (-log beta(pi(s)|s))``, the mean not differentiated (Wu et al.
+    2022, normalised as in the official code).
+
+    :param values: Q of the policy's actions, ``(B,)``
+    :param negative_log_density: of the same actions under the behaviour policy, or a bound on it, ``(B,)``
+    :param weight: lambda, scalar or ``(1,)``
+    :return: ``(B,)``
+    """
+    return weight * negative_log_density - values / values.detach().abs().mean()
+
+
+def density_ratio_loss(offline_ratios: th.Tensor, online_ratios: th.Tensor) -> th.Tensor:
+    """
+    Variational bound of the Jensen-Shannon divergence, which a network w(s, a) >= 0 attains at the density ratio of
+    online to offline data: ``E_off[-log(2 / (w + 1))] - E_on[log(2 w / (w + 1))]`` (Lee et al. 2021, with the
+    official code's 1e-10 inside the logarithms).
+
+    :param offline_ratios: w of offline transitions, >= 0, ``(B,)``
+    :param online_ratios: w of online transitions, likewise
+    :return: scalar
+    """
+    offline = -(2 / (offline_ratios + 1) + 1e-10).log().mean()
+    return offline - (2 * online_ratios / (online_ratios + 1) + 1e-10).log().mean()
+
+
+def replay_priorities(
+    ratios: th.Tensor, offline_ratios: th.Tensor, temperature: float, smallest: float = 1e-3, largest: float = 1e3
+) -> th.Tensor:
+    """
+    Priorities of balanced replay, ``w^(1/T) / E_off[w^(1/T)]`` within bounds: the self-normalised density ratio (Lee et
+    al. 2021).
+
+    :param ratios: w of the transitions, >= 0, ``(B,)``
+    :param offline_ratios: w of a uniform offline batch, ``(M,)``
+    :param temperature: T, > 0; large values level the priorities
+    :param smallest: lower bound
+    :param largest: upper bound
+    :return: ``(B,)``
+    """
+    # all of a batch may be 0, which a rectified output attains
+    level = offline_ratios.pow(1 / temperature).mean().clamp(min=1e-10)
+    return (ratios.pow(1 / temperature) / level).clamp(smallest, largest)

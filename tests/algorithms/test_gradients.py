@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch as th
 import torch._dynamo
-from toy_tasks import dataset, make
+from toy_tasks import dataset, make, make_td3
 
 from sb3_o2o import O2OSAC
 from sb3_o2o.algorithms import gradients
@@ -101,6 +101,16 @@ def test_learning_again_compiles_nothing(traced_only: list[Any]) -> None:
     model.learn(12)
     model.learn(12, reset_num_timesteps=False)
     assert len(traced_only) == n_graphs
+
+
+def test_spot_is_one_graph_each_while_its_weight_falls(traced_only: list[Any]) -> None:
+    kwargs = {"density_steps": 4, "density_net_arch": [8], "cooldown_steps": 20, "n_samples": 2}
+    arguments: dict[str, Any] = {"objective": "spot", "online_objective": "spot", "objective_kwargs": kwargs}
+    eager, compiled = (
+        make_td3(**arguments, compile=choice).pretrain(dataset(), 4).learn(12) for choice in (False, True)
+    )
+    assert_close(compiled.policy.state_dict(), eager.policy.state_dict())
+    assert len(traced_only) == len(compiled._gradient_functions._compiled) == 3  # density, critic, actor
 
 
 class Bonus(FineTuningCallback):

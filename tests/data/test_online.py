@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 
 from sb3_o2o.data import MonteCarloDictReplayBuffer, MonteCarloReplayBuffer
-from sb3_o2o.data.online import NStepDictReplayBuffer
+from sb3_o2o.data.online import NStepDictReplayBuffer, samples_at, unfinished_steps
 
 from .test_buffers import normalizing
 from .toys import ACTIONS, BOX, DICT
@@ -191,3 +191,42 @@ def test_n_steps_of_dictionaries_are_sb3s(steps: int, normalized: bool) -> None:
     assert th.equal(mine.next_observations["state"], wanted.next_observations)
     for name in ("actions", "dones", "rewards", "discounts"):
         th.testing.assert_close(getattr(mine, name), getattr(wanted, name).float(), rtol=1e-6, atol=1e-6)
+
+
+# -- by place ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [ReplayBuffer, DictReplayBuffer, NStepReplayBuffer, NStepDictReplayBuffer])
+@pytest.mark.parametrize("full", [False, True])
+def test_transitions_by_place_are_those_that_the_buffer_draws(kind: Any, full: bool) -> None:
+    """Every place twice: with the environments that the buffer would draw from NumPy's generator."""
+    dictionary = kind in (DictReplayBuffer, NStepDictReplayBuffer)
+    buffer = kind(6, DICT if dictionary else BOX, ACTIONS, "cpu", n_envs=2)
+    for step in range(9 if full else 5):
+        add(buffer, step, [step, 10 + step], [step == 2, step == 4], [False, step == 4])
+    rows = np.tile(np.arange(buffer.size()), 4)
+    env = normalizing(dictionary)
+    np.random.seed(0)
+    expected = buffer._get_samples(rows, env)
+    np.random.seed(0)
+    columns = np.random.randint(0, high=2, size=len(rows))
+    found = samples_at(buffer, rows, columns, env)
+    for name in ("observations", "actions", "next_observations", "dones", "rewards", "discounts"):
+        one, other = getattr(found, name), getattr(expected, name)
+        if one is None or other is None:
+            assert one is other
+            continue
+        for key in one if isinstance(one, dict) else [None]:
+            values = [each if key is None else each[key] for each in (one, other)]
+            np.testing.assert_allclose(*values, rtol=1e-6)
+
+
+def test_returns_by_place() -> None:
+    buffer = open_buffer(n_envs=2)
+    add(buffer, 0, [1, 10], [False, False])
+    add(buffer, 1, [2, 20], [True, False])
+    samples = samples_at(buffer, np.array([1, 0]), np.array([0, 0]))
+    assert samples.returns_to_go is not None
+    assert samples.returns_to_go[:, 0].tolist() == [2, 2]
+    assert unfinished_steps(buffer).tolist() == [0, 2]
+    assert unfinished_steps(ReplayBuffer(4, BOX, ACTIONS, "cpu", n_envs=3)).tolist() == [0, 0, 0]
