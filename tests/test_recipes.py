@@ -9,6 +9,7 @@ import gymnasium as gym
 import pytest
 import tiny
 import yaml
+from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_o2o import O2OTD3
@@ -27,7 +28,8 @@ from sb3_o2o.recipes import (
     recipe_folder,
 )
 
-NAMES = ["calql", "cql", "edac", "iql", "rlpd", "sac", "so2", "so2_paper", "spot", "td3", "td3_bc", "wsrl"]
+O2O = ["o2sac", "o2sac_expert", "o2sac_utd10", "o2td3", "o2td3_expert"]
+NAMES = ["calql", "cql", "edac", "iql", *O2O, "rlpd", "sac", "so2", "so2_paper", "spot", "td3", "td3_bc", "wsrl"]
 
 
 def entries() -> list[tuple[str, str]]:
@@ -51,9 +53,16 @@ def small(recipe: Recipe) -> dict[str, Any]:
     if recipe.arguments["objective"] == "spot":
         density = {"density_steps": 4, "density_net_arch": [8]}
         arguments["objective_kwargs"] = {**recipe.arguments["objective_kwargs"], **density}
+    short = {
+        "Warmup": {"steps": 12},
+        "PolicyReevaluation": {"gradient_steps": 3},
+        "ValueAlignment": {"gradient_steps": 3},
+    }
+    short["ConstrainedFineTuning"] = {"steps": 12}
     arguments["finetuning"] = [
-        {"Warmup": {"steps": 12}} if "Warmup" in callback else callback
+        {name: {**options, **{key: value for key, value in short.get(name, {}).items() if key in options}}}
         for callback in recipe.arguments.get("finetuning") or ()
+        for name, options in callback.items()
     ]
     return arguments
 
@@ -103,13 +112,15 @@ def test_every_recipe_runs(name: str, env_id: str, n_envs: int, tiny_dataset: Ca
     recipe = load_recipe(name, "PointMaze_UMaze-v3" if env_id == tiny.GOAL else None)
     dataset = tiny_dataset(env_id)
     algorithm = algorithm_class(recipe.algorithm)
-    model = algorithm(recipe.policy, make_vec_env(env_id, n_envs), dataset=dataset, **small(recipe))
+    policy = "MultiInputPolicy" if env_id == tiny.GOAL else recipe.policy
+    model = algorithm(policy, make_vec_env(env_id, n_envs), dataset=dataset, **small(recipe))
     if recipe.pretrain_steps:
         model.pretrain(dataset, 4)
     before = model._n_updates
-    model.learn(20)
+    model.learn(20, callback=EvalCallback(make_vec_env(env_id), eval_freq=8, n_eval_episodes=1, verbose=0))
     assert model.num_timesteps == 20
     assert model._n_updates > before
+    assert model.finished_phases == (["reevaluation", "alignment"] if name in O2O else [])
 
 
 def test_wsrl_on_mujoco_is_the_papers() -> None:
@@ -188,6 +199,40 @@ def test_iql_by_domain(env_id: str, expectile: float, beta: float, shift: float)
     arguments = recipe_arguments("iql", env_id)
     kwargs = arguments["objective_kwargs"]
     assert (kwargs["expectile"], kwargs["beta"], arguments["reward_shift"]) == (expectile, beta, shift)
+
+
+@pytest.mark.parametrize(
+    ("name", "env_id", "thresholds", "temperature", "multiplier", "steps"),
+    [
+        ("o2sac", "Hopper-v5", (0.125, 2.0), 0.2, 1.0, 500_000),
+        ("o2sac_expert", "Hopper-v5", (0.005, 0.125), 0.5, 1.0, 500_000),
+        ("o2sac", "AntMaze_UMaze-v5", (0.125, 2.0), 0.2, 1.0, 1_000_000),
+        ("o2sac", "AntMaze_Large-v5", (0.125, 2.0), 0.5, 2.0, 1_000_000),
+        ("o2td3", "Walker2d-v5", (0.0025, 0.04), None, 1.0, 500_000),
+        ("o2td3_expert", "Walker2d-v5", (2.5e-5, 6.25e-4), None, 1.0, 500_000),
+        ("o2td3", "AntMaze_UMaze-v5", (0.0025, 0.04), None, 1.0, 1_000_000),
+        ("o2td3", "AntMaze_Medium-v5", (0.0025, 0.04), None, 1.0, 500_000),
+    ],
+)
+def test_reconstruction_by_domain(
+    name: str,
+    env_id: str,
+    thresholds: tuple[float, float],
+    temperature: float | None,
+    multiplier: float,
+    steps: int,
+) -> None:
+    arguments = recipe_arguments(name, env_id)
+    callbacks = {kind: options for each in arguments["finetuning"] for kind, options in each.items()}
+    constraint = callbacks["ConstrainedFineTuning"]
+    assert (constraint["threshold"], constraint["end_threshold"]) == thresholds
+    assert callbacks["PolicyReevaluation"].get("ent_coef") == temperature
+    assert callbacks["ValueAlignment"].get("ent_coef") == temperature
+    assert constraint["multiplier"] == multiplier
+    assert callbacks["PolicyReevaluation"]["gradient_steps"] == 500_000
+    assert callbacks["ValueAlignment"]["gradient_steps"] == steps
+    assert arguments["gradient_steps"] == 1
+    assert recipe_arguments("o2sac_utd10", env_id)["gradient_steps"] == 10
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import torch as th
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.type_aliases import Schedule
 
+from sb3_o2o.algorithms.gradients import GradientFunctions
 from sb3_o2o.algorithms.hooks import Hooks
 from sb3_o2o.data import OfflineReplayBuffer
 from sb3_o2o.objectives import Objective
@@ -96,6 +97,8 @@ class AlgorithmArguments(_Base):
     finetuning_objective: Objective
     offline_buffer: OfflineReplayBuffer | None
     _n_offline_buffers: int
+    _gradient_functions: GradientFunctions
+    _phase_in_progress: tuple[Objective, OfflineReplayBuffer] | None
     _negative_reward: float | None
 
     def _check_offline_to_online_arguments(self) -> None:

@@ -20,11 +20,11 @@ from sb3_o2o.algorithms.hooks import Hooks, walk
 from sb3_o2o.algorithms.phases import FINETUNING, PRETRAINING
 from sb3_o2o.algorithms.preparation import prepare_objective
 from sb3_o2o.algorithms.progress import PretrainingProgressBar
-from sb3_o2o.algorithms.sampling import SamplingMixin
+from sb3_o2o.algorithms.updates import UpdatePhases
 from sb3_o2o.data import MonteCarloReplayBuffer, OfflineDataset, OfflineReplayBuffer
 from sb3_o2o.networks.normalizer import needs_statistics, set_observation_statistics
 from sb3_o2o.networks.optimizers import FusedAdam
-from sb3_o2o.objectives import Batch, Objective, make_objective
+from sb3_o2o.objectives import Batch, make_objective
 from sb3_o2o.recipes import build_finetuning, environment_id, load_recipe
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sb3_o2o.algorithms.crossing import CloneReport
 
 
-class OfflineToOnlineMixin(SamplingMixin):
+class OfflineToOnlineMixin(UpdatePhases):
     """
     Turns an off-policy SB3 algorithm into an offline-to-online one. Sub-classes name their objectives and
     optimisers; everything else is here.
@@ -45,10 +45,10 @@ class OfflineToOnlineMixin(SamplingMixin):
         """Store the arguments under their own names, as ``load(**kwargs)`` needs, and start the counters."""
         for name, value in arguments.items():
             setattr(self, name, value)
-        self.phase: str | None = None
         self.n_pretrain_steps = 0
         self._finetuning_started = False
         self._n_finetuning_updates = 0
+        self._init_phases()
         self._has_statistics = False
         self._negative_reward: float | None = None
         self._n_offline_buffers = 0
@@ -56,8 +56,6 @@ class OfflineToOnlineMixin(SamplingMixin):
         self.hooks = Hooks()
         self._pretrained_on: Any = None
         self._online_steps: tuple[int, int, float] | None = None
-        self._driven_callbacks: list[BaseCallback] = []
-        self._metric_sums: dict[str, tuple[th.Tensor, int]] = {}
         #: how far a policy taken over from elsewhere is from its source
         self.clone_report: CloneReport | None = None
 
@@ -111,21 +109,6 @@ class OfflineToOnlineMixin(SamplingMixin):
         """Number of action dimensions."""
         return math.prod(self.action_space.shape)  # type: ignore[arg-type]
 
-    @property
-    def active_objective(self) -> Objective:
-        """What the next gradient step minimises."""
-        return self.offline_objective if self.phase == PRETRAINING else self.finetuning_objective
-
-    def set_phase(self, phase: str) -> None:
-        """
-        Enter a phase and tell the callbacks.
-
-        :param phase: ``"pretraining"``, ``"warmup"`` or ``"finetuning"``
-        """
-        if phase != self.phase:
-            old, self.phase = self.phase, phase
-            self.hooks.call("on_phase_change", old, phase)
-
     # -- update ----------------------------------------------------------------------------------------------------
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
@@ -165,10 +148,11 @@ class OfflineToOnlineMixin(SamplingMixin):
                 self._sample(batch_size) if block is None else block.part(step * batch_size, (step + 1) * batch_size)
             )
             self._n_updates += 1
-            is_actor_step = self._is_actor_step()
+            objective = self.active_objective
+            is_actor_step = not objective.delayed or self._is_actor_step()
             actor_batch = block if block is not None and self.actor_batch == "block" else batch
             metrics = self._gradient_step(batch, actor_batch if is_actor_step else None)
-            if self._is_target_step(step, is_actor_step):
+            if objective.moves_targets and (not objective.delayed or self._is_target_step(step, is_actor_step)):
                 self._update_targets()
             self._accumulate(metrics)
             self.hooks.call("after_update", batch, metrics)
@@ -206,7 +190,7 @@ class OfflineToOnlineMixin(SamplingMixin):
         batch = self.hooks.prepare(batch)
         if actor_batch is not None:
             actor_batch = batch if is_shared else self.hooks.prepare(actor_batch)
-        optimizers = self._optimizers() | objective.optimizers
+        optimizers = self._optimizers() | objective.optimizers | self.hooks.optimizers()
         parameters = {name: _parameters(optimizer) for name, optimizer in optimizers.items()}
         metrics: dict[str, th.Tensor] = {}
         for step in objective.preparation_steps(batch) if prepare else objective.steps(batch, actor_batch):
@@ -216,7 +200,7 @@ class OfflineToOnlineMixin(SamplingMixin):
                     parameter.grad = gradient
             for name in losses:  # all gradients of a step are formed before the first optimiser moves
                 optimizer = optimizers[name]
-                optimizer.quick_step() if isinstance(optimizer, FusedAdam) else optimizer.step()
+                optimizer.quick_step() if type(optimizer) is FusedAdam else optimizer.step()
             metrics.update(step_metrics, **{f"{name}_loss": loss for name, loss in losses.items()})
         return metrics
 
@@ -248,6 +232,16 @@ class OfflineToOnlineMixin(SamplingMixin):
         # running statistics of batch normalisation are copied, as SB3 does
         polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
 
+    def copy_to_targets(self, critics: bool = True) -> None:
+        """
+        Make target networks equal to their networks.
+
+        :param critics: the critics' as well
+        """
+        for network, target in self._target_pairs():
+            if critics or network is not self.critic:
+                target.load_state_dict(network.state_dict())
+
     def draw_critics(self, size: int | None) -> th.Tensor | None:
         """
         :param size: critics to draw; None for all
@@ -260,25 +254,6 @@ class OfflineToOnlineMixin(SamplingMixin):
         return th.randperm(self.n_critics, device=self.device)[:size]
 
     # -- logging ---------------------------------------------------------------------------------------------------
-
-    def _accumulate(self, metrics: dict[str, th.Tensor]) -> None:
-        """Sum on the device: reading a number would wait for it."""
-        for name, value in metrics.items():
-            if value.numel() == 1:
-                total, count = self._metric_sums.get(name, (0.0, 0))
-                self._metric_sums[name] = (total + value.detach().reshape(()), count + 1)
-
-    def _record_metrics(self, prefix: str) -> None:
-        """Write the means since the last call, each over the updates that had it."""
-        for name, (total, count) in self._metric_sums.items():
-            self.logger.record(f"{prefix}/{name}", total.item() / count)
-        if self._metric_sums:
-            remaining = self._current_progress_remaining
-            factor = self.active_objective.learning_rate_factor("actor", remaining)
-            self.logger.record(f"{prefix}/learning_rate", factor * self.lr_schedule(remaining))
-        if self._gradient_functions.compile:
-            self.logger.record("time/compile_seconds", self._gradient_functions.compile_seconds)
-        self._metric_sums = {}
 
     def dump_logs(self) -> None:
         """Write log data."""
@@ -379,6 +354,7 @@ class OfflineToOnlineMixin(SamplingMixin):
     def _start_pretraining(self, callback: BaseCallback, start: int, total: int) -> None:
         self._online_steps = self.num_timesteps, self._total_timesteps, self._current_progress_remaining
         self.n_pretrain_steps = start
+        self.phase_steps, self.finished_phases = {}, []  # another policy: what was made of the last one is over
         self._take_callbacks(callback)
         self.hooks.deliver_to([*self.finetuning, *walk(callback)], offline=True)
         self.num_timesteps, self._total_timesteps = self.n_pretrain_steps, total
@@ -392,13 +368,8 @@ class OfflineToOnlineMixin(SamplingMixin):
     def _pretraining_loop(self, callback: BaseCallback, total: int, log_interval: int) -> None:
         if not prepare_objective(self, log_interval):
             return
-        while self.n_pretrain_steps < total:
-            if self._clean_point():
-                return
-            self._update_current_progress_remaining(self.n_pretrain_steps, total)
-            self._update(1, self.batch_size)
-            self.n_pretrain_steps += 1
-            self.num_timesteps = self.n_pretrain_steps
+        for step in self._gradient_steps(self.n_pretrain_steps, total, anneal=True):
+            self.n_pretrain_steps = self.num_timesteps = step
             if not callback.on_step():
                 return
             if self.n_pretrain_steps % log_interval == 0 or self.n_pretrain_steps == total:
@@ -440,6 +411,7 @@ class OfflineToOnlineMixin(SamplingMixin):
         total_timesteps, callback = super()._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
+        self._is_collecting, self._shows_progress = False, progress_bar
         self._take_callbacks(callback)
         self.hooks.deliver_to(walk(callback))
         self.hooks.refuse(self.finetuning_objective.unused_hooks, type(self.finetuning_objective).__name__)
@@ -455,14 +427,6 @@ class OfflineToOnlineMixin(SamplingMixin):
         """Remember the callbacks of a call, for resume bundles."""
         raise NotImplementedError
 
-    def request_stop(self) -> None:
-        """End the call at the next point where nothing is half-done."""
-        raise NotImplementedError
-
-    def _clean_point(self) -> bool:
-        """Whether to stop here, where nothing is half-done."""
-        raise NotImplementedError
-
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         return super()._init_callback([*self.finetuning, *_as_list(callback)], progress_bar)
 
@@ -470,7 +434,7 @@ class OfflineToOnlineMixin(SamplingMixin):
 
     def _excluded_save_params(self) -> list[str]:
         ours = ["hooks", "offline_buffer", "_pretrained_on", "offline_objective", "finetuning_objective"]
-        ours += ["_metric_sums", "_gradient_functions", "_target_parameters"]
+        ours += ["_metric_sums", "_gradient_functions", "_target_parameters", "_phase_in_progress"]
         by_reference = isinstance(self.dataset, OfflineDataset) and self.dataset.reopenable
         if not (self.dataset is None or by_reference or isinstance(self.dataset, str | os.PathLike)):
             ours.append("dataset")  # data in memory: megabytes that are no weights

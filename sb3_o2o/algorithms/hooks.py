@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EventCallback
 
+from sb3_o2o.objectives.base import Penalty
+
 if TYPE_CHECKING:
-    from sb3_o2o.objectives import Batch
+    from sb3_o2o.objectives import Batch, LossesAndMetrics
 
 #: hooks that change the update; meant for fine-tuning
 UPDATE_HOOKS = (
     "act",
     "allow_update",
+    "before_collecting",
     "before_finetuning",
     "sample",
     "prepare",
@@ -130,11 +133,33 @@ class Hooks:
             values = method(values, actions, batch)
         return values
 
-    def actor_penalty(self, loss: th.Tensor, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch) -> th.Tensor:
-        """:return: ``loss`` plus the penalties of all callbacks, per sample."""
+    def actor_losses(
+        self, loss: th.Tensor, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch
+    ) -> LossesAndMetrics:
+        """
+        :param loss: of the policy, per sample, ``(B,)``
+        :param actions: see :class:`~sb3_o2o.finetuning.FineTuningCallback`
+        :param log_prob: likewise
+        :param batch: likewise
+        :return: the actor's loss with the penalties of all callbacks, the losses of these callbacks' own parameters,
+            and their metrics
+        """
+        losses: dict[str, th.Tensor] = {}
+        metrics: dict[str, th.Tensor] = {}
         for method in self.defined("actor_penalty"):
-            loss = loss + method(actions, log_prob, batch)
-        return loss
+            penalty = method(actions, log_prob, batch)
+            if isinstance(penalty, Penalty):
+                losses, metrics = losses | penalty.losses, metrics | penalty.metrics
+                penalty = penalty.values
+            loss = loss + penalty
+        return {"actor": loss.mean(), **losses}, metrics
+
+    def optimizers(self) -> dict[str, th.optim.Optimizer]:
+        """:return: the optimisers of callbacks that train parameters of their own, by the names of their losses"""
+        merged: dict[str, th.optim.Optimizer] = {}
+        for callback in self._by_name["actor_penalty"]:
+            merged.update(getattr(callback, "optimizers", {}))
+        return merged
 
 
 def _overrides(callback: BaseCallback, name: str) -> bool:

@@ -1,10 +1,44 @@
-"""Progress bar for phases that count gradient steps."""
+"""Progress bars for phases that count gradient steps."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
+
+
+class PhaseProgressBar:
+    """
+    One tick per gradient step, with the losses, in SB3's style.
+
+    :param start: gradient steps made before
+    :param total: gradient steps at the end
+    :param description: text before the bar
+    """
+
+    def __init__(self, start: int, total: int, description: str):
+        from rich.console import Console
+        from tqdm.rich import tqdm
+
+        # a console of its own: the bar of ``learn`` is running on the common one
+        options = {"console": Console(file=sys.stderr)}
+        self.description = description
+        self.bar: Any = tqdm(total=total, initial=start, desc=description, unit="step", options=options)
+
+    def update(self, metrics: dict[str, float] | None = None) -> None:
+        """
+        :param metrics: to show the losses of; what stands there stays by default
+        """
+        if metrics:
+            losses = [f"{name} {value:.3g}" for name, value in metrics.items() if name.endswith("_loss")]
+            self.bar.set_description(f"{self.description} ({', '.join(losses)})", refresh=False)
+        self.bar.update(1)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self.bar.refresh()
+        self.bar.close()
 
 
 class PretrainingProgressBar(BaseCallback):

@@ -23,6 +23,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, RolloutReturn
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
+from torch import nn
 
 from sb3_o2o.algorithms import env_state
 from sb3_o2o.algorithms.hooks import walk
@@ -297,7 +298,9 @@ def _plain(attributes: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         # comes with the callback again
         if name in ("locals", "globals", "callbacks", "dataset") or name.endswith("path"):
             continue
-        if isinstance(value, (*_PLAIN, *_GENERATORS, *_WHOLE, OfflineReplayBuffer)):  # the last without its data
+        if isinstance(
+            value, (*_PLAIN, *_GENERATORS, *_WHOLE, nn.Module, OfflineReplayBuffer)
+        ):  # the last without its data
             try:
                 yield name, pickle.loads(pickle.dumps(value))
             except Exception:  # a container of something live: the callback makes it anew

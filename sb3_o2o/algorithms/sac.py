@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import torch as th
@@ -251,6 +252,20 @@ class O2OSAC(TransferMixin, ResumeMixin, OfflineToOnlineMixin, SAC):
     def _is_target_step(self, step: int, is_actor_step: bool) -> bool:
         counter = self._n_updates - 1 if self.phase == PRETRAINING else step
         return counter % self.target_update_interval == 0
+
+    def set_ent_coef(self, ent_coef: float) -> None:
+        """
+        Start afresh with another temperature; one that is tuned goes on from there.
+
+        :param ent_coef: temperature alpha, > 0
+        """
+        with th.no_grad():
+            if self.log_ent_coef is None:
+                self.ent_coef_tensor.fill_(ent_coef)
+            else:
+                self.log_ent_coef.fill_(math.log(ent_coef))
+        if self.ent_coef_optimizer is not None:
+            self.ent_coef_optimizer.state.clear()
 
     def current_ent_coef(self) -> th.Tensor:
         """:return: the temperature alpha, without gradient"""

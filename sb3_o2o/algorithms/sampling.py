@@ -141,6 +141,8 @@ class SamplingMixin(AlgorithmArguments):
         if self.phase == PRETRAINING:
             assert self.offline_buffer is not None
             samples: Any = self.offline_buffer.sample(batch_size, env=self._vec_normalize_env)
+        elif self._phase_in_progress is not None:
+            samples = self._phase_in_progress[1].sample(batch_size, env=self._vec_normalize_env)
         else:
             samples = self.hooks.first("sample", batch_size)
             if samples is None:

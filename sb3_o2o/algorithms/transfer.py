@@ -214,6 +214,8 @@ class TransferMixin(CrossingMixin):
         if family == cls.stock_class.__name__:
             model = cls._from_saved(path, env, recipe, given, device, load_critic)
             model._forget(load_critic, load_optimizer)
+            if not load_critic:
+                model.phase_steps, model.finished_phases = {}, []  # what was made of the critics went with them
             return model._ready_to_finetune(given)
         if path is not None:
             source = load_foreign(str(family), path)
@@ -316,6 +318,10 @@ class TransferMixin(CrossingMixin):
                 for optimizer in optimizers.values():
                     optimizer.state.clear()
 
+    def renew_critics(self) -> None:
+        """Fresh critics, and fresh states of all optimisers, as a new model would have them; the policy stays."""
+        self._forget(load_critic=False, load_optimizer=False)
+
     def _ready_to_finetune(self, given: dict[str, Any]) -> Self:
         """A pre-trained policy acts by itself from the first step, whatever ``learning_starts`` the source had."""
         self.learning_starts = given.get("learning_starts", 0)
@@ -323,6 +329,8 @@ class TransferMixin(CrossingMixin):
         self._finetuning_started, self._n_finetuning_updates = False, 0
         if self.phase != PRETRAINING:
             self.phase = None
+        for callback in self.finetuning:
+            callback.begin_new_run()
         return self
 
     @classmethod

@@ -2,16 +2,21 @@
 
 from sb3_o2o.finetuning.balanced_replay import BalancedReplay
 from sb3_o2o.finetuning.base import FineTuningCallback
+from sb3_o2o.finetuning.constraint import ConstrainedFineTuning
+from sb3_o2o.finetuning.reconstruction import PolicyReevaluation, ValueAlignment
 from sb3_o2o.finetuning.replay import DatasetReplay, FIFOReplay, SymmetricReplay
 from sb3_o2o.finetuning.targets import PerturbedTargets
 from sb3_o2o.finetuning.warmup import Warmup
 
 __all__ = [
     "BalancedReplay",
+    "ConstrainedFineTuning",
     "DatasetReplay",
     "FIFOReplay",
     "FineTuningCallback",
     "PerturbedTargets",
+    "PolicyReevaluation",
     "SymmetricReplay",
+    "ValueAlignment",
     "Warmup",
 ]

@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_o2o.data import ReplaySamples
 
 if TYPE_CHECKING:
-    from sb3_o2o.objectives import Batch
+    from sb3_o2o.objectives import Batch, Penalty
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -50,6 +50,9 @@ class FineTuningCallback(BaseCallback):
     def _on_step(self) -> bool:
         return True
 
+    def begin_new_run(self) -> None:
+        """Called where ``load_offline`` takes this callback over from a saved model, for another fine-tuning run."""
+
     # -- environment -----------------------------------------------------------------------------------------------
 
     @hook
@@ -74,8 +77,15 @@ class FineTuningCallback(BaseCallback):
     # -- update ----------------------------------------------------------------------------------------------------
 
     @hook
+    def before_collecting(self) -> None:
+        """
+        Called in each ``learn``, before its first environment step. Gradient-only phases that need no online data run
+        here (``model.gradient_phase``); those that are complete are listed in ``model.finished_phases``.
+        """
+
+    @hook
     def before_finetuning(self) -> None:
-        """Called once, before the first online update. Gradient-only phases run here."""
+        """Called once, before the first online update. Phases that need online data run here."""
 
     @hook
     def sample(self, batch_size: int) -> ReplaySamples | None:
@@ -136,14 +146,17 @@ class FineTuningCallback(BaseCallback):
         return values
 
     @hook
-    def actor_penalty(self, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch) -> th.Tensor | float:
+    def actor_penalty(
+        self, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch
+    ) -> th.Tensor | float | Penalty:
         """
         Asked when the policy objective is built.
 
         :param actions: the policy's actions, ``(B, act)``
         :param log_prob: their log-probability, ``(B,)``; None where the policy is deterministic
         :param batch: the transitions
-        :return: a term to add to the actor's loss, per sample, ``(B,)``
+        :return: a term to add to the actor's loss, per sample, ``(B,)``; with losses of parameters of its own, a
+            :class:`~sb3_o2o.objectives.Penalty`, their optimisers in the callback's dictionary ``optimizers``
         """
         return 0.0
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from sb3_o2o.errors import check_keyword_arguments, unknown
-from sb3_o2o.objectives.base import Batch, LossesAndMetrics, Objective, SACObjective, Step
+from sb3_o2o.objectives.base import Batch, LossesAndMetrics, Objective, Penalty, SACObjective, Step
 from sb3_o2o.objectives.bc import BCObjective
 from sb3_o2o.objectives.cql import CalQLObjective, CQLObjective
 from sb3_o2o.objectives.edac import EDACObjective, SACNObjective
 from sb3_o2o.objectives.iql import IQLObjective
+from sb3_o2o.objectives.reconstruction import (
+    DeterministicAlignmentObjective,
+    ReevaluationObjective,
+    StochasticAlignmentObjective,
+)
 from sb3_o2o.objectives.spot import SPOTObjective
 from sb3_o2o.objectives.td3 import TD3Objective
 from sb3_o2o.objectives.td3_bc import TD3BCObjective
@@ -59,14 +64,18 @@ __all__ = [
     "Batch",
     "CQLObjective",
     "CalQLObjective",
+    "DeterministicAlignmentObjective",
     "EDACObjective",
     "IQLObjective",
     "LossesAndMetrics",
     "Objective",
+    "Penalty",
+    "ReevaluationObjective",
     "SACNObjective",
     "SACObjective",
     "SPOTObjective",
     "Step",
+    "StochasticAlignmentObjective",
     "TD3BCObjective",
     "TD3Objective",
     "make_objective",

@@ -79,6 +79,20 @@ class Step(NamedTuple):
     eager: bool = False
 
 
+class Penalty(NamedTuple):
+    """
+    What a fine-tuning callback adds to the actor's loss, where it trains parameters of its own in the same step, such
+    as a Lagrange multiplier.
+
+    ``values`` is the penalty per sample, ``(B,)``; ``losses`` are scalars by the name of the callback's optimiser, and
+    ``metrics`` are logged.
+    """
+
+    values: th.Tensor
+    losses: dict[str, th.Tensor]
+    metrics: dict[str, th.Tensor]
+
+
 class Optimizers(dict[str, th.optim.Optimizer]):
     """Optimisers by name; as attributes too, since Stable-Baselines3 saves what a dotted name leads to."""
 
@@ -103,6 +117,10 @@ class Objective(nn.Module):
     needs_returns: ClassVar[bool] = False
     #: the critic is trained, so its target network follows
     trains_critic: ClassVar[bool] = True
+    #: actor and target networks keep the delays of the algorithm; otherwise they move at every update
+    delayed: ClassVar[bool] = True
+    #: target networks follow their networks
+    moves_targets: ClassVar[bool] = True
     #: what this objective trains on the dataset before all else, for people; empty for nothing
     preparation: ClassVar[str] = ""
     #: fewest critics that it can do with
@@ -187,6 +205,8 @@ class SACObjective(Objective):
     :param n_actions: sampled actions per state, where several are used
     :param entropy_at_next: measure the policy's entropy at the next observations when the temperature is
         updated, as the official WSRL code does
+    :param simultaneous: form all losses from the same parameters, as CORL and OCR-CFT do: the actor then sees the
+        critics before their step
     :param target_reduction: ``"min"`` backs up the minimum over the target critics, ``"none"`` gives each critic a
         target of its own (SO2, eq. 3)
     """
@@ -200,6 +220,7 @@ class SACObjective(Objective):
         max_target_backup: bool = False,
         n_actions: int = 10,
         entropy_at_next: bool = False,
+        simultaneous: bool = False,
         target_reduction: str = "min",
     ):
         super().__init__(model)
@@ -223,6 +244,7 @@ class SACObjective(Objective):
         self.max_target_backup = max_target_backup
         self.n_actions = n_actions
         self.entropy_at_next = entropy_at_next
+        self.simultaneous = simultaneous
         self.target_reduction = target_reduction
         self.target_subset, self.actor_reduction = model.critic_subset, model.actor_critics
 
@@ -238,9 +260,38 @@ class SACObjective(Objective):
         ent_coef = self.model.current_ent_coef()
         # drawn before the critic's draws: the order of Stable-Baselines3, so that a seed gives the same numbers
         policy_noise = None if actor_batch is None else self.noise(actor_batch.observations)
-        yield Step(self.critic_losses, (batch, *self.critic_draws(batch), ent_coef))
+        draws = self.critic_draws(batch)
+        next_noise = None if actor_batch is None else self.temperature_draws(actor_batch)
+        if self.simultaneous:
+            yield Step(self.all_losses, (batch, draws, actor_batch, policy_noise, next_noise, ent_coef))
+            return
+        yield Step(self.critic_losses, (batch, *draws, ent_coef))
         if actor_batch is not None:
-            yield Step(self.actor_losses, (actor_batch, policy_noise, self.temperature_draws(actor_batch), ent_coef))
+            yield Step(self.actor_losses, (actor_batch, policy_noise, next_noise, ent_coef))
+
+    def all_losses(
+        self,
+        batch: Batch,
+        draws: tuple[th.Tensor | None, ...],
+        actor_batch: Batch | None,
+        noise: th.Tensor | None,
+        next_noise: th.Tensor | None,
+        ent_coef: th.Tensor,
+    ) -> LossesAndMetrics:
+        """
+        :param batch: transitions for the critics
+        :param draws: see :meth:`critic_draws`
+        :param actor_batch: transitions for the actor; None when it waits
+        :param noise: see :meth:`actor_losses`
+        :param next_noise: likewise
+        :param ent_coef: temperature, ``(1,)``
+        :return: all losses, from the same parameters
+        """
+        losses, metrics = self.critic_losses(batch, *draws, ent_coef)  # type: ignore[arg-type,call-arg]
+        if actor_batch is not None:
+            actor_losses, actor_metrics = self.actor_losses(actor_batch, noise, next_noise, ent_coef)
+            losses, metrics = losses | actor_losses, metrics | actor_metrics
+        return losses, metrics
 
     # -- critic ----------------------------------------------------------------------------------------------------
 
@@ -314,28 +365,28 @@ class SACObjective(Objective):
         :param ent_coef: temperature before the update, ``(1,)``
         :return: the losses of actor and temperature, both of the policy before its step
         """
-        loss, log_prob = self.actor_loss(batch, noise, ent_coef)
-        losses = {"actor": loss}
+        losses, metrics, log_prob = self.actor_loss(batch, noise, ent_coef)
         if self.model.log_ent_coef is not None:
             if self.entropy_at_next:
                 with th.no_grad():
                     _, log_prob = self.model.actor.rsample(batch.next_observations, next_noise)
             losses["ent_coef"] = self.temperature_loss(log_prob)
-        return losses, {"ent_coef": ent_coef}
+        return losses, {**metrics, "ent_coef": ent_coef}
 
-    def actor_loss(self, batch: Batch, noise: th.Tensor | None, ent_coef: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    def actor_loss(
+        self, batch: Batch, noise: th.Tensor | None, ent_coef: th.Tensor
+    ) -> tuple[dict[str, th.Tensor], dict[str, th.Tensor], th.Tensor]:
         """
         :param batch: the actor's transitions
         :param noise: see :meth:`actor_losses`
         :param ent_coef: likewise
-        :return: the actor's loss, and the log-probability of its actions, ``(B,)``
+        :return: the losses of the actor and of callbacks, metrics, and the log-probability of the actions, ``(B,)``
         """
         model, hooks = self.model, self.model.hooks
         actions, log_prob = model.actor.rsample(batch.observations, noise)
         values = F.reduce_ensemble(model.critic.q_values(batch.observations, actions), self.actor_reduction)
         values = hooks.actor_values(values, actions, batch)
-        loss = hooks.actor_penalty(ent_coef * log_prob - values, actions, log_prob, batch)
-        return loss.mean(), log_prob
+        return *hooks.actor_losses(ent_coef * log_prob - values, actions, log_prob, batch), log_prob
 
     def temperature_loss(self, log_prob: th.Tensor) -> th.Tensor:
         """

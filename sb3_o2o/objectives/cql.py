@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 import torch as th
 
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.objectives import functional as F
-from sb3_o2o.objectives.base import Batch, LossesAndMetrics, SACObjective, Step
+from sb3_o2o.objectives.base import Batch, LossesAndMetrics, SACObjective
 
 if TYPE_CHECKING:
     from sb3_o2o.algorithms.sac import O2OSAC
@@ -61,6 +60,7 @@ class CQLObjective(SACObjective):
             max_target_backup=max_target_backup,
             n_actions=n_actions,
             entropy_at_next=entropy_at_next,
+            simultaneous=True,
             target_reduction=target_reduction,
         )
         if cql_weight < 0 or temperature <= 0:
@@ -81,38 +81,6 @@ class CQLObjective(SACObjective):
             default = model.qf_lr_schedule(1.0)
             rate = default if lagrange_learning_rate is None else lagrange_learning_rate
             self.optimizers["lagrange"] = FusedAdam([self.log_multiplier], lr=rate)
-
-    def steps(self, batch: Batch, actor_batch: Batch | None) -> Iterator[Step]:
-        """See :meth:`Objective.steps`."""
-        ent_coef = self.model.current_ent_coef()
-        noise = None if actor_batch is None else self.noise(actor_batch.observations)
-        draws = self.critic_draws(batch)
-        next_noise = None if actor_batch is None else self.temperature_draws(actor_batch)
-        yield Step(self.all_losses, (batch, draws, actor_batch, noise, next_noise, ent_coef))
-
-    def all_losses(
-        self,
-        batch: Batch,
-        draws: tuple[th.Tensor | None, ...],
-        actor_batch: Batch | None,
-        noise: th.Tensor | None,
-        next_noise: th.Tensor | None,
-        ent_coef: th.Tensor,
-    ) -> LossesAndMetrics:
-        """
-        :param batch: transitions for the critics
-        :param draws: see :meth:`critic_draws`
-        :param actor_batch: transitions for the actor; None when it waits
-        :param noise: see :meth:`actor_losses`
-        :param next_noise: likewise
-        :param ent_coef: temperature, ``(1,)``
-        :return: all losses, from the same parameters
-        """
-        losses, metrics = self.critic_losses(batch, *draws, ent_coef)  # type: ignore[arg-type,call-arg]
-        if actor_batch is not None:
-            actor_losses, actor_metrics = self.actor_losses(actor_batch, noise, next_noise, ent_coef)
-            losses, metrics = losses | actor_losses, metrics | actor_metrics
-        return losses, metrics
 
     def critic_draws(self, batch: Batch) -> tuple[th.Tensor | None, ...]:
         """

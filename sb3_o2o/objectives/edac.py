@@ -79,8 +79,8 @@ class SACNObjective(SACObjective):
         self, batch: Batch, noise: th.Tensor | None, next_noise: th.Tensor | None, ent_coef: th.Tensor
     ) -> LossesAndMetrics:
         """See :meth:`~sb3_o2o.objectives.base.SACObjective.actor_losses`; the temperature has stepped before."""
-        loss, _ = self.actor_loss(batch, noise, ent_coef)
-        return {"actor": loss}, {"ent_coef": ent_coef}
+        losses, metrics, _ = self.actor_loss(batch, noise, ent_coef)
+        return losses, {**metrics, "ent_coef": ent_coef}
 
 
 class EDACObjective(SACNObjective):

@@ -13,19 +13,25 @@ import torch as th
 from sb3_o2o.networks.distributions import squashed_gaussian, squashed_log_prob
 
 __all__ = [
+    "action_distance",
     "advantage_weights",
+    "aligned_values",
+    "asymmetric_slack",
     "bellman_target",
     "calibrated_values",
     "conservative_gap",
     "density_ratio_loss",
+    "divergence_estimate",
     "diversity_penalty",
     "ensemble_mse",
     "expectile_loss",
     "importance_weighted_bound",
     "lagrange_loss",
+    "multiplier_loss",
     "negative_elbo",
     "reduce_ensemble",
     "replay_priorities",
+    "shrunk_values",
     "smoothed_actions",
     "spot_loss",
     "squashed_gaussian",
@@ -223,6 +229,92 @@ def advantage_weights(advantages: th.Tensor, beta: float, largest: float = 100.0
     :return: ``(B,)``
     """
     return (beta * advantages.detach()).exp().clamp(max=largest)
+
+
+# -- optimistic critic reconstruction and constrained fine-tuning (Luo et al. 2024) ---------------------------------
+
+
+def aligned_values(
+    anchor_values: th.Tensor,
+    anchor_log_prob: th.Tensor,
+    log_prob: th.Tensor,
+    values: th.Tensor,
+    ent_coef: th.Tensor | float,
+) -> th.Tensor:
+    """
+    What a soft critic should say of an action, given its most likely one: the energy policy ``pi ~ exp(Q / alpha)``
+    makes ``Q(s, a) = Q(s, a*) - alpha (log pi(a*|s) - log pi(a|s))``, and values below that stay as they are
+    (Luo et al. 2024, eq. 12).
+
+    :param anchor_values: Q of the offline policy's most likely action a*, ``(B,)``
+    :param anchor_log_prob: its log-probability under the offline policy, ``(B,)``
+    :param log_prob: log-probability of a under the offline policy, ``(B,)``
+    :param values: Q of a, ``(B,)``
+    :param ent_coef: temperature alpha, scalar or ``(1,)``
+    :return: ``(B,)``
+    """
+    return th.minimum(anchor_values - ent_coef * (anchor_log_prob - log_prob), values)
+
+
+def action_distance(actions: th.Tensor, anchors: th.Tensor, largest: float) -> th.Tensor:
+    """
+    Root mean square difference of two actions, at most ``largest`` (Luo et al. 2024, eq. 15 and appendix).
+
+    :param actions: in [-1, 1], ``(B, act)``
+    :param anchors: likewise
+    :param largest: clamp, > 0
+    :return: ``(B,)``
+    """
+    return ((actions - anchors).pow(2).mean(dim=-1)).sqrt().clamp(max=largest)
+
+
+def shrunk_values(anchor_values: th.Tensor, distance: th.Tensor, weight: float) -> th.Tensor:
+    """
+    What a critic should say of an action near the deterministic policy's own: less, the further it is away;
+    ``Q / (1 + beta D^2)``, and for negative values ``Q (1 + beta D^2)`` (Luo et al. 2024, eq. 15 and 43).
+
+    :param anchor_values: Q of the offline policy's action, ``(B,)``
+    :param distance: D, ``(B,)``
+    :param weight: beta, >= 0
+    :return: ``(B,)``
+    """
+    factor = 1 + weight * distance.pow(2)
+    return th.where(anchor_values < 0, anchor_values * factor, anchor_values / factor)
+
+
+def divergence_estimate(log_prob: th.Tensor, reference_log_prob: th.Tensor, floor: float) -> th.Tensor:
+    """
+    One sample's estimate of KL(pi | pi_ref), ``log pi(a|s) - max(log pi_ref(a|s), floor)``: an action near the bounds
+    is almost impossible under any other policy, and a single one would swamp the mean (Luo et al. 2024, eq. 36).
+
+    :param log_prob: of actions of pi under pi, ``(B,)``
+    :param reference_log_prob: of the same under pi_ref, ``(B,)``
+    :param floor: smallest log-probability that counts
+    :return: ``(B,)``
+    """
+    return log_prob - reference_log_prob.clamp(min=floor)
+
+
+def asymmetric_slack(slack: th.Tensor, expectile: float) -> th.Tensor:
+    """
+    Mean slack of a constraint in which violations weigh more, ``E[|tau - 1[u > 0]| u]`` (Luo et al. 2024, eq. 49).
+
+    :param slack: u, threshold minus divergence, any shape
+    :param expectile: tau, in (0, 1): weight of a violation; 1 - tau is that of a satisfied constraint
+    :return: scalar
+    """
+    return (th.where(slack > 0, 1 - expectile, expectile) * slack).mean()
+
+
+def multiplier_loss(log_multiplier: th.Tensor, slack: th.Tensor) -> th.Tensor:
+    """
+    Loss of a constraint's Lagrange multiplier, ``exp(x) u``: it rises where the constraint is violated.
+
+    :param log_multiplier: x, scalar
+    :param slack: mean slack of the constraint, scalar, not differentiated
+    :return: scalar
+    """
+    return log_multiplier.exp() * slack.detach()
 
 
 def negative_elbo(

@@ -129,7 +129,8 @@ class IQLObjective(Objective):
         if with_actor:
             if apart is not None:
                 batch, advantages = apart, self.advantages(apart)
-            losses["actor"], metrics["advantage_weight"] = self.actor_loss(batch, advantages.detach(), noise)
+            actor_losses, actor_metrics = self.actor_losses(batch, advantages.detach(), noise)
+            losses, metrics = losses | actor_losses, metrics | actor_metrics
         return losses, metrics
 
     @th.no_grad()
@@ -151,12 +152,12 @@ class IQLObjective(Objective):
             features = self.model.critic.features(batch.observations)
         return F.reduce_ensemble(values, "min") - self.value(features)
 
-    def actor_loss(self, batch: Batch, advantages: th.Tensor, noise: th.Tensor | None) -> tuple[th.Tensor, th.Tensor]:
+    def actor_losses(self, batch: Batch, advantages: th.Tensor, noise: th.Tensor | None) -> LossesAndMetrics:
         """
         :param batch: the actor's transitions
         :param advantages: ``(B,)``, not differentiated
         :param noise: see :meth:`all_losses`
-        :return: the actor's loss, and the mean weight of a transition
+        :return: the losses of the actor and of callbacks, and the mean weight of a transition
         """
         actor, hooks = self.model.actor, self.model.hooks
         weights = F.advantage_weights(advantages, self.beta, self.max_weight)
@@ -164,10 +165,9 @@ class IQLObjective(Objective):
             imitation = -actor.log_prob(batch.observations, batch.actions, self.action_clip)
         else:
             imitation = (actor.mode(batch.observations) - batch.actions).pow(2).sum(dim=1)
-        loss = weights * imitation
-        if hooks.defined("actor_penalty"):
-            sampled = (
-                actor.rsample(batch.observations, noise) if actor.stochastic else (actor(batch.observations), None)
-            )
-            loss = hooks.actor_penalty(loss, *sampled, batch)
-        return loss.mean(), weights.mean()
+        loss, metrics = weights * imitation, {"advantage_weight": weights.mean()}
+        if not hooks.defined("actor_penalty"):
+            return {"actor": loss.mean()}, metrics
+        sampled = actor.rsample(batch.observations, noise) if actor.stochastic else (actor(batch.observations), None)
+        losses, added = hooks.actor_losses(loss, *sampled, batch)
+        return losses, {**added, **metrics}

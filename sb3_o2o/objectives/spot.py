@@ -196,8 +196,9 @@ class SPOTObjective(TD3Objective):
         """
         actions, values = self.policy_values(batch)
         penalty = self.negative_log_density(batch.observations, actions, noise, self.density_form)
-        loss = self.model.hooks.actor_penalty(F.spot_loss(values, penalty, weight), actions, None, batch)
-        return {"actor": loss.mean()}, {"density_penalty": penalty.detach().mean(), "density_weight": weight.clone()}
+        loss = F.spot_loss(values, penalty, weight)
+        losses, metrics = self.model.hooks.actor_losses(loss, actions, None, batch)
+        return losses, {**metrics, "density_penalty": penalty.detach().mean(), "density_weight": weight.clone()}
 
 
 def _state_dim(model: O2OTD3, flatten_observations: bool) -> int:

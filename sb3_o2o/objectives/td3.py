@@ -22,13 +22,16 @@ class TD3Objective(Objective):
 
     :param model: the algorithm whose networks are trained
     :param critic_reduction: see :func:`~sb3_o2o.objectives.functional.ensemble_mse`; the sum in Stable-Baselines3
+    :param normalize_values: the actor maximises its values divided by their mean magnitude, so that penalties weigh
+        alike on tasks with other rewards (OCR-CFT's code)
     """
 
-    def __init__(self, model: O2OTD3, *, critic_reduction: str = "sum"):
+    def __init__(self, model: O2OTD3, *, critic_reduction: str = "sum", normalize_values: bool = False):
         super().__init__(model)
         if critic_reduction not in ("half_sum", "sum", "mean"):
             raise ValueError(f"critic_reduction must be 'half_sum', 'sum' or 'mean', not {critic_reduction!r}.")
         self.critic_reduction = critic_reduction
+        self.normalize_values = normalize_values
 
     @property
     def model(self) -> O2OTD3:
@@ -79,7 +82,9 @@ class TD3Objective(Objective):
         :return: the actor's loss
         """
         actions, values = self.policy_values(batch)
-        return {"actor": self.model.hooks.actor_penalty(-values, actions, None, batch).mean()}, {}
+        if self.normalize_values:
+            values = values / values.detach().abs().mean()
+        return self.model.hooks.actor_losses(-values, actions, None, batch)
 
     def policy_values(self, batch: Batch) -> tuple[th.Tensor, th.Tensor]:
         """

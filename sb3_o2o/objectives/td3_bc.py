@@ -33,5 +33,5 @@ class TD3BCObjective(TD3Objective):
         """See :meth:`TD3Objective.actor_losses`."""
         actions, values = self.policy_values(batch)
         loss, weight = F.td3_bc_loss(values, actions, batch.actions, self.alpha)
-        loss = self.model.hooks.actor_penalty(loss, actions, None, batch)
-        return {"actor": loss.mean()}, {"q_weight": weight}
+        losses, metrics = self.model.hooks.actor_losses(loss, actions, None, batch)
+        return losses, {**metrics, "q_weight": weight}

@@ -40,6 +40,9 @@ class Everything(FineTuningCallback):
         self.note("allow_update")
         return True
 
+    def before_collecting(self) -> None:
+        self.note("before_collecting")
+
     def before_finetuning(self) -> None:
         self.note("before_finetuning")
 
@@ -86,7 +89,7 @@ def test_when_and_with_what_hooks_are_called() -> None:
     flat = (BATCH,)
     assert seen.shapes("act") == [((1, 3),)] * STEPS
     assert len(seen.shapes("allow_update")) == updates
-    assert len(seen.shapes("before_finetuning")) == 1
+    assert len(seen.shapes("before_collecting")) == len(seen.shapes("before_finetuning")) == 1
     assert seen.shapes("sample") == [BATCH] * updates
     assert seen.shapes("prepare") == [(flat,)] * updates
     assert seen.shapes("next_actions") == [((BATCH, ACT), flat, flat)] * updates
@@ -98,9 +101,9 @@ def test_when_and_with_what_hooks_are_called() -> None:
     assert len(seen.shapes("on_gradient_step")) == updates
     assert seen.shapes("on_phase_change") == [(None, "finetuning")]
     order = [name for name, _ in seen.calls if name not in ("act", "allow_update")]
-    assert order[:11] == [
-        "on_phase_change", "before_finetuning", "sample", "prepare", "next_actions", "next_values", "actor_values",
-        "actor_penalty", "after_update", "on_gradient_step", "sample",
+    assert order[:12] == [
+        "before_collecting", "on_phase_change", "before_finetuning", "sample", "prepare", "next_actions",
+        "next_values", "actor_values", "actor_penalty", "after_update", "on_gradient_step", "sample",
     ]  # fmt: skip
 
 

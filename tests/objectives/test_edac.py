@@ -106,8 +106,8 @@ def test_the_second_derivative_is_that_of_a_loop(rows: int) -> None:
 
 def critic_losses(objective: Any, batch: Batch) -> Any:
     """Losses and metrics of the critics' step."""
-    ((function, arguments),) = objective.steps(batch, None)
-    return function(*arguments)
+    (step,) = objective.steps(batch, None)
+    return step.function(*step.arguments)
 
 
 def test_the_penalty_drives_critics_apart() -> None:
@@ -158,7 +158,7 @@ def test_sac_n_loss_by_hand() -> None:
         )
         actor_actions, actor_log_prob = model.actor.rsample(batch.observations, noise)
         smallest = model.critic.q_values(batch.observations, actor_actions).min(dim=0).values
-        actor_loss, _ = objective.actor_loss(batch, noise, model.current_ent_coef())
+        actor_loss = objective.actor_loss(batch, noise, model.current_ent_coef())[0]["actor"]
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     assert actor_loss.item() == pytest.approx((0.3 * actor_log_prob - smallest).mean().item(), rel=1e-6)
 

@@ -211,10 +211,10 @@ def test_without_temperature_iql_clones(build: Any) -> None:
     model = build(objective="iql", objective_kwargs={"beta": 0.0, "policy_loss": "mse"})
     model.pretrain(dataset(), 1)
     batch = model._sample(8)
-    loss, weight = of(model).actor_loss(batch, th.randn(8), None)
+    losses, metrics = of(model).actor_losses(batch, th.randn(8), None)
     expected = (model.actor.mode(batch.observations) - batch.actions).pow(2).sum(dim=1).mean()
-    assert loss.item() == pytest.approx(expected.item())
-    assert weight.item() == 1.0
+    assert losses["actor"].item() == pytest.approx(expected.item())
+    assert metrics["advantage_weight"].item() == 1.0
 
 
 def test_a_fresh_value_network_joins_a_model_without_one(tmp_path: Path) -> None:

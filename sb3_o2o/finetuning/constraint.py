@@ -1,0 +1,247 @@
+"""Constrained fine-tuning: stay near the best policy so far."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch as th
+from torch import nn
+
+from sb3_o2o.finetuning.reference import _ReferenceCallback
+from sb3_o2o.networks.optimizers import FusedAdam
+from sb3_o2o.objectives import Penalty
+from sb3_o2o.objectives import functional as F
+
+if TYPE_CHECKING:
+    from sb3_o2o.objectives import Batch
+
+#: thresholds of the published configurations for medium data: first and last
+_THRESHOLDS = {"kl": (0.125, 2.0), "mse": (0.0025, 0.04)}
+
+
+class _OncePerRollout(FusedAdam):
+    """Steps at the first of the updates that follow a rollout."""
+
+    is_due = True
+
+    def step(self, closure: Any = None) -> Any:
+        """See ``torch.optim.Adam``."""
+        if self.is_due:
+            self.is_due = False
+            return super().step(closure)
+        return None
+
+
+class _Multiplier(nn.Module):
+    """A Lagrange multiplier ``exp(x)`` with its optimiser."""
+
+    def __init__(self, value: float, learning_rate: float):
+        super().__init__()
+        self.logarithm = nn.Parameter(th.tensor(math.log(value)))
+        self.optimizer = _OncePerRollout([self.logarithm], lr=learning_rate)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        self.optimizer.load_state_dict(self.optimizer.state_dict())  # its moments follow the parameter
+        return self
+
+
+class ConstrainedFineTuning(_ReferenceCallback):
+    """
+    Online updates near a reference policy (OCR-CFT, eq. 36 to 39 and 45 to 49; Luo et al. 2024): the divergence from it
+    is taken off the values that are backed up, and added to the actor's loss, both weighted by a Lagrange multiplier
+    that keeps it below a threshold. The threshold rises, and the reference improves with the policy.
+
+    For policies with a density the divergence is one sample's estimate of the KL divergence, with a floor under the
+    reference's log-probability (saturated actions would swamp the mean); in the target it is taken per sample.
+    Otherwise it is the mean squared difference of the deterministic actions; in the target it is its mean over the
+    batch. A violated constraint weighs ``expectile``, a satisfied one ``1 - expectile``. Where several updates follow a
+    rollout, the multiplier moves in the first.
+
+    The defaults are those for medium data. For expert data the paper has thresholds 0.005 to 0.125 (KL) and 2.5e-5 to
+    6.25e-4 (squared difference).
+
+    :param threshold: of the divergence at the first step, > 0; 0.125 for KL, 0.0025 for the squared difference
+    :param end_threshold: at the last; 2.0 and 0.04
+    :param anneal_steps: environment steps in between, > 0
+    :param penalty: ``"kl"`` or ``"mse"``; by default the first where the policy has a density
+    :param multiplier: the Lagrange multiplier at the start, > 0
+    :param multiplier_learning_rate: of its logarithm, > 0
+    :param expectile: weight of a violation, in (0, 1)
+    :param log_prob_floor: smallest log-probability under the reference that counts
+    :param action_clip: largest action magnitude whose density is evaluated, in (0, 1)
+    :param reference: ``"best"``: whenever the run's evaluation callback finds a better mean return than ever before,
+        the policy that earned it becomes the reference (so its frequency matters: 1000 steps in the paper);
+        ``"interval"``: every ``interval`` steps the current policy does
+    :param interval: environment steps, > 0
+    :raises ValueError: for a number out of range, thresholds that decrease, a policy without a density where the
+        penalty needs one, or a reference that follows evaluations where there are none
+    """
+
+    def __init__(
+        self,
+        threshold: float | None = None,
+        end_threshold: float | None = None,
+        anneal_steps: int = 100_000,
+        penalty: str | None = None,
+        multiplier: float = 1.0,
+        multiplier_learning_rate: float = 5e-5,
+        expectile: float = 0.7,
+        log_prob_floor: float = -50.0,
+        action_clip: float = 1 - 1e-4,
+        reference: str = "best",
+        interval: int = 1000,
+    ):
+        if penalty not in (None, "kl", "mse"):
+            raise ValueError(f"ConstrainedFineTuning(penalty) must be 'kl' or 'mse', not {penalty!r}.")
+        for name, value in {
+            "anneal_steps": anneal_steps,
+            "multiplier": multiplier,
+            "multiplier_learning_rate": multiplier_learning_rate,
+        }.items():
+            if not value > 0:
+                raise ValueError(f"ConstrainedFineTuning({name}) must be > 0, not {value}.")
+        for name, value in {"expectile": expectile, "action_clip": action_clip}.items():
+            if not 0 < value < 1:
+                raise ValueError(f"ConstrainedFineTuning({name}) must lie in (0, 1), not {value}.")
+        if penalty is not None or None not in (threshold, end_threshold):
+            _thresholds(penalty or "kl", threshold, end_threshold)  # as far as they are known, now
+        self.threshold, self.end_threshold = threshold, end_threshold
+        self.anneal_steps = anneal_steps
+        self.penalty = penalty
+        self.initial_multiplier = multiplier
+        self.multiplier_learning_rate = multiplier_learning_rate
+        self.expectile = expectile
+        self.log_prob_floor = log_prob_floor
+        self.action_clip = action_clip
+        #: of the step, as a tensor: a number that changes would be compiled anew
+        self.current_threshold = th.zeros(())
+        super().__init__(reference, interval)
+
+    def begin_new_run(self) -> None:
+        """See :meth:`FineTuningCallback.begin_new_run`."""
+        super().begin_new_run()
+        self.multiplier = _Multiplier(self.initial_multiplier, self.multiplier_learning_rate)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        state["current_threshold"] = self.current_threshold.cpu()
+        if self.multiplier.logarithm.device.type != "cpu":
+            state["multiplier"] = self._copied_multiplier()
+        return state
+
+    def _copied_multiplier(self) -> _Multiplier:
+        copied = _Multiplier(self.initial_multiplier, self.multiplier_learning_rate)
+        copied.load_state_dict(self.multiplier.state_dict())
+        copied.optimizer.load_state_dict(self.multiplier.optimizer.state_dict())
+        return copied
+
+    @property
+    def optimizers(self) -> dict[str, th.optim.Optimizer]:
+        """The multiplier's, by the name of its loss."""
+        return {"multiplier": self.multiplier.optimizer}
+
+    @property
+    def uses_density(self) -> bool:
+        """Whether the divergence is KL."""
+        actor: Any = self.model.policy.actor
+        return (self.penalty or ("kl" if actor.stochastic else "mse")) == "kl"
+
+    def _init_callback(self) -> None:
+        model: Any = self.model
+        if self.penalty == "kl" and not model.actor.stochastic:
+            raise ValueError(
+                f"ConstrainedFineTuning(penalty='kl') needs a density, which the deterministic policy of "
+                f"{type(model).__name__} does not have: use penalty='mse'."
+            )
+        if self.uses_density and model.use_sde:
+            raise ValueError(
+                "ConstrainedFineTuning(penalty='kl') scores actions under a squashed Gaussian, which gSDE is not: "
+                "use penalty='mse'."
+            )
+        _thresholds("kl" if self.uses_density else "mse", self.threshold, self.end_threshold)
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        device = self.model.device
+        self.multiplier.to(device)
+        self.current_threshold = self.current_threshold.to(device)
+        self._set_threshold()
+
+    def _on_rollout_end(self) -> None:
+        super()._on_rollout_end()
+        self._set_threshold()
+        self.multiplier.optimizer.is_due = True
+
+    def _set_threshold(self) -> None:
+        first, last = _thresholds("kl" if self.uses_density else "mse", self.threshold, self.end_threshold)
+        progress = min(self.num_timesteps / self.anneal_steps, 1.0)
+        self.current_threshold.fill_(first + (last - first) * progress)
+
+    # -- update ----------------------------------------------------------------------------------------------------
+
+    def next_values(self, values: th.Tensor, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch) -> th.Tensor:
+        """
+        :param values: ``(B,)``
+        :param actions: the evaluated next actions, ``(B, act)``
+        :param log_prob: ``(B,)``; None where the policy is deterministic
+        :param batch: the transitions
+        :return: the values less the weighted divergence
+        """
+        if self.uses_density:
+            assert log_prob is not None
+            divergence = self._divergence(batch.next_observations, actions, log_prob)
+        else:
+            divergence = self._squares(batch.next_observations).mean()
+        return values - self.multiplier.logarithm.exp() * divergence
+
+    def actor_penalty(self, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch) -> Penalty:
+        """
+        :param actions: the policy's actions, ``(B, act)``
+        :param log_prob: their log-probability, ``(B,)``; None where the policy is deterministic
+        :param batch: the transitions
+        :return: the weighted divergence, with the multiplier's loss
+        """
+        if self.uses_density:
+            assert log_prob is not None
+            penalty = divergence = self._divergence(batch.observations, actions, log_prob)
+        else:
+            divergence = self._squares(batch.observations)
+            penalty = divergence.mean(dim=1)
+        multiplier = self.multiplier.logarithm.detach().exp()
+        slack = F.asymmetric_slack(self.current_threshold - divergence.detach(), self.expectile)
+        metrics = {
+            "divergence": divergence.detach().mean(),
+            "multiplier": multiplier,
+            "threshold": self.current_threshold.clone(),
+            "constraint_slack": slack,
+        }
+        losses = {"multiplier": F.multiplier_loss(self.multiplier.logarithm, slack)}
+        return Penalty(multiplier * penalty, losses, metrics)
+
+    def _divergence(self, observations: Any, actions: th.Tensor, log_prob: th.Tensor) -> th.Tensor:
+        reference = self.policy.log_prob(observations, actions, self.action_clip)
+        return F.divergence_estimate(log_prob, reference, self.log_prob_floor)
+
+    def _squares(self, observations: Any) -> th.Tensor:
+        with th.no_grad():
+            reference = self.policy.mode(observations)
+        # of the policy itself, not of the target policy's smoothed action
+        return (self.model.policy.actor.mode(observations) - reference).pow(2)  # type: ignore[operator,union-attr]
+
+
+def _thresholds(penalty: str, threshold: float | None, end_threshold: float | None) -> tuple[float, float]:
+    """
+    :return: the first and the last
+    :raises ValueError: if they decrease, or are not positive
+    """
+    first, last = _THRESHOLDS[penalty]
+    first = first if threshold is None else threshold
+    last = last if end_threshold is None else end_threshold
+    if not 0 < first <= last:
+        raise ValueError(
+            "ConstrainedFineTuning: the threshold must be > 0 and must not decrease: the constraint loosens as the "
+            f"policy improves. Got threshold={first} and end_threshold={last}."
+        )
+    return first, last

@@ -1,0 +1,185 @@
+"""Optimistic critic reconstruction, before the first environment step."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar
+
+from sb3_o2o.finetuning.reference import frozen_copy
+from sb3_o2o.finetuning.replay import _DatasetCallback
+from sb3_o2o.objectives import (
+    DeterministicAlignmentObjective,
+    Objective,
+    ReevaluationObjective,
+    StochasticAlignmentObjective,
+)
+
+
+class _GradientPhase(_DatasetCallback):
+    """
+    A phase of updates on the offline dataset. A model that has it behind it, saved or not, skips it; critics that are
+    replaced (``load_offline(load_critic=False)``), or pre-trained again, need it again.
+
+    :param gradient_steps: updates, > 0
+    :param ent_coef: temperature with which the phase starts, > 0; by default the model's. For policies with a density
+    :param dataset: see :class:`~sb3_o2o.finetuning.replay._DatasetCallback`
+    """
+
+    phase: ClassVar[str]
+
+    def __init__(self, gradient_steps: int, ent_coef: float | None = None, dataset: Any = None):
+        super().__init__(dataset)
+        name = type(self).__name__
+        if gradient_steps < 1:
+            raise ValueError(
+                f"{name}(gradient_steps) must be at least 1, not {gradient_steps}: to do without the phase, leave the "
+                "callback out."
+            )
+        if ent_coef is not None and ent_coef <= 0:
+            raise ValueError(f"{name}(ent_coef) must be > 0, not {ent_coef}.")
+        self.gradient_steps = gradient_steps
+        self.ent_coef = ent_coef
+
+    def _init_callback(self) -> None:
+        if self.ent_coef is not None and not hasattr(self.model, "set_ent_coef"):
+            name = type(self.model).__name__
+            raise ValueError(f"{type(self).__name__}(ent_coef) is a temperature, which {name} does not have.")
+
+    def _on_training_start(self) -> None:
+        if not self._is_finished():
+            super()._on_training_start()
+
+    def _is_finished(self) -> bool:
+        return self.phase in self.model.finished_phases  # type: ignore[attr-defined]
+
+    def before_collecting(self) -> None:
+        """Run the phase, or what an interruption has left of it."""
+        model: Any = self.model
+        if self._is_finished():
+            return
+        if self.phase not in model.phase_steps:
+            if self.ent_coef is not None:
+                model.set_ent_coef(self.ent_coef)
+            self._begin(model)
+        if model.gradient_phase(self.phase, self._objective(model), self.gradient_steps, self._open()):
+            self._end(model)
+
+    def _begin(self, model: Any) -> None:
+        """What has to be done before the first update."""
+        raise NotImplementedError
+
+    def _objective(self, model: Any) -> Objective:
+        """What is minimised."""
+        raise NotImplementedError
+
+    def _end(self, model: Any) -> None:
+        """What has to be done after the last update."""
+
+
+class PolicyReevaluation(_GradientPhase):
+    """
+    Evaluate the offline policy by the rule of online training (OCR-CFT's fitted Q evaluation, eq. 10 and 11; Luo et al.
+    2024): values that a conservative objective has pushed down become optimistic, and a policy that came without a
+    critic gets one. The policy is frozen. Half a million updates in the paper, before the first environment step.
+
+    :param gradient_steps: updates, > 0
+    :param ent_coef: temperature, fixed during the phase, > 0; by default the model's. 0.2 (medium data) or 0.5 (expert
+        data) in the paper; online it is tuned from there
+    :param fresh_critics: start with new critics, as the source does; False goes on with the offline ones
+    :param dataset: offline data; by default those that the model was pre-trained on
+    :raises ValueError: for a number out of range, or without a dataset
+    """
+
+    phase: ClassVar[str] = "reevaluation"
+
+    def __init__(
+        self,
+        gradient_steps: int = 500_000,
+        ent_coef: float | None = None,
+        fresh_critics: bool = True,
+        dataset: Any = None,
+    ):
+        super().__init__(gradient_steps, ent_coef, dataset)
+        self.fresh_critics = fresh_critics
+
+    def _init_callback(self) -> None:
+        super()._init_callback()
+        ReevaluationObjective(self.model)  # an online objective that cannot is refused before anything is done
+
+    def _begin(self, model: Any) -> None:
+        if self.fresh_critics:
+            model.renew_critics()
+        model.copy_to_targets(critics=False)  # a target policy is the frozen policy, not one that lags behind it
+
+    def _objective(self, model: Any) -> Objective:
+        return ReevaluationObjective(model)
+
+
+class ValueAlignment(_GradientPhase):
+    """
+    Calibrate the critics with the offline policy (OCR-CFT, eq. 12 and 13 for SAC, 15, 43 and 44 for TD3; Luo et al.
+    2024): the value of its own action is kept, and that of no other action may be larger than the policy allows. The
+    actor is updated at the same time. Half a million updates in the paper, before the first environment step.
+    Afterwards target networks equal their networks.
+
+    :param gradient_steps: updates, > 0
+    :param ent_coef: temperature, fixed during the phase, > 0; by default the model's. See :class:`PolicyReevaluation`
+    :param distance_weight: beta, by how much values shrink with the distance of an action from the offline policy's,
+        >= 0; for deterministic policies
+    :param largest_distance: clamp of that distance, > 0; the model's ``target_policy_noise`` by default
+    :param action_clip: largest action magnitude whose density is evaluated, in (0, 1); for policies with a density
+    :param dataset: offline data; by default those that the model was pre-trained on
+    :raises ValueError: for a number out of range, or without a dataset
+    """
+
+    phase: ClassVar[str] = "alignment"
+
+    def __init__(
+        self,
+        gradient_steps: int = 500_000,
+        ent_coef: float | None = None,
+        distance_weight: float = 1.0,
+        largest_distance: float | None = None,
+        action_clip: float = 1 - 1e-4,
+        dataset: Any = None,
+    ):
+        super().__init__(gradient_steps, ent_coef, dataset)
+        if distance_weight < 0:
+            raise ValueError(f"ValueAlignment(distance_weight) must be >= 0, not {distance_weight}.")
+        if largest_distance is not None and largest_distance <= 0:
+            raise ValueError(f"ValueAlignment(largest_distance) must be > 0, not {largest_distance}.")
+        if not 0 < action_clip < 1:
+            raise ValueError(f"ValueAlignment(action_clip) must lie in (0, 1), not {action_clip}.")
+        self.distance_weight = distance_weight
+        self.largest_distance = largest_distance
+        self.action_clip = action_clip
+        #: the offline policy, while the phase lasts
+        self.policy: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        if self.policy is not None:
+            state["policy"] = copy.deepcopy(self.policy).cpu()
+        return state
+
+    def _init_callback(self) -> None:
+        super()._init_callback()
+        model: Any = self.model
+        if model.actor.stochastic and model.use_sde:
+            raise ValueError("ValueAlignment scores actions under a squashed Gaussian, which gSDE is not.")
+
+    def _begin(self, model: Any) -> None:
+        self.policy = frozen_copy(model.actor)
+
+    def _objective(self, model: Any) -> Objective:
+        self.policy.to(model.device)
+        if model.actor.stochastic:
+            return StochasticAlignmentObjective(model, self.policy, action_clip=self.action_clip)
+        largest = model.target_policy_noise if self.largest_distance is None else self.largest_distance
+        return DeterministicAlignmentObjective(
+            model, self.policy, weight=self.distance_weight, largest_distance=largest
+        )
+
+    def _end(self, model: Any) -> None:
+        model.copy_to_targets()
+        self.policy = None

@@ -1,0 +1,104 @@
+"""Frozen copies of a policy."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from torch import nn
+
+from sb3_o2o.finetuning.base import FineTuningCallback
+
+
+def frozen_copy(actor: nn.Module) -> Any:
+    """
+    :param actor: a policy network
+    :return: a copy that nothing trains, without the optimiser
+    """
+    distribution = getattr(actor, "action_dist", None)
+    # its last sample is no part of the policy, and with gSDE it cannot be copied
+    copied: Any = copy.deepcopy(actor, {id(distribution): copy.copy(distribution)})
+    copied.optimizer, copied.action_dist = None, None
+    for parameter in copied.parameters():
+        parameter.grad = None
+    return copied.train(False).requires_grad_(False)
+
+
+class _ReferenceCallback(FineTuningCallback):
+    """
+    Keeps a frozen policy that online updates may refer to. It begins as the policy with which ``learn`` starts, and
+    lives in the zip.
+
+    :param reference: ``"best"``: whenever the run's evaluation callback finds a better mean return than ever before,
+        the policy that earned it takes over; ``"interval"``: the current policy takes over again and again
+    :param interval: environment steps between two of them, for ``"interval"``, > 0
+    """
+
+    def __init__(self, reference: str = "best", interval: int = 1000):
+        super().__init__()
+        name = type(self).__name__
+        if reference not in ("best", "interval"):
+            raise ValueError(f"{name}(reference) must be 'best' or 'interval', not {reference!r}.")
+        if interval < 1:
+            raise ValueError(f"{name}(interval) must be at least 1, not {interval}.")
+        self.reference = reference
+        self.interval = interval
+        self.begin_new_run()
+
+    def begin_new_run(self) -> None:
+        """See :meth:`FineTuningCallback.begin_new_run`."""
+        self.policy: Any = None
+        self.best_score = -math.inf
+        self.taken_at = 0
+        self.n_taken = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        if self.policy is not None:
+            state["policy"] = copy.deepcopy(self.policy).cpu()  # so that a saved model loads on any machine
+        return state
+
+    def _on_training_start(self) -> None:
+        if self.reference == "best":
+            self._evaluation()
+        if self.policy is None:
+            self._take_policy()
+        self.policy.to(self.model.device)
+
+    def before_collecting(self) -> None:
+        """What was evaluated before the first step was the policy with which ``learn`` started."""
+        if self.reference == "best" and self.n_taken == 1:
+            self.best_score = max(self.best_score, float(self._evaluation().best_mean_reward))
+
+    def _on_rollout_end(self) -> None:
+        # evaluations run in the steps of a rollout, and the policy has not moved since
+        if self.reference == "interval":
+            if self.num_timesteps - self.taken_at >= self.interval:
+                self._take_policy()
+            return
+        score = float(self._evaluation().best_mean_reward)
+        if score > self.best_score:
+            self.best_score = score
+            self._take_policy()
+
+    def _take_policy(self) -> None:
+        if self.policy is None:
+            self.policy = frozen_copy(self.model.policy.actor)  # type: ignore[arg-type]
+        else:
+            # in place: compiled updates hold on to the network
+            self.policy.load_state_dict(self.model.policy.actor.state_dict())  # type: ignore[operator,union-attr]
+        self.taken_at = self.num_timesteps
+        self.n_taken += 1
+        self.logger.record("finetune/reference_updates", self.n_taken - 1)
+
+    def _evaluation(self) -> EvalCallback:
+        callbacks: list[BaseCallback] = self.model._driven_callbacks  # type: ignore[attr-defined]
+        for callback in callbacks:
+            if isinstance(callback, EvalCallback):
+                return callback
+        raise ValueError(
+            f"{type(self).__name__}(reference='best') follows the scores of an evaluation callback, and this run has "
+            "none: add learn(callback=EvalCallback(eval_env, eval_freq=1000)), or use reference='interval'."
+        )
