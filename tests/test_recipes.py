@@ -14,7 +14,14 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_o2o import O2OTD3
 from sb3_o2o.algorithms import algorithm_class
-from sb3_o2o.finetuning import FineTuningCallback, SymmetricReplay, Warmup
+from sb3_o2o.finetuning import (
+    DualCritic,
+    FineTuningCallback,
+    LinearSchedule,
+    OnlinePretraining,
+    SymmetricReplay,
+    Warmup,
+)
 from sb3_o2o.objectives import CQLObjective
 from sb3_o2o.recipes import (
     RUN_KEYS,
@@ -29,7 +36,8 @@ from sb3_o2o.recipes import (
 )
 
 O2O = ["o2sac", "o2sac_expert", "o2sac_utd10", "o2td3", "o2td3_expert"]
-NAMES = ["calql", "cql", "edac", "iql", *O2O, "rlpd", "sac", "so2", "so2_paper", "spot", "td3", "td3_bc", "wsrl"]
+OPT = ["opt_iql", "opt_sac", "opt_spot", "opt_td3"]
+NAMES = ["calql", "cql", "edac", "iql", *O2O, *OPT, "rlpd", "sac", "so2", "so2_paper", "spot", "td3", "td3_bc", "wsrl"]
 
 
 def entries() -> list[tuple[str, str]]:
@@ -57,10 +65,10 @@ def small(recipe: Recipe) -> dict[str, Any]:
         "Warmup": {"steps": 12},
         "PolicyReevaluation": {"gradient_steps": 3},
         "ValueAlignment": {"gradient_steps": 3},
+        "OnlinePretraining": {"collect_steps": 12, "gradient_steps": 3},
     }
-    short["ConstrainedFineTuning"] = {"steps": 12}
     arguments["finetuning"] = [
-        {name: {**options, **{key: value for key, value in short.get(name, {}).items() if key in options}}}
+        {name: {**options, **short.get(name, {})}}
         for callback in recipe.arguments.get("finetuning") or ()
         for name, options in callback.items()
     ]
@@ -120,7 +128,8 @@ def test_every_recipe_runs(name: str, env_id: str, n_envs: int, tiny_dataset: Ca
     model.learn(20, callback=EvalCallback(make_vec_env(env_id), eval_freq=8, n_eval_episodes=1, verbose=0))
     assert model.num_timesteps == 20
     assert model._n_updates > before
-    assert model.finished_phases == (["reevaluation", "alignment"] if name in O2O else [])
+    phases = {name: ["reevaluation", "alignment"] for name in O2O} | {name: ["opt"] for name in OPT}
+    assert model.finished_phases == phases.get(name, [])
 
 
 def test_wsrl_on_mujoco_is_the_papers() -> None:
@@ -199,6 +208,26 @@ def test_iql_by_domain(env_id: str, expectile: float, beta: float, shift: float)
     arguments = recipe_arguments("iql", env_id)
     kwargs = arguments["objective_kwargs"]
     assert (kwargs["expectile"], kwargs["beta"], arguments["reward_shift"]) == (expectile, beta, shift)
+
+
+@pytest.mark.parametrize("name", ["opt_iql", "opt_sac", "opt_td3"])
+@pytest.mark.parametrize(
+    ("env_id", "kappa"),
+    [
+        ("Hopper-v5", (0.3, 0.9, 150_000)),
+        ("AntMaze_Medium-v4", (0.1, 0.9, 100_000)),
+        ("AntMaze_Large_Diverse_GR-v4", (0.1, 0.9, 200_000)),
+        ("AdroitHandPen-v1", (0.1, 0.9, 250_000)),
+    ],
+)
+def test_opt_by_domain(name: str, env_id: str, kappa: tuple[float, float, int]) -> None:
+    arguments = recipe_arguments(name, env_id)
+    _, pretraining, dual = build_finetuning(arguments["finetuning"])
+    assert isinstance(dual, DualCritic)
+    assert dual.schedule == LinearSchedule(*kappa)
+    assert isinstance(pretraining, OnlinePretraining)
+    assert (pretraining.collect_steps, pretraining.gradient_steps) == (25_000, 50_000)
+    assert arguments["gradient_steps"] == (5 if env_id == "Hopper-v5" and name != "opt_iql" else 1)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch as th
@@ -20,7 +21,7 @@ from sb3_o2o.algorithms.hooks import Hooks, walk
 from sb3_o2o.algorithms.phases import FINETUNING, PRETRAINING
 from sb3_o2o.algorithms.preparation import prepare_objective
 from sb3_o2o.algorithms.progress import PretrainingProgressBar
-from sb3_o2o.algorithms.updates import UpdatePhases
+from sb3_o2o.algorithms.second import SecondCriticsMixin
 from sb3_o2o.data import MonteCarloReplayBuffer, OfflineDataset, OfflineReplayBuffer
 from sb3_o2o.networks.normalizer import needs_statistics, set_observation_statistics
 from sb3_o2o.networks.optimizers import FusedAdam
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from sb3_o2o.algorithms.crossing import CloneReport
 
 
-class OfflineToOnlineMixin(UpdatePhases):
+class OfflineToOnlineMixin(SecondCriticsMixin):
     """
     Turns an off-policy SB3 algorithm into an offline-to-online one. Sub-classes name their objectives and
     optimisers; everything else is here.
@@ -193,7 +194,12 @@ class OfflineToOnlineMixin(UpdatePhases):
         optimizers = self._optimizers() | objective.optimizers | self.hooks.optimizers()
         parameters = {name: _parameters(optimizer) for name, optimizer in optimizers.items()}
         metrics: dict[str, th.Tensor] = {}
-        for step in objective.preparation_steps(batch) if prepare else objective.steps(batch, actor_batch):
+        steps = (
+            objective.preparation_steps(batch)
+            if prepare
+            else chain(self.hooks.critic_steps(batch), objective.steps(batch, actor_batch))
+        )
+        for step in steps:
             losses, step_metrics, gradients = self._gradient_functions(step, parameters)
             for name, values in zip(losses, gradients, strict=True):
                 for parameter, gradient in zip(parameters[name], values, strict=True):
@@ -206,17 +212,19 @@ class OfflineToOnlineMixin(UpdatePhases):
 
     def _optimizers(self) -> dict[str, th.optim.Optimizer]:
         """The algorithm's optimisers, by the names that objectives yield."""
-        return {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
+        second = {} if self.second_critics is None else self.second_critics.optimizers
+        return {"actor": self.actor.optimizer, "critic": self.critic.optimizer, **second}
 
     def _lr_schedules(self) -> dict[str, Schedule]:
         """The learning rate of each optimiser."""
-        return {"actor": self.lr_schedule, "critic": self.qf_lr_schedule}
+        return {"actor": self.lr_schedule, "critic": self.qf_lr_schedule, "second_critic": self.qf_lr_schedule}
 
     def _update_learning_rates(self) -> None:
-        schedules, remaining = self._lr_schedules(), self._current_progress_remaining
-        for name, optimizer in self._optimizers().items():
-            factor = self.active_objective.learning_rate_factor(name, remaining)
-            update_learning_rate(optimizer, factor * schedules[name](remaining))
+        optimizers, remaining = self._optimizers(), self._current_progress_remaining
+        for name, schedule in self._lr_schedules().items():
+            if name in optimizers:
+                factor = self.active_objective.learning_rate_factor(name, remaining)
+                update_learning_rate(optimizers[name], factor * schedule(remaining))
 
     @cached_property
     def _target_parameters(self) -> list[tuple[th.nn.Module, list[th.Tensor], list[th.Tensor]]]:
@@ -229,6 +237,8 @@ class OfflineToOnlineMixin(UpdatePhases):
         for network, targets, sources in self._target_parameters:
             if network is not self.critic or self.active_objective.trains_critic:
                 th._foreach_lerp_(targets, sources, self.tau)
+        if self.second_critics is not None and self.phase == FINETUNING:
+            self.second_critics.update_targets(self.tau)
         # running statistics of batch normalisation are copied, as SB3 does
         polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
 
@@ -453,6 +463,7 @@ class OfflineToOnlineMixin(UpdatePhases):
         for name in self._objective_state_names():
             state_dicts.append(name)
             state_dicts += [f"{name}.optimizers.{key}" for key in getattr(self, name).optimizers]
+        state_dicts += self._second_critics_names()
         return state_dicts, variables
 
 

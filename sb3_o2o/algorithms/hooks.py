@@ -11,22 +11,27 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Event
 from sb3_o2o.objectives.base import Penalty
 
 if TYPE_CHECKING:
-    from sb3_o2o.objectives import Batch, LossesAndMetrics
+    from sb3_o2o.objectives import Batch, LossesAndMetrics, Step
 
 #: hooks that change the update; meant for fine-tuning
 UPDATE_HOOKS = (
     "act",
     "allow_update",
     "before_collecting",
+    "before_rollout",
     "before_finetuning",
     "sample",
     "prepare",
+    "critic_steps",
     "next_actions",
     "next_values",
     "actor_values",
+    "advantages",
     "actor_penalty",
     "after_update",
 )
+#: two names of what a policy follows: a callback that changes both fits objectives that ask for either
+_ALTERNATIVES = {"actor_values": "advantages", "advantages": "actor_values"}
 #: hooks that only look; delivered offline as well
 EVENT_HOOKS = ("on_gradient_step", "on_phase_change", "on_preparation_step")
 
@@ -98,8 +103,12 @@ class Hooks:
         :param objective: its class, for the error message
         :raises ValueError: if a callback overrides one of them, and so would do nothing
         """
+        unused = set(names)
         for name in names:
+            other = _ALTERNATIVES.get(name)
             for callback in self._by_name.get(name, []):
+                if other is not None and other not in unused and callback in self._by_name[other]:
+                    continue
                 raise ValueError(
                     f"{type(callback).__name__} changes {name}, which {objective} never asks for: choose another "
                     "online_objective, or leave the callback out."
@@ -108,6 +117,11 @@ class Hooks:
     def allow_update(self) -> bool:
         """:return: whether every callback lets gradient steps follow. All are asked: some count."""
         return all([method() for method in self.defined("allow_update")])
+
+    def critic_steps(self, batch: Batch) -> Iterator[Step]:
+        """See :class:`~sb3_o2o.finetuning.FineTuningCallback`."""
+        for method in self.defined("critic_steps"):
+            yield from method(batch)
 
     def prepare(self, batch: Batch) -> Batch:
         """See :class:`~sb3_o2o.finetuning.FineTuningCallback`."""
@@ -132,6 +146,12 @@ class Hooks:
         for method in self.defined("actor_values"):
             values = method(values, actions, batch)
         return values
+
+    def advantages(self, advantages: th.Tensor, batch: Batch) -> th.Tensor:
+        """See :class:`~sb3_o2o.finetuning.FineTuningCallback`."""
+        for method in self.defined("advantages"):
+            advantages = method(advantages, batch)
+        return advantages
 
     def actor_losses(
         self, loss: th.Tensor, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch

@@ -108,6 +108,7 @@ class TransferMixin(CrossingMixin):
         """
         if isinstance(load_path_or_dict, dict):
             load_path_or_dict = self._match_objectives(self._from_stock(load_path_or_dict))
+            self._match_second_critics(load_path_or_dict)
         super().set_parameters(load_path_or_dict, exact_match=exact_match, device=device)
 
     def _from_stock(self, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -327,6 +328,7 @@ class TransferMixin(CrossingMixin):
         self.learning_starts = given.get("learning_starts", 0)
         self.num_timesteps = self._total_timesteps = 0
         self._finetuning_started, self._n_finetuning_updates = False, 0
+        self.second_critics, self.phase_steps, self.finished_phases = None, {}, []
         if self.phase != PRETRAINING:
             self.phase = None
         for callback in self.finetuning:

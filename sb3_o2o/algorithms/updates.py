@@ -128,13 +128,17 @@ class UpdatePhases(SamplingMixin):
         return True
 
     def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> RolloutReturn:
-        """SB3's; before the first one of ``learn``, callbacks may run their gradient-only phases."""
+        """SB3's; before it, callbacks may run their gradient-only phases."""
         if not self._is_collecting:
             for method in self.hooks.defined("before_collecting"):
                 method()
                 if self._clean_point():
                     return RolloutReturn(0, 0, continue_training=False)
             self._is_collecting = True
+        for method in self.hooks.defined("before_rollout"):
+            method()
+            if self._clean_point():
+                return RolloutReturn(0, 0, continue_training=False)
         return super().collect_rollouts(env, callback, *args, **kwargs)  # type: ignore[misc]
 
     # -- logging ---------------------------------------------------------------------------------------------------

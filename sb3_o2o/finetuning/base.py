@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_o2o.data import ReplaySamples
 
 if TYPE_CHECKING:
-    from sb3_o2o.objectives import Batch, Penalty
+    from sb3_o2o.objectives import Batch, Penalty, Step
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -84,8 +84,15 @@ class FineTuningCallback(BaseCallback):
         """
 
     @hook
+    def before_rollout(self) -> None:
+        """
+        Called before each rollout. Gradient-only phases that need online data run here (``model.gradient_phase``):
+        when they are interrupted, nothing else is half-done.
+        """
+
+    @hook
     def before_finetuning(self) -> None:
-        """Called once, before the first online update. Phases that need online data run here."""
+        """Called once, before the first online update."""
 
     @hook
     def sample(self, batch_size: int) -> ReplaySamples | None:
@@ -107,6 +114,17 @@ class FineTuningCallback(BaseCallback):
         :return: the same, or with tensors added (``batch.with_extras``), as the hooks below are given it
         """
         return batch
+
+    @hook
+    def critic_steps(self, batch: Batch) -> Iterable[Step]:
+        """
+        Asked at the beginning of each update for what further critics minimise on its batch. The steps are made
+        before the objective's own, so that the actor sees all critics after theirs. Their optimisers are the model's.
+
+        :param batch: the critics' transitions
+        :return: steps, in the order of the updates
+        """
+        return ()
 
     @hook
     def next_actions(self, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch) -> th.Tensor:
@@ -144,6 +162,18 @@ class FineTuningCallback(BaseCallback):
         :return: the values to maximise, as ``values``
         """
         return values
+
+    @hook
+    def advantages(self, advantages: th.Tensor, batch: Batch) -> th.Tensor:
+        """
+        Asked where the policy imitates the batch's actions, weighted by their advantages, as in IQL: what
+        ``actor_values`` is to objectives that maximise values.
+
+        :param advantages: of the batch's actions, without gradient, ``(B,)``
+        :param batch: the actor's transitions
+        :return: the advantages to weight by, as ``advantages``
+        """
+        return advantages
 
     @hook
     def actor_penalty(

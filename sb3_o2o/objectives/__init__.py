@@ -15,6 +15,7 @@ from sb3_o2o.objectives.reconstruction import (
     ReevaluationObjective,
     StochasticAlignmentObjective,
 )
+from sb3_o2o.objectives.second import SecondCritics
 from sb3_o2o.objectives.spot import SPOTObjective
 from sb3_o2o.objectives.td3 import TD3Objective
 from sb3_o2o.objectives.td3_bc import TD3BCObjective
@@ -74,6 +75,7 @@ __all__ = [
     "SACNObjective",
     "SACObjective",
     "SPOTObjective",
+    "SecondCritics",
     "Step",
     "StochasticAlignmentObjective",
     "TD3BCObjective",

@@ -13,6 +13,8 @@ from sb3_o2o.objectives import functional as F
 
 if TYPE_CHECKING:
     from sb3_o2o.algorithms.sac import O2OSAC
+    from sb3_o2o.networks.ensemble import EnsembleCritic
+    from sb3_o2o.objectives.second import SecondCritics
 
 
 class Batch(NamedTuple):
@@ -70,7 +72,7 @@ class Step(NamedTuple):
 
     ``function`` is a pure function of networks and ``arguments``: random numbers and temperatures are passed in, so
     that it can be compiled. It returns scalar losses by the name of their optimiser, in the order in which these step,
-    and metrics to log, without gradient.
+    and metrics to log, without gradient. ``eager`` is for what no compiler takes, such as a gradient of a gradient.
     """
 
     function: Callable[..., LossesAndMetrics]
@@ -178,6 +180,36 @@ class Objective(nn.Module):
     def forget_values(self) -> None:
         """Start afresh with what this objective itself has learned of values."""
 
+    # -- a second set of critics -----------------------------------------------------------------------------------
+
+    def new_value_network(self) -> nn.Module | None:
+        """:return: a fresh V(s), where this objective learns one"""
+        return None
+
+    def second_draws(self, batch: Batch) -> tuple[Any, ...]:
+        """
+        :param batch: transitions
+        :return: random numbers and temperature of :meth:`second_losses`
+        """
+        raise NotImplementedError
+
+    def second_losses(self, second: SecondCritics, batch: Batch, *draws: Any) -> LossesAndMetrics:
+        """
+        What a second set of critics minimises on a batch: the TD error towards targets of its own, without any term
+        that an offline objective adds.
+
+        :param second: the critics
+        :param batch: transitions
+        :param draws: see :meth:`second_draws`
+        :return: losses ``second_critic``, and ``second_value`` where there is a V
+        """
+        raise NotImplementedError
+
+    @property
+    def supports_second_critics(self) -> bool:
+        """Whether a second set of critics can learn beside this objective's."""
+        return type(self).second_losses is not Objective.second_losses
+
     def noise(self, observations: PyTorchObs, n_actions: int | None = None) -> th.Tensor | None:
         """
         Standard normal draws for one action (or several) per state; ``None`` with gSDE, which has its own.
@@ -198,6 +230,9 @@ class SACObjective(Objective):
     Soft actor-critic, in Stable-Baselines3's order: critic, actor, temperature, with the temperature as it was
     before the update.
 
+    A second set of critics Q2 has the same target with its own target networks, and the same entropy term:
+    ``y2 = r + discount (1 - d) (min Qb2(s', a') - alpha log pi(a'|s'))``.
+
     :param model: the algorithm whose networks are trained
     :param entropy_backup: include the entropy in the TD target; the model's ``entropy_backup`` by default
     :param critic_reduction: see :func:`~sb3_o2o.objectives.functional.ensemble_mse`
@@ -210,6 +245,8 @@ class SACObjective(Objective):
     :param target_reduction: ``"min"`` backs up the minimum over the target critics, ``"none"`` gives each critic a
         target of its own (SO2, eq. 3)
     """
+
+    unused_hooks: ClassVar[tuple[str, ...]] = ("advantages",)
 
     def __init__(
         self,
@@ -317,21 +354,39 @@ class SACObjective(Objective):
         values = self.model.critic.q_values(batch.observations, batch.actions)
         return {"critic": F.ensemble_mse(values, target, self.critic_reduction)}, {}
 
+    def second_draws(self, batch: Batch) -> tuple[Any, ...]:
+        """See :meth:`Objective.second_draws`."""
+        noise = self.noise(batch.next_observations, self.n_actions if self.max_target_backup else None)
+        return noise, self.model.draw_critics(self.model.critic_subset), self.model.current_ent_coef()
+
+    def second_losses(self, second: SecondCritics, batch: Batch, *draws: Any) -> LossesAndMetrics:
+        """See :meth:`Objective.second_losses`."""
+        target = self.td_target(batch, *draws, second.critic_target)  # type: ignore[call-arg]
+        values = second.critic.q_values(batch.observations, batch.actions)
+        return {"second_critic": F.ensemble_mse(values, target, self.critic_reduction)}, {}
+
     @th.no_grad()
     def td_target(
-        self, batch: Batch, noise: th.Tensor | None, members: th.Tensor | None, ent_coef: th.Tensor
+        self,
+        batch: Batch,
+        noise: th.Tensor | None,
+        members: th.Tensor | None,
+        ent_coef: th.Tensor,
+        critic_target: EnsembleCritic | None = None,
     ) -> th.Tensor:
         """
         :param batch: transitions
         :param noise: standard normal draws for the next actions, ``(B, act)`` or ``(B, K, act)``
         :param members: target critics to evaluate, ``(m,)``; all by default
         :param ent_coef: temperature, ``(1,)``
+        :param critic_target: target critics; the model's own by default
         :return: ``(B,)``, or ``(N, B)`` for a target per critic
         """
         model, hooks = self.model, self.model.hooks
         actions, log_prob = model.actor.rsample(batch.next_observations, noise)
         actions = hooks.next_actions(actions, log_prob, batch)
-        values = model.critic_target.q_values(batch.next_observations, actions, members)
+        critic_target = model.critic_target if critic_target is None else critic_target
+        values = critic_target.q_values(batch.next_observations, actions, members)
         smallest = F.reduce_ensemble(values, "min")
         if self.max_target_backup:
             smallest, best = smallest.max(dim=1)

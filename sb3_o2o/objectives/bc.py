@@ -58,7 +58,9 @@ class BCObjective(Objective):
     """
 
     trains_critic: ClassVar[bool] = False
-    unused_hooks: ClassVar[tuple[str, ...]] = ("next_actions", "next_values", "actor_values", "actor_penalty")
+    unused_hooks: ClassVar[tuple[str, ...]] = (
+        *("next_actions", "next_values", "actor_values", "advantages", "actor_penalty"),
+    )
 
     def __init__(
         self, model: Any, *, loss: str | None = None, entropy_term: bool = True, action_clip: float = 1 - 1e-5

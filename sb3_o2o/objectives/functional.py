@@ -7,6 +7,7 @@ Shapes: ``B`` batch, ``N`` critics, ``K`` actions per state. Q-values of an ense
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch as th
 
@@ -27,6 +28,8 @@ __all__ = [
     "expectile_loss",
     "importance_weighted_bound",
     "lagrange_loss",
+    "meta_adaptation_loss",
+    "mixed_values",
     "multiplier_loss",
     "negative_elbo",
     "reduce_ensemble",
@@ -229,6 +232,59 @@ def advantage_weights(advantages: th.Tensor, beta: float, largest: float = 100.0
     :return: ``(B,)``
     """
     return (beta * advantages.detach()).exp().clamp(max=largest)
+
+
+def mixed_values(first: th.Tensor, second: th.Tensor, kappa: th.Tensor) -> th.Tensor:
+    """
+    What OPT's policy maximises: ``(1 - kappa) Q_off + kappa Q_on`` (Shin et al. 2025, the fine-tuning objective).
+
+    :param first: of the critics that were trained offline, ``(B,)``
+    :param second: of the second critics, ``(B,)``
+    :param kappa: weight of the second, in [0, 1], scalar
+    :return: ``(B,)``
+    """
+    return (1 - kappa) * first + kappa * second
+
+
+def meta_adaptation_loss(
+    offline_loss: Callable[[dict[str, th.Tensor]], th.Tensor],
+    online_loss: Callable[[dict[str, th.Tensor]], th.Tensor],
+    parameters: dict[str, th.Tensor],
+    *,
+    rate: float,
+    meta: str = "second_order",
+    weighted: bool = True,
+) -> tuple[th.Tensor, dict[str, th.Tensor]]:
+    """
+    OPT's online pre-training: ``L_off(psi) + w L_on(psi - a grad L_off(psi))`` with the weight
+    ``w = min(L_off, L_on) / L_on``, not differentiated, in [0, 1] (Shin et al. 2025, the meta-adaptation objective;
+    the weight is that of the code).
+
+    :param offline_loss: L_off as a function of the parameters by name
+    :param online_loss: L_on, likewise
+    :param parameters: psi
+    :param rate: a, the step size of the inner update, >= 0
+    :param meta: ``"second_order"`` differentiates through the inner update, ``"first_order"`` takes its gradient for
+        a constant, ``"none"`` leaves it out: the two losses at the same parameters
+    :param weighted: use the weight; otherwise it is 1
+    :return: the loss, and L_off, L_on and w, without gradient
+    """
+    offline = offline_loss(parameters)
+    adapted = parameters
+    if meta != "none":
+        is_exact = meta == "second_order"
+        gradients = th.autograd.grad(
+            offline, list(parameters.values()), create_graph=is_exact, retain_graph=True, materialize_grads=True
+        )
+        pairs = zip(parameters.items(), gradients, strict=True)
+        adapted = {name: value - rate * gradient for (name, value), gradient in pairs}
+    online = online_loss(adapted)
+    weight = th.ones_like(online)
+    if weighted:
+        losses = offline.detach(), online.detach()
+        weight = th.minimum(*losses) / losses[1].clamp(min=th.finfo(online.dtype).tiny)
+    metrics = {"offline_loss": offline.detach(), "online_loss": online.detach(), "gradient_weight": weight}
+    return offline + weight * online, metrics
 
 
 # -- optimistic critic reconstruction and constrained fine-tuning (Luo et al. 2024) ---------------------------------

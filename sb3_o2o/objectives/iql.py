@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch as th
 
@@ -13,6 +13,9 @@ from sb3_o2o.networks.value import ValueNetwork
 from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.base import Batch, LossesAndMetrics, Objective, Step
 from sb3_o2o.objectives.bc import check_imitation
+
+if TYPE_CHECKING:
+    from sb3_o2o.objectives.second import SecondCritics
 
 
 class IQLObjective(Objective):
@@ -28,6 +31,9 @@ class IQLObjective(Objective):
     TD3's, minimises ``w |pi(s) - a|^2``, as CORL's deterministic variant does.
 
     V reads the critics' features and does not train them, as an actor and critics with a shared extractor do.
+
+    A second set of critics Q2 has a V2 of its own, and both learn by the same two losses: V2 from the minimum of Qb2,
+    Q2 from ``r + discount (1 - d) V2(s')``. The hook ``advantages`` may change what the weights are made of.
 
     :param model: the algorithm whose networks are trained
     :param expectile: of the values, in (0, 1)
@@ -73,11 +79,11 @@ class IQLObjective(Objective):
         self.actor_cosine = actor_cosine
         self.critic_reduction = critic_reduction
         self._net_arch = None if value_net_arch is None else list(value_net_arch)
-        self.value = self._new_value_network()
+        self.value = self.new_value_network()
         rate = model.qf_lr_schedule(1.0) if value_learning_rate is None else value_learning_rate
         self.optimizers["value"] = FusedAdam(self.value.parameters(), lr=rate)
 
-    def _new_value_network(self) -> ValueNetwork:
+    def new_value_network(self) -> ValueNetwork:
         """V is made as the critics are."""
         model = self.model
         kwargs, extra = model.policy.critic_kwargs, model.policy.extra_arguments
@@ -91,7 +97,7 @@ class IQLObjective(Objective):
 
     def forget_values(self) -> None:
         """See :meth:`Objective.forget_values`."""
-        self.value.load_state_dict(self._new_value_network().state_dict())
+        self.value.load_state_dict(self.new_value_network().state_dict())
         self.optimizers["value"].state.clear()
 
     def learning_rate_factor(self, name: str, progress_remaining: float) -> float:
@@ -129,28 +135,46 @@ class IQLObjective(Objective):
         if with_actor:
             if apart is not None:
                 batch, advantages = apart, self.advantages(apart)
-            actor_losses, actor_metrics = self.actor_losses(batch, advantages.detach(), noise)
+            advantages = self.model.hooks.advantages(advantages.detach(), batch)
+            actor_losses, actor_metrics = self.actor_losses(batch, advantages, noise)
             losses, metrics = losses | actor_losses, metrics | actor_metrics
         return losses, metrics
 
+    def second_draws(self, batch: Batch) -> tuple[Any, ...]:
+        """See :meth:`Objective.second_draws`."""
+        return ()
+
+    def second_losses(self, second: SecondCritics, batch: Batch, *draws: Any) -> LossesAndMetrics:
+        """See :meth:`Objective.second_losses`."""
+        advantages, target = self.advantages(batch, second), self.td_target(batch, second)
+        values = second.critic.q_values(batch.observations, batch.actions)
+        return {
+            "second_value": F.expectile_loss(advantages, self.expectile).mean(),
+            "second_critic": F.ensemble_mse(values, target, self.critic_reduction),
+        }, {}
+
     @th.no_grad()
-    def td_target(self, batch: Batch) -> th.Tensor:
+    def td_target(self, batch: Batch, second: SecondCritics | None = None) -> th.Tensor:
         """
         :param batch: transitions
+        :param second: the critics whose V is asked; the model's own by default
         :return: ``(B,)``
         """
-        values = self.value(self.model.critic.features(batch.next_observations))
+        critic, value = (self.model.critic, self.value) if second is None else (second.critic, second.value)
+        values = value(critic.features(batch.next_observations))  # type: ignore[misc]
         return F.bellman_target(batch.rewards, batch.dones, batch.discounts, values)
 
-    def advantages(self, batch: Batch) -> th.Tensor:
+    def advantages(self, batch: Batch, second: SecondCritics | None = None) -> th.Tensor:
         """
         :param batch: transitions
+        :param second: the critics and V that are asked; the model's own by default
         :return: ``min Q(s, a) - V(s)`` of the target critics, with V's gradient, ``(B,)``
         """
+        networks, value = (self.model, self.value) if second is None else (second, second.value)
         with th.no_grad():
-            values = self.model.critic_target.q_values(batch.observations, batch.actions)
-            features = self.model.critic.features(batch.observations)
-        return F.reduce_ensemble(values, "min") - self.value(features)
+            values = networks.critic_target.q_values(batch.observations, batch.actions)
+            features = networks.critic.features(batch.observations)
+        return F.reduce_ensemble(values, "min") - value(features)  # type: ignore[misc]
 
     def actor_losses(self, batch: Batch, advantages: th.Tensor, noise: th.Tensor | None) -> LossesAndMetrics:
         """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch as th
 
@@ -12,6 +12,8 @@ from sb3_o2o.objectives.base import Batch, LossesAndMetrics, Objective, Step
 
 if TYPE_CHECKING:
     from sb3_o2o.algorithms.td3 import O2OTD3
+    from sb3_o2o.networks.ensemble import EnsembleCritic
+    from sb3_o2o.objectives.second import SecondCritics
 
 
 class TD3Objective(Objective):
@@ -20,11 +22,16 @@ class TD3Objective(Objective):
     Noise and clip of the target actions are the model's ``target_policy_noise`` and ``target_noise_clip``. A
     deterministic policy has no density: hooks get None for its log-probability.
 
+    A second set of critics Q2 has the same target with its own target networks:
+    ``y2 = r + discount (1 - d) min Qb2(s', a')``.
+
     :param model: the algorithm whose networks are trained
     :param critic_reduction: see :func:`~sb3_o2o.objectives.functional.ensemble_mse`; the sum in Stable-Baselines3
     :param normalize_values: the actor maximises its values divided by their mean magnitude, so that penalties weigh
         alike on tasks with other rewards (OCR-CFT's code)
     """
+
+    unused_hooks: ClassVar[tuple[str, ...]] = ("advantages",)
 
     def __init__(self, model: O2OTD3, *, critic_reduction: str = "sum", normalize_values: bool = False):
         super().__init__(model)
@@ -58,19 +65,37 @@ class TD3Objective(Objective):
         values = self.model.critic.q_values(batch.observations, batch.actions)
         return {"critic": F.ensemble_mse(values, target, self.critic_reduction)}, {}
 
+    def second_draws(self, batch: Batch) -> tuple[Any, ...]:
+        """See :meth:`Objective.second_draws`."""
+        return self.noise(batch.next_observations), self.model.draw_critics(self.model.critic_subset)
+
+    def second_losses(self, second: SecondCritics, batch: Batch, *draws: Any) -> LossesAndMetrics:
+        """See :meth:`Objective.second_losses`."""
+        target = self.td_target(batch, *draws, second.critic_target)  # type: ignore[call-arg]
+        values = second.critic.q_values(batch.observations, batch.actions)
+        return {"second_critic": F.ensemble_mse(values, target, self.critic_reduction)}, {}
+
     @th.no_grad()
-    def td_target(self, batch: Batch, noise: th.Tensor, members: th.Tensor | None) -> th.Tensor:
+    def td_target(
+        self,
+        batch: Batch,
+        noise: th.Tensor,
+        members: th.Tensor | None,
+        critic_target: EnsembleCritic | None = None,
+    ) -> th.Tensor:
         """
         :param batch: transitions
         :param noise: standard normal draws for the smoothing of the next actions, ``(B, act)``
         :param members: target critics to evaluate, ``(m,)``; all by default
+        :param critic_target: target critics; the model's own by default
         :return: ``(B,)``
         """
         model, hooks = self.model, self.model.hooks
         actions = model.actor_target(batch.next_observations)
         actions = F.smoothed_actions(actions, noise, model.target_policy_noise, model.target_noise_clip)
         actions = hooks.next_actions(actions, None, batch)
-        values = F.reduce_ensemble(model.critic_target.q_values(batch.next_observations, actions, members), "min")
+        critic_target = model.critic_target if critic_target is None else critic_target
+        values = F.reduce_ensemble(critic_target.q_values(batch.next_observations, actions, members), "min")
         values = hooks.next_values(values, actions, None, batch)
         return F.bellman_target(batch.rewards, batch.dones, batch.discounts, values)
 

@@ -1,0 +1,211 @@
+"""OPT's third phase: two pairs of critics, of which the policy maximises a mix."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.utils import obs_as_tensor
+
+from sb3_o2o.finetuning.base import FineTuningCallback
+from sb3_o2o.finetuning.kappa import LinearSchedule, accuracy_weight, observed_returns, read_kappa
+from sb3_o2o.objectives import Batch, LossesAndMetrics, Step
+from sb3_o2o.objectives import functional as F
+
+
+class DualCritic(FineTuningCallback):
+    """
+    Two pairs of critics learn on the same batches, each towards target networks of its own, and the policy follows a
+    mix of them (OPT; Shin et al. 2025). With :class:`OnlinePretraining` the second pair is the one that it has trained;
+    alone, it is a fresh one or a copy.
+
+    - TD3 and what is built on it: ``Q = (1 - kappa) Q_off + kappa Q_on`` at the actor's action takes the place of
+      ``Q_off`` in the actor's loss (the paper's equation). ``y_i = r + gamma (1 - d) min Qb_i(s', a')`` for pair i.
+    - SAC (ours): the same mix of the two pairs' minima, ``L_pi = alpha log pi - Q``. Both targets hold the same entropy
+      term, ``y_i = r + gamma (1 - d) (min Qb_i(s', a') - alpha log pi(a'|s'))``.
+    - IQL (ours; the paper has results and no equations): the policy imitates with the weights ``exp(beta A)`` of the
+      mixed advantages ``A = (1 - kappa) A_off + kappa A_on``, ``A_i = min Qb_i(s, a) - V_i(s)``. Each pair has
+      its own V.
+
+    An online objective that is conservative, such as CQL, stays so for the first pair alone.
+
+    ``kappa="auto"`` (ours) asks how well each pair knows the last ``auto_window`` online steps, every
+    ``auto_interval`` of them, and needs to know nothing of the dataset. ``e_i`` is the variance of the pair's error,
+    ``Q_i(s, a)`` minus the discounted return that followed; a constant error has no influence on the policy, and
+    none on ``e_i``. Where an episode is cut off, the average of both pairs stands for the rest, so that neither is
+    favoured; SAC's entropy is left out of the returns. Then ``kappa = e_off / (e_off + e_on)``: 1/2 where both are as
+    good, 1 where the second makes no error, and the weight that gives the mix the smallest variance if their errors are
+    independent.
+
+    :param kappa: weight of the second pair: a number in [0, 1]; a :class:`LinearSchedule` over online environment
+        steps, or its arguments as a dictionary; the schedule that the paper's code has for a kind of dataset
+        (``"random"``, ``"medium"``, ``"medium-replay"``, ``"antmaze"``, ``"antmaze-large-diverse"``,
+        ``"adroit-cloned"``); or ``"auto"``
+    :param second: the second pair without :class:`OnlinePretraining`: ``"fresh"``, or a ``"copy"`` of the first
+    :param auto_window: online steps, of each environment, that ``"auto"`` looks back on, > 1
+    :param auto_interval: steps between two looks, > 0
+    :raises ValueError: for an argument out of range, and for a schedule that decreases
+    """
+
+    def __init__(
+        self, kappa: Any = "medium-replay", second: str = "fresh", auto_window: int = 2000, auto_interval: int = 1000
+    ):
+        super().__init__()
+        self.schedule = read_kappa(kappa)
+        if second not in ("fresh", "copy"):
+            raise ValueError(f"DualCritic(second) must be 'fresh' or 'copy', not {second!r}.")
+        if auto_window < 2 or auto_interval < 1:
+            raise ValueError(
+                f"DualCritic needs auto_window > 1 and auto_interval > 0, not {auto_window} and {auto_interval}."
+            )
+        self.kappa = kappa
+        self.second = second
+        self.auto_window = auto_window
+        self.auto_interval = auto_interval
+        self.recent: deque[tuple[Any, ...]] = deque(maxlen=auto_window)
+        self._forget()
+        self.weight: th.Tensor | None = None
+
+    def _forget(self) -> None:
+        self.n_steps = 0
+        #: online environment steps at the first update
+        self.first_update: int | None = None
+        #: the present weight of the second pair
+        self.value = self._scheduled(0) if self.schedule is not None else 0.5
+        self.recent.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # observations are no weights; resume bundles keep them
+        return {**super().__getstate__(), "weight": None, "recent": deque(maxlen=self.auto_window)}
+
+    # -- kappa -----------------------------------------------------------------------------------------------------
+
+    def _on_training_start(self) -> None:
+        model: Any = self.model
+        if model.phase == "pretraining" and model._online_steps is not None:
+            return  # given to ``pretrain``, where there is nothing to mix
+        if model.num_timesteps == 0 and not model._finetuning_started:
+            self._forget()
+        if model.second_critics is None:
+            model.start_second_critics(copy=self.second == "copy")
+        # a tensor, whose value may change without compiling anew
+        self.weight = th.full((), self.value, device=model.device)
+
+    def _scheduled(self, step: int) -> float:
+        if isinstance(self.schedule, LinearSchedule):
+            return self.schedule(step, step if self.first_update is None else self.first_update)
+        assert self.schedule is not None
+        return self.schedule
+
+    def _set(self, value: float) -> None:
+        assert self.weight is not None
+        self.value = value
+        self.weight.fill_(value)
+
+    def _on_step(self) -> bool:
+        if self.weight is None:
+            return True
+        self.n_steps += self.training_env.num_envs
+        if self.schedule is None:
+            self._remember()
+            is_due = self.n_steps // self.training_env.num_envs % self.auto_interval == 0
+            if is_due and self.first_update is not None:
+                self._measure()
+        elif self.first_update is not None:
+            self._set(self._scheduled(self.n_steps))
+        self.logger.record("finetune/kappa", self.value)
+        return True
+
+    def _remember(self) -> None:
+        """One step of all environments, before SB3 stores it."""
+        model: Any = self.model
+        seen, ends = self.locals, np.asarray(self.locals["dones"], dtype=bool)
+        truncated = np.array([info.get("TimeLimit.truncated", False) for info in seen["infos"]], dtype=bool)
+        rewards = np.asarray(seen["rewards"]) * model.reward_scale + model.reward_shift
+        observations = model._last_obs
+        observations = dict(observations) if isinstance(observations, dict) else observations
+        actions = np.asarray(seen["buffer_actions"], dtype=np.float32)
+        self.recent.append((observations, actions, rewards, ends & ~truncated, ends))
+
+    def _measure(self) -> None:
+        """Set kappa to what the recent steps say."""
+        first, second = self._pair_values()
+        rewards, terminals, ends = (np.stack([row[column] for row in self.recent]) for column in (2, 3, 4))
+        tails = (first + second) / 2
+        returns, observed = observed_returns(rewards, terminals, ends, tails, self.model.gamma)  # type: ignore[attr-defined]
+        if observed.sum() < 2:
+            return
+        errors = [float(np.var((values - returns)[observed])) for values in (first, second)]
+        self._set(accuracy_weight(*errors))
+        for name, error in zip(("first", "second"), errors, strict=True):
+            self.logger.record(f"finetune/{name}_pair_error", error)
+
+    @th.no_grad()
+    def _pair_values(self) -> tuple[np.ndarray, np.ndarray]:
+        """Q of both pairs at the recent steps, ``(T, n_envs)`` each."""
+        model: Any = self.model
+        first, actions = self.recent[0][0], np.concatenate([row[1] for row in self.recent])
+        observations: Any
+        if isinstance(first, dict):
+            observations = {key: np.concatenate([row[0][key] for row in self.recent]) for key in first}
+        else:
+            observations = np.concatenate([row[0] for row in self.recent])
+        tensors = obs_as_tensor(observations, model.device), th.as_tensor(actions, device=model.device)
+        shape = len(self.recent), -1
+        return tuple(  # type: ignore[return-value]
+            F.reduce_ensemble(critic.q_values(*tensors), model.actor_critics).cpu().double().numpy().reshape(shape)
+            for critic in (model.critic, model.second_critics.critic)
+        )
+
+    # -- update ----------------------------------------------------------------------------------------------------
+
+    def critic_steps(self, batch: Batch) -> Iterator[Step]:
+        """
+        :param batch: the critics' transitions
+        :return: the second pair's step on them
+        """
+        if self.first_update is None:
+            self.first_update = self.n_steps
+            if self.schedule is None and self.recent:
+                self._measure()
+        draws = self.model.finetuning_objective.second_draws(batch)  # type: ignore[attr-defined]
+        yield Step(self.second_losses, (batch, draws))
+
+    def second_losses(self, batch: Batch, draws: tuple[Any, ...]) -> LossesAndMetrics:
+        """
+        :param batch: the critics' transitions
+        :param draws: random numbers and temperature
+        :return: the second pair's losses
+        """
+        model: Any = self.model
+        return model.finetuning_objective.second_losses(model.second_critics, batch, *draws)
+
+    def actor_values(self, values: th.Tensor, actions: th.Tensor, batch: Batch) -> th.Tensor:
+        """
+        :param values: of the first pair, ``(B,)``
+        :param actions: the policy's, ``(B, act)``
+        :param batch: the actor's transitions
+        :return: mixed with those of the second
+        """
+        model: Any = self.model
+        critic = model.second_critics.critic
+        if model.actor_critics == "first":
+            second = critic.q1_forward(batch.observations, actions).squeeze(1)
+        else:
+            second = F.reduce_ensemble(critic.q_values(batch.observations, actions), model.actor_critics)
+        assert self.weight is not None
+        return F.mixed_values(values, second, self.weight)
+
+    def advantages(self, advantages: th.Tensor, batch: Batch) -> th.Tensor:
+        """
+        :param advantages: of the first pair, ``(B,)``
+        :param batch: the actor's transitions
+        :return: mixed with those of the second
+        """
+        model: Any = self.model
+        second = model.finetuning_objective.advantages(batch, model.second_critics).detach()
+        assert self.weight is not None
+        return F.mixed_values(advantages, second, self.weight)

@@ -1,0 +1,182 @@
+"""OPT's second phase: fresh critics, trained on the dataset and a few online transitions before fine-tuning."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from sb3_o2o.data import MixedReplayBuffer
+from sb3_o2o.finetuning.dual_critic import DualCritic
+from sb3_o2o.finetuning.replay import _DatasetCallback
+from sb3_o2o.objectives import Batch
+from sb3_o2o.objectives.online_pretraining import OnlinePretrainingObjective
+
+#: of the phase; short, because it is part of the logger's keys
+PHASE = "opt"
+
+
+class OnlinePretraining(_DatasetCallback):
+    """
+    Online pre-training (OPT; Shin et al. 2025): collect with the frozen policy, then train a fresh second pair of
+    critics, without environment steps, to adapt to the online transitions in one gradient step from the dataset
+    (:class:`~sb3_o2o.objectives.online_pretraining.OnlinePretrainingObjective`). Use with :class:`DualCritic`, whose
+    second critics they are. The paper's collection acts with exploration noise of 0.1: ``action_noise=0.1``.
+
+    The collection counts as online steps. The pre-training lies between the last of these and the next, logs under
+    ``finetune/opt/``, and can be interrupted and resumed anywhere. A model saved in the middle without its replay
+    buffer collects anew.
+
+    :param collect_steps: environment steps without updates, over all environments; 25000 in the paper
+    :param gradient_steps: updates of the second critics; 50000 in the code
+    :param meta: ``"second_order"`` (the paper's), ``"first_order"``, or ``"none"`` for plain TD on both batches
+    :param learning_rate: of the second critics while they are pre-trained, > 0
+    :param inner_learning_rate: step size of the inner update, >= 0
+    :param gradient_weight: weight the online loss by ``min(L_off, L_on) / L_on``, as the code does
+    :param target_interval: updates between two of the second target networks
+    :param reset_optimizers: afterwards, actor and first critics start with fresh optimisers, as in the code
+    :param log_interval: updates between two logs
+    :param dataset: what :meth:`~sb3_o2o.data.OfflineDataset.load` accepts; the dataset that the model was
+        pre-trained on by default
+    :raises ValueError: for an argument out of range
+    """
+
+    def __init__(
+        self,
+        collect_steps: int = 25_000,
+        gradient_steps: int = 50_000,
+        meta: str = "second_order",
+        learning_rate: float = 3e-4,
+        inner_learning_rate: float = 3e-4,
+        gradient_weight: bool = True,
+        target_interval: int = 2,
+        reset_optimizers: bool = True,
+        log_interval: int = 1000,
+        dataset: Any = None,
+    ):
+        super().__init__(dataset)
+        for name, value in {
+            "collect_steps": collect_steps,
+            "gradient_steps": gradient_steps,
+            "target_interval": target_interval,
+            "log_interval": log_interval,
+        }.items():
+            if value < 1:
+                raise ValueError(f"OnlinePretraining({name}) must be at least 1, not {value}.")
+        if meta not in ("second_order", "first_order", "none"):
+            raise ValueError(f"OnlinePretraining(meta) must be 'second_order', 'first_order' or 'none', not {meta!r}.")
+        if not learning_rate > 0 or not inner_learning_rate >= 0:
+            raise ValueError(
+                "OnlinePretraining needs learning_rate > 0 and inner_learning_rate >= 0, "
+                f"not {learning_rate} and {inner_learning_rate}."
+            )
+        self.collect_steps = collect_steps
+        self.gradient_steps = gradient_steps
+        self.meta = meta
+        self.learning_rate = learning_rate
+        self.inner_learning_rate = inner_learning_rate
+        self.gradient_weight = gradient_weight
+        self.target_interval = target_interval
+        self.reset_optimizers = reset_optimizers
+        self.log_interval = log_interval
+        self.n_collected, self.done = 0, False
+        #: row of the replay buffer that holds the first online transition
+        self.first_row = 0
+
+    # -- collection ------------------------------------------------------------------------------------------------
+
+    def _on_training_start(self) -> None:
+        model: Any = self.model
+        is_new = model.num_timesteps == 0 and not model._finetuning_started
+        if is_new:
+            self.n_collected, self.done = 0, False
+            model.phase_steps.pop(PHASE, None)
+        if self.done:
+            return
+        self._check(model)
+        if not is_new and model.replay_buffer.size() == 0 and self.n_collected > 0:
+            warnings.warn(
+                f"The {self.n_collected} collected transitions were not saved with the model: OnlinePretraining "
+                "collects anew. save_resume, or save_replay_buffer, keeps them.",
+                stacklevel=2,
+            )
+            self.n_collected = 0
+        self._check_budget(model)
+        self._open()
+        model.set_phase("warmup")
+
+    def _check(self, model: Any) -> None:
+        if model._finetuning_started:
+            raise ValueError(
+                "OnlinePretraining comes before the first online update, and this model has made some: start from "
+                "load_offline."
+            )
+        if not any(isinstance(callback, DualCritic) for callback in model._driven_callbacks):
+            raise ValueError("OnlinePretraining trains a second pair of critics that nothing uses: add DualCritic.")
+        if not model.finetuning_objective.supports_second_critics:
+            raise ValueError(
+                f"OnlinePretraining has no loss for a second pair of critics beside "
+                f"{type(model.finetuning_objective).__name__}: choose another online_objective."
+            )
+        if isinstance(model.replay_buffer, MixedReplayBuffer):
+            raise ValueError(
+                "OnlinePretraining needs online transitions apart from the dataset's, which MixedReplayBuffer mixes: "
+                "use SymmetricReplay or DatasetReplay."
+            )
+
+    def _check_budget(self, model: Any) -> None:
+        remaining = model._total_timesteps - model.num_timesteps
+        if self.n_collected + remaining < self.collect_steps:
+            raise ValueError(
+                f"OnlinePretraining(collect_steps={self.collect_steps}) collects longer than learn would last: "
+                f"{remaining} steps to go, {self.n_collected} collected before. Raise total_timesteps or lower "
+                "collect_steps."
+            )
+
+    def _on_step(self) -> bool:
+        if not self.done:
+            model: Any = self.model
+            if self.n_collected == 0:
+                self.first_row = model.replay_buffer.pos  # where this step's transition will be stored
+            self.n_collected += model.n_envs
+        return True
+
+    def allow_update(self) -> bool:
+        """:return: whether the second critics are pre-trained."""
+        return self.done
+
+    def _online_batch(self, batch_size: int) -> Batch:
+        """What was collected since the first online step: the buffer may also hold the dataset."""
+        model: Any = self.model
+        buffer, env = model.replay_buffer, model.get_vec_normalize_env()
+        if self.first_row == 0 and not buffer.full:
+            return model.to_batch(buffer.sample(batch_size, env=env))
+        n_rows = min(self.n_collected // model.n_envs, buffer.buffer_size)
+        rows = (self.first_row + np.random.randint(0, n_rows, size=batch_size)) % buffer.buffer_size
+        return model.to_batch(buffer._get_samples(rows, env=env))
+
+    # -- pre-training ----------------------------------------------------------------------------------------------
+
+    def before_rollout(self) -> None:
+        """Pre-train once enough is collected."""
+        model: Any = self.model
+        if self.done or self.n_collected < self.collect_steps or not model._can_sample():
+            return
+        if model.second_critics is None or PHASE not in model.phase_steps:
+            model.start_second_critics()
+        objective = OnlinePretrainingObjective(
+            model,
+            self._online_batch,
+            meta=self.meta,
+            inner_learning_rate=self.inner_learning_rate,
+            learning_rate=self.learning_rate,
+            gradient_weight=self.gradient_weight,
+            target_interval=self.target_interval,
+        )
+        if not model.gradient_phase(PHASE, objective, self.gradient_steps, self._open(), self.log_interval):
+            return
+        self.done, self.buffer = True, None
+        if self.reset_optimizers:
+            for optimizer in (model.actor.optimizer, model.critic.optimizer):
+                optimizer.state.clear()

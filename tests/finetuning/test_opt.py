@@ -1,0 +1,407 @@
+"""Online pre-training and dual critics: what is trained when, how values are mixed, and that nothing is lost."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from toy_tasks import assert_same, dataset, dataset_file, make, make_td3, state, vec
+
+from sb3_o2o.finetuning import DatasetReplay, DualCritic, FineTuningCallback, LinearSchedule, OnlinePretraining
+from sb3_o2o.objectives import functional as F
+
+COLLECT, META = 10, 6
+BUILDS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "td3": (make_td3, {}),
+    "sac": (make, {}),
+    "iql on sac": (make, {"online_objective": "iql"}),
+    "iql on td3": (make_td3, {"online_objective": "iql"}),
+}
+
+
+def opt(kappa: Any = 0.5, **kwargs: Any) -> list[Any]:
+    small = {"auto_window": 8, "auto_interval": 4}
+    return [OnlinePretraining(COLLECT, META, **kwargs), DualCritic(kappa, **small)]
+
+
+class AtUpdate(BaseCallback):
+    """Asks for a bundle, or for the end, after some updates."""
+
+    def __init__(self, at: int, path: Path, stop: bool = True):
+        super().__init__()
+        self.at, self.path, self.stop, self.count = at, path, stop, 0
+
+    def _on_step(self) -> bool:
+        return True
+
+    def on_gradient_step(self) -> None:
+        self.count += 1
+        if self.count == self.at:
+            model: Any = self.model
+            model.save_resume(self.path)
+            if self.stop:
+                model.request_stop()
+
+
+def everything(model: Any) -> dict[str, th.Tensor]:
+    """What training changes, what was collected, and what would be drawn next."""
+    flat = state(model)
+    flat["rewards"] = th.from_numpy(model.replay_buffer.rewards.copy())
+    flat["torch"] = th.get_rng_state()
+    flat["numpy"] = th.from_numpy(np.random.get_state()[1].astype(np.int64))  # type: ignore[union-attr]
+    flat["counters"] = th.tensor([model.num_timesteps, model._n_updates, model.phase_steps.get("opt", 0)])
+    flat["kappa"] = th.tensor([callback.value for callback in model.finetuning if isinstance(callback, DualCritic)])
+    return flat
+
+
+# -- phases --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BUILDS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_phases(name: str, reverse: bool) -> None:
+    build, kwargs = BUILDS[name]
+    phases: list[tuple[int, Any]] = []
+
+    class Look(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def on_phase_change(self, old: str | None, new: str) -> None:
+            phases.append((self.model.num_timesteps, new))
+
+    callbacks = opt()[::-1] if reverse else opt()
+    model = build(learning_starts=0, finetuning=callbacks, dataset=dataset(), **kwargs)
+    before = {key: value.clone() for key, value in model.policy.state_dict().items()}
+    model.learn(COLLECT)
+    assert model._n_updates == 0
+    assert all(th.equal(value, model.policy.state_dict()[key]) for key, value in before.items())
+    model.learn(5, callback=Look(), reset_num_timesteps=False)
+    assert phases == [(10, "opt"), (10, "warmup"), (11, "finetuning")]
+    assert model._n_updates == META + 5
+    assert model.phase_steps == {"opt": META}
+    assert any(not th.equal(value, model.policy.state_dict()[key]) for key, value in before.items())
+
+
+def test_the_policy_is_frozen_while_the_second_pair_is_pre_trained(tmp_path: Path) -> None:
+    model = make_td3(learning_starts=0, finetuning=opt(), dataset=dataset())
+    before = {key: value.clone() for key, value in model.policy.state_dict().items()}
+    model.learn(20, callback=AtUpdate(4, tmp_path / "bundle"))
+    assert (model.num_timesteps, model.phase_steps) == (COLLECT, {"opt": 4})
+    assert all(th.equal(value, model.policy.state_dict()[key]) for key, value in before.items())
+
+
+@pytest.mark.parametrize("filled", [False, True])
+def test_online_batches_hold_what_was_collected(filled: bool) -> None:
+    pretraining, dual = opt()
+    finetuning = [DatasetReplay(), pretraining, dual] if filled else [pretraining, dual]
+    model = make(env=vec(2), learning_starts=0, finetuning=finetuning, dataset=dataset()).learn(COLLECT)
+    online = model.replay_buffer.rewards[30:35] if filled else model.replay_buffer.rewards[:5]  # type: ignore[union-attr]
+    drawn = pretraining._online_batch(200)
+    assert {round(value, 5) for value in drawn.rewards.tolist()} == {round(float(each), 5) for each in online.flat}
+
+
+def test_optimisers_start_afresh_where_asked() -> None:
+    for reset in (True, False):
+        model = make_td3(learning_starts=0, finetuning=opt(reset_optimizers=reset), dataset=dataset())
+        model.pretrain(dataset(), 4).learn(COLLECT + 1)
+        steps = {float(each["step"]) for each in model.critic.optimizer.state.values()}
+        assert steps == {1.0 if reset else 5.0}
+
+
+def test_losses_are_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    model = make_td3(learning_starts=0, finetuning=opt(log_interval=3), dataset=dataset(), verbose=1)
+    model.learn(COLLECT + 1)
+    printed = capsys.readouterr().out
+    for key in ("second_critic_loss", "offline_loss", "online_loss", "gradient_weight"):
+        assert printed.count(key) == 2
+
+
+# -- saving --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BUILDS)
+@pytest.mark.parametrize(("at", "stop"), [(3, True), (META, False), (META + 2, True)])
+def test_interrupted_equals_uninterrupted(name: str, at: int, stop: bool, tmp_path: Path) -> None:
+    """In the middle of the pre-training, at its end, and after it."""
+    build, kwargs = BUILDS[name]
+    data = dataset_file(tmp_path)
+    arguments = {"learning_starts": 0, "dataset": data, **kwargs}
+    straight = everything(build(finetuning=opt("auto"), **arguments).learn(20, callback=AtUpdate(0, tmp_path / "none")))
+    model = build(finetuning=opt("auto"), **arguments)
+    model.learn(20, callback=AtUpdate(at, tmp_path / "bundle", stop))
+    resumed = type(model).load_resume(tmp_path / "bundle", vec(), device="cpu")
+    assert resumed.phase_steps["opt"] == min(at, META)
+    resumed.learn(20 - resumed.num_timesteps, callback=AtUpdate(0, tmp_path / "none"), reset_num_timesteps=False)
+    assert_same(straight, everything(resumed))
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_a_saved_model_keeps_the_second_pair(name: str, tmp_path: Path) -> None:
+    build, kwargs = BUILDS[name]
+    schedule = {"start": 0.2, "end": 0.8, "end_step": 30}
+    model = build(learning_starts=0, finetuning=[DualCritic(schedule)], dataset=dataset(), **kwargs).learn(16)
+    model.save(tmp_path / "model")
+    loaded = type(model).load(tmp_path / "model", env=vec(), device="cpu")
+    assert any(name.startswith("second_critics") for name in state(loaded))
+    assert_same(state(model), state(loaded))
+    second = [value.clone() for value in loaded.second_critics.critic.parameters()]
+    loaded.learn(1, reset_num_timesteps=False)
+    dual = loaded.finetuning[0]
+    assert dual.value == pytest.approx(0.2 + 0.6 * (17 - 1) / 29)
+    moved = [
+        (old - new).abs().max() for old, new in zip(second, loaded.second_critics.critic.parameters(), strict=True)
+    ]
+    assert 0 < max(moved) < 0.02  # from where it was
+
+
+def test_a_new_fine_tuning_begins_anew(tmp_path: Path) -> None:
+    data = dataset_file(tmp_path)
+    make_td3(learning_starts=0, finetuning=opt(), dataset=data).learn(14).save(tmp_path / "model")
+    model: Any = type(make_td3()).load_offline(tmp_path / "model", env=vec(), device="cpu")
+    assert model.second_critics is None
+    before = model._n_updates
+    model.learn(COLLECT + 2)
+    assert model._n_updates == before + META + 2
+
+
+def test_a_model_saved_without_its_buffer_collects_anew(tmp_path: Path) -> None:
+    model: Any = make_td3(learning_starts=0, finetuning=opt(), dataset=dataset_file(tmp_path)).learn(COLLECT)
+    model.save(tmp_path / "model")
+    loaded = type(model).load(tmp_path / "model", env=vec(), device="cpu")
+    with pytest.warns(UserWarning, match="collects anew"):
+        loaded.learn(COLLECT + 1, reset_num_timesteps=False)
+    assert loaded._n_updates == META + 1
+
+
+def test_another_objective_leaves_the_pair_behind(tmp_path: Path) -> None:
+    model: Any = make_td3(learning_starts=0, finetuning=[DualCritic(0.5)]).learn(4)
+    model.save(tmp_path / "model")
+    loaded = type(model).load(tmp_path / "model", env=vec(), device="cpu", online_objective="iql")
+    assert loaded.second_critics is None
+    loaded.learn(2)
+    assert loaded.second_critics.value is not None
+
+
+# -- the mix -------------------------------------------------------------------------------------------------------
+
+
+def mixing(name: str, kappa: float = 0.3) -> tuple[Any, Any]:
+    """A model that has begun to learn, and a batch."""
+    build, kwargs = BUILDS[name]
+    model = build(learning_starts=0, finetuning=[DualCritic(kappa)], **kwargs).learn(6)
+    return model, model.to_batch(model.open_offline_buffer(dataset()).sample(8))
+
+
+def test_td3_maximises_the_mix_of_the_first_critics() -> None:
+    model, batch = mixing("td3")
+    actions = model.actor(batch.observations)
+    q_off, q_on = (
+        each.q_values(batch.observations, actions)[0] for each in (model.critic, model.second_critics.critic)
+    )
+    losses, _ = model.finetuning_objective.actor_losses(batch)
+    assert losses["actor"].item() == pytest.approx(-(0.7 * q_off + 0.3 * q_on).mean().item(), rel=1e-5)
+
+
+def test_sac_maximises_the_mix_of_the_minima() -> None:
+    model, batch = mixing("sac")
+    noise, alpha = th.randn(8, 2), th.tensor([0.4])
+    actions, log_prob = model.actor.rsample(batch.observations, noise)
+    pairs = (model.critic, model.second_critics.critic)
+    q_off, q_on = (each.q_values(batch.observations, actions).amin(dim=0) for each in pairs)
+    losses, _ = model.finetuning_objective.actor_losses(batch, noise, None, alpha)
+    assert losses["actor"].item() == pytest.approx((0.4 * log_prob - 0.7 * q_off - 0.3 * q_on).mean().item(), rel=1e-5)
+
+
+def test_iql_weights_by_the_mixed_advantages() -> None:
+    model, batch = mixing("iql on td3")
+    objective, second = model.finetuning_objective, model.second_critics
+
+    def advantage(target: Any, critic: Any, value: Any) -> th.Tensor:
+        return target.q_values(batch.observations, batch.actions).amin(dim=0) - value(
+            critic.features(batch.observations)
+        )
+
+    mixed = 0.7 * advantage(model.critic_target, model.critic, objective.value)
+    mixed = mixed + 0.3 * advantage(second.critic_target, second.critic, second.value)
+    distance = (model.actor(batch.observations) - batch.actions).pow(2).sum(dim=1)
+    expected = ((3.0 * mixed).exp().clamp(max=100) * distance).mean()
+    losses, _ = objective.all_losses(batch, None, True, None)
+    assert losses["actor"].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_each_pair_follows_its_own_targets(name: str) -> None:
+    """At equal networks and draws the two losses are equal; other target networks change the second's alone."""
+    model, batch = mixing(name)
+    model.start_second_critics(copy=True)
+    objective, second = model.finetuning_objective, model.second_critics
+    draws = objective.second_draws(batch)
+
+    def both() -> tuple[float, float]:
+        if "iql" in name:
+            first = objective.all_losses(batch, None, False, None)[0]["critic"]
+        else:
+            first = objective.critic_losses(batch, *draws)[0]["critic"]
+        return first.item(), objective.second_losses(second, batch, *draws)[0]["second_critic"].item()
+
+    one, other = both()
+    assert one == pytest.approx(other, rel=1e-6)
+    with th.no_grad():
+        for parameter in [*second.critic_target.parameters(), *(second.value or second.critic_target).parameters()]:
+            parameter.add_(0.1)
+    assert both()[0] == one
+    assert both()[1] != pytest.approx(one, rel=1e-4)
+
+
+def test_the_second_pair_steps_before_the_actor() -> None:
+    model, _ = mixing("td3")
+    names: list[str] = []
+    functions = model._gradient_functions
+
+    def note(step: Any, parameters: Any) -> Any:
+        names.append(step.function.__name__)
+        return functions(step, parameters)
+
+    model._gradient_functions = note
+    model.learn(2, reset_num_timesteps=False)
+    assert names == ["second_losses", "critic_losses", "second_losses", "critic_losses", "actor_losses"]
+
+
+def test_targets_follow_where_the_first_ones_do() -> None:
+    model: Any = make_td3(learning_starts=0, policy_delay=2, finetuning=[DualCritic(0.5)]).learn(1)
+    before = [value.clone() for value in model.second_critics.critic_target.parameters()]
+    model.learn(1, reset_num_timesteps=False)
+    for old, target, new in zip(
+        before, model.second_critics.critic_target.parameters(), model.second_critics.critic.parameters(), strict=True
+    ):
+        assert th.allclose(target, 0.995 * old + 0.005 * new, atol=1e-7)
+    assert any(
+        not th.equal(*pair) for pair in zip(before, model.second_critics.critic_target.parameters(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("dictionary", [False, True])
+@pytest.mark.parametrize("second", ["fresh", "copy"])
+def test_alone_on_dictionaries_and_several_environments(dictionary: bool, second: str) -> None:
+    env = vec(2, dictionary=dictionary)
+    dual = DualCritic("auto", second=second, auto_window=6, auto_interval=3)
+    model = make(
+        env=env,
+        dictionary=dictionary,
+        normalize_observations=True,
+        finetuning=[dual],
+        dataset=dataset(dictionary=dictionary),
+    )
+    model.learn(24)
+    assert 0 <= dual.value <= 1
+    assert model._n_updates > 0
+
+
+def test_compiled_updates_follow_a_changing_kappa(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One graph each for all values of kappa, and the numbers of the eager run; the pre-training stays eager."""
+    import torch._dynamo.config as dynamo
+
+    monkeypatch.setattr(th, "compile", partial(th.compile, backend="aot_eager"))  # without waiting for C++
+    monkeypatch.setattr(dynamo, "error_on_recompile", True)
+    runs = []
+    for on in (False, True):
+        callbacks = [OnlinePretraining(4, 2), DualCritic(LinearSchedule(0.1, 0.9, 16))]
+        runs.append(make_td3(learning_starts=0, finetuning=callbacks, dataset=dataset(), compile=on).learn(14))
+    assert_same(*map(state, runs), tolerance=1e-4)
+    assert {key[0].__name__ for key in runs[1]._gradient_functions._compiled} == {
+        *("second_losses", "critic_losses", "actor_losses"),
+    }
+
+
+# -- bad input -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"collect_steps": 0}, "collect_steps.*at least 1"),
+        ({"gradient_steps": 0}, "gradient_steps.*at least 1"),
+        ({"meta": "third"}, "'second_order', 'first_order' or 'none', not 'third'"),
+        ({"learning_rate": 0.0}, "learning_rate > 0"),
+        ({"inner_learning_rate": -1.0}, "inner_learning_rate >= 0"),
+    ],
+)
+def test_bad_pretraining(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        OnlinePretraining(**arguments)
+
+
+def test_learning_shorter_than_the_collection() -> None:
+    with pytest.raises(ValueError, match=r"collect_steps=10\) collects longer than learn would last: 9 steps"):
+        make_td3(finetuning=opt(), dataset=dataset()).learn(9)
+
+
+def test_no_dataset() -> None:
+    with pytest.raises(ValueError, match="OnlinePretraining needs a dataset: pass dataset="):
+        make_td3(finetuning=opt()).learn(20)
+
+
+def test_a_second_pair_that_nothing_uses() -> None:
+    with pytest.raises(ValueError, match="add DualCritic"):
+        make_td3(finetuning=opt()[:1], dataset=dataset()).learn(20)
+
+
+def test_too_late() -> None:
+    model = make_td3(dataset=dataset()).learn(8)
+    with pytest.raises(ValueError, match="before the first online update"):
+        model.learn(20, callback=opt())
+
+
+def test_an_objective_without_critics() -> None:
+    with pytest.raises(ValueError, match="which BCObjective never asks for"):
+        make(online_objective="bc", finetuning=[DualCritic(0.5)]).learn(6)
+
+
+def test_mixed_values_at_the_bounds() -> None:
+    first, second = th.tensor([1.0, 1e9]), th.tensor([3.0, 0.25])
+    assert th.equal(F.mixed_values(first, second, th.tensor(1.0)), second)
+    assert th.equal(F.mixed_values(first, second, th.tensor(0.0)), first)
+
+
+# -- hooks ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_hook_that_the_objective_never_asks_for() -> None:
+    """``advantages`` alone fits IQL, ``actor_values`` alone what maximises values; both fit both."""
+
+    class Advantages(FineTuningCallback):
+        def advantages(self, advantages: th.Tensor, batch: Any) -> th.Tensor:
+            return advantages
+
+    class Values(FineTuningCallback):
+        def actor_values(self, values: th.Tensor, actions: th.Tensor, batch: Any) -> th.Tensor:
+            return values
+
+    class Both(Advantages, Values):
+        pass
+
+    for build in (make, make_td3):
+        build(learning_starts=0).learn(2, callback=Both())
+        build(learning_starts=0, online_objective="iql").learn(2, callback=[Both(), Advantages()])
+        with pytest.raises(ValueError, match="Advantages changes advantages"):
+            build().learn(2, callback=Advantages())
+        with pytest.raises(ValueError, match="Values changes actor_values"):
+            build(online_objective="iql").learn(2, callback=Values())
+
+
+def test_rollouts_are_announced() -> None:
+    class Count(FineTuningCallback):
+        calls = 0
+
+        def before_rollout(self) -> None:
+            self.calls += 1
+            if self.calls == 3:
+                self.model.request_stop()  # type: ignore[attr-defined]
+
+    count = Count()
+    model = make(learning_starts=0).learn(9, callback=count)
+    assert (count.calls, model.num_timesteps) == (3, 2)
