@@ -135,7 +135,7 @@ class DualCritic(FineTuningCallback):
         first, second = self._pair_values()
         rewards, terminals, ends = (np.stack([row[column] for row in self.recent]) for column in (2, 3, 4))
         tails = (first + second) / 2
-        returns, observed = observed_returns(rewards, terminals, ends, tails, self.model.gamma)  # type: ignore[attr-defined]
+        returns, observed = observed_returns(rewards, terminals, ends, tails, self.model.finetuning_objective.gamma)  # type: ignore[attr-defined]
         if observed.sum() < 2:
             return
         errors = [float(np.var((values - returns)[observed])) for values in (first, second)]
