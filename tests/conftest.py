@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 import tiny
 import torch as th
+from hypothesis import settings
 
 from sb3_o2o.data.collect import collect
 
 th.set_num_threads(1)
 tiny.register()
+# a first call may import or compile: how long it takes says nothing about what is tested
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ import pytest
 import torch as th
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from sb3_o2o.diagnostics import (
     gaussian_kl,
@@ -42,7 +43,6 @@ def test_kendall_tau_is_that_of_scipy(n: int, expected: float) -> None:
 
 @given(st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=2, max_size=30))
 def test_kendall_tau_is_that_of_scipy_on_anything(pairs: list[tuple[int, int]]) -> None:
-    stats = pytest.importorskip("scipy.stats")
     first, second = np.array(pairs).T
     expected = stats.kendalltau(first, second).statistic
     assert kendall_tau(first, second) == pytest.approx(expected, abs=1e-12, nan_ok=True)
