@@ -21,7 +21,8 @@ WITH_TARGETS += [(make, "sac_n"), (make, "edac")]
 WITH_TARGETS += [(make_td3, "td3"), (make_td3, "td3_bc"), (make_td3, "iql")]
 TARGETS_OF_ONE_ACTION = ("iql", "td3", "td3_bc")
 ALL = [(make, name) for name in SAC_OBJECTIVES] + [(make_td3, name) for name in TD3_OBJECTIVES]
-FEW_ACTIONS: dict[str, dict[str, Any]] = {"cql": {"n_actions": 2}, "calql": {"n_actions": 2}}
+SMALL: dict[str, dict[str, Any]] = {"cql": {"n_actions": 2}, "calql": {"n_actions": 2}}
+SMALL["spot"] = {"density_steps": 3, "density_net_arch": [8], "flatten_observations": True}
 
 
 # -- time limits ---------------------------------------------------------------------------------------------------
@@ -117,7 +118,7 @@ def test_time_limits_bootstrap_offline_with_one_target_action(build: Any, object
 @pytest.mark.parametrize(("build", "objective"), WITH_TARGETS)
 def test_time_limits_bootstrap_online_and_terminations_do_not(build: Any, objective: str, n_envs: int) -> None:
     env = DummyVecEnv([TwoSteps] * n_envs)
-    kwargs = {"online_objective": objective, "online_objective_kwargs": FEW_ACTIONS.get(objective)}
+    kwargs = {"online_objective": objective, "online_objective_kwargs": SMALL.get(objective)}
     model, targets = build(env=env, learning_starts=8, **kwargs), Targets()
     targets.watch(model)
     model.learn(24 * n_envs)
@@ -173,7 +174,7 @@ def test_every_objective_end_to_end(build: Any, objective: str, dictionary: bool
     """Pre-train, save, load, fine-tune, save, load, act."""
     data = dataset_file(tmp_path, dictionary)
     online = None if objective == "bc" else objective
-    kwargs = FEW_ACTIONS.get(objective)
+    kwargs = SMALL.get(objective)
     model = build(
         env=vec(n_envs, dictionary=dictionary),
         dictionary=dictionary,
@@ -214,7 +215,7 @@ def test_every_objective_end_to_end(build: Any, objective: str, dictionary: bool
 @pytest.mark.parametrize(("build", "objective"), ALL)
 def test_one_gradient_step_is_the_same_twice(build: Any, objective: str, tmp_path: Path) -> None:
     data = dataset_file(tmp_path)
-    kwargs = {"objective": objective, "objective_kwargs": FEW_ACTIONS.get(objective)}
+    kwargs = {"objective": objective, "objective_kwargs": SMALL.get(objective)}
     first, second = (build(**kwargs).pretrain(data, 3) for _ in range(2))
     assert_same(state(first), state(second))
     other = build(**kwargs, seed=FAST["seed"] + 1).pretrain(data, 3)
