@@ -30,8 +30,8 @@ def prepare_objective(model: OfflineToOnlineMixin, log_interval: int) -> bool:
         model._accumulate(model._gradient_step(model._sample(model.batch_size), None, prepare=True))
         done += 1
         if done % log_interval == 0 or done == total:
-            for name, (sums, count) in model._metric_sums.items():
-                model.logger.record(f"offline/{name}", sums.item() / count)
+            for name, value in model._mean_metrics().items():
+                model.logger.record(f"offline/{name}", value)
             model._metric_sums = {}
             elapsed = max((time.time_ns() - started) / 1e9, 1e-9)
             model.logger.record("time/preparation_steps", done, exclude="tensorboard")

@@ -328,7 +328,7 @@ class TransferMixin(CrossingMixin):
         self.learning_starts = given.get("learning_starts", 0)
         self.num_timesteps = self._total_timesteps = 0
         self._finetuning_started, self._n_finetuning_updates = False, 0
-        self.second_critics, self.phase_steps, self.finished_phases = None, {}, []
+        self.second_critics = None  # of an online run; the phases that made the critics stay behind the model
         if self.phase != PRETRAINING:
             self.phase = None
         for callback in self.finetuning:

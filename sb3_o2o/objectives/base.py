@@ -356,8 +356,8 @@ class SACObjective(Objective):
 
     def second_draws(self, batch: Batch) -> tuple[Any, ...]:
         """See :meth:`Objective.second_draws`."""
-        noise = self.noise(batch.next_observations, self.n_actions if self.max_target_backup else None)
-        return noise, self.model.draw_critics(self.target_subset), self.model.current_ent_coef()
+        # what SAC's target draws, without what a sub-class adds for its own critics
+        return *SACObjective.critic_draws(self, batch), self.model.current_ent_coef()
 
     def second_losses(self, second: SecondCritics, batch: Batch, *draws: Any) -> LossesAndMetrics:
         """See :meth:`Objective.second_losses`."""
