@@ -5,9 +5,9 @@ Critic reconstruction and constrained fine-tuning against direct fine-tuning, wi
 
 pre-trains the offline method once (or takes ``--checkpoint``), fine-tunes each variant, writes
 ``<run>/<variant>.json`` and draws all variants of the run. The offline method is the algorithm's own by default (CQL
-for O2SAC, TD3+BC for O2TD3) and may be another's: its policy is then taken over. Variants: ``full``, ``direct``,
-``no_reevaluation``, ``no_alignment``, ``no_constraint``. Sizes are scaled down from the paper's by the defaults below;
-they are written into the JSON.
+for O2SAC, TD3+BC for O2TD3, IQL for O2PPO) and may be another's: its policy is then taken over. Variants: ``full``,
+``direct``, ``no_reevaluation``, ``no_alignment`` (not for PPO), ``no_constraint`` (for PPO, no auxiliary advantage).
+Sizes are scaled down from the paper's by the defaults below; they are written into the JSON.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.monitor import Monitor
 
-from sb3_o2o import O2OSAC, O2OTD3, OfflineDataset
+from sb3_o2o import O2OPPO, O2OSAC, O2OTD3, OfflineDataset
 from sb3_o2o.algorithms.transfer import recover_environment
 from sb3_o2o.evaluation import evaluate
 from sb3_o2o.evaluation.callbacks import NormalizedEvalCallback
 from sb3_o2o.evaluation.scores import ReferenceScore
 from sb3_o2o.finetuning import (
+    AuxiliaryAdvantage,
     ConstrainedFineTuning,
     FineTuningCallback,
     PolicyReevaluation,
@@ -46,12 +47,23 @@ VARIANTS = ("full", "direct", "no_reevaluation", "no_alignment", "no_constraint"
 ALGORITHMS: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "o2sac": (O2OSAC, "cql", {"critic_reduction": "sum", "simultaneous": True}),
     "o2td3": (O2OTD3, "td3_bc", {"critic_reduction": "sum", "normalize_values": True}),
+    "o2ppo": (O2OPPO, "iql_ppo", {}),
 }
 #: class and arguments of the offline methods
 METHODS: dict[str, tuple[Any, dict[str, Any]]] = {
     "cql": (O2OSAC, {"objective": "cql", "objective_kwargs": {"cql_weight": 10.0, "n_actions": 4}}),
     "td3_bc": (O2OTD3, {"objective": "td3_bc"}),
     "iql": (O2OSAC, {"objective": "iql"}),
+    "iql_ppo": (O2OPPO, {"objective": "iql"}),
+}
+#: PPO's, as in the recipe
+PPO: dict[str, Any] = {
+    "value_learning_rate": "lin_2e-4",
+    "n_steps": 2048,
+    "batch_size": 128,
+    "normalize_advantage": False,
+    "ent_coef": 0.01,
+    "vf_coef": 1.0,
 }
 
 
@@ -70,6 +82,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--online-steps", type=int, default=30_000)
     parser.add_argument("--warmup", type=int, default=1_000)
     parser.add_argument("--updates-per-step", type=int, default=1)
+    parser.add_argument("--anneal-steps", type=int, default=None, help="of the constraint; the online steps by default")
+    parser.add_argument("--clone-steps", type=int, default=10_000, help="of another family's policy")
+    parser.add_argument("--ppo-learning-rate", default="lin_3e-5", help="of O2PPO's actor")
     parser.add_argument("--ent-coef", type=float, default=0.2, help="O2SAC's temperature in the reconstruction")
     parser.add_argument("--hidden", type=int, nargs="*", default=[256, 256])
     parser.add_argument("--eval-freq", type=int, default=1_000)
@@ -78,6 +93,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
     args.offline = args.offline or ALGORITHMS[args.algorithm][1]
+    args.anneal_steps = args.anneal_steps or args.online_steps
+    if args.algorithm == "o2ppo":
+        args.variants = [variant for variant in args.variants if variant != "no_alignment"]
     return args
 
 
@@ -99,19 +117,32 @@ def shared(args: argparse.Namespace, dataset: OfflineDataset) -> dict[str, Any]:
     """What offline and online phases have in common."""
     return {
         "seed": args.seed,
-        "learning_rate": 1e-4,
-        "qf_learning_rate": 3e-4,
-        "batch_size": 256,
         "dataset": dataset,
         "compile": args.compile,
         "device": "cpu" if not th.cuda.is_available() else "cuda",
     }
 
 
+def of_class(algorithm: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """Rates and batches."""
+    if algorithm is O2OPPO:
+        return {"learning_rate": args.ppo_learning_rate, **PPO}
+    return {"learning_rate": 1e-4, "qf_learning_rate": 3e-4, "batch_size": 256}
+
+
+def networks(algorithm: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """What is built anew."""
+    common: dict[str, Any] = {"normalize_observations": True}
+    if algorithm is O2OPPO:
+        kwargs = {"net_arch": args.hidden, "activation_fn": "relu", "value_activation_fn": "tanh", "squash_mean": True}
+        return {**common, "policy_kwargs": kwargs, "pretrain_learning_rate": 3e-4}
+    return {**common, "critic_layer_norm": True, "policy_kwargs": {"net_arch": args.hidden}}
+
+
 def pretrain(args: argparse.Namespace, dataset: OfflineDataset) -> Path:
     algorithm, method = METHODS[args.offline]
-    networks = {"critic_layer_norm": True, "normalize_observations": True, "policy_kwargs": {"net_arch": args.hidden}}
-    model = algorithm("MlpPolicy", make_env(args), **shared(args, dataset), **networks, **method)
+    arguments = {**shared(args, dataset), **of_class(algorithm, args), **networks(algorithm, args), **method}
+    model = algorithm("MlpPolicy", make_env(args), **arguments)
     started = time.time()
     model.pretrain(None, args.pretrain_steps)
     path = args.out / f"{args.offline}.zip"
@@ -126,6 +157,12 @@ def make_env(args: argparse.Namespace) -> gym.Env[Any, Any]:
 
 def callbacks_of(variant: str, args: argparse.Namespace) -> list[FineTuningCallback]:
     """Data and warm-up are the same for all, so that only the method differs."""
+    if args.algorithm == "o2ppo":
+        for_ppo: dict[str, FineTuningCallback] = {
+            "no_reevaluation": PolicyReevaluation(args.reevaluation_steps, batch_size=512),
+            "no_constraint": AuxiliaryAdvantage(args.anneal_steps),
+        }
+        return [] if variant == "direct" else [each for name, each in for_ppo.items() if name != variant]
     data: list[FineTuningCallback] = [Warmup(args.warmup), SymmetricReplay(0.5)]
     if variant == "direct":
         return data
@@ -133,7 +170,7 @@ def callbacks_of(variant: str, args: argparse.Namespace) -> list[FineTuningCallb
     method: dict[str, FineTuningCallback] = {
         "no_reevaluation": PolicyReevaluation(args.reevaluation_steps, ent_coef),
         "no_alignment": ValueAlignment(args.alignment_steps, ent_coef),
-        "no_constraint": ConstrainedFineTuning(),
+        "no_constraint": ConstrainedFineTuning(anneal_steps=args.anneal_steps),
     }
     return [callback for left_out, callback in method.items() if left_out != variant] + data
 
@@ -144,14 +181,23 @@ def finetune(variant: str, args: argparse.Namespace, dataset: OfflineDataset, fo
         objective_kwargs = {}  # plain TD3, whose actor's values are not scaled
     online: dict[str, Any] = {
         **shared(args, dataset),
-        "online_objective_kwargs": objective_kwargs,
-        "gradient_steps": args.updates_per_step,
-        "buffer_size": args.online_steps,
+        **of_class(algorithm, args),
         "finetuning": callbacks_of(variant, args),
     }
+    if algorithm is not O2OPPO:
+        online |= {
+            "online_objective_kwargs": objective_kwargs,
+            "gradient_steps": args.updates_per_step,
+            "buffer_size": args.online_steps,
+        }
+    foreign = METHODS[args.offline][0]
+    if O2OPPO in (algorithm, foreign) and foreign is not algorithm:
+        online |= networks(algorithm, args) | {"pretrain_steps": args.clone_steps}  # it is cloned
+    if algorithm is O2OPPO and variant in ("direct", "no_constraint"):
+        online["normalize_advantage"] = True  # which AuxiliaryAdvantage does elsewhere
     if algorithm is O2OTD3:
         online["action_noise"] = 0.1
-    elif METHODS[args.offline][0] is not algorithm:
+    elif algorithm is O2OSAC and foreign is not algorithm:
         online["ent_coef"] = f"auto_{args.ent_coef}"  # a policy without a temperature; 1 would be a handicap for some
     model = algorithm.load_offline(args.checkpoint, make_env(args), **online)
     assert dataset.ref_min_score is not None

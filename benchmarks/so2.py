@@ -55,6 +55,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--hidden", type=int, nargs="*", default=[64, 64])
     parser.add_argument("--n-critics", type=int, default=10)
     parser.add_argument("--online-critics", type=int, default=None, help="the first so many of them; all by default")
+    parser.add_argument("--tau", type=float, default=0.005, help="of the target networks; more carries values faster")
     parser.add_argument("--eta", type=float, default=1.0)
     parser.add_argument("--updates", type=int, default=10, help="critic updates per step where they are frequent")
     parser.add_argument("--online-batch-size", type=int, default=640)
@@ -104,6 +105,7 @@ def pretrain(args: argparse.Namespace, dataset: OfflineDataset, reference: Refer
         objective="edac",
         objective_kwargs={"eta": args.eta},
         n_critics=args.n_critics,
+        tau=args.tau,
         compile=args.compile,
     )
     folder = args.out / "offline"
@@ -130,6 +132,7 @@ def finetune(variant: str, args: argparse.Namespace, dataset: OfflineDataset, re
         dataset=dataset,
         learning_rate=args.online_rate,
         batch_size=args.online_batch_size,
+        tau=args.tau,
         buffer_size=args.online_steps,
         gradient_steps=updates,
         policy_delay=updates,

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Any
 from sb3_o2o.version import __version__
 
 if TYPE_CHECKING:
-    from sb3_o2o.algorithms import O2OSAC, O2OTD3
+    from sb3_o2o.algorithms import O2OPPO, O2OSAC, O2OTD3
     from sb3_o2o.data import OfflineDataset
 
-__all__ = ["O2OSAC", "O2OTD3", "OfflineDataset", "__version__"]
+__all__ = ["O2OPPO", "O2OSAC", "O2OTD3", "OfflineDataset", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     # torch takes seconds to import, and ``sb3-o2o --help`` needs none of it
-    if name in ("O2OSAC", "O2OTD3"):
+    if name in ("O2OPPO", "O2OSAC", "O2OTD3"):
         from sb3_o2o import algorithms
 
         return getattr(algorithms, name)

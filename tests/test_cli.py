@@ -14,7 +14,7 @@ import yaml
 from stable_baselines3 import PPO, SAC, TD3
 from typer.testing import CliRunner, Result
 
-from sb3_o2o import O2OSAC, O2OTD3, OfflineDataset
+from sb3_o2o import O2OPPO, O2OSAC, O2OTD3, OfflineDataset
 from sb3_o2o.cli import app
 from sb3_o2o.cli.common import parse_settings
 from sb3_o2o.cli.progress import Bars
@@ -135,6 +135,16 @@ class TestTraining:
         SAC("MlpPolicy", gym.make(tiny.BOX), policy_kwargs={"net_arch": [4]}).save("stock")
         output = succeeds("finetune", "stock", "--env", tiny.BOX, "--recipe", "sac", "--steps", 10, *SHORT)
         assert "fine-tuned policy (10 steps)" in output
+
+    def test_ppo_from_pretraining_to_evaluation(self, tiny_dataset: Callable[..., str]) -> None:
+        dataset = tiny_dataset()
+        sizes = ("--set", "n_steps=8", "--set", "batch_size=8", "--set", "policy_kwargs.net_arch=[8]", *SHORT)
+        output = succeeds("pretrain", dataset, "--recipe", "o2ppo", "--gradient-steps", 4, *sizes)
+        assert "sb3-o2o finetune runs/o2ppo-TinyBox-v0_1 --recipe o2ppo" in output
+        succeeds("finetune", "runs/o2ppo-TinyBox-v0_1", "--recipe", "o2ppo", "--steps", 10, *sizes)
+        model = O2OPPO.load("runs/o2ppo-TinyBox-v0_2/online/model.zip")
+        assert (model.num_timesteps, model.n_pretrain_steps) == (16, 4)  # whole rollouts
+        assert "2 episodes" in succeeds("evaluate", "runs/o2ppo-TinyBox-v0_2", "--episodes", 2)
 
     def test_td3_from_pretraining_to_evaluation(self, tiny_dataset: Callable[..., str]) -> None:
         dataset = tiny_dataset()

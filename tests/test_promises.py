@@ -9,11 +9,11 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
-from toy_tasks import FAST, assert_same, dataset_file, differs, make, make_td3, state, vec
+from toy_tasks import FAST, assert_same, dataset_file, differs, make, make_ppo, make_td3, state, vec
 
 from sb3_o2o.data import MonteCarloReplayBuffer
-from sb3_o2o.finetuning import FineTuningCallback, SymmetricReplay, Warmup
-from sb3_o2o.objectives import SAC_OBJECTIVES, TD3_OBJECTIVES, Batch, IQLObjective
+from sb3_o2o.finetuning import AuxiliaryAdvantage, FineTuningCallback, SymmetricReplay, Warmup
+from sb3_o2o.objectives import PPO_OBJECTIVES, SAC_OBJECTIVES, TD3_OBJECTIVES, Batch, IQLObjective
 
 #: objectives that have a TD target, with what builds a model for them
 WITH_TARGETS = [(make, "sac"), (make, "cql"), (make, "calql"), (make, "iql")]
@@ -106,7 +106,9 @@ def test_time_limits_bootstrap_offline_and_terminations_do_not(objective: str, m
     assert targets.pairs == EXPECTED
 
 
-@pytest.mark.parametrize(("build", "objective"), [pair for pair in WITH_TARGETS if pair[1] in TARGETS_OF_ONE_ACTION])
+@pytest.mark.parametrize(
+    ("build", "objective"), [pair for pair in WITH_TARGETS if pair[1] in TARGETS_OF_ONE_ACTION] + [(make_ppo, "iql")]
+)
 def test_time_limits_bootstrap_offline_with_one_target_action(build: Any, objective: str) -> None:
     model, targets = build(env=TwoSteps(), objective=objective), Targets()
     targets.watch(model)
@@ -212,7 +214,35 @@ def test_every_objective_end_to_end(build: Any, objective: str, dictionary: bool
     assert np.array_equal(actions, model.predict(obs, deterministic=True)[0])
 
 
-@pytest.mark.parametrize(("build", "objective"), ALL)
+@pytest.mark.parametrize("n_envs", [1, 2])
+@pytest.mark.parametrize("dictionary", [False, True])
+@pytest.mark.parametrize("objective", PPO_OBJECTIVES)
+def test_every_objective_of_ppo_end_to_end(objective: str, dictionary: bool, n_envs: int, tmp_path: Path) -> None:
+    data = dataset_file(tmp_path, dictionary)
+    env = vec(n_envs, dictionary=dictionary)
+    model = make_ppo(env=env, dictionary=dictionary, objective=objective, normalize_observations=True)
+    before = state(model)
+    model.pretrain(data, 3).save(tmp_path / "offline")
+    assert differs(before, state(model), "policy/action_net")
+    assert not differs(before, state(model), "policy/value_net")
+    model = type(model).load_offline(
+        tmp_path / "offline", vec(n_envs, dictionary=dictionary), finetuning=[AuxiliaryAdvantage()], device="cpu"
+    )
+    before = state(model)
+    model.learn(24 * n_envs)
+    after = state(model)
+    assert differs(before, after, "policy/action_net")
+    assert differs(before, after, "policy/value_net")
+    assert all(th.isfinite(value).all() for value in after.values())
+    model.save(tmp_path / "finetuned")
+    loaded = type(model).load(tmp_path / "finetuned", env=vec(n_envs, dictionary=dictionary), device="cpu")
+    assert_same(after, state(loaded))
+    assert [type(callback) for callback in loaded.finetuning] == [AuxiliaryAdvantage]
+    obs = vec(n_envs, dictionary=dictionary).reset()
+    assert np.array_equal(loaded.predict(obs, deterministic=True)[0], model.predict(obs, deterministic=True)[0])
+
+
+@pytest.mark.parametrize(("build", "objective"), [*ALL, *((make_ppo, name) for name in PPO_OBJECTIVES)])
 def test_one_gradient_step_is_the_same_twice(build: Any, objective: str, tmp_path: Path) -> None:
     data = dataset_file(tmp_path)
     kwargs = {"objective": objective, "objective_kwargs": SMALL.get(objective)}

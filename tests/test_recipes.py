@@ -15,10 +15,12 @@ from stable_baselines3.common.env_util import make_vec_env
 from sb3_o2o import O2OTD3
 from sb3_o2o.algorithms import algorithm_class
 from sb3_o2o.finetuning import (
+    AuxiliaryAdvantage,
     DualCritic,
     FineTuningCallback,
     LinearSchedule,
     OnlinePretraining,
+    PolicyReevaluation,
     SymmetricReplay,
     Warmup,
 )
@@ -37,7 +39,10 @@ from sb3_o2o.recipes import (
 
 O2O = ["o2sac", "o2sac_expert", "o2sac_utd10", "o2td3", "o2td3_expert"]
 OPT = ["opt_iql", "opt_sac", "opt_spot", "opt_td3"]
-NAMES = ["calql", "cql", "edac", "iql", *O2O, *OPT, "rlpd", "sac", "so2", "so2_paper", "spot", "td3", "td3_bc", "wsrl"]
+SO2 = ["edac", "so2", "so2_paper"]
+O2PPO = ["o2ppo", "o2ppo_expert"]
+OTHERS = ["calql", "cql", "iql", "rlpd", "sac", "spot", "td3", "td3_bc", "wsrl"]
+NAMES = sorted([*O2O, *O2PPO, *OPT, *SO2, *OTHERS])
 
 
 def entries() -> list[tuple[str, str]]:
@@ -54,9 +59,10 @@ def resolved(name: str, entry: str) -> Recipe:
 
 def small(recipe: Recipe) -> dict[str, Any]:
     """The recipe's arguments, with networks, batches and waits that fit a test."""
-    arguments = {**recipe.arguments, "batch_size": 8, "buffer_size": 200, "seed": 0}
+    sizes = {"n_steps": 8, "pretrain_batch_size": 8} if recipe.algorithm == "O2OPPO" else {"buffer_size": 200}
+    arguments = {**recipe.arguments, "batch_size": 8, "seed": 0, **sizes}
     arguments["policy_kwargs"] = {**recipe.arguments["policy_kwargs"], "net_arch": [8, 8]}
-    if recipe.arguments["learning_starts"]:
+    if recipe.arguments.get("learning_starts"):
         arguments["learning_starts"] = 12
     if recipe.arguments["objective"] == "spot":
         density = {"density_steps": 4, "density_net_arch": [8]}
@@ -88,7 +94,8 @@ class TestEntries:
         assert set(recipe.arguments) <= accepted
         policy = set(inspect.signature(algorithm.policy_aliases["MlpPolicy"].__init__).parameters) | {"net_arch"}
         assert set(recipe.arguments["policy_kwargs"]) <= policy
-        for objective, kwargs in (("objective", "objective_kwargs"), ("online_objective", "online_objective_kwargs")):
+        pairs = [(key, f"{key}_kwargs") for key in ("objective", "online_objective") if key in recipe.arguments]
+        for objective, kwargs in pairs:
             chosen = algorithm.available_objectives[recipe.arguments[objective]]
             # Cal-QL hands its arguments on to CQL.
             taken = CQLObjective if issubclass(chosen, CQLObjective) else chosen
@@ -126,9 +133,11 @@ def test_every_recipe_runs(name: str, env_id: str, n_envs: int, tiny_dataset: Ca
         model.pretrain(dataset, 4)
     before = model._n_updates
     model.learn(20, callback=EvalCallback(make_vec_env(env_id), eval_freq=8, n_eval_episodes=1, verbose=0))
-    assert model.num_timesteps == 20
+    rollout = n_envs * 8 if recipe.algorithm == "O2OPPO" else n_envs
+    assert model.num_timesteps == -(-20 // rollout) * rollout
     assert model._n_updates > before
     phases = {name: ["reevaluation", "alignment"] for name in O2O} | {name: ["opt"] for name in OPT}
+    phases |= {name: ["reevaluation"] for name in O2PPO}
     assert model.finished_phases == phases.get(name, [])
 
 
@@ -285,6 +294,40 @@ def test_spot_by_domain(
     assert (kwargs["weight"], kwargs["cooldown_floor"], kwargs.get("online_gamma")) == (weight, floor, gamma)
     assert (arguments["reward_shift"], arguments["learning_rate"]) == (shift, rate)
     assert (kwargs["density_steps"], kwargs["beta"]) == (100_000, 0.5)
+
+
+def test_o2ppo_is_the_codes() -> None:
+    arguments = recipe_arguments("o2ppo", "Hopper-v5")
+    expected = {
+        "objective": "iql",
+        "learning_rate": "lin_3e-5",
+        "value_learning_rate": "lin_2e-4",
+        "n_steps": 2048,
+        "batch_size": 128,
+        "n_epochs": 10,
+        "clip_range": 0.2,
+        "ent_coef": 0.01,
+        "normalize_advantage": False,
+        "finetuning": [
+            {"PolicyReevaluation": {"gradient_steps": 1_000_000, "batch_size": 512}},
+            {"AuxiliaryAdvantage": {"anneal_steps": 250_000, "per_dimension": False, "reference": "best"}},
+        ],
+    }
+    assert {key: arguments[key] for key in expected} == expected
+    assert load_recipe("o2ppo", "Hopper-v5").online_steps == 250_000
+    model = build_model("o2ppo", gym.make(tiny.BOX))
+    assert [type(callback) for callback in model.finetuning] == [PolicyReevaluation, AuxiliaryAdvantage]
+    rates = [model.lr_schedule(1.0), model.lr_schedule(0.5), model.lr_schedule(0.0)]
+    assert rates == pytest.approx([3e-5, 1.5e-5, 0.0])
+    assert model.policy.value_net.in_features == 256
+
+
+@pytest.mark.parametrize(("env_id", "n_epochs", "max_std"), [("Walker2d-v5", 10, None), ("Hopper-v5", 5, 0.05)])
+def test_o2ppo_on_expert_data(env_id: str, n_epochs: int, max_std: float | None) -> None:
+    arguments = recipe_arguments("o2ppo_expert", env_id)
+    auxiliary = arguments["finetuning"][1]["AuxiliaryAdvantage"]
+    assert (arguments["n_epochs"], auxiliary.get("max_std"), auxiliary["anneal_steps"]) == (n_epochs, max_std, 500_000)
+    assert arguments["learning_rate"] == recipe_arguments("o2ppo", env_id)["learning_rate"]
 
 
 def test_a_recipe_builds_its_own_algorithm() -> None:

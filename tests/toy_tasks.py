@@ -11,11 +11,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_o2o import O2OSAC, O2OTD3
+from sb3_o2o import O2OPPO, O2OSAC, O2OTD3
 from sb3_o2o.data import OfflineDataset
 
 #: arguments that make a model small enough to train in milliseconds
 FAST: dict[str, Any] = {"buffer_size": 500, "batch_size": 8, "learning_starts": 4, "seed": 3, "device": "cpu"}
+#: the same for PPO
+FAST_PPO: dict[str, Any] = {"n_steps": 8, "batch_size": 8, "n_epochs": 2, "seed": 3, "device": "cpu"}
 
 
 class Drift(gym.Env[Any, np.ndarray]):
@@ -106,6 +108,13 @@ def make_td3(policy: str | None = None, env: Any = None, dictionary: bool = Fals
     arguments = {**FAST, "policy_kwargs": {"net_arch": [16]}, **kwargs}
     policy = policy or ("MultiInputPolicy" if dictionary else "MlpPolicy")
     return O2OTD3(policy, vec(dictionary=dictionary) if env is None else env, **arguments)
+
+
+def make_ppo(policy: str | None = None, env: Any = None, dictionary: bool = False, **kwargs: Any) -> O2OPPO:
+    """The same for PPO."""
+    arguments = {**FAST_PPO, "policy_kwargs": {"net_arch": [16]}, **kwargs}
+    policy = policy or ("MultiInputPolicy" if dictionary else "MlpPolicy")
+    return O2OPPO(policy, vec(dictionary=dictionary) if env is None else env, **arguments)
 
 
 def state(model: BaseAlgorithm) -> dict[str, th.Tensor]:

@@ -3,21 +3,26 @@
 from pathlib import Path
 
 from sb3_o2o.algorithms.archive import saved_family
+from sb3_o2o.algorithms.ppo import O2OPPO
 from sb3_o2o.algorithms.sac import O2OSAC
 from sb3_o2o.algorithms.td3 import O2OTD3
 from sb3_o2o.errors import unknown
 
 #: any of the algorithms
-OfflineToOnlineAlgorithm = O2OSAC | O2OTD3
+OfflineToOnlineAlgorithm = O2OSAC | O2OTD3 | O2OPPO
 
 #: the algorithms by their own names
-ALGORITHMS: dict[str, type[O2OSAC] | type[O2OTD3]] = {"O2OSAC": O2OSAC, "O2OTD3": O2OTD3}
+ALGORITHMS: dict[str, type[O2OSAC] | type[O2OTD3] | type[O2OPPO]] = {
+    "O2OSAC": O2OSAC,
+    "O2OTD3": O2OTD3,
+    "O2OPPO": O2OPPO,
+}
 
 #: the same by the name of the stock class whose saved models they open
 ALGORITHMS_BY_FAMILY = {algorithm.stock_class.__name__: algorithm for algorithm in ALGORITHMS.values()}
 
 
-def algorithm_class(name: str) -> type[O2OSAC] | type[O2OTD3]:
+def algorithm_class(name: str) -> type[O2OSAC] | type[O2OTD3] | type[O2OPPO]:
     """
     :param name: of an algorithm, as recipes write it
     :return: the class
@@ -28,7 +33,7 @@ def algorithm_class(name: str) -> type[O2OSAC] | type[O2OTD3]:
     return ALGORITHMS[name]
 
 
-def algorithm_of(path: str | Path) -> type[O2OSAC] | type[O2OTD3] | None:
+def algorithm_of(path: str | Path) -> type[O2OSAC] | type[O2OTD3] | type[O2OPPO] | None:
     """
     :param path: a saved model, ours or stock
     :return: the class that opens it; None if none of ours does
@@ -39,6 +44,7 @@ def algorithm_of(path: str | Path) -> type[O2OSAC] | type[O2OTD3] | None:
 __all__ = [
     "ALGORITHMS",
     "ALGORITHMS_BY_FAMILY",
+    "O2OPPO",
     "O2OSAC",
     "O2OTD3",
     "OfflineToOnlineAlgorithm",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.type_aliases import Schedule
 
@@ -19,7 +20,7 @@ from sb3_o2o.objectives import Objective
 from sb3_o2o.recipes import environment_id, recipe_arguments
 
 if TYPE_CHECKING:
-    from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm as _Base
+    from stable_baselines3.common.base_class import BaseAlgorithm as _Base
 else:
     _Base = object
 
@@ -55,12 +56,18 @@ def fills_in_recipe(init: Init) -> Init:
 class AlgorithmArguments(_Base):
     """What the mixins of an algorithm rely on: its constructor's arguments, described there, and its state."""
 
+    stock_class: ClassVar[type[BaseAlgorithm]]
     stock_policies: ClassVar[dict[type, type]]
+    #: constructor arguments that are arguments of the policy
+    policy_arguments: ClassVar[tuple[str, ...]]
+    #: constructor arguments of a model that only acts
+    acting_arguments: ClassVar[dict[str, Any]] = {}
     available_objectives: dict[str, type[Objective]]
     default_online_objective: str
     actor: Any
     critic: Any
     critic_target: Any
+    replay_buffer: Any  # of off-policy algorithms
     # constructor arguments, described at the algorithms
     explicit_arguments: tuple[str, ...]
     recipe: str | None
@@ -69,6 +76,8 @@ class AlgorithmArguments(_Base):
     objective_kwargs: dict[str, Any] | None
     online_objective_kwargs: dict[str, Any] | None
     finetuning: list[Any]
+    gamma: float
+    batch_size: int
     n_critics: int
     policy_delay: int
     actor_batch: str
@@ -101,7 +110,22 @@ class AlgorithmArguments(_Base):
     _phase_in_progress: tuple[Objective, OfflineReplayBuffer] | None
     _negative_reward: float | None
 
+    @property
+    def _offline_batch_size(self) -> int:
+        """Transitions per update of the offline phase."""
+        return self.batch_size
+
     def _check_offline_to_online_arguments(self) -> None:
+        """:raises ValueError: for an argument out of range"""
+        if self.reward_scale == 0 or not np.isfinite([self.reward_scale, self.reward_shift]).all():
+            raise ValueError(
+                f"reward_scale and reward_shift must be finite and the scale not 0, not {self.reward_scale} and "
+                f"{self.reward_shift}."
+            )
+        if self.pretrain_steps < 0:
+            raise ValueError(f"pretrain_steps must be >= 0, not {self.pretrain_steps}.")
+
+    def _check_off_policy_arguments(self) -> None:
         """:raises ValueError: for an argument out of range"""
         if self.policy_delay < 1:
             raise ValueError(f"policy_delay must be at least 1, not {self.policy_delay}.")
@@ -114,13 +138,6 @@ class AlgorithmArguments(_Base):
                 raise ValueError(f"{name} must be one of {allowed}, not {getattr(self, name)!r}.")
         if self.critic_subset is not None and not 1 <= self.critic_subset <= self.n_critics:
             raise ValueError(f"critic_subset must lie in [1, n_critics={self.n_critics}], not {self.critic_subset}.")
-        if self.reward_scale == 0 or not np.isfinite([self.reward_scale, self.reward_shift]).all():
-            raise ValueError(
-                f"reward_scale and reward_shift must be finite and the scale not 0, not {self.reward_scale} and "
-                f"{self.reward_shift}."
-            )
-        if self.pretrain_steps < 0:
-            raise ValueError(f"pretrain_steps must be >= 0, not {self.pretrain_steps}.")
         if self.actor_batch == "block" and self.policy_delay == 1:
             raise ValueError("actor_batch='block' needs policy_delay > 1: the actor then waits for the whole block.")
 

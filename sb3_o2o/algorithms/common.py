@@ -7,14 +7,13 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
-from stable_baselines3.common.utils import FloatSchedule, configure_logger, polyak_update, update_learning_rate
+from stable_baselines3.common.utils import FloatSchedule, configure_logger, update_learning_rate
 
 from sb3_o2o.algorithms.gradients import GradientFunctions
 from sb3_o2o.algorithms.hooks import Hooks, walk
@@ -22,10 +21,10 @@ from sb3_o2o.algorithms.phases import FINETUNING, PRETRAINING
 from sb3_o2o.algorithms.preparation import prepare_objective
 from sb3_o2o.algorithms.progress import PretrainingProgressBar
 from sb3_o2o.algorithms.second import SecondCriticsMixin
-from sb3_o2o.data import MonteCarloReplayBuffer, OfflineDataset, OfflineReplayBuffer
+from sb3_o2o.data import OfflineDataset, OfflineReplayBuffer
 from sb3_o2o.networks.normalizer import needs_statistics, set_observation_statistics
 from sb3_o2o.networks.optimizers import FusedAdam
-from sb3_o2o.objectives import Batch, make_objective
+from sb3_o2o.objectives import Batch, Objective, make_objective
 from sb3_o2o.recipes import build_finetuning, environment_id, load_recipe
 
 if TYPE_CHECKING:
@@ -36,8 +35,8 @@ if TYPE_CHECKING:
 
 class OfflineToOnlineMixin(SecondCriticsMixin):
     """
-    Turns an off-policy SB3 algorithm into an offline-to-online one. Sub-classes name their objectives and
-    optimisers; everything else is here.
+    Turns an SB3 algorithm into an offline-to-online one: pre-training, phases, hooks and what is saved. What needs a
+    replay buffer is in :class:`~sb3_o2o.algorithms.off_policy.OffPolicyMixin`.
     """
 
     # -- set-up ----------------------------------------------------------------------------------------------------
@@ -61,46 +60,30 @@ class OfflineToOnlineMixin(SecondCriticsMixin):
         self.clone_report: CloneReport | None = None
 
     def _setup_model(self) -> None:
-        self.replay_buffer_kwargs = self.replay_buffer_kwargs or {}  # ``load(replay_buffer_kwargs=None)``
-        given, given_buffer = self.policy_kwargs, (self.replay_buffer_class, self.replay_buffer_kwargs)
-        self.n_critics = given.get("n_critics", self.n_critics)  # SB3's own way to say it
+        given = self.policy_kwargs
         self._check_offline_to_online_arguments()
-        self._resolve_action_noise()
-        monte_carlo = self._monte_carlo_buffer()
         self.policy_class = self.stock_policies.get(self.policy_class, self.policy_class)
         self.policy_kwargs = self.full_policy_kwargs()
-        if monte_carlo is not None:
-            self.replay_buffer_class, self.replay_buffer_kwargs = monte_carlo
         try:
-            super()._setup_model()
+            super()._setup_model()  # type: ignore[safe-super]
         finally:
-            # what the user gave: ``load(policy_kwargs=…)`` compares it, and another objective needs another buffer
-            self.policy_kwargs = given
-            if monte_carlo is not None:
-                self.replay_buffer_class, self.replay_buffer_kwargs = given_buffer
+            self.policy_kwargs = given  # what the user gave: ``load(policy_kwargs=…)`` compares it
         self._setup_objectives()
 
     def full_policy_kwargs(self) -> dict[str, Any]:
         """:return: the policy's arguments: the user's, and those that are arguments of the algorithm"""
-        ours = ("n_critics", "critic_layer_norm", "actor_layer_norm", "normalize_observations", "precision")
-        return {**{name: getattr(self, name) for name in ours}, **self.policy_kwargs}
+        return {**{name: getattr(self, name) for name in self.policy_arguments}, **self.policy_kwargs}
 
     def _setup_objectives(self) -> None:
         """Create the objectives, which may own parameters, and the fine-tuning callbacks."""
         self._gradient_functions = GradientFunctions(self.compile, self.verbose)
         self.finetuning = build_finetuning(self.finetuning or [])
-        online = self.online_objective or self.default_online_objective
         self.offline_objective = make_objective(self.objective, self.objective_kwargs, self, self.available_objectives)
-        if online == self.objective and self.online_objective_kwargs in (None, self.objective_kwargs):
-            # continued: a Lagrange multiplier goes on where it was
-            self.finetuning_objective = self.offline_objective
-        else:
-            kwargs = self.online_objective_kwargs
-            self.finetuning_objective = make_objective(online, kwargs, self, self.available_objectives)
+        self.finetuning_objective = self._make_finetuning_objective()
 
-    def _setup_lr_schedule(self) -> None:
-        super()._setup_lr_schedule()
-        self.qf_lr_schedule = self._schedule_or_default(self.qf_learning_rate)
+    def _make_finetuning_objective(self) -> Objective:
+        """What ``learn`` minimises; the offline objective itself where it goes on."""
+        raise NotImplementedError
 
     def _schedule_or_default(self, learning_rate: Any) -> Any:
         return self.lr_schedule if learning_rate is None else FloatSchedule(learning_rate)
@@ -112,26 +95,12 @@ class OfflineToOnlineMixin(SecondCriticsMixin):
 
     # -- update ----------------------------------------------------------------------------------------------------
 
-    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        """
-        SB3 calls this after each rollout.
-
-        :param gradient_steps: updates to make
-        :param batch_size: transitions per update
-        """
-        if not self.hooks.allow_update() or not self._can_sample():
-            return
+    def _start_finetuning(self) -> None:
+        """Enter the phase, and let callbacks do once what comes before it."""
         self.set_phase(FINETUNING)
         if not self._finetuning_started:
             self._finetuning_started = True
             self.hooks.call("before_finetuning")
-        self._update(gradient_steps, batch_size)
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-
-    def _can_sample(self) -> bool:
-        """Whether the online buffer holds a transition that may be sampled (finished episodes, for Cal-QL)."""
-        n_sampleable = getattr(self.replay_buffer, "n_sampleable", None)
-        return n_sampleable is None or n_sampleable > 0
 
     def _update(self, gradient_steps: int, batch_size: int) -> None:
         """
@@ -161,11 +130,11 @@ class OfflineToOnlineMixin(SecondCriticsMixin):
 
     def _draws_blocks(self, gradient_steps: int) -> bool:
         """Whether the transitions of all gradient steps are sampled at once."""
-        raise NotImplementedError
+        return False
 
     def _is_actor_step(self) -> bool:
         """Whether the actor steps in this update; called once in each."""
-        raise NotImplementedError
+        return True
 
     def _is_target_step(self, step: int, is_actor_step: bool) -> bool:
         """
@@ -173,11 +142,11 @@ class OfflineToOnlineMixin(SecondCriticsMixin):
         :param is_actor_step: whether the actor stepped
         :return: whether the target networks follow
         """
-        raise NotImplementedError
+        return True
 
     def _target_pairs(self) -> list[tuple[th.nn.Module, th.nn.Module]]:
         """Every network that has a target network, with it."""
-        return [(self.critic, self.critic_target)]
+        raise NotImplementedError
 
     def _gradient_step(self, batch: Batch, actor_batch: Batch | None, prepare: bool = False) -> dict[str, th.Tensor]:
         """
@@ -212,12 +181,11 @@ class OfflineToOnlineMixin(SecondCriticsMixin):
 
     def _optimizers(self) -> dict[str, th.optim.Optimizer]:
         """The algorithm's optimisers, by the names that objectives yield."""
-        second = {} if self.second_critics is None else self.second_critics.optimizers
-        return {"actor": self.actor.optimizer, "critic": self.critic.optimizer, **second}
+        raise NotImplementedError
 
     def _lr_schedules(self) -> dict[str, Schedule]:
         """The learning rate of each optimiser."""
-        return {"actor": self.lr_schedule, "critic": self.qf_lr_schedule, "second_critic": self.qf_lr_schedule}
+        raise NotImplementedError
 
     def _update_learning_rates(self) -> None:
         optimizers, remaining = self._optimizers(), self._current_progress_remaining
@@ -226,21 +194,9 @@ class OfflineToOnlineMixin(SecondCriticsMixin):
                 factor = self.active_objective.learning_rate_factor(name, remaining)
                 update_learning_rate(optimizers[name], factor * schedule(remaining))
 
-    @cached_property
-    def _target_parameters(self) -> list[tuple[th.nn.Module, list[th.Tensor], list[th.Tensor]]]:
-        return [
-            (network, list(target.parameters()), list(network.parameters())) for network, target in self._target_pairs()
-        ]
-
-    @th.no_grad()
     def _update_targets(self) -> None:
-        for network, targets, sources in self._target_parameters:
-            if network is not self.critic or self.active_objective.trains_critic:
-                th._foreach_lerp_(targets, sources, self.tau)
-        if self.second_critics is not None and self.phase == FINETUNING:
-            self.second_critics.update_targets(self.tau)
-        # running statistics of batch normalisation are copied, as SB3 does
-        polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
+        """Let the target networks follow."""
+        raise NotImplementedError
 
     def copy_to_targets(self, critics: bool = True) -> None:
         """
@@ -252,23 +208,12 @@ class OfflineToOnlineMixin(SecondCriticsMixin):
             if critics or network is not self.critic:
                 target.load_state_dict(network.state_dict())
 
-    def draw_critics(self, size: int | None) -> th.Tensor | None:
-        """
-        :param size: critics to draw; None for all
-        :return: their indices, ``(size,)``, or None for all
-        """
-        if size is None or (size == self.n_critics and not self.subset_replacement):
-            return None
-        if self.subset_replacement:
-            return th.randint(self.n_critics, (size,), device=self.device)
-        return th.randperm(self.n_critics, device=self.device)[:size]
-
     # -- logging ---------------------------------------------------------------------------------------------------
 
-    def dump_logs(self) -> None:
+    def dump_logs(self, *args: Any) -> None:
         """Write log data."""
         self._record_metrics("offline" if self.phase == PRETRAINING else "train")
-        super().dump_logs()
+        super().dump_logs(*args)  # type: ignore[misc]
 
     # -- pre-training ----------------------------------------------------------------------------------------------
 
@@ -308,7 +253,7 @@ class OfflineToOnlineMixin(SecondCriticsMixin):
         start = 0 if reset_gradient_steps else self.n_pretrain_steps
         total = start + gradient_steps
         bars: list[BaseCallback] = [PretrainingProgressBar(total)] if progress_bar else []
-        callback = CallbackList([*_as_list(callback), *bars])
+        callback = CallbackList([*as_list(callback), *bars])
         for each in (*self.finetuning, callback):
             each.init_callback(self)  # one that cannot start changes nothing
         self._start_pretraining(callback, start, total)
@@ -320,8 +265,11 @@ class OfflineToOnlineMixin(SecondCriticsMixin):
             self.hooks.deliver_to(())
             self._leave_pretraining()
             if "learning_starts" not in self.explicit_arguments:
-                self.learning_starts = 0  # a pre-trained policy acts by itself from the first step
+                self._act_from_the_first_step()
         return self
+
+    def _act_from_the_first_step(self) -> None:
+        """A pre-trained policy does not begin with random actions."""
 
     def _default_pretrain_steps(self) -> int:
         if self.pretrain_steps or self.recipe is None:
@@ -415,17 +363,18 @@ class OfflineToOnlineMixin(SecondCriticsMixin):
             self.finetuning_objective.check_prepared()
         if not self._has_statistics and needs_statistics(self.policy):
             self._set_statistics(self.load_dataset(self.dataset) if self.dataset is not None else None)
-        resets = reset_num_timesteps or self._last_obs is None
-        if resets and isinstance(self.replay_buffer, MonteCarloReplayBuffer):
-            self.replay_buffer.truncate_last_trajectory()  # the environments begin new episodes
         total_timesteps, callback = super()._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
         self._is_collecting, self._shows_progress = False, progress_bar
         self._take_callbacks(callback)
         self.hooks.deliver_to(walk(callback))
-        self.hooks.refuse(self.finetuning_objective.unused_hooks, type(self.finetuning_objective).__name__)
+        self._refuse_unused_hooks()
         return total_timesteps, callback
+
+    def _refuse_unused_hooks(self) -> None:
+        """:raises ValueError: if a callback changes what is never asked for, and so would do nothing"""
+        self.hooks.refuse(self.finetuning_objective.unused_hooks, type(self.finetuning_objective).__name__)
 
     def _set_statistics(self, dataset: OfflineDataset | None) -> None:
         if dataset is None:
@@ -438,7 +387,7 @@ class OfflineToOnlineMixin(SecondCriticsMixin):
         raise NotImplementedError
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        return super()._init_callback([*self.finetuning, *_as_list(callback)], progress_bar)
+        return super()._init_callback([*self.finetuning, *as_list(callback)], progress_bar)
 
     # -- saving ----------------------------------------------------------------------------------------------------
 
@@ -471,7 +420,11 @@ def _parameters(optimizer: th.optim.Optimizer) -> list[th.nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _as_list(callback: MaybeCallback) -> list[BaseCallback]:
+def as_list(callback: MaybeCallback) -> list[BaseCallback]:
+    """
+    :param callback: what ``learn`` accepts
+    :return: the callbacks
+    """
     if callback is None:
         return []
     if isinstance(callback, BaseCallback):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -79,6 +79,9 @@ class _Acting:
 class CrossingMixin(_Base):
     """The part of ``load_offline`` that takes over policies of other kinds."""
 
+    #: whether actor and critics have the layers of SAC's and TD3's, and can be copied from one to another
+    shares_networks: ClassVar[bool] = True
+
     @classmethod
     def _build(cls, env: Any, policy: str | None, recipe: str | None, given: dict[str, Any]) -> Self:
         raise NotImplementedError
@@ -100,7 +103,7 @@ class CrossingMixin(_Base):
         if env is None and isinstance(source, BaseAlgorithm):
             env = source.get_env()
         name, source = getattr(source, "stock_class", type(source)).__name__, as_ours(source)
-        has_networks = hasattr(source, "available_objectives") or name == "TQC"
+        has_networks = cls.shares_networks and (getattr(source, "shares_networks", False) or name == "TQC")
         trained = network_arguments(source, cls, training["load_critic"]) if has_networks else {}
         model = cls._build(env, policy, recipe, {**trained, **given})
         copied = model._copy_networks(source, training) if has_networks else ()
@@ -118,7 +121,7 @@ class CrossingMixin(_Base):
         else:
             distance = model._clone(source, training)
         for network, target in model._target_pairs():
-            if target is not model.critic_target or "critics" not in copied:
+            if "critics" not in copied or target is not model.critic_target:
                 target.load_state_dict(network.state_dict())
         returns = model._returns(source, training["report_episodes"])
         model.clone_report = CloneReport(name, copied, distance, *returns)

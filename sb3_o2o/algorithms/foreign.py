@@ -13,17 +13,8 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.torch_layers import get_actor_critic_arch
 
 from sb3_o2o.data import OfflineDataset
-
-#: a model that only acts
-_NO_BUFFER: dict[str, Any] = {
-    "buffer_size": 1,
-    "replay_buffer_class": None,
-    "replay_buffer_kwargs": {},
-    "optimize_memory_usage": False,
-}
 
 
 def recover_environment(source: Any) -> Any:
@@ -60,7 +51,8 @@ def load_foreign(family: str, path: Path) -> BaseAlgorithm:
     from sb3_o2o.algorithms import ALGORITHMS_BY_FAMILY
 
     if family in ALGORITHMS_BY_FAMILY:  # opens stock models as well
-        return ALGORITHMS_BY_FAMILY[family].load(path, **_NO_BUFFER)
+        ours = ALGORITHMS_BY_FAMILY[family]
+        return ours.load(path, **ours.acting_arguments)
     algorithm = getattr(stable_baselines3, family, None) or getattr(sb3_contrib, family, None)
     if algorithm is None:
         raise ValueError(
@@ -81,7 +73,7 @@ def as_ours(source: Any) -> Any:
         if isinstance(source, algorithm):
             return source
         if isinstance(source, algorithm.stock_class) and type(source.policy) in algorithm.stock_policies:
-            return algorithm.load(to_memory(source), device=source.device, **_NO_BUFFER)
+            return algorithm.load(to_memory(source), device=source.device, **algorithm.acting_arguments)
     return source
 
 
@@ -153,7 +145,7 @@ def warn_about_networks(model: Any, wanted: dict[str, Any], recipe: str | None) 
             if "net_arch" not in value:
                 continue
             name, value, have = "net_arch", value["net_arch"], model.policy.net_arch
-            differs = get_actor_critic_arch(value) != get_actor_critic_arch(have)
+            differs = not _same_architecture(value, have)
         else:
             have = getattr(model, name)
             differs = value != have
@@ -162,3 +154,13 @@ def warn_about_networks(model: Any, wanted: dict[str, Any], recipe: str | None) 
     if differing:
         whose = "the arguments" if recipe is None else f"recipe {recipe!r}"
         warnings.warn(f"What was trained wins over {whose}: {'; '.join(differing)}.", stacklevel=4)
+
+
+def _same_architecture(one: Any, other: Any) -> bool:
+    """A list stands for all networks, a dictionary names them."""
+    names = {name for each in (one, other) if isinstance(each, dict) for name in each} or {"pi"}
+
+    def hidden(arch: Any, name: str) -> list[int]:
+        return list(arch.get(name, []) if isinstance(arch, dict) else arch)
+
+    return all(hidden(one, name) == hidden(other, name) for name in names)

@@ -97,10 +97,16 @@ class Hooks:
         for method in self.defined(name):
             method(*arguments)
 
-    def refuse(self, names: Iterable[str], objective: str) -> None:
+    def refuse(
+        self,
+        names: Iterable[str],
+        objective: str,
+        advice: str = "choose another online_objective, or leave the callback out",
+    ) -> None:
         """
         :param names: hooks that an objective never asks
         :param objective: its class, for the error message
+        :param advice: what to do about it
         :raises ValueError: if a callback overrides one of them, and so would do nothing
         """
         unused = set(names)
@@ -110,8 +116,7 @@ class Hooks:
                 if other is not None and other not in unused and callback in self._by_name[other]:
                     continue
                 raise ValueError(
-                    f"{type(callback).__name__} changes {name}, which {objective} never asks for: choose another "
-                    "online_objective, or leave the callback out."
+                    f"{type(callback).__name__} changes {name}, which {objective} never asks for: {advice}."
                 )
 
     def allow_update(self) -> bool:

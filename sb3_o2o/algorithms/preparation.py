@@ -27,7 +27,7 @@ def prepare_objective(model: OfflineToOnlineMixin, log_interval: int) -> bool:
     while done < total:
         if model._clean_point():
             return False
-        model._accumulate(model._gradient_step(model._sample(model.batch_size), None, prepare=True))
+        model._accumulate(model._gradient_step(model._sample(model._offline_batch_size), None, prepare=True))
         done += 1
         if done % log_interval == 0 or done == total:
             for name, value in model._mean_metrics().items():

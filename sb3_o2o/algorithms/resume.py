@@ -21,7 +21,7 @@ import torch as th
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import GymEnv, RolloutReturn
+from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 from torch import nn
 
@@ -82,8 +82,9 @@ class ResumeMixin(_Base):
             folder = Path(name) / "bundle"
             folder.mkdir()
             self.save(folder / _MODEL)
-            if self.replay_buffer is not None:
-                (folder / _BUFFER).write_bytes(pickle.dumps(_trimmed(self.replay_buffer), protocol=5))
+            replay_buffer = getattr(self, "replay_buffer", None)
+            if replay_buffer is not None:
+                (folder / _BUFFER).write_bytes(pickle.dumps(_trimmed(replay_buffer), protocol=5))
             if self._vec_normalize_env is not None:
                 self._vec_normalize_env.save(str(folder / _NORMALIZE))
             (folder / _STATE).write_bytes(pickle.dumps(self._resume_state(), protocol=5))
@@ -168,7 +169,7 @@ class ResumeMixin(_Base):
     def learn(self, *args: Any, **kwargs: Any) -> Self:
         """SB3's ``learn``, with its arguments."""
         with self._at_clean_points():
-            return super().learn(*args, **kwargs)  # type: ignore[return-value]
+            return super().learn(*args, **kwargs)  # type: ignore[safe-super]
 
     def _pretraining_loop(self, *args: Any) -> None:
         with self._at_clean_points():
@@ -185,11 +186,11 @@ class ResumeMixin(_Base):
         if not outer:
             self._write_pending()
 
-    def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> RolloutReturn:
+    def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> Any:
         """SB3's, with a look at requests to stop before it begins."""
         if self._clean_point():
-            return RolloutReturn(0, 0, continue_training=False)
-        return super().collect_rollouts(env, callback, *args, **kwargs)
+            return self._no_rollout()
+        return super().collect_rollouts(env, callback, *args, **kwargs)  # type: ignore[misc]
 
     def _clean_point(self) -> bool:
         """Write a bundle that was asked for; whether to stop."""

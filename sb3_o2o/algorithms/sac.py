@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.sac import policies as stock
 
 from sb3_o2o.algorithms.arguments import fills_in_recipe
-from sb3_o2o.algorithms.common import OfflineToOnlineMixin
+from sb3_o2o.algorithms.off_policy import OffPolicyMixin
 from sb3_o2o.algorithms.phases import PRETRAINING
 from sb3_o2o.algorithms.resume import ResumeMixin
 from sb3_o2o.algorithms.transfer import TransferMixin
@@ -24,7 +24,7 @@ from sb3_o2o.networks.policies import O2OActor, O2OSACCnnPolicy, O2OSACMultiInpu
 from sb3_o2o.objectives import SAC_OBJECTIVES
 
 
-class O2OSAC(TransferMixin, ResumeMixin, OfflineToOnlineMixin, SAC):
+class O2OSAC(TransferMixin, ResumeMixin, OffPolicyMixin, SAC):
     """
     Soft actor-critic that pre-trains on a fixed dataset and fine-tunes online. With the arguments below at their
     defaults it follows Stable-Baselines3's SAC. Arguments of SAC as there; beside them:

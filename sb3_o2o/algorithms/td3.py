@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.td3 import policies as stock
 
 from sb3_o2o.algorithms.arguments import fills_in_recipe
-from sb3_o2o.algorithms.common import OfflineToOnlineMixin
+from sb3_o2o.algorithms.off_policy import OffPolicyMixin
 from sb3_o2o.algorithms.resume import ResumeMixin
 from sb3_o2o.algorithms.transfer import TransferMixin
 from sb3_o2o.networks.ensemble import EnsembleCritic
@@ -21,7 +21,7 @@ from sb3_o2o.networks.td3_policies import O2OTD3Actor, O2OTD3CnnPolicy, O2OTD3Mu
 from sb3_o2o.objectives import TD3_OBJECTIVES
 
 
-class O2OTD3(TransferMixin, ResumeMixin, OfflineToOnlineMixin, TD3):
+class O2OTD3(TransferMixin, ResumeMixin, OffPolicyMixin, TD3):
     """
     Twin delayed deterministic policy gradient that pre-trains on a fixed dataset and fine-tunes online. With the
     arguments below at their defaults it follows Stable-Baselines3's TD3. Arguments of TD3 as there, of which

@@ -7,6 +7,7 @@ import inspect
 import os
 import warnings
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch as th
@@ -41,7 +42,7 @@ OFFLINE_ARGUMENTS = ("objective", "objective_kwargs", "pretrain_steps", "learnin
 #: what is no part of a method: a recipe that does not name it leaves it alone
 _RUN_ARGUMENTS = (
     *("policy", "env", "recipe", "seed", "device", "verbose", "tensorboard_log", "stats_window_size"),
-    *("ent_coef", "use_sde", "sde_sample_freq", "use_sde_at_warmup", "action_noise", "dataset", "dataset_kwargs"),
+    *("use_sde", "sde_sample_freq", "use_sde_at_warmup", "action_noise", "dataset", "dataset_kwargs"),
     *("compile", "precision", "_init_setup_model"),
 )
 _IN_MEMORY = "a model in memory"
@@ -50,8 +51,8 @@ _IN_MEMORY = "a model in memory"
 class TransferMixin(CrossingMixin):
     """``load``, ``load_offline`` and ``to_sb3``."""
 
-    stock_class: ClassVar[type[BaseAlgorithm]]
-    stock_policies: ClassVar[dict[type, type]]
+    #: constructor arguments that training replaces by something learned
+    learned_arguments: ClassVar[tuple[str, ...]] = ("ent_coef",)
 
     # -- loading ---------------------------------------------------------------------------------------------------
 
@@ -237,9 +238,10 @@ class TransferMixin(CrossingMixin):
         settings = {name: value for name, value in settings.items() if name not in (*trained, *OFFLINE_ARGUMENTS)}
         settings.update({name: value for name, value in given.items() if name not in NETWORK_ARGUMENTS})
         settings.pop("policy", None)
-        settings.pop("ent_coef", None)  # the temperature travels with the model, unless it is to be fixed: see below
+        for name in cls.learned_arguments:
+            settings.pop(name, None)  # it travels with the model; a temperature that is to be fixed: see below
         wanted = {name: from_recipe[name] for name in trained if name in from_recipe and name not in given}
-        wanted.update({name: given[name] for name in (*NETWORK_ARGUMENTS, "ent_coef") if name in given})
+        wanted.update({name: given[name] for name in (*NETWORK_ARGUMENTS, *cls.learned_arguments) if name in given})
         if recipe is not None:
             settings["recipe"] = recipe
         model = cls.load(path, env=env, device=device, **settings)
@@ -295,7 +297,8 @@ class TransferMixin(CrossingMixin):
     @classmethod
     def _method_defaults(cls) -> dict[str, Any]:
         parameters = inspect.signature(cls.__init__).parameters.values()
-        return {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in _RUN_ARGUMENTS}
+        kept = (*_RUN_ARGUMENTS, *cls.learned_arguments)
+        return {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in kept}
 
     def _forget(self, load_critic: bool, load_optimizer: bool) -> None:
         """Replace critics and optimiser states by fresh ones where asked."""
@@ -304,28 +307,39 @@ class TransferMixin(CrossingMixin):
         fresh: Any = self.policy_class(
             self.observation_space, self.action_space, self.lr_schedule, **self.full_policy_kwargs()
         )
-        fresh = fresh.to(self.device)
         objectives = (self.offline_objective, self.finetuning_objective)
         if not load_critic:
-            if not self.critic.share_features_extractor:  # a shared one belongs to the actor
-                copy_parameters(fresh.critic.features_extractor, self.critic.features_extractor)
-            self.critic.ensemble.load_state_dict(fresh.critic.ensemble.state_dict())
-            self.critic_target.load_state_dict(self.critic.state_dict())
-            self.critic.optimizer.load_state_dict(fresh.critic.optimizer.state_dict())
+            self._forget_values(fresh.to(self.device))
             for objective in objectives:
                 objective.forget_values()
         if not load_optimizer:
-            for optimizers in (self._optimizers(), *(objective.optimizers for objective in objectives)):
-                for optimizer in optimizers.values():
+            for optimizers in (self._all_optimizers(), *(objective.optimizers.values() for objective in objectives)):
+                for optimizer in optimizers:
                     optimizer.state.clear()
 
     def renew_critics(self) -> None:
         """Fresh critics, and fresh states of all optimisers, as a new model would have them; the policy stays."""
         self._forget(load_critic=False, load_optimizer=False)
 
+    def _all_optimizers(self) -> Iterable[th.optim.Optimizer]:
+        """The algorithm's own optimisers, those of ``learn`` included."""
+        return self._optimizers().values()
+
+    def _forget_values(self, fresh: Any) -> None:
+        """
+        :param fresh: a policy as this one was before training, whose value networks replace this one's
+        """
+        if not self.critic.share_features_extractor:  # a shared one belongs to the actor
+            copy_parameters(fresh.critic.features_extractor, self.critic.features_extractor)
+        self.critic.ensemble.load_state_dict(fresh.critic.ensemble.state_dict())
+        self.critic_target.load_state_dict(self.critic.state_dict())
+        self.critic.optimizer.load_state_dict(fresh.critic.optimizer.state_dict())
+
     def _ready_to_finetune(self, given: dict[str, Any]) -> Self:
         """A pre-trained policy acts by itself from the first step, whatever ``learning_starts`` the source had."""
-        self.learning_starts = given.get("learning_starts", 0)
+        self._act_from_the_first_step()
+        if "learning_starts" in given:
+            self.learning_starts = given["learning_starts"]
         self.num_timesteps = self._total_timesteps = 0
         self._finetuning_started, self._n_finetuning_updates = False, 0
         self.second_critics = None  # of an online run; the phases that made the critics stay behind the model
@@ -388,7 +402,7 @@ class TransferMixin(CrossingMixin):
         model.policy_kwargs = {name: value for name, value in self.full_policy_kwargs().items() if name not in extra}
         for name in ("env", "n_envs", "observation_space", "action_space"):
             setattr(model, name, getattr(self, name))
-        if self.replay_buffer_class in (MonteCarloReplayBuffer, MonteCarloDictReplayBuffer):
+        if getattr(self, "replay_buffer_class", None) in (MonteCarloReplayBuffer, MonteCarloDictReplayBuffer):
             model.replay_buffer_class, model.replay_buffer_kwargs = None, {}
         # exporting must not change the run: no seeding, and weights that are replaced at once are drawn aside
         with th.random.fork_rng(devices=[]):

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import RolloutReturn
 
 from sb3_o2o.algorithms.phases import PRETRAINING
 from sb3_o2o.algorithms.progress import PhaseProgressBar
@@ -61,12 +60,15 @@ class UpdatePhases(SamplingMixin):
 
     # -- phases ----------------------------------------------------------------------------------------------------
 
-    def _gradient_steps(self, start: int, total: int, anneal: bool = False) -> Iterator[int]:
+    def _gradient_steps(
+        self, start: int, total: int, batch_size: int | None = None, anneal: bool = False
+    ) -> Iterator[int]:
         """
         Updates without environment steps, until all are made or a stop is asked for.
 
         :param start: updates made before
         :param total: updates at the end
+        :param batch_size: transitions per update; what offline phases draw by default
         :param anneal: schedules of learning rates follow this count; otherwise they stay where they are
         :return: after each update, how many have been made
         """
@@ -75,7 +77,7 @@ class UpdatePhases(SamplingMixin):
                 return
             if anneal:
                 self._update_current_progress_remaining(step, total)
-            self._update(1, self.batch_size)
+            self._update(1, batch_size or self._offline_batch_size)
             yield step + 1
 
     def gradient_phase(
@@ -85,6 +87,7 @@ class UpdatePhases(SamplingMixin):
         gradient_steps: int,
         buffer: OfflineReplayBuffer,
         log_interval: int = 1000,
+        batch_size: int | None = None,
     ) -> bool:
         """
         A phase of fine-tuning that makes updates and no environment steps, such as the reconstruction of a critic.
@@ -97,6 +100,7 @@ class UpdatePhases(SamplingMixin):
         :param gradient_steps: updates in all, those of an interrupted call included, > 0
         :param buffer: where transitions come from
         :param log_interval: updates between two logs
+        :param batch_size: transitions per update; the model's by default
         :return: whether the phase is complete; False where a stop was asked for
         """
         outer = self.phase
@@ -106,7 +110,7 @@ class UpdatePhases(SamplingMixin):
         self.set_phase(name)
         bar = PhaseProgressBar(start, gradient_steps, name) if self._shows_progress else None
         try:
-            for step in self._gradient_steps(start, gradient_steps):
+            for step in self._gradient_steps(start, gradient_steps, batch_size):
                 self.phase_steps[name] = step
                 is_logged = step % log_interval == 0 or step == gradient_steps
                 if bar is not None:
@@ -127,19 +131,29 @@ class UpdatePhases(SamplingMixin):
             self.set_phase(str(outer))
         return True
 
-    def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> RolloutReturn:
+    def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> Any:
         """SB3's; before it, callbacks may run their gradient-only phases."""
+        if not self._may_collect():
+            return self._no_rollout()
+        return super().collect_rollouts(env, callback, *args, **kwargs)  # type: ignore[misc]
+
+    def _may_collect(self) -> bool:
+        """Let callbacks do what comes before a rollout; False where a stop was asked for."""
         if not self._is_collecting:
             for method in self.hooks.defined("before_collecting"):
                 method()
                 if self._clean_point():
-                    return RolloutReturn(0, 0, continue_training=False)
+                    return False
             self._is_collecting = True
         for method in self.hooks.defined("before_rollout"):
             method()
             if self._clean_point():
-                return RolloutReturn(0, 0, continue_training=False)
-        return super().collect_rollouts(env, callback, *args, **kwargs)  # type: ignore[misc]
+                return False
+        return True
+
+    def _no_rollout(self) -> Any:
+        """What SB3 takes for a rollout that a callback stopped before its first step."""
+        raise NotImplementedError
 
     # -- logging ---------------------------------------------------------------------------------------------------
 

@@ -64,7 +64,8 @@ def load_policy(path: str) -> tuple[Any, "Environment | None"]:
     family = saved_family(zip_path)
     if family in ALGORITHMS_BY_FAMILY:
         # Opens stock models as well; the buffer is for training.
-        return ALGORITHMS_BY_FAMILY[family].load(zip_path, buffer_size=1), environment
+        ours = ALGORITHMS_BY_FAMILY[family]
+        return ours.load(zip_path, **ours.acting_arguments), environment
     algorithm = getattr(stable_baselines3, family, None) or getattr(sb3_contrib, family, None)
     if algorithm is None:
         raise ValueError(f"{path} holds a model of an algorithm that is not known here: load it in Python.")

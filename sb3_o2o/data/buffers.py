@@ -38,7 +38,9 @@ class OfflineReplayBuffer(ReplayBuffer):
     :param observation_space: the environment's; the dataset must match
     :param action_space: the environment's; the dataset must match
     :param device: PyTorch device of the samples
-    :param n_steps: steps over which rewards are summed, at least 1; fewer where an episode ends
+    :param n_steps: steps over which rewards are summed, at least 1; fewer where an episode ends. None for all the rest
+        of the episode: ``rewards`` are Monte-Carlo returns, which ``discounts`` times the value of
+        ``next_observations`` completes where the episode was truncated
     :param gamma: discount factor, in [0, 1], of n-step rewards and of returns-to-go
     :param seed: of the random generator; None takes one from NumPy's global generator, which SB3's ``seed`` sets
     :param returns_to_go: whether samples hold Monte-Carlo returns (Cal-QL needs them)
@@ -53,7 +55,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         action_space: spaces.Space,
         device: th.device | str = "auto",
         *,
-        n_steps: int = 1,
+        n_steps: int | None = 1,
         gamma: float = 0.99,
         seed: int | None = None,
         returns_to_go: bool = False,
@@ -61,7 +63,8 @@ class OfflineReplayBuffer(ReplayBuffer):
     ) -> None:
         # ReplayBuffer's constructor would allocate arrays for online data
         super(ReplayBuffer, self).__init__(len(dataset), observation_space, action_space, device)
-        self.n_steps, self.gamma = checked_n_steps(n_steps), checked_gamma(gamma)
+        self.n_steps = None if n_steps is None else checked_n_steps(n_steps)
+        self.gamma = checked_gamma(gamma)
         self.with_returns_to_go, self.negative_reward = returns_to_go, negative_reward
         self.rng = np.random.default_rng(np.random.randint(2**31) if seed is None else seed)
         self.pos, self.full = 0, True
@@ -83,6 +86,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         self._reference: DatasetReference | None = None
         self.buffer_size = len(dataset)
         self._last = np.repeat(dataset.episode_ends - 1, dataset.episode_lengths)
+        self._rest = dataset.returns_to_go(self.gamma, negative_reward=None) if self.n_steps is None else None
         self._returns: np.ndarray | None = None
         if self.with_returns_to_go:
             self._returns = dataset.returns_to_go(self.gamma, negative_reward=self.negative_reward)
@@ -119,6 +123,9 @@ class OfflineReplayBuffer(ReplayBuffer):
         last, discounts, returns = batch_inds, None, None
         if self.n_steps == 1:
             rewards = self._normalize_reward(dataset.rewards[batch_inds], env)
+        elif self._rest is not None:
+            rewards, last = normalize_returns(self._rest[batch_inds], env), self._last[batch_inds]
+            discounts = self.gamma ** (last - batch_inds + 1)
         else:
             rewards, last, discounts = self._n_step(batch_inds, env)
         if self._returns is not None:
@@ -134,6 +141,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         )
 
     def _n_step(self, first: np.ndarray, env: VecNormalize | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        assert self.n_steps is not None
         steps = np.arange(self.n_steps)
         final = np.minimum(first + self.n_steps - 1, self._last[first])
         indices = np.minimum(first[:, None] + steps, final[:, None])
@@ -144,7 +152,14 @@ class OfflineReplayBuffer(ReplayBuffer):
 
     def __getstate__(self) -> dict[str, Any]:
         reference = self._reference if self._dataset is None else self._dataset.reference
-        return {**self.__dict__, "_reference": reference, "_dataset": None, "_last": None, "_returns": None}
+        return {
+            **self.__dict__,
+            "_reference": reference,
+            "_dataset": None,
+            "_last": None,
+            "_rest": None,
+            "_returns": None,
+        }
 
 
 class MixedReplayBuffer(ReplayBuffer):

@@ -1,5 +1,6 @@
 """Fine-tuning callbacks."""
 
+from sb3_o2o.finetuning.advantage import AuxiliaryAdvantage
 from sb3_o2o.finetuning.balanced_replay import BalancedReplay
 from sb3_o2o.finetuning.base import FineTuningCallback
 from sb3_o2o.finetuning.constraint import ConstrainedFineTuning
@@ -12,6 +13,7 @@ from sb3_o2o.finetuning.targets import PerturbedTargets
 from sb3_o2o.finetuning.warmup import Warmup
 
 __all__ = [
+    "AuxiliaryAdvantage",
     "BalancedReplay",
     "ConstrainedFineTuning",
     "DatasetReplay",

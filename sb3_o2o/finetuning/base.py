@@ -32,6 +32,8 @@ class FineTuningCallback(BaseCallback):
     Keep what must survive saving in plain attributes or tensors of the callback.
     """
 
+    #: works on a replay buffer, which on-policy algorithms do not have
+    needs_replay_buffer: ClassVar[bool] = False
     registry: ClassVar[dict[str, type[FineTuningCallback]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any):

@@ -10,7 +10,6 @@ from sb3_o2o.finetuning.replay import _DatasetCallback
 from sb3_o2o.objectives import (
     DeterministicAlignmentObjective,
     Objective,
-    ReevaluationObjective,
     StochasticAlignmentObjective,
 )
 
@@ -22,12 +21,15 @@ class _GradientPhase(_DatasetCallback):
 
     :param gradient_steps: updates, > 0
     :param ent_coef: temperature with which the phase starts, > 0; by default the model's. For policies with a density
+    :param batch_size: transitions per update, > 0; by default the model's
     :param dataset: see :class:`~sb3_o2o.finetuning.replay._DatasetCallback`
     """
 
     phase: ClassVar[str]
 
-    def __init__(self, gradient_steps: int, ent_coef: float | None = None, dataset: Any = None):
+    def __init__(
+        self, gradient_steps: int, ent_coef: float | None = None, batch_size: int | None = None, dataset: Any = None
+    ):
         super().__init__(dataset)
         name = type(self).__name__
         if gradient_steps < 1:
@@ -37,8 +39,11 @@ class _GradientPhase(_DatasetCallback):
             )
         if ent_coef is not None and ent_coef <= 0:
             raise ValueError(f"{name}(ent_coef) must be > 0, not {ent_coef}.")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"{name}(batch_size) must be at least 1, not {batch_size}.")
         self.gradient_steps = gradient_steps
         self.ent_coef = ent_coef
+        self.batch_size = batch_size
 
     def _init_callback(self) -> None:
         if self.ent_coef is not None and not hasattr(self.model, "set_ent_coef"):
@@ -61,7 +66,8 @@ class _GradientPhase(_DatasetCallback):
             if self.ent_coef is not None:
                 model.set_ent_coef(self.ent_coef)
             self._begin(model)
-        if model.gradient_phase(self.phase, self._objective(model), self.gradient_steps, self._open()):
+        objective, buffer = self._objective(model), self._open()
+        if model.gradient_phase(self.phase, objective, self.gradient_steps, buffer, batch_size=self.batch_size):
             self._end(model)
 
     def _begin(self, model: Any) -> None:
@@ -82,10 +88,14 @@ class PolicyReevaluation(_GradientPhase):
     2024): values that a conservative objective has pushed down become optimistic, and a policy that came without a
     critic gets one. The policy is frozen. Half a million updates in the paper, before the first environment step.
 
+    PPO has no action values: its V is fitted to the Monte-Carlo returns of the dataset (a million updates of 512
+    transitions), see :class:`~sb3_o2o.objectives.MonteCarloValueObjective`.
+
     :param gradient_steps: updates, > 0
     :param ent_coef: temperature, fixed during the phase, > 0; by default the model's. 0.2 (medium data) or 0.5 (expert
         data) in the paper; online it is tuned from there
     :param fresh_critics: start with new critics, as the source does; False goes on with the offline ones
+    :param batch_size: transitions per update, > 0; by default the model's
     :param dataset: offline data; by default those that the model was pre-trained on
     :raises ValueError: for a number out of range, or without a dataset
     """
@@ -97,14 +107,15 @@ class PolicyReevaluation(_GradientPhase):
         gradient_steps: int = 500_000,
         ent_coef: float | None = None,
         fresh_critics: bool = True,
+        batch_size: int | None = None,
         dataset: Any = None,
     ):
-        super().__init__(gradient_steps, ent_coef, dataset)
+        super().__init__(gradient_steps, ent_coef, batch_size, dataset)
         self.fresh_critics = fresh_critics
 
     def _init_callback(self) -> None:
         super()._init_callback()
-        ReevaluationObjective(self.model)  # an online objective that cannot is refused before anything is done
+        self.model.reevaluation_objective()  # type: ignore[attr-defined]  # one that cannot is refused now
 
     def _begin(self, model: Any) -> None:
         if self.fresh_critics:
@@ -112,7 +123,13 @@ class PolicyReevaluation(_GradientPhase):
         model.copy_to_targets(critics=False)  # a target policy is the frozen policy, not one that lags behind it
 
     def _objective(self, model: Any) -> Objective:
-        return ReevaluationObjective(model)
+        objective: Objective = model.reevaluation_objective()
+        return objective
+
+    @property
+    def _whole_episodes(self) -> bool:
+        model: Any = self.model
+        return bool(model.reevaluation_objective().whole_episodes)
 
 
 class ValueAlignment(_GradientPhase):
@@ -128,6 +145,7 @@ class ValueAlignment(_GradientPhase):
         >= 0; for deterministic policies
     :param largest_distance: clamp of that distance, > 0; the model's ``target_policy_noise`` by default
     :param action_clip: largest action magnitude whose density is evaluated, in (0, 1); for policies with a density
+    :param batch_size: transitions per update, > 0; by default the model's
     :param dataset: offline data; by default those that the model was pre-trained on
     :raises ValueError: for a number out of range, or without a dataset
     """
@@ -141,9 +159,10 @@ class ValueAlignment(_GradientPhase):
         distance_weight: float = 1.0,
         largest_distance: float | None = None,
         action_clip: float = 1 - 1e-4,
+        batch_size: int | None = None,
         dataset: Any = None,
     ):
-        super().__init__(gradient_steps, ent_coef, dataset)
+        super().__init__(gradient_steps, ent_coef, batch_size, dataset)
         if distance_weight < 0:
             raise ValueError(f"ValueAlignment(distance_weight) must be >= 0, not {distance_weight}.")
         if largest_distance is not None and largest_distance <= 0:
@@ -165,6 +184,11 @@ class ValueAlignment(_GradientPhase):
     def _init_callback(self) -> None:
         super()._init_callback()
         model: Any = self.model
+        if not hasattr(model, "critic_target"):
+            raise ValueError(
+                f"ValueAlignment calibrates action values, which {type(model).__name__} does not have: leave it out. "
+                "AuxiliaryAdvantage is what O2PPO has in its place."
+            )
         if model.actor.stochastic and model.use_sde:
             raise ValueError("ValueAlignment scores actions under a squashed Gaussian, which gSDE is not.")
 

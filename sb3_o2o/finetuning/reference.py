@@ -85,13 +85,18 @@ class _ReferenceCallback(FineTuningCallback):
 
     def _take_policy(self) -> None:
         if self.policy is None:
-            self.policy = frozen_copy(self.model.policy.actor)  # type: ignore[arg-type]
+            self.policy = frozen_copy(self._network())
         else:
             # in place: compiled updates hold on to the network
-            self.policy.load_state_dict(self.model.policy.actor.state_dict())  # type: ignore[operator,union-attr]
+            self.policy.load_state_dict(self._network().state_dict())
         self.taken_at = self.num_timesteps
         self.n_taken += 1
         self.logger.record("finetune/reference_updates", self.n_taken - 1)
+
+    def _network(self) -> nn.Module:
+        """What a reference is a copy of."""
+        actor: Any = self.model.policy.actor
+        return actor  # type: ignore[no-any-return]
 
     def _evaluation(self) -> EvalCallback:
         callbacks: list[BaseCallback] = self.model._driven_callbacks  # type: ignore[attr-defined]

@@ -43,7 +43,9 @@ class _DatasetCallback(FineTuningCallback):
         if self.buffer is not None and self.buffer._dataset is None:
             self._give_back(self.buffer)
         if self.buffer is None:
-            self.buffer = self.model.open_offline_buffer(self.dataset, for_whom=type(self).__name__)  # type: ignore[attr-defined]
+            self.buffer = self.model.open_offline_buffer(  # type: ignore[attr-defined]
+                self.dataset, for_whom=type(self).__name__, whole_episodes=self._whole_episodes
+            )
         return self.buffer
 
     def _give_back(self, buffer: OfflineReplayBuffer) -> None:
@@ -59,6 +61,11 @@ class _DatasetCallback(FineTuningCallback):
         else:
             buffer.dataset  # noqa: B018  (opened now: data that are missing are an error before the first step)
 
+    @property
+    def _whole_episodes(self) -> bool:
+        """Whether each transition has to lead to the end of its episode."""
+        return False
+
     def _on_training_start(self) -> None:
         self._open()
 
@@ -71,6 +78,8 @@ class SymmetricReplay(_DatasetCallback):
     :param offline_fraction: share of offline transitions, in [0, 1]
     :param dataset: see :class:`_DatasetCallback`
     """
+
+    needs_replay_buffer = True
 
     def __init__(self, offline_fraction: float = 0.5, dataset: Any = None):
         super().__init__(dataset)
@@ -162,6 +171,8 @@ class DatasetReplay(_DatasetCallback):
     :param n_trajectories: episodes loaded by ``"part"``
     :param dataset: see :class:`_DatasetCallback`
     """
+
+    needs_replay_buffer = True
 
     def __init__(self, mode: str = "all", n_trajectories: int = 50, dataset: Any = None):
         super().__init__(dataset)

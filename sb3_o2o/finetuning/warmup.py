@@ -13,6 +13,8 @@ class Warmup(FineTuningCallback):
     :param steps: environment steps without updates, over all environments; 5000 in the paper
     """
 
+    needs_replay_buffer = True
+
     def __init__(self, steps: int = 5000):
         super().__init__()
         if steps < 0:

@@ -1,4 +1,4 @@
-"""The tanh-Gaussian, as pure functions."""
+"""The Gaussian and the tanh-Gaussian, as pure functions."""
 
 from __future__ import annotations
 
@@ -42,3 +42,26 @@ def squashed_log_prob(mean: th.Tensor, log_std: th.Tensor, actions: th.Tensor, c
     noise = (th.atanh(actions) - mean) * th.exp(-log_std)
     log_density = -0.5 * noise.pow(2) - log_std - _HALF_LOG_TWO_PI
     return (log_density - th.log(1 - actions.pow(2) + SQUASH_EPSILON)).sum(dim=-1)
+
+
+def gaussian_log_prob(mean: th.Tensor, log_std: th.Tensor, actions: th.Tensor) -> th.Tensor:
+    """
+    Log-density of given actions under a diagonal Gaussian.
+
+    :param mean: ``(..., act)``
+    :param log_std: log standard deviation, likewise
+    :param actions: likewise
+    :return: ``(...)``
+    """
+    noise = (actions - mean) * th.exp(-log_std)
+    return (-0.5 * noise.pow(2) - log_std - _HALF_LOG_TWO_PI).sum(dim=-1)
+
+
+def gaussian_entropy(log_std: th.Tensor) -> th.Tensor:
+    """
+    Entropy of a diagonal Gaussian.
+
+    :param log_std: log standard deviation, ``(..., act)``
+    :return: ``(...)``
+    """
+    return (log_std + 0.5 + _HALF_LOG_TWO_PI).sum(dim=-1)

@@ -10,6 +10,7 @@ from sb3_o2o.objectives.bc import BCObjective
 from sb3_o2o.objectives.cql import CalQLObjective, CQLObjective
 from sb3_o2o.objectives.edac import EDACObjective, SACNObjective
 from sb3_o2o.objectives.iql import IQLObjective
+from sb3_o2o.objectives.ppo import MonteCarloValueObjective, PPOBCObjective, PPOIQLObjective
 from sb3_o2o.objectives.reconstruction import (
     DeterministicAlignmentObjective,
     ReevaluationObjective,
@@ -38,6 +39,8 @@ TD3_OBJECTIVES: dict[str, type[Objective]] = {
     "iql": IQLObjective,
     "spot": SPOTObjective,
 }
+#: objectives that PPO can minimise offline
+PPO_OBJECTIVES: dict[str, type[Objective]] = {"bc": PPOBCObjective, "iql": PPOIQLObjective}
 
 
 def make_objective(
@@ -59,6 +62,7 @@ def make_objective(
 
 
 __all__ = [
+    "PPO_OBJECTIVES",
     "SAC_OBJECTIVES",
     "TD3_OBJECTIVES",
     "BCObjective",
@@ -69,7 +73,10 @@ __all__ = [
     "EDACObjective",
     "IQLObjective",
     "LossesAndMetrics",
+    "MonteCarloValueObjective",
     "Objective",
+    "PPOBCObjective",
+    "PPOIQLObjective",
     "Penalty",
     "ReevaluationObjective",
     "SACNObjective",

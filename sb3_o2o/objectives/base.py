@@ -117,6 +117,8 @@ class Objective(nn.Module):
 
     #: batches must carry ``returns_to_go``
     needs_returns: ClassVar[bool] = False
+    #: transitions of the batch must lead to the end of their episodes, rewards being Monte-Carlo returns
+    whole_episodes: ClassVar[bool] = False
     #: the critic is trained, so its target network follows
     trains_critic: ClassVar[bool] = True
     #: actor and target networks keep the delays of the algorithm; otherwise they move at every update

@@ -11,14 +11,21 @@ from collections.abc import Callable
 
 import torch as th
 
-from sb3_o2o.networks.distributions import squashed_gaussian, squashed_log_prob
+from sb3_o2o.networks.distributions import (
+    gaussian_entropy,
+    gaussian_log_prob,
+    squashed_gaussian,
+    squashed_log_prob,
+)
 
 __all__ = [
     "action_distance",
     "advantage_weights",
     "aligned_values",
     "asymmetric_slack",
+    "auxiliary_advantage",
     "bellman_target",
+    "blended_advantages",
     "calibrated_values",
     "conservative_gap",
     "density_ratio_loss",
@@ -26,6 +33,8 @@ __all__ = [
     "diversity_penalty",
     "ensemble_mse",
     "expectile_loss",
+    "gaussian_entropy",
+    "gaussian_log_prob",
     "importance_weighted_bound",
     "lagrange_loss",
     "meta_adaptation_loss",
@@ -467,3 +476,50 @@ def replay_priorities(
     # all of a batch may be 0, which a rectified output attains
     level = offline_ratios.pow(1 / temperature).mean().clamp(min=1e-10)
     return (ratios.pow(1 / temperature) / level).clamp(smallest, largest)
+
+
+def auxiliary_advantage(
+    log_prob: th.Tensor, entropy: th.Tensor, advantage_std: th.Tensor, per_dimension: bool = False
+) -> th.Tensor:
+    """
+    O2PPO's auxiliary advantage: how likely an action is under a reliable reference policy, against that policy's
+    entropy (OCR-CFT, eq. 17), bounded from below by a softplus and scaled to the advantages that it joins (eq. 51 and
+    below). With ``x = log pi_ref(a|s) + H(pi_ref(.|s))``, of which the mean under the reference is 0, and at most 1/2
+    in each dimension::
+
+        2 std(A) [softplus(x + 4 |A|) - 4 |A|] / |A|            x summed over dimensions (released code)
+        2 std(A) mean_d [softplus(x_d + 4) - 4]                 each dimension by itself (paper)
+
+    Both are the same for one dimension, and lie in about ``(-8, 1] std(A)``.
+
+    :param log_prob: log-density of the actions in each dimension, ``(B, act)``
+    :param entropy: entropy of the reference policy in each dimension, likewise
+    :param advantage_std: std(A), >= 0, scalar
+    :param per_dimension: bound each dimension by itself
+    :return: ``(B,)``
+    """
+    excess, offset = log_prob + entropy, 4.0
+    if not per_dimension:
+        n_dimensions = excess.shape[-1]
+        excess, offset = excess.sum(dim=-1, keepdim=True), offset * n_dimensions
+        bounded = (th.nn.functional.softplus(excess + offset) - offset) / n_dimensions
+    else:
+        bounded = th.nn.functional.softplus(excess + offset) - offset
+    return 2.0 * advantage_std * bounded.mean(dim=-1)
+
+
+def blended_advantages(advantages: th.Tensor, auxiliary: th.Tensor, weight: th.Tensor) -> th.Tensor:
+    """
+    ``(A + w A_ref) / (1 + w)`` (OCR-CFT, eq. 18).
+
+    :param advantages: A, ``(B,)``
+    :param auxiliary: A_ref, ``(B,)``
+    :param weight: w, in [0, 1], scalar
+    :return: ``(B,)``
+    :raises ValueError: if the shapes differ: broadcast, the auxiliary advantage would carry no signal of a sample
+    """
+    if advantages.shape != auxiliary.shape:
+        raise ValueError(
+            f"Advantages of shape {tuple(advantages.shape)} cannot be blended with {tuple(auxiliary.shape)}."
+        )
+    return (advantages + weight * auxiliary) / (1 + weight)

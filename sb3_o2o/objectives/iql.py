@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch as th
+from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.networks.value import ValueNetwork
@@ -95,6 +96,29 @@ class IQLObjective(Objective):
             **{name: extra[name] for name in ("orthogonal_gain", "last_hidden_gain", "precision")},
         ).to(model.device)
 
+    def features(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        :param obs: ``(batch, *obs)``
+        :return: what V reads, ``(batch, features_dim)``
+        """
+        return self.model.critic.features(obs)
+
+    def q_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        :param obs: ``(batch, *obs)``
+        :param actions: in [-1, 1], ``(batch, act)``
+        :return: Q of every critic, ``(N, batch)``
+        """
+        return self.model.critic.q_values(obs, actions)
+
+    def target_q_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        :param obs: ``(batch, *obs)``
+        :param actions: in [-1, 1], ``(batch, act)``
+        :return: Q of every target critic, ``(N, batch)``
+        """
+        return self.model.critic_target.q_values(obs, actions)
+
     def forget_values(self) -> None:
         """See :meth:`Objective.forget_values`."""
         self.value.load_state_dict(self.new_value_network().state_dict())
@@ -126,7 +150,7 @@ class IQLObjective(Objective):
         :return: the losses of V, critics and actor, from the same parameters
         """
         advantages = self.advantages(batch)
-        values = self.model.critic.q_values(batch.observations, batch.actions)
+        values = self.q_values(batch.observations, batch.actions)
         losses = {
             "value": F.expectile_loss(advantages, self.expectile).mean(),
             "critic": F.ensemble_mse(values, self.td_target(batch), self.critic_reduction),
@@ -160,8 +184,8 @@ class IQLObjective(Objective):
         :param second: the critics whose V is asked; the model's own by default
         :return: ``(B,)``
         """
-        critic, value = (self.model.critic, self.value) if second is None else (second.critic, second.value)
-        values = value(critic.features(batch.next_observations))  # type: ignore[misc]
+        features, value = (self.features, self.value) if second is None else (second.critic.features, second.value)
+        values = value(features(batch.next_observations))  # type: ignore[misc]
         return F.bellman_target(batch.rewards, batch.dones, batch.discounts, values)
 
     def advantages(self, batch: Batch, second: SecondCritics | None = None) -> th.Tensor:
@@ -170,10 +194,16 @@ class IQLObjective(Objective):
         :param second: the critics and V that are asked; the model's own by default
         :return: ``min Q(s, a) - V(s)`` of the target critics, with V's gradient, ``(B,)``
         """
-        networks, value = (self.model, self.value) if second is None else (second, second.value)
+        value = self.value if second is None else second.value
         with th.no_grad():
-            values = networks.critic_target.q_values(batch.observations, batch.actions)
-            features = networks.critic.features(batch.observations)
+            if second is None:
+                values, features = (
+                    self.target_q_values(batch.observations, batch.actions),
+                    self.features(batch.observations),
+                )
+            else:
+                values = second.critic_target.q_values(batch.observations, batch.actions)
+                features = second.critic.features(batch.observations)
         return F.reduce_ensemble(values, "min") - value(features)  # type: ignore[misc]
 
     def actor_losses(self, batch: Batch, advantages: th.Tensor, noise: th.Tensor | None) -> LossesAndMetrics:

@@ -1,20 +1,20 @@
-"""With all features off, ours follow stock SAC and TD3: same seed, same parameters after as many updates."""
+"""With all features off, ours follow stock SAC, TD3 and PPO: same seed, same parameters after as many updates."""
 
 from typing import Any
 
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3 import SAC, TD3
+from stable_baselines3 import PPO, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecNormalize
-from toy_tasks import FAST, vec
+from toy_tasks import FAST, FAST_PPO, assert_same, state, vec
 
-from sb3_o2o import O2OSAC, O2OTD3
+from sb3_o2o import O2OPPO, O2OSAC, O2OTD3
 from sb3_o2o.networks import conversion
 
 #: |x - y| <= TOLERANCE (1 + |x|) after 24 updates in float32; products are summed in another order
@@ -88,6 +88,21 @@ TD3_CASES: dict[str, dict[str, Any]] = {
     "VecNormalize": {"normalize": True},
     "weight decay": {"policy_kwargs": {"net_arch": [16], "optimizer_kwargs": {"weight_decay": 0.1}}},
 }
+PPO_CASES: dict[str, dict[str, Any]] = {
+    "box": {},
+    "dict": {"dictionary": True},
+    "three environments": {"n_envs": 3},
+    "a truncated minibatch": {"batch_size": 5},
+    "entropy and clipped values": {"ent_coef": 0.01, "clip_range_vf": 0.1},
+    "advantages as they are": {"normalize_advantage": False},
+    "an early end": {"target_kl": 1e-3, "learning_rate": 1e-2},
+    "schedules": {"learning_rate": lambda remaining: 1e-2 * remaining, "clip_range": lambda remaining: 0.3 * remaining},
+    "VecNormalize": {"normalize": True},
+    "extractors apart": {
+        "policy_kwargs": {"net_arch": [16], "share_features_extractor": False, "features_extractor_class": Learned}
+    },
+    "sgd": {"policy_kwargs": {"net_arch": {"pi": [16], "vf": [8, 8]}, "optimizer_class": th.optim.SGD}},
+}
 
 
 class Remember(KVWriter):
@@ -156,6 +171,30 @@ def test_follows_stock_td3(name: str) -> None:
     follows(TD3, O2OTD3, TD3_CASES[name])
 
 
+def train_ppo(algorithm: type[PPO], case: dict[str, Any]) -> PPO:
+    arguments = {**FAST_PPO, "policy_kwargs": {"net_arch": [16]}, **case}
+    dictionary, n_envs = arguments.pop("dictionary", False), arguments.pop("n_envs", 1)
+    env = vec(n_envs, dictionary=dictionary)
+    wrapped: Any = VecNormalize(env) if arguments.pop("normalize", False) else env
+    model = algorithm("MultiInputPolicy" if dictionary else "MlpPolicy", wrapped, **arguments)
+    return model.learn(3 * 8 * wrapped.num_envs)
+
+
+@pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
+@pytest.mark.parametrize("name", PPO_CASES)
+def test_follows_stock_ppo_bit_for_bit(name: str) -> None:
+    stock, ours = train_ppo(PPO, PPO_CASES[name]), train_ppo(O2OPPO, PPO_CASES[name])
+    assert ours._n_updates == stock._n_updates > 0
+    expected, found = state(stock), state(ours)
+    assert expected.keys() <= found.keys()
+    assert_same(expected, {key: found[key] for key in expected})  # beside what the offline objective owns
+
+
+def test_the_comparison_with_ppo_would_notice() -> None:
+    stock, other = train_ppo(PPO, {}), train_ppo(O2OPPO, {"value_learning_rate": 3e-4})
+    assert any(not th.equal(value, other.policy.state_dict()[key]) for key, value in stock.policy.state_dict().items())
+
+
 @pytest.mark.parametrize(("stock_class", "our_class"), [(SAC, O2OSAC), (TD3, O2OTD3)])
 def test_the_comparison_would_notice(stock_class: Any, our_class: Any) -> None:
     stock, _ = train(stock_class, {})
@@ -164,15 +203,22 @@ def test_the_comparison_would_notice(stock_class: Any, our_class: Any) -> None:
     assert max(close(value, found[key]) for key, value in stock.policy.state_dict().items()) > 10 * TOLERANCE
 
 
-@pytest.mark.parametrize(("stock_class", "our_class"), [(SAC, O2OSAC), (TD3, O2OTD3)])
-def test_logs_what_stock_logs(stock_class: Any, our_class: Any) -> None:
+@pytest.mark.parametrize(
+    ("stock_class", "our_class", "arguments", "key"),
+    [
+        (SAC, O2OSAC, FAST, "train/critic_loss"),
+        (TD3, O2OTD3, FAST, "train/critic_loss"),
+        (PPO, O2OPPO, FAST_PPO, "train/value_loss"),
+    ],
+)
+def test_logs_what_stock_logs(stock_class: Any, our_class: Any, arguments: dict[str, Any], key: str) -> None:
     logged = []
     for algorithm in (stock_class, our_class):
         names: set[str] = set()
-        model = algorithm("MlpPolicy", vec(), policy_kwargs={"net_arch": [16]}, **FAST)
+        model = algorithm("MlpPolicy", vec(), policy_kwargs={"net_arch": [16]}, **arguments)
         logger = Logger(None, [Remember(names)])
         model.set_logger(logger)
         model.learn(40, log_interval=1)
         logged.append(names)
-    assert "train/critic_loss" in logged[0]
+    assert key in logged[0]
     assert logged[0] <= logged[1], logged[0] - logged[1]

@@ -1,0 +1,221 @@
+"""What O2OSAC and O2OTD3 share beyond pre-training: the replay buffer, and updates from it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import RolloutReturn, Schedule
+from stable_baselines3.common.utils import polyak_update
+
+from sb3_o2o.algorithms.common import OfflineToOnlineMixin
+from sb3_o2o.algorithms.phases import FINETUNING, PRETRAINING
+from sb3_o2o.data import MixedReplayBuffer, MonteCarloDictReplayBuffer, MonteCarloReplayBuffer, OfflineDataset
+from sb3_o2o.data.filling import fill_replay_buffer
+from sb3_o2o.objectives import Batch, Objective, ReevaluationObjective, make_objective
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm as _Base
+else:
+    _Base = object
+
+
+class OffPolicyMixin(OfflineToOnlineMixin, _Base):
+    """Online updates from a replay buffer, with critics and their target networks."""
+
+    policy_arguments: ClassVar[tuple[str, ...]] = (
+        *("n_critics", "critic_layer_norm", "actor_layer_norm", "normalize_observations", "precision"),
+    )
+    #: of a model that only acts
+    acting_arguments: ClassVar[dict[str, Any]] = {
+        "buffer_size": 1,
+        "replay_buffer_class": None,
+        "replay_buffer_kwargs": {},
+        "optimize_memory_usage": False,
+    }
+
+    # -- set-up ----------------------------------------------------------------------------------------------------
+
+    def _setup_model(self) -> None:
+        self.replay_buffer_kwargs = self.replay_buffer_kwargs or {}  # ``load(replay_buffer_kwargs=None)``
+        given = self.replay_buffer_class, self.replay_buffer_kwargs
+        self.n_critics = self.policy_kwargs.get("n_critics", self.n_critics)  # SB3's own way to say it
+        self._check_off_policy_arguments()
+        self._resolve_action_noise()
+        monte_carlo = self._monte_carlo_buffer()
+        if monte_carlo is not None:
+            self.replay_buffer_class, self.replay_buffer_kwargs = monte_carlo
+        try:
+            super()._setup_model()
+        finally:
+            if monte_carlo is not None:
+                # what the user gave: another objective needs another buffer
+                self.replay_buffer_class, self.replay_buffer_kwargs = given
+
+    def _make_finetuning_objective(self) -> Objective:
+        online = self.online_objective or self.default_online_objective
+        if online == self.objective and self.online_objective_kwargs in (None, self.objective_kwargs):
+            return self.offline_objective  # continued: a Lagrange multiplier goes on where it was
+        return make_objective(online, self.online_objective_kwargs, self, self.available_objectives)
+
+    def reevaluation_objective(self) -> Objective:
+        """
+        :return: what re-evaluates the offline policy before fine-tuning
+        :raises ValueError: if the online objective has no rule that evaluates it optimistically
+        """
+        return ReevaluationObjective(self)
+
+    def _setup_lr_schedule(self) -> None:
+        super()._setup_lr_schedule()
+        self.qf_lr_schedule = self._schedule_or_default(self.qf_learning_rate)
+
+    def _monte_carlo_buffer(self) -> tuple[type[ReplayBuffer], dict[str, Any]] | None:
+        """
+        :return: class and arguments of the buffer that an online objective with returns-to-go needs; None for SB3's
+            choice, or the user's
+        """
+        online = self.available_objectives.get(self.online_objective or self.default_online_objective)
+        if online is None or not online.needs_returns:
+            return None
+        if self.n_steps > 1:
+            raise ValueError(f"Online objective {self.online_objective!r} needs n_steps=1, not {self.n_steps}.")
+        if self.replay_buffer_class not in (None, ReplayBuffer, DictReplayBuffer):
+            return None
+        is_dict = isinstance(self.observation_space, spaces.Dict)
+        kwargs = {**self.replay_buffer_kwargs, "gamma": self.gamma, "negative_reward": self._negative_reward}
+        return MonteCarloDictReplayBuffer if is_dict else MonteCarloReplayBuffer, kwargs
+
+    def _check_reward_scale(self) -> None:
+        if (self.reward_scale, self.reward_shift) != (1.0, 0.0) and isinstance(
+            self.replay_buffer, MixedReplayBuffer | HerReplayBuffer
+        ):
+            name = type(self.replay_buffer).__name__
+            raise ValueError(
+                f"reward_scale and reward_shift do not reach what {name} makes itself: leave them at 1 and 0, "
+                "and use SymmetricReplay to mix a dataset into the batches."
+            )
+        super()._check_reward_scale()
+
+    def _no_rollout(self) -> RolloutReturn:
+        return RolloutReturn(0, 0, continue_training=False)
+
+    def _act_from_the_first_step(self) -> None:
+        self.learning_starts = 0
+
+    # -- data ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _offline_n_steps(self) -> int:
+        return self.n_steps
+
+    def _dataset_opened(self, dataset: OfflineDataset) -> None:
+        if isinstance(self.replay_buffer, MonteCarloReplayBuffer | MonteCarloDictReplayBuffer):
+            # an online episode fails by the same mark as one of the dataset
+            self.replay_buffer.negative_reward = self._negative_reward = dataset.negative_reward()
+
+    def fill_replay_buffer(self, dataset: OfflineDataset) -> None:
+        """
+        Load transitions into the online buffer, as if they had been collected.
+
+        :param dataset: transitions on the training scale of rewards
+        """
+        assert self.replay_buffer is not None
+        fill_replay_buffer(self.replay_buffer, dataset)
+
+    def _store_transition(
+        self, replay_buffer: Any, buffer_action: np.ndarray, new_obs: Any, reward: np.ndarray, *rest: Any
+    ) -> None:
+        if (self.reward_scale, self.reward_shift) != (1.0, 0.0):
+            reward = reward * self.reward_scale + self.reward_shift
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, *rest)
+
+    def _sample(self, batch_size: int) -> Batch:
+        """
+        :param batch_size: number of transitions
+        :return: from the dataset, from whichever callback answers, or from the online buffer
+        """
+        if self.phase == PRETRAINING or self._phase_in_progress is not None:
+            return super()._sample(batch_size)
+        samples: Any = self.hooks.first("sample", batch_size)
+        if samples is None:
+            samples = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[union-attr]
+        return self.to_batch(samples)
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        actions = self.hooks.first("act", self._last_obs)
+        if actions is None:
+            return super()._sample_action(learning_starts, action_noise, n_envs)
+        return actions, self.policy.scale_action(actions)
+
+    def _setup_learn(
+        self, total_timesteps: int, callback: Any = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
+    ) -> tuple[int, BaseCallback]:
+        resets = reset_num_timesteps or self._last_obs is None
+        if resets and isinstance(self.replay_buffer, MonteCarloReplayBuffer):
+            self.replay_buffer.truncate_last_trajectory()  # the environments begin new episodes
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
+
+    # -- update ----------------------------------------------------------------------------------------------------
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """
+        SB3 calls this after each rollout.
+
+        :param gradient_steps: updates to make
+        :param batch_size: transitions per update
+        """
+        if not self.hooks.allow_update() or not self._can_sample():
+            return
+        self._start_finetuning()
+        self._update(gradient_steps, batch_size)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _can_sample(self) -> bool:
+        """Whether the online buffer holds a transition that may be sampled (finished episodes, for Cal-QL)."""
+        n_sampleable = getattr(self.replay_buffer, "n_sampleable", None)
+        return n_sampleable is None or n_sampleable > 0
+
+    def _target_pairs(self) -> list[tuple[th.nn.Module, th.nn.Module]]:
+        return [(self.critic, self.critic_target)]
+
+    def _optimizers(self) -> dict[str, th.optim.Optimizer]:
+        second = {} if self.second_critics is None else self.second_critics.optimizers
+        return {"actor": self.actor.optimizer, "critic": self.critic.optimizer, **second}
+
+    def _lr_schedules(self) -> dict[str, Schedule]:
+        return {"actor": self.lr_schedule, "critic": self.qf_lr_schedule, "second_critic": self.qf_lr_schedule}
+
+    @cached_property
+    def _target_parameters(self) -> list[tuple[th.nn.Module, list[th.Tensor], list[th.Tensor]]]:
+        return [
+            (network, list(target.parameters()), list(network.parameters())) for network, target in self._target_pairs()
+        ]
+
+    @th.no_grad()
+    def _update_targets(self) -> None:
+        for network, targets, sources in self._target_parameters:
+            if network is not self.critic or self.active_objective.trains_critic:
+                th._foreach_lerp_(targets, sources, self.tau)
+        if self.second_critics is not None and self.phase == FINETUNING:
+            self.second_critics.update_targets(self.tau)
+        # running statistics of batch normalisation are copied, as SB3 does
+        polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
+
+    def draw_critics(self, size: int | None) -> th.Tensor | None:
+        """
+        :param size: critics to draw; None for all
+        :return: their indices, ``(size,)``, or None for all
+        """
+        if size is None or (size == self.n_critics and not self.subset_replacement):
+            return None
+        if self.subset_replacement:
+            return th.randint(self.n_critics, (size,), device=self.device)
+        return th.randperm(self.n_critics, device=self.device)[:size]

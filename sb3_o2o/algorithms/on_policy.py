@@ -1,0 +1,232 @@
+"""What PPO needs beyond pre-training: its own rollouts and updates, with our features around them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+
+from sb3_o2o.algorithms.common import OfflineToOnlineMixin, as_list
+from sb3_o2o.algorithms.hooks import UPDATE_HOOKS, walk
+from sb3_o2o.networks.optimizers import FusedAdam
+from sb3_o2o.networks.ppo_policies import ACTIVATIONS, O2OPPOPolicy
+from sb3_o2o.objectives import MonteCarloValueObjective, Objective, PPOIQLObjective
+
+if TYPE_CHECKING:
+    from stable_baselines3 import PPO as _Base
+else:
+    _Base = object
+
+#: hooks that only a replay buffer's update asks for
+_UNUSED_HOOKS = tuple(name for name in UPDATE_HOOKS if not name.startswith("before_"))
+
+
+class ScaledRewards(VecEnvWrapper):
+    """
+    Rewards on the scale of training.
+
+    :param env: environments
+    :param scale: factor
+    :param shift: added afterwards
+    """
+
+    def __init__(self, env: VecEnv, scale: float, shift: float):
+        super().__init__(env)
+        self.scale, self.shift = scale, shift
+
+    def reset(self) -> Any:
+        """See ``VecEnv.reset``."""
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        """See ``VecEnv.step_wait``."""
+        observations, rewards, dones, infos = self.venv.step_wait()
+        return observations, rewards * self.scale + self.shift, dones, infos
+
+
+class OnPolicyMixin(OfflineToOnlineMixin, _Base):
+    """Online, Stable-Baselines3's own rollouts and updates; offline, an optimiser of its own for the actor."""
+
+    policy_arguments: ClassVar[tuple[str, ...]] = ("normalize_observations",)
+    value_learning_rate: float | str | Schedule | None
+    pretrain_learning_rate: float | str | Schedule | None
+    pretrain_batch_size: int
+    policy: O2OPPOPolicy
+
+    # -- set-up ----------------------------------------------------------------------------------------------------
+
+    def _setup_model(self) -> None:
+        self.rollout_buffer_kwargs = self.rollout_buffer_kwargs or {}  # ``load(rollout_buffer_kwargs=None)``
+        self._check_on_policy_arguments()
+        super()._setup_model()
+
+    def _check_on_policy_arguments(self) -> None:
+        """:raises ValueError: for a space or an argument that does not go with pre-training"""
+        name, space = type(self).__name__, self.action_space
+        if not isinstance(space, spaces.Box):
+            raise ValueError(f"{name} learns continuous actions (Box), as offline datasets hold them, not {space}.")
+        if self.use_sde:
+            raise ValueError(
+                f"{name} scores actions under a diagonal Gaussian, which gSDE is not: set use_sde=False. "
+                "The policy of a model with gSDE can be cloned: load_offline(model.policy, env, dataset=…)."
+            )
+        if self.pretrain_batch_size < 1:
+            raise ValueError(f"pretrain_batch_size must be at least 1, not {self.pretrain_batch_size}.")
+
+    def full_policy_kwargs(self) -> dict[str, Any]:
+        """:return: the policy's arguments, activation functions as classes"""
+        kwargs = super().full_policy_kwargs()
+        for name in ("activation_fn", "value_activation_fn"):
+            given = kwargs.get(name)
+            if isinstance(given, str):
+                if given not in ACTIVATIONS:
+                    raise ValueError(f"policy_kwargs[{name!r}] must be one of {sorted(ACTIVATIONS)}, not {given!r}.")
+                kwargs[name] = ACTIVATIONS[given]
+        kwargs["separate_value_optimizer"] = self.value_learning_rate is not None
+        return kwargs
+
+    def _setup_lr_schedule(self) -> None:
+        for name in ("learning_rate", "value_learning_rate", "pretrain_learning_rate"):
+            setattr(self, name, linear_schedule(getattr(self, name), name))
+        super()._setup_lr_schedule()
+        self.value_lr_schedule = self._schedule_or_default(self.value_learning_rate)
+        #: also of what an objective owns
+        self.qf_lr_schedule = self._schedule_or_default(self.pretrain_learning_rate)
+
+    def _setup_objectives(self) -> None:
+        # the offline loss is another one: its moments are none for PPO's own Adam
+        self.pretrain_optimizer = FusedAdam(self.policy.actor_parameters(), lr=self.qf_lr_schedule(1.0))
+        #: of V's regression to the returns of the dataset
+        self.reevaluation_optimizer = FusedAdam(self.policy.value_parameters())
+        super()._setup_objectives()
+        self._refuse_replay(self.finetuning)
+
+    def _make_finetuning_objective(self) -> Objective:
+        return self.offline_objective  # online, PPO minimises its own
+
+    def reevaluation_objective(self) -> Objective:
+        """:return: what re-evaluates the offline policy before fine-tuning"""
+        return MonteCarloValueObjective(self)  # type: ignore[arg-type]
+
+    @property
+    def actor(self) -> Any:  # type: ignore[override]
+        """The actor's side of the policy."""
+        return self.policy.actor
+
+    # -- offline updates -------------------------------------------------------------------------------------------
+
+    @property
+    def _offline_batch_size(self) -> int:
+        return self.pretrain_batch_size
+
+    def _optimizers(self) -> dict[str, th.optim.Optimizer]:
+        return {"actor": self.pretrain_optimizer}
+
+    def _lr_schedules(self) -> dict[str, Schedule]:
+        return {"actor": self.qf_lr_schedule}
+
+    def _target_pairs(self) -> list[tuple[th.nn.Module, th.nn.Module]]:
+        return []
+
+    def _update_targets(self) -> None:
+        if isinstance(self.active_objective, PPOIQLObjective):
+            self.active_objective.update_targets()
+
+    # -- online ----------------------------------------------------------------------------------------------------
+
+    def _setup_learn(self, total_timesteps: int, callback: Any = None, *args: Any, **kwargs: Any) -> Any:
+        self._refuse_replay(each for given in as_list(callback) for each in walk(given))
+        return super()._setup_learn(total_timesteps, callback, *args, **kwargs)
+
+    def _refuse_replay(self, callbacks: Iterable[BaseCallback]) -> None:
+        """:raises ValueError: if a callback needs a replay buffer"""
+        for callback in callbacks:
+            if getattr(callback, "needs_replay_buffer", False):
+                raise ValueError(
+                    f"{type(callback).__name__} works on a replay buffer, and {type(self).__name__} has none: PPO "
+                    "learns from its last rollout alone, because older transitions are not its present policy's. Leave "
+                    "the callback out, or fine-tune with O2OSAC or O2OTD3."
+                )
+
+    def _refuse_unused_hooks(self) -> None:
+        self.hooks.refuse(_UNUSED_HOOKS, "PPO's own update", "leave the callback out, or use O2OSAC or O2OTD3")
+
+    def _no_rollout(self) -> bool:
+        return False
+
+    def _may_collect(self) -> bool:
+        if not super()._may_collect():
+            return False
+        self._start_finetuning()  # the first rollout is a part of the first update
+        return True
+
+    def collect_rollouts(self, env: VecEnv, callback: BaseCallback, *args: Any, **kwargs: Any) -> bool:
+        """Stable-Baselines3's, with rewards on the scale of training. What comes before fine-tuning runs first."""
+        if (self.reward_scale, self.reward_shift) != (1.0, 0.0):
+            env = ScaledRewards(env, self.reward_scale, self.reward_shift)
+        return super().collect_rollouts(env, callback, *args, **kwargs)
+
+    def train(self) -> None:
+        """Stable-Baselines3's update on the last rollout."""
+        with self._gradient_hooks():
+            super().train()
+
+    @contextmanager
+    def _gradient_hooks(self) -> Iterator[None]:
+        """Tell callbacks of each gradient step; with two learning rates, clip the gradients of each part by itself."""
+        optimizer, largest = self.policy.optimizer, self.max_grad_norm
+        handles = [optimizer.register_step_post_hook(lambda *_: self.hooks.call("on_gradient_step"))]
+        if self.value_learning_rate is not None:
+
+            def clip(*_: Any) -> None:
+                for group in optimizer.param_groups:
+                    th.nn.utils.clip_grad_norm_(group["params"], largest)
+
+            handles.append(optimizer.register_step_pre_hook(clip))
+            self.max_grad_norm = math.inf
+        try:
+            yield
+        finally:
+            self.max_grad_norm = largest
+            for handle in handles:
+                handle.remove()
+
+    def _update_learning_rate(self, optimizers: Any) -> None:
+        super()._update_learning_rate(optimizers)
+        if self.value_learning_rate is not None:
+            rate = self.value_lr_schedule(self._current_progress_remaining)
+            self.policy.optimizer.param_groups[1]["lr"] = rate
+            self.logger.record("train/value_learning_rate", rate)
+
+    # -- saving ----------------------------------------------------------------------------------------------------
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, variables = super()._get_torch_save_params()
+        return [*state_dicts, "pretrain_optimizer", "reevaluation_optimizer"], variables
+
+
+def linear_schedule(rate: Any, name: str) -> Any:
+    """
+    :param rate: a number, a schedule, or ``"lin_3e-4"``, as RL Zoo writes what falls linearly to 0
+    :param name: of the argument, for the error message
+    :return: the same, the text as a schedule
+    :raises ValueError: for another text
+    """
+    if not isinstance(rate, str):
+        return rate
+    kind, _, number = rate.partition("_")
+    try:
+        start = float(number)
+    except ValueError:
+        start = -1.0
+    if kind != "lin" or not start > 0:
+        raise ValueError(f"{name} must be a number, a schedule or a text like 'lin_3e-4', not {rate!r}.")
+    return LinearSchedule(start, 0.0, 1.0)
