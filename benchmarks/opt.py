@@ -53,6 +53,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--eval-episodes", type=int, default=10)
     parser.add_argument("--switch", type=int, default=5_000, help="steps shown in the magnified plot")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--costs", action="store_true", help="measure updates, and train nothing else")
     parser.add_argument("--n-timed", type=int, default=200, help="updates to time")
     args = parser.parse_args()
@@ -81,6 +82,7 @@ def pretrain(args: argparse.Namespace, seed: int, dataset: OfflineDataset, folde
         policy_kwargs={"net_arch": args.hidden},
         objective="td3_bc",
         action_noise=0.1,
+        compile=args.compile,
     )
     started = time.time()
     model.pretrain(dataset, args.pretrain_steps)
@@ -119,6 +121,7 @@ def load(variant: str, args: argparse.Namespace, seed: int, dataset: OfflineData
         buffer_size=len(dataset) + args.online_steps,
         load_optimizer=variant != "td3",  # OPT makes new ones itself
         seed=seed,
+        compile=args.compile,
     )
 
 

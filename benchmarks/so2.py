@@ -1,12 +1,13 @@
 """
-SO2's four lines: one EDAC model, fine-tuned without the pessimism, with perturbed targets only, with frequent Q updates
-only, and with both; learning curves and diagnostics of each.
+SO2's four lines: one pessimistic ensemble, fine-tuned without the pessimism, with perturbed targets only, with
+frequent Q updates only, and with both; learning curves and diagnostics of each.
 
     python benchmarks/so2.py --dataset o2o/hopper/medium-replay-v0 --out runs/so2_hopper --seed 0
 
-pre-trains once (or takes ``--checkpoint``) and fine-tunes each variant of ``--variants``. Every variant's folder holds
-``evaluations.npz``, ``diagnostics/`` and ``diagnostics.png``; ``<variant>.json`` holds scores and arguments, and
-``curves.png`` scores and Kendall's tau of all variants so far. Sizes are scaled down from the paper's by default.
+pre-trains once (EDAC as in the paper; ``--objective cql`` for an ensemble that needs fewer updates; or takes
+``--checkpoint``) and fine-tunes each variant of ``--variants``. Every variant's folder holds ``evaluations.npz``,
+``diagnostics/`` and ``diagnostics.png``; ``<variant>.json`` holds scores and arguments, and ``curves.png`` scores and
+Kendall's tau of all variants so far. Sizes are scaled down from the paper's by default.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ from sb3_o2o.finetuning import FIFOReplay, PerturbedTargets, Warmup
 
 #: perturbed targets, frequent updates
 VARIANTS = {"plain": (False, False), "perturbed": (True, False), "frequent": (False, True), "both": (True, True)}
+#: ensembles to start from, with their arguments
+OBJECTIVES: dict[str, dict[str, Any]] = {"edac": {}, "sac_n": {}, "cql": {"cql_weight": 5.0, "n_actions": 4}}
 
 
 def parse() -> argparse.Namespace:
@@ -56,7 +59,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--n-critics", type=int, default=10)
     parser.add_argument("--online-critics", type=int, default=None, help="the first so many of them; all by default")
     parser.add_argument("--tau", type=float, default=0.005, help="of the target networks; more carries values faster")
-    parser.add_argument("--eta", type=float, default=1.0)
+    parser.add_argument("--objective", choices=list(OBJECTIVES), default="edac")
+    parser.add_argument("--eta", type=float, default=1.0, help="EDAC's")
     parser.add_argument("--updates", type=int, default=10, help="critic updates per step where they are frequent")
     parser.add_argument("--online-batch-size", type=int, default=640)
     parser.add_argument("--online-fraction", type=float, default=0.1)
@@ -102,8 +106,8 @@ def pretrain(args: argparse.Namespace, dataset: OfflineDataset, reference: Refer
         seed=args.seed,
         learning_rate=args.learning_rate,
         policy_kwargs={"net_arch": args.hidden},
-        objective="edac",
-        objective_kwargs={"eta": args.eta},
+        objective=args.objective,
+        objective_kwargs={"eta": args.eta} if args.objective == "edac" else OBJECTIVES[args.objective],
         n_critics=args.n_critics,
         tau=args.tau,
         compile=args.compile,

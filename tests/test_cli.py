@@ -141,7 +141,8 @@ class TestTraining:
         sizes = ("--set", "n_steps=8", "--set", "batch_size=8", "--set", "policy_kwargs.net_arch=[8]", *SHORT)
         output = succeeds("pretrain", dataset, "--recipe", "o2ppo", "--gradient-steps", 4, *sizes)
         assert "sb3-o2o finetune runs/o2ppo-TinyBox-v0_1 --recipe o2ppo" in output
-        succeeds("finetune", "runs/o2ppo-TinyBox-v0_1", "--recipe", "o2ppo", "--steps", 10, *sizes)
+        short = ("--set", "finetuning=[{PolicyReevaluation: {gradient_steps: 3}}, AuxiliaryAdvantage]")
+        succeeds("finetune", "runs/o2ppo-TinyBox-v0_1", "--recipe", "o2ppo", "--steps", 10, *sizes, *short)
         model = O2OPPO.load("runs/o2ppo-TinyBox-v0_2/online/model.zip")
         assert (model.num_timesteps, model.n_pretrain_steps) == (16, 4)  # whole rollouts
         assert "2 episodes" in succeeds("evaluate", "runs/o2ppo-TinyBox-v0_2", "--episodes", 2)

@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from toy_tasks import FAST, assert_same, dataset_file, differs, make, make_ppo, make_td3, state, vec
 
 from sb3_o2o.data import MonteCarloReplayBuffer
-from sb3_o2o.finetuning import AuxiliaryAdvantage, FineTuningCallback, SymmetricReplay, Warmup
+from sb3_o2o.finetuning import AuxiliaryAdvantage, FineTuningCallback, PolicyReevaluation, SymmetricReplay, Warmup
 from sb3_o2o.objectives import PPO_OBJECTIVES, SAC_OBJECTIVES, TD3_OBJECTIVES, Batch, IQLObjective
 
 #: objectives that have a TD target, with what builds a model for them
@@ -226,7 +226,10 @@ def test_every_objective_of_ppo_end_to_end(objective: str, dictionary: bool, n_e
     assert differs(before, state(model), "policy/action_net")
     assert not differs(before, state(model), "policy/value_net")
     model = type(model).load_offline(
-        tmp_path / "offline", vec(n_envs, dictionary=dictionary), finetuning=[AuxiliaryAdvantage()], device="cpu"
+        tmp_path / "offline",
+        vec(n_envs, dictionary=dictionary),
+        finetuning=[PolicyReevaluation(3, batch_size=5), AuxiliaryAdvantage(reference="interval")],
+        device="cpu",
     )
     before = state(model)
     model.learn(24 * n_envs)
@@ -237,7 +240,7 @@ def test_every_objective_of_ppo_end_to_end(objective: str, dictionary: bool, n_e
     model.save(tmp_path / "finetuned")
     loaded = type(model).load(tmp_path / "finetuned", env=vec(n_envs, dictionary=dictionary), device="cpu")
     assert_same(after, state(loaded))
-    assert [type(callback) for callback in loaded.finetuning] == [AuxiliaryAdvantage]
+    assert [type(callback) for callback in loaded.finetuning] == [PolicyReevaluation, AuxiliaryAdvantage]
     obs = vec(n_envs, dictionary=dictionary).reset()
     assert np.array_equal(loaded.predict(obs, deterministic=True)[0], model.predict(obs, deterministic=True)[0])
 
