@@ -11,7 +11,7 @@ import tiny
 import yaml
 from stable_baselines3 import SAC
 
-from sb3_o2o import OfflineDataset
+from sb3_o2o import O2OPPO, OfflineDataset
 from sb3_o2o.demo_data import DEMO_DATASET
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples"
@@ -54,6 +54,16 @@ def test_pretrain_then_finetune(
 def test_from_stock_sac(example: Callable[[str], ModuleType], tmp_path: Path) -> None:
     example("from_stock_sac").main(env_id=tiny.BOX, stock_steps=120, gradient_steps=2, steps=10, folder=tmp_path)
     assert SAC.load(tmp_path / "fine_tuned_sac").observation_space.shape == (2,)
+
+
+def test_any_policy_to_ppo(
+    example: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
+    module = example("any_policy_to_ppo")
+    module.main(transitions=450, clone_steps=3, gradient_steps=3, steps=10, folder=tmp_path)
+    assert "cloned function, the critics are fresh, mean action distance" in capsys.readouterr().out
+    assert O2OPPO.load(tmp_path / "model").finished_phases == ["reevaluation"]
 
 
 def test_own_data(example: Callable[[str], ModuleType]) -> None:
