@@ -16,6 +16,8 @@ _MARKS = {
     "TD3": {"target_policy_noise", "policy_delay"},
     "PPO": {"clip_range", "n_epochs"},
 }
+#: relatives of SAC and PPO that save the same attributes, by where their policies are
+_RELATIVES = {".crossq.": "CrossQ", ".recurrent.": "RecurrentPPO", ".maskable.": "MaskablePPO"}
 
 
 def saved_model_path(source: Any) -> Path | None:
@@ -39,9 +41,41 @@ def saved_family(path: str | os.PathLike[str] | io.BufferedIOBase) -> str:
     Which family of algorithms a saved model belongs to.
 
     :param path: a zip, or a file-like object, which is left where it was
-    :return: ``"SAC"``, ``"TQC"``, ``"CrossQ"``, ``"TD3"``, ``"PPO"`` or ``"unknown"``
+    :return: ``"SAC"``, ``"TQC"``, ``"CrossQ"``, ``"TD3"``, ``"PPO"``, ``"RecurrentPPO"``, ``"MaskablePPO"`` or
+        ``"unknown"``
     :raises ValueError: if it is no model saved by Stable-Baselines3
     """
+    data = _data(path)
+    for package, family in _RELATIVES.items():
+        if package in _policy_module(data):
+            return family
+    return next((family for family, marks in _MARKS.items() if marks <= data.keys()), "unknown")
+
+
+def opens_as_ours(path: str | os.PathLike[str] | io.BufferedIOBase) -> bool:
+    """
+    Whether the class of ours opens a saved model of its family: one of ours, or a stock one with a stock policy (and,
+    of PPO, what offline datasets are for).
+
+    :param path: as for :func:`saved_family`
+    :return: False for what only its own class opens
+    """
+    data = _data(path)
+    if "n_pretrain_steps" in data:
+        return True
+    is_stock = _policy_module(data).startswith("stable_baselines3.")
+    if saved_family(path) != "PPO":
+        return is_stock
+    is_box = ".box.Box" in str((data.get("action_space") or {}).get(":type:"))
+    return is_stock and is_box and not data.get("use_sde")
+
+
+def _policy_module(data: dict[str, Any]) -> str:
+    policy_class = data.get("policy_class")
+    return str(policy_class.get("__module__")) if isinstance(policy_class, dict) else ""
+
+
+def _data(path: str | os.PathLike[str] | io.BufferedIOBase) -> dict[str, Any]:
     position = path.tell() if isinstance(path, io.IOBase) else 0
     try:
         with zipfile.ZipFile(path) as archive:  # type: ignore[arg-type]
@@ -61,7 +95,4 @@ def saved_family(path: str | os.PathLike[str] | io.BufferedIOBase) -> str:
             path.seek(position)
     if not isinstance(data, dict):
         raise ValueError(f"{path} is not a model saved by Stable-Baselines3: its data is no JSON object.")
-    policy_class = data.get("policy_class")
-    if isinstance(policy_class, dict) and ".crossq." in str(policy_class.get("__module__")):
-        return "CrossQ"  # a relative of SAC that saves the same attributes
-    return next((family for family, marks in _MARKS.items() if marks <= data.keys()), "unknown")
+    return data

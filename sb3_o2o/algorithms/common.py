@@ -179,20 +179,17 @@ class OfflineToOnlineMixin(SecondCriticsMixin):
             metrics.update(step_metrics, **{f"{name}_loss": loss for name, loss in losses.items()})
         return metrics
 
-    def _optimizers(self) -> dict[str, th.optim.Optimizer]:
-        """The algorithm's optimisers, by the names that objectives yield."""
-        raise NotImplementedError
-
     def _lr_schedules(self) -> dict[str, Schedule]:
         """The learning rate of each optimiser."""
         raise NotImplementedError
 
     def _update_learning_rates(self) -> None:
-        optimizers, remaining = self._optimizers(), self._current_progress_remaining
-        for name, schedule in self._lr_schedules().items():
-            if name in optimizers:
-                factor = self.active_objective.learning_rate_factor(name, remaining)
-                update_learning_rate(optimizers[name], factor * schedule(remaining))
+        objective, schedules, remaining = self.active_objective, self._lr_schedules(), self._current_progress_remaining
+        for name, optimizer in (self._optimizers() | objective.optimizers).items():
+            schedule = schedules.get(objective.follows.get(name, name))
+            if schedule is not None:
+                factor = objective.learning_rate_factor(name, remaining)
+                update_learning_rate(optimizer, factor * schedule(remaining))
 
     def _update_targets(self) -> None:
         """Let the target networks follow."""
@@ -281,6 +278,7 @@ class OfflineToOnlineMixin(SecondCriticsMixin):
         if self._online_steps is not None:
             self.num_timesteps, self._total_timesteps, self._current_progress_remaining = self._online_steps
             self._online_steps = None
+            self._metric_sums = {}  # of an interrupted interval; they are not online ones
 
     def _open_pretraining_data(self, dataset: Any) -> None:
         source = self.dataset if dataset is None else dataset
@@ -313,6 +311,8 @@ class OfflineToOnlineMixin(SecondCriticsMixin):
         self._online_steps = self.num_timesteps, self._total_timesteps, self._current_progress_remaining
         self.n_pretrain_steps = start
         self.phase_steps, self.finished_phases = {}, []  # another policy: what was made of the last one is over
+        if start == 0:
+            self._begin_new_run()
         self._take_callbacks(callback)
         self.hooks.deliver_to([*self.finetuning, *walk(callback)], offline=True)
         self.num_timesteps, self._total_timesteps = self.n_pretrain_steps, total
@@ -354,6 +354,7 @@ class OfflineToOnlineMixin(SecondCriticsMixin):
         if self.pretrain_steps > 0 and self.n_pretrain_steps < self.pretrain_steps:
             # RL Zoo knows only the constructor and ``learn``. Its callbacks belong to the online phase: their
             # evaluations and checkpoints are numbered by environment steps
+            self._check_callbacks(callback)  # before hours of training
             is_new, missing = self.n_pretrain_steps == 0, self.pretrain_steps - self.n_pretrain_steps
             self.pretrain(None, missing, progress_bar=progress_bar, reset_gradient_steps=is_new)
             if self.n_pretrain_steps < self.pretrain_steps:
@@ -371,6 +372,22 @@ class OfflineToOnlineMixin(SecondCriticsMixin):
         self.hooks.deliver_to(walk(callback))
         self._refuse_unused_hooks()
         return total_timesteps, callback
+
+    def _check_callbacks(self, callback: MaybeCallback) -> None:
+        """:raises ValueError: if a callback of this run would do nothing, or cannot work beside the others"""
+        callbacks = [each for given in (*self.finetuning, *as_list(callback)) for each in walk(given)]
+        self.hooks.deliver_to(callbacks)
+        self._refuse_unused_hooks()
+        for each in callbacks:
+            if hasattr(each, "check_run"):
+                each.check_run(callbacks)
+
+    def _begin_new_run(self) -> None:
+        """Forget what belongs to one fine-tuning run."""
+        self._finetuning_started, self._n_finetuning_updates = False, 0
+        self.second_critics = None  # the phases that made the critics stay behind the model
+        for callback in self.finetuning:
+            callback.begin_new_run()
 
     def _refuse_unused_hooks(self) -> None:
         """:raises ValueError: if a callback changes what is never asked for, and so would do nothing"""

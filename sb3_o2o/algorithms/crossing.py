@@ -83,6 +83,14 @@ class CrossingMixin(_Base):
     shares_networks: ClassVar[bool] = True
 
     @classmethod
+    def takes_over(cls, source: Any) -> bool:
+        """
+        :param source: a live model of the stock class, with a stock policy
+        :return: whether this class opens it
+        """
+        return True
+
+    @classmethod
     def _build(cls, env: Any, policy: str | None, recipe: str | None, given: dict[str, Any]) -> Self:
         raise NotImplementedError
 

@@ -14,6 +14,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
+from sb3_o2o.algorithms.archive import opens_as_ours
 from sb3_o2o.data import OfflineDataset
 
 
@@ -50,7 +51,7 @@ def load_foreign(family: str, path: Path) -> BaseAlgorithm:
 
     from sb3_o2o.algorithms import ALGORITHMS_BY_FAMILY
 
-    if family in ALGORITHMS_BY_FAMILY:  # opens stock models as well
+    if family in ALGORITHMS_BY_FAMILY and opens_as_ours(path):
         ours = ALGORITHMS_BY_FAMILY[family]
         return ours.load(path, **ours.acting_arguments)
     algorithm = getattr(stable_baselines3, family, None) or getattr(sb3_contrib, family, None)
@@ -72,7 +73,8 @@ def as_ours(source: Any) -> Any:
     for algorithm in ALGORITHMS.values():
         if isinstance(source, algorithm):
             return source
-        if isinstance(source, algorithm.stock_class) and type(source.policy) in algorithm.stock_policies:
+        is_stock = isinstance(source, algorithm.stock_class) and type(source.policy) in algorithm.stock_policies
+        if is_stock and algorithm.takes_over(source):
             return algorithm.load(to_memory(source), device=source.device, **algorithm.acting_arguments)
     return source
 
@@ -141,19 +143,31 @@ def warn_about_networks(model: Any, wanted: dict[str, Any], recipe: str | None) 
     """Name what the trained networks decide otherwise than the recipe."""
     differing = []
     for name, value in wanted.items():
-        if name == "policy_kwargs":
-            if "net_arch" not in value:
-                continue
-            name, value, have = "net_arch", value["net_arch"], model.policy.net_arch
-            differs = not _same_architecture(value, have)
-        else:
-            have = getattr(model, name)
-            differs = value != have
-        if differs:
-            differing.append(f"{name}: {value!r} wanted, {have!r} trained")
+        differing += (
+            _differing(model, value) if name == "policy_kwargs" else _differs(name, value, getattr(model, name))
+        )
     if differing:
         whose = "the arguments" if recipe is None else f"recipe {recipe!r}"
         warnings.warn(f"What was trained wins over {whose}: {'; '.join(differing)}.", stacklevel=4)
+
+
+def _differing(model: Any, wanted: dict[str, Any]) -> list[str]:
+    """What the policy's arguments decide otherwise; how weights were drawn at the start no longer matters."""
+    found = []
+    if "net_arch" in wanted and not _same_architecture(wanted["net_arch"], model.policy.net_arch):
+        found += _differs("net_arch", wanted["net_arch"], model.policy.net_arch)
+    have = {"activation_fn": model.policy.activation_fn, **model.policy.extra_arguments}
+    if have.get("value_activation_fn", 0) is None:
+        have["value_activation_fn"] = have["activation_fn"]
+    for name in ("activation_fn", "value_activation_fn", "squash_mean"):
+        if name in wanted and name in have:
+            found += _differs(name, wanted[name], getattr(have[name], "__name__", have[name]))
+    return found
+
+
+def _differs(name: str, wanted: Any, have: Any) -> list[str]:
+    same = wanted.lower() == have.lower() if isinstance(wanted, str) and isinstance(have, str) else wanted == have
+    return [] if same else [f"{name}: {wanted!r} wanted, {have!r} trained"]
 
 
 def _same_architecture(one: Any, other: Any) -> bool:

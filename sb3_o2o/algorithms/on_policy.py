@@ -78,6 +78,12 @@ class OnPolicyMixin(OfflineToOnlineMixin, _Base):
                 f"{name} scores actions under a diagonal Gaussian, which gSDE is not: set use_sde=False. "
                 "The policy of a model with gSDE can be cloned: load_offline(model.policy, env, dataset=…)."
             )
+        policy_class = self.stock_policies.get(self.policy_class, self.policy_class)
+        if not issubclass(policy_class, O2OPPOPolicy):
+            raise ValueError(
+                f"{name} needs a policy that derives from O2OPPOPolicy, which {policy_class.__name__} does not: derive "
+                "it from there, or clone a trained one: load_offline(model.policy, env, dataset=…)."
+            )
         if self.pretrain_batch_size < 1:
             raise ValueError(f"pretrain_batch_size must be at least 1, not {self.pretrain_batch_size}.")
 
@@ -131,7 +137,7 @@ class OnPolicyMixin(OfflineToOnlineMixin, _Base):
         return {"actor": self.pretrain_optimizer}
 
     def _lr_schedules(self) -> dict[str, Schedule]:
-        return {"actor": self.qf_lr_schedule}
+        return {"actor": self.qf_lr_schedule, "critic": self.qf_lr_schedule}
 
     def _target_pairs(self) -> list[tuple[th.nn.Module, th.nn.Module]]:
         return []
@@ -183,7 +189,13 @@ class OnPolicyMixin(OfflineToOnlineMixin, _Base):
     def _gradient_hooks(self) -> Iterator[None]:
         """Tell callbacks of each gradient step; with two learning rates, clip the gradients of each part by itself."""
         optimizer, largest = self.policy.optimizer, self.max_grad_norm
-        handles = [optimizer.register_step_post_hook(lambda *_: self.hooks.call("on_gradient_step"))]
+
+        def tell(*_: Any) -> None:
+            inside, self.max_grad_norm = self.max_grad_norm, largest  # a callback may save the model
+            self.hooks.call("on_gradient_step")
+            self.max_grad_norm = inside
+
+        handles = [optimizer.register_step_post_hook(tell)]
         if self.value_learning_rate is not None:
 
             def clip(*_: Any) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 
 from sb3_o2o.algorithms.transfer import TransferMixin
 
@@ -21,6 +22,11 @@ class OnPolicyTransferMixin(TransferMixin, _Base):
 
     shares_networks: ClassVar[bool] = False
     learned_arguments: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def takes_over(cls, source: Any) -> bool:
+        """See :meth:`CrossingMixin.takes_over`."""
+        return not source.use_sde and isinstance(source.action_space, spaces.Box)
 
     def _from_stock(self, parameters: dict[str, Any]) -> dict[str, Any]:
         own = ("pretrain_optimizer", "reevaluation_optimizer")

@@ -30,6 +30,7 @@ from sb3_o2o.algorithms.phases import PRETRAINING
 from sb3_o2o.data import MonteCarloDictReplayBuffer, MonteCarloReplayBuffer, OfflineDataset
 from sb3_o2o.errors import check_keyword_arguments
 from sb3_o2o.networks import conversion
+from sb3_o2o.networks.normalizer import has_statistics
 from sb3_o2o.recipes import build_finetuning, environment_id, recipe_arguments
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ class TransferMixin(CrossingMixin):
                 f"The saved networks have other shapes than asked for{f' by {asked}' if asked else ''}: {error}"
             ) from error
         model._leave_pretraining()  # a checkpoint from the middle of it
+        # of what to_sb3 made, stock attributes say nothing
+        model._has_statistics = model._has_statistics or has_statistics(model.policy)
         return model
 
     def set_parameters(
@@ -184,7 +187,7 @@ class TransferMixin(CrossingMixin):
         :param clone_std: standard deviation, before the squashing, of a policy that comes without one, > 0: cloning
             with ``"mse"`` teaches the mean alone, and a fresh network's would explore almost at random
         :param clone_loss: ``"mse"``, or ``"likelihood"`` for the entropy-regularised likelihood, which teaches the
-            standard deviation too (SAC only; in OCR-CFT's experience it costs score)
+            standard deviation too (SAC and PPO; in OCR-CFT's experience it costs score)
         :param report_episodes: whole episodes in ``env`` by which a policy from elsewhere and its copy are scored for
             ``clone_report``; 0 for none
         :param device: where the networks live
@@ -341,12 +344,9 @@ class TransferMixin(CrossingMixin):
         if "learning_starts" in given:
             self.learning_starts = given["learning_starts"]
         self.num_timesteps = self._total_timesteps = 0
-        self._finetuning_started, self._n_finetuning_updates = False, 0
-        self.second_critics = None  # of an online run; the phases that made the critics stay behind the model
+        self._begin_new_run()
         if self.phase != PRETRAINING:
             self.phase = None
-        for callback in self.finetuning:
-            callback.begin_new_run()
         return self
 
     @classmethod

@@ -46,6 +46,10 @@ class UpdatePhases(SamplingMixin):
             old, self.phase = self.phase, phase
             self.hooks.call("on_phase_change", old, phase)
 
+    def _optimizers(self) -> dict[str, th.optim.Optimizer]:
+        """The algorithm's optimisers, by the names that objectives yield."""
+        raise NotImplementedError
+
     def _update(self, gradient_steps: int, batch_size: int) -> None:
         """Make gradient steps."""
         raise NotImplementedError
@@ -172,9 +176,11 @@ class UpdatePhases(SamplingMixin):
         for name, value in self._mean_metrics().items():
             self.logger.record(f"{prefix}/{name}", value)
         if self._metric_sums:
-            remaining = self._current_progress_remaining
-            factor = self.active_objective.learning_rate_factor("actor", remaining)
-            self.logger.record(f"{prefix}/learning_rate", factor * self.lr_schedule(remaining))
+            optimizers = self._optimizers() | self.active_objective.optimizers
+            trained = [name for name in optimizers if f"{name}_loss" in self._metric_sums]
+            # a delayed actor may have had no step since the last log, but some phases train none
+            name = trained[0] if self._phase_in_progress is not None and "actor" not in trained else "actor"
+            self.logger.record(f"{prefix}/learning_rate", optimizers[name].param_groups[0]["lr"])
         if self._gradient_functions.compile:
             self.logger.record("time/compile_seconds", self._gradient_functions.compile_seconds)
         self._metric_sums = {}

@@ -56,13 +56,13 @@ def load_policy(path: str) -> tuple[Any, "Environment | None"]:
     import stable_baselines3
 
     from sb3_o2o.algorithms import ALGORITHMS_BY_FAMILY
-    from sb3_o2o.algorithms.archive import saved_family
+    from sb3_o2o.algorithms.archive import opens_as_ours, saved_family
     from sb3_o2o.runs import RunFolder, saved_model
 
     zip_path = saved_model(path)
     environment = RunFolder.open(Path(path)).read_config().environment if Path(path).is_dir() else None
     family = saved_family(zip_path)
-    if family in ALGORITHMS_BY_FAMILY:
+    if family in ALGORITHMS_BY_FAMILY and opens_as_ours(zip_path):
         # Opens stock models as well; the buffer is for training.
         ours = ALGORITHMS_BY_FAMILY[family]
         return ours.load(zip_path, **ours.acting_arguments), environment

@@ -68,7 +68,7 @@ class AuxiliaryAdvantage(_ReferenceCallback):
 
     def _on_training_start(self) -> None:
         model: Any = self.model
-        if self.policy is None and self.max_std is not None:
+        if self.policy is None and self.max_std is not None and model.n_pretrain_steps >= model.pretrain_steps:
             model.actor.limit_std(self.max_std)
         super()._on_training_start()
 

@@ -53,7 +53,17 @@ class FineTuningCallback(BaseCallback):
         return True
 
     def begin_new_run(self) -> None:
-        """Called where ``load_offline`` takes this callback over from a saved model, for another fine-tuning run."""
+        """
+        Called where another fine-tuning run begins: ``load_offline`` takes this callback over from a saved model, or
+        ``pretrain`` starts again.
+        """
+
+    def check_run(self, callbacks: list[BaseCallback]) -> None:
+        """
+        Called by a ``learn`` that pre-trains, before it does. Raise what would otherwise be raised after it.
+
+        :param callbacks: all of the run
+        """
 
     # -- environment -----------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any, ClassVar
 
 from sb3_o2o.finetuning.reference import frozen_copy
@@ -51,8 +52,16 @@ class _GradientPhase(_DatasetCallback):
             raise ValueError(f"{type(self).__name__}(ent_coef) is a temperature, which {name} does not have.")
 
     def _on_training_start(self) -> None:
-        if not self._is_finished():
-            super()._on_training_start()
+        if self._is_finished():
+            return
+        normalize = self.model.get_vec_normalize_env()
+        if normalize is not None and normalize.norm_reward and normalize.ret_rms.count < 1:
+            warnings.warn(
+                f"VecNormalize has seen no reward yet, so {type(self).__name__} makes values on another scale than the "
+                "rewards online will have: use reward_scale with norm_reward=False, or load VecNormalize's statistics.",
+                stacklevel=2,
+            )
+        super()._on_training_start()
 
     def _is_finished(self) -> bool:
         return self.phase in self.model.finished_phases  # type: ignore[attr-defined]

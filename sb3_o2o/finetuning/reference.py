@@ -6,7 +6,10 @@ import copy
 import math
 from typing import Any
 
+import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import sync_envs_normalization
 from torch import nn
 
 from sb3_o2o.finetuning.base import FineTuningCallback
@@ -60,17 +63,50 @@ class _ReferenceCallback(FineTuningCallback):
             state["policy"] = copy.deepcopy(self.policy).cpu()  # so that a saved model loads on any machine
         return state
 
-    def _on_training_start(self) -> None:
+    def check_run(self, callbacks: list[BaseCallback]) -> None:
+        """See :meth:`FineTuningCallback.check_run`."""
         if self.reference == "best":
-            self._evaluation()
+            self._evaluation(callbacks)
+
+    def _on_training_start(self) -> None:
+        model: Any = self.model
+        if model.n_pretrain_steps < model.pretrain_steps:
+            return  # pre-training was stopped: there is no offline policy yet, and this ``learn`` ends here
+        self.check_run(model._driven_callbacks)
         if self.policy is None:
             self._take_policy()
-        self.policy.to(self.model.device)
+        self.policy.to(model.device)
+        self.taken_at = min(self.taken_at, self.num_timesteps)  # a ``learn`` may count from zero again
 
     def before_collecting(self) -> None:
-        """What was evaluated before the first step was the policy with which ``learn`` started."""
-        if self.reference == "best" and self.n_taken == 1:
-            self.best_score = max(self.best_score, float(self._evaluation().best_mean_reward))
+        """
+        What was evaluated before the first step was the policy with which ``learn`` started. Stable-Baselines3's own
+        callback evaluates none: it is done here, or the first policy that it evaluates would win unopposed.
+        """
+        if self.reference == "best" and self.n_taken == 1 and self.best_score == -math.inf:
+            evaluation = self._evaluation(self.model._driven_callbacks)  # type: ignore[attr-defined]
+            score = float(evaluation.best_mean_reward)
+            self.best_score = self._score(evaluation) if score == -math.inf else score
+
+    def _score(self, evaluation: EvalCallback) -> float:
+        """:return: mean return of the reference, as the evaluation callback would find it"""
+        network = self._network()
+        now = copy.deepcopy(network.state_dict())
+        with th.random.fork_rng(devices=[]):  # actions may be sampled, and not from the training's random numbers
+            try:
+                network.load_state_dict(self.policy.state_dict())
+                if self.model.get_vec_normalize_env() is not None:
+                    sync_envs_normalization(evaluation.training_env, evaluation.eval_env)
+                mean, _ = evaluate_policy(
+                    self.model,
+                    evaluation.eval_env,
+                    n_eval_episodes=evaluation.n_eval_episodes,
+                    deterministic=evaluation.deterministic,
+                    warn=False,
+                )
+            finally:
+                network.load_state_dict(now)
+        return float(mean)  # type: ignore[arg-type]
 
     def _on_rollout_end(self) -> None:
         # evaluations run in the steps of a rollout, and the policy has not moved since
@@ -78,7 +114,7 @@ class _ReferenceCallback(FineTuningCallback):
             if self.num_timesteps - self.taken_at >= self.interval:
                 self._take_policy()
             return
-        score = float(self._evaluation().best_mean_reward)
+        score = float(self._evaluation(self.model._driven_callbacks).best_mean_reward)  # type: ignore[attr-defined]
         if score > self.best_score:
             self.best_score = score
             self._take_policy()
@@ -98,8 +134,7 @@ class _ReferenceCallback(FineTuningCallback):
         actor: Any = self.model.policy.actor
         return actor  # type: ignore[no-any-return]
 
-    def _evaluation(self) -> EvalCallback:
-        callbacks: list[BaseCallback] = self.model._driven_callbacks  # type: ignore[attr-defined]
+    def _evaluation(self, callbacks: list[BaseCallback]) -> EvalCallback:
         for callback in callbacks:
             if isinstance(callback, EvalCallback):
                 return callback

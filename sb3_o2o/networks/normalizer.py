@@ -85,6 +85,19 @@ def needs_statistics(module: nn.Module) -> bool:
     )
 
 
+def has_statistics(module: nn.Module) -> bool:
+    """
+    :param module: a policy
+    :return: whether statistics were given to what normalises in it
+    """
+    extractors = [child for child in module.modules() if isinstance(child, NormalizedExtractor)]
+    return any(
+        bool((buffer != (1.0 if name.startswith("scale") else 0.0)).any())
+        for child in extractors
+        for name, buffer in child.named_buffers(recurse=False)
+    )
+
+
 def set_observation_statistics(module: nn.Module, mean: Statistics, std: Statistics) -> None:
     """
     Give the dataset's statistics to every :class:`NormalizedExtractor` inside ``module``.

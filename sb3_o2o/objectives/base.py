@@ -138,6 +138,8 @@ class Objective(nn.Module):
         self._model = (model,)
         #: optimisers of the objective's own parameters, by the names of their losses
         self.optimizers = Optimizers()
+        #: which of the algorithm's schedules an own optimiser follows that has no learning rate of its own
+        self.follows: dict[str, str] = {}
 
     @property
     def model(self) -> Any:

@@ -81,6 +81,8 @@ class CQLObjective(SACObjective):
             default = model.qf_lr_schedule(1.0)
             rate = default if lagrange_learning_rate is None else lagrange_learning_rate
             self.optimizers["lagrange"] = FusedAdam([self.log_multiplier], lr=rate)
+            if lagrange_learning_rate is None:
+                self.follows["lagrange"] = "critic"
 
     def critic_draws(self, batch: Batch) -> tuple[th.Tensor | None, ...]:
         """

@@ -83,6 +83,8 @@ class IQLObjective(Objective):
         self.value = self.new_value_network()
         rate = model.qf_lr_schedule(1.0) if value_learning_rate is None else value_learning_rate
         self.optimizers["value"] = FusedAdam(self.value.parameters(), lr=rate)
+        if value_learning_rate is None:
+            self.follows["value"] = "critic"
 
     def new_value_network(self) -> ValueNetwork:
         """V is made as the critics are."""

@@ -48,6 +48,7 @@ class PPOBCObjective(BCObjective):
         if self.loss == "likelihood" and entropy_term:
             self.log_ent_coef = nn.Parameter(th.zeros(1, device=model.device))
             self.optimizers["ent_coef"] = FusedAdam([self.log_ent_coef], lr=model.qf_lr_schedule(1.0))
+            self.follows["ent_coef"] = "actor"
 
     def steps(self, batch: Batch, actor_batch: Batch | None) -> Iterator[Step]:
         """See :meth:`Objective.steps`."""
@@ -80,10 +81,16 @@ class PPOIQLObjective(IQLObjective):
     away too, and fits PPO's own V to the returns of the dataset before it fine-tunes.
 
     :param model: the algorithm whose actor is trained
+    :param expectile: see ``IQLObjective``, as for the next six
+    :param beta: inverse temperature of the weights
+    :param max_weight: largest weight of a transition
+    :param policy_loss: ``"likelihood"`` (default) or ``"mse"``
+    :param actor_cosine: the actor's learning rate follows half a cosine
+    :param value_learning_rate: V's; the critics' by default
+    :param critic_reduction: over the critics' losses
     :param n_critics: critics in the ensemble, N
     :param critic_net_arch: units per hidden layer of critics and V; the actor's by default
     :param tau: how fast the target critics follow, in (0, 1]
-    :param kwargs: further arguments of ``IQLObjective``
     """
 
     def __init__(
@@ -117,8 +124,7 @@ class PPOIQLObjective(IQLObjective):
         self.n_critics, self.tau = n_critics, tau
         self.critic, self.critic_target = self._new_critics(), self._new_critics()
         self.critic_target.load_state_dict(self.critic.state_dict())
-        rate = self.optimizers["value"].param_groups[0]["lr"]
-        self.optimizers["critic"] = FusedAdam(self.critic.parameters(), lr=rate)
+        self.optimizers["critic"] = FusedAdam(self.critic.parameters(), lr=model.qf_lr_schedule(1.0))
 
     def new_value_network(self) -> ValueNetwork:
         policy = self.model.policy

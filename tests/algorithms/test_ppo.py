@@ -11,10 +11,13 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3 import PPO, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecNormalize
 from toy_tasks import FAST, FAST_PPO, assert_same, dataset, dataset_file, differs, make, make_ppo, make_td3, state, vec
 
 from sb3_o2o import O2OPPO, O2OSAC, O2OTD3
+from sb3_o2o.cli.policies import load_policy
 from sb3_o2o.finetuning import (
     AuxiliaryAdvantage,
     ConstrainedFineTuning,
@@ -178,6 +181,113 @@ def test_others_clone_it(algorithm: Any, build: Any, tmp_path: Path) -> None:
         model = algorithm.load_offline(source, vec(), dataset=dataset(), pretrain_steps=5, **FAST)
         assert model.clone_report.copied == ()
         model.learn(6)
+
+
+@pytest.mark.parametrize("live", [False, True])
+@pytest.mark.parametrize("kind", ["gSDE", "own policy", "recurrent"])
+def test_ppo_models_that_only_their_own_class_opens_are_cloned(kind: str, live: bool, tmp_path: Path) -> None:
+    from sb3_contrib import RecurrentPPO
+
+    small = {"n_steps": 8, "batch_size": 8, "device": "cpu", "policy_kwargs": {"net_arch": [4]}}
+    stock: Any = {
+        "gSDE": lambda: PPO("MlpPolicy", vec(), use_sde=True, **small),
+        "own policy": lambda: PPO(OwnPolicy, vec(), **small),
+        "recurrent": lambda: RecurrentPPO("MlpLstmPolicy", vec(), **small),
+    }[kind]()
+    stock.save(tmp_path / "stock")
+    source = stock if live else tmp_path / "stock"
+    model = O2OSAC.load_offline(source, vec(), dataset=dataset(), pretrain_steps=2, device="cpu")
+    assert model.clone_report.copied == ()
+    loaded, _ = load_policy(tmp_path / "stock.zip")
+    assert type(loaded) is type(stock)
+
+
+class OwnPolicy(ActorCriticPolicy):
+    """A user's, which knows nothing of ours."""
+
+
+def test_an_own_policy_has_to_derive_from_ours() -> None:
+    with pytest.raises(ValueError, match="derives from O2OPPOPolicy, which OwnPolicy does not"):
+        make_ppo(policy=OwnPolicy)
+
+
+def test_back_from_stock_with_a_normaliser(tmp_path: Path) -> None:
+    model = make_ppo(normalize_observations=True).pretrain(dataset(), 2)
+    model.to_sb3().save(tmp_path / "stock")
+    again = O2OPPO.load(tmp_path / "stock", vec(), dataset=dataset(seed=1), device="cpu")
+    again.learn(8)
+    assert th.equal(again.policy.features_extractor.mean, model.policy.features_extractor.mean)
+
+
+def test_the_recipes_functions_that_the_trained_policy_does_not_have() -> None:
+    stock = PPO("MlpPolicy", vec(), policy_kwargs={"net_arch": {"pi": [256, 256], "vf": [256] * 3}}, device="cpu")
+    with pytest.warns(UserWarning, match="squash_mean: True wanted, False trained") as caught:
+        O2OPPO.load_offline(stock, vec(), recipe="o2ppo", device="cpu")
+    message = str(caught[0].message)
+    assert "activation_fn: 'relu' wanted, 'Tanh' trained" in message
+    assert "net_arch" not in message
+    assert "value_activation_fn" not in message  # tanh, of the one activation for both
+
+
+# -- rates -----------------------------------------------------------------------------------------------------------
+
+
+def test_rates_of_the_offline_phases() -> None:
+    rows: list[dict[str, Any]] = []
+
+    class Rows(KVWriter):
+        def write(self, key_values: dict[str, Any], key_excluded: Any, step: int = 0) -> None:
+            rows.append(dict(key_values))
+
+        def close(self) -> None:
+            pass
+
+    model = make_ppo(
+        **IQL,
+        learning_rate="lin_3e-5",
+        pretrain_learning_rate="lin_1e-3",
+        dataset=dataset(),
+        finetuning=[PolicyReevaluation(4)],
+    )
+    model.set_logger(Logger(None, [Rows()]))
+    model.pretrain(None, 10, log_interval=5)
+    own = model.offline_objective.optimizers
+    for optimizer in (model.pretrain_optimizer, own["critic"], own["value"]):
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
+    model.learn(8)
+    assert [row["offline/learning_rate"] for row in rows[:2]] == pytest.approx([6e-4, 1e-4])
+    assert rows[2]["finetune/reevaluation/learning_rate"] == pytest.approx(1e-4)
+
+
+def test_a_rate_of_v_is_none_of_the_critics() -> None:
+    model = make_ppo(objective="iql", objective_kwargs={"value_learning_rate": 1e-5}, pretrain_learning_rate=2e-3)
+    model.pretrain(dataset(), 2)
+    rates = {name: each.param_groups[0]["lr"] for name, each in model.offline_objective.optimizers.items()}
+    assert rates == {"value": 1e-5, "critic": 2e-3}
+
+
+def test_a_model_saved_inside_an_update_keeps_its_clipping(tmp_path: Path) -> None:
+    class Saves(FineTuningCallback):
+        def on_gradient_step(self) -> None:
+            self.model.save(tmp_path / "inside")
+
+    make_ppo(value_learning_rate=1e-3, max_grad_norm=0.3).learn(8, callback=Saves())
+    assert O2OPPO.load(tmp_path / "inside").max_grad_norm == 0.3
+
+
+def test_an_interrupted_pretraining_is_not_logged_online() -> None:
+    class Stop(BaseCallback):
+        def _on_step(self) -> bool:
+            return self.n_calls < 3
+
+    model = make_ppo(**IQL).pretrain(dataset(), 10, callback=Stop())
+    assert model._metric_sums == {}
+
+
+def test_rewards_on_two_scales() -> None:
+    model = make_ppo(env=VecNormalize(vec()), dataset=dataset(), finetuning=[PolicyReevaluation(1)])
+    with pytest.warns(UserWarning, match="VecNormalize has seen no reward yet"):
+        model.learn(8)
 
 
 # -- resumption ----------------------------------------------------------------------------------------------------

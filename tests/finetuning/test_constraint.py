@@ -8,13 +8,20 @@ import pytest
 import torch as th
 import torch._dynamo
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
-from toy_tasks import assert_same, dataset_file, make, make_td3, state, vec
+from stable_baselines3.common.evaluation import evaluate_policy
+from toy_tasks import assert_same, dataset, dataset_file, make, make_ppo, make_td3, state, vec
 
-from sb3_o2o.finetuning import ConstrainedFineTuning, FineTuningCallback, SymmetricReplay, Warmup
+from sb3_o2o import O2OPPO
+from sb3_o2o.finetuning import AuxiliaryAdvantage, ConstrainedFineTuning, FineTuningCallback, SymmetricReplay, Warmup
 from sb3_o2o.finetuning.reference import frozen_copy
 from sb3_o2o.objectives import Batch
 
 BUILDERS = [make, make_td3]
+
+
+def constraint_network(model: Any) -> Any:
+    """What a reference is a copy of."""
+    return model.policy if isinstance(model, O2OPPO) else model.policy.actor
 
 
 class Scores(EvalCallback):
@@ -29,7 +36,7 @@ class Scores(EvalCallback):
         if self.n_calls % self.eval_freq == 0:
             self.last_mean_reward = self.scores.pop(0)
             self.best_mean_reward = max(self.best_mean_reward, self.last_mean_reward)
-            actor: Any = self.model.policy.actor
+            actor = constraint_network(self.model)
             self.actors.append({name: value.clone() for name, value in actor.state_dict().items()})
         return True
 
@@ -87,6 +94,89 @@ def test_the_reference_at_intervals() -> None:
     make(finetuning=[constraint], learning_starts=0).learn(7, callback=references)
     changed = [not same(one, other) for one, other in zip(references.seen, references.seen[1:], strict=False)]
     assert changed == [False, True, False, False, True, False]
+
+
+def test_intervals_go_on_where_steps_are_counted_anew() -> None:
+    constraint = ConstrainedFineTuning(reference="interval", interval=3)
+    model = make(finetuning=[constraint], learning_starts=0).learn(7)
+    assert constraint.n_taken == 3
+    model.learn(7)
+    assert constraint.n_taken == 5
+
+
+@pytest.mark.parametrize("build", [make, make_td3, make_ppo])
+def test_the_first_evaluation_has_the_offline_policy_to_beat(build: Any) -> None:
+    """Stable-Baselines3's callback evaluates nothing before the first step."""
+
+    class Worse(Scores):
+        evaluated = 0
+
+        def _on_step(self) -> bool:
+            if self.evaluated == 0:
+                self.scores = [constraint.best_score - 1.0] * 20
+                self.evaluated = 1
+            return super()._on_step()
+
+    constraint: Any = AuxiliaryAdvantage() if build is make_ppo else ConstrainedFineTuning()
+    model = build(finetuning=[constraint], learning_rate=0.01)
+    start = {name: value.clone() for name, value in constraint_network(model).state_dict().items()}
+    worse, other = Worse([]), vec()
+    for env in (worse.eval_env, other):
+        env.seed(3)
+    model.learn(24, callback=worse)
+    assert constraint.n_taken == 1
+    assert same(constraint.policy.state_dict(), start)
+    assert not same(constraint_network(model).state_dict(), start)
+    for name, value in start.items():
+        constraint_network(model).state_dict()[name].copy_(value)
+    expected, _ = evaluate_policy(model, other, n_eval_episodes=5, warn=False)
+    assert constraint.best_score == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("build", [make, make_td3, make_ppo])
+def test_a_stop_inside_the_pretraining_of_learn_changes_nothing(build: Any) -> None:
+    class Stop(FineTuningCallback):
+        def __init__(self, at: int):
+            super().__init__()
+            self.at, self.n_updates = at, 0
+
+        def on_gradient_step(self) -> None:
+            self.n_updates += 1
+            if self.n_updates == self.at:
+                model: Any = self.model
+                model.request_stop()
+
+    def run(at: int) -> tuple[Any, Any]:
+        of_class: Any = AuxiliaryAdvantage if build is make_ppo else ConstrainedFineTuning
+        reference = of_class(reference="interval", interval=10_000, **({"max_std": 0.05} if build is make_ppo else {}))
+        model = build(dataset=dataset(), pretrain_steps=8, finetuning=[Stop(at), reference], learning_rate=0.01)
+        model.learn(8)
+        if at:
+            assert (model.n_pretrain_steps, model.num_timesteps, reference.policy) == (at, 0, None)
+            model.learn(8, reset_num_timesteps=False)
+        return state(model), reference.policy.state_dict()
+
+    straight, interrupted = run(0), run(5)
+    assert_same(straight[0], interrupted[0])
+    assert same(straight[1], interrupted[1])
+
+
+@pytest.mark.parametrize("build", [make, make_td3, make_ppo])
+def test_another_pretraining_begins_another_run(build: Any) -> None:
+    of_class: Any = AuxiliaryAdvantage if build is make_ppo else ConstrainedFineTuning
+    reference = of_class(reference="interval", interval=10_000)
+    model = build(finetuning=[reference], learning_rate=0.01).pretrain(dataset(), 2).learn(8)
+    model.pretrain(dataset(), 2)
+    start = {name: value.clone() for name, value in constraint_network(model).state_dict().items()}
+    model.learn(8)
+    assert same(reference.policy.state_dict(), start)
+
+
+def test_a_missing_evaluation_is_refused_before_the_pretraining() -> None:
+    model = make(dataset=dataset(), pretrain_steps=5, finetuning=[ConstrainedFineTuning()])
+    with pytest.raises(ValueError, match="add learn"):
+        model.learn(8)
+    assert model.n_pretrain_steps == 0
 
 
 @pytest.mark.parametrize(("build", "first", "last"), [(make, 0.125, 2.0), (make_td3, 0.0025, 0.04)])
