@@ -4,10 +4,11 @@ frequent Q updates only, and with both; learning curves and diagnostics of each.
 
     python benchmarks/so2.py --dataset o2o/hopper/medium-replay-v0 --out runs/so2_hopper --seed 0
 
-pre-trains once (EDAC as in the paper; ``--objective cql`` for an ensemble that needs fewer updates; or takes
-``--checkpoint``) and fine-tunes each variant of ``--variants``. Every variant's folder holds ``evaluations.npz``,
-``diagnostics/`` and ``diagnostics.png``; ``<variant>.json`` holds scores and arguments, and ``curves.png`` scores and
-Kendall's tau of all variants so far. Sizes are scaled down from the paper's by default.
+pre-trains once (EDAC as in the paper, which needs many updates; ``--objective cql`` for an ensemble that needs fewer;
+``--policy`` to fit an ensemble to the policy of a saved TD3) or takes ``--checkpoint``, and fine-tunes each variant of
+``--variants``. Every variant's folder holds ``evaluations.npz``, ``diagnostics/`` and ``diagnostics.png``;
+``<variant>.json`` holds scores and arguments, and ``curves.png`` scores and Kendall's tau of all variants so far. Sizes
+are scaled down from the paper's by default.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--env", default=None, help="recovered from the dataset by default")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, default=None)
+    parser.add_argument("--policy", type=Path, default=None, help="a saved TD3 or O2OTD3, to start from its policy")
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pretrain-steps", type=int, default=50_000)
@@ -118,6 +120,27 @@ def pretrain(args: argparse.Namespace, dataset: OfflineDataset, reference: Refer
     started = time.time()
     model.pretrain(dataset, args.pretrain_steps, callback=looking)
     announce("pre-training", started, looking)
+    model.save(args.out / "pretrained")
+    return args.out / "pretrained.zip"
+
+
+def take_policy(args: argparse.Namespace, dataset: OfflineDataset) -> Path:
+    """A policy from elsewhere, with an ensemble of critics that is fitted to it while it stays as it is."""
+    model = O2OSAC.load_offline(
+        args.policy,
+        make_env(args),
+        seed=args.seed,
+        load_critic=False,
+        learning_rate=args.learning_rate,
+        n_critics=args.n_critics,
+        tau=args.tau,
+        ent_coef=max(args.ent_coef, 0.0),
+        dataset=dataset,
+        compile=args.compile,
+    )
+    model.set_logger(configure(str(args.out / "offline"), ["csv"]))
+    buffer = model.open_offline_buffer(dataset)
+    model.gradient_phase("reevaluation", model.reevaluation_objective(), args.pretrain_steps, buffer)
     model.save(args.out / "pretrained")
     return args.out / "pretrained.zip"
 
@@ -202,7 +225,8 @@ def main() -> None:
     if dataset.ref_min_score is not None and dataset.ref_max_score is not None:
         reference = ReferenceScore(dataset.ref_min_score, dataset.ref_max_score, "the dataset's own")
     if args.checkpoint is None:
-        args.checkpoint = pretrain(args, dataset, reference)
+        start = pretrain(args, dataset, reference) if args.policy is None else take_policy(args, dataset)
+        args.checkpoint = start
     for variant in args.variants:
         finetune(variant, args, dataset, reference)
     draw(args, reference)
