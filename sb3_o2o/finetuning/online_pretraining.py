@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_o2o.data import MixedReplayBuffer
 from sb3_o2o.finetuning.dual_critic import DualCritic
@@ -106,14 +107,18 @@ class OnlinePretraining(_DatasetCallback):
         self._open()
         model.set_phase("warmup")
 
+    def check_run(self, callbacks: list[BaseCallback]) -> None:
+        """See :meth:`FineTuningCallback.check_run`."""
+        if not any(isinstance(callback, DualCritic) for callback in callbacks):
+            raise ValueError("OnlinePretraining trains a second pair of critics that nothing uses: add DualCritic.")
+
     def _check(self, model: Any) -> None:
         if model._finetuning_started:
             raise ValueError(
                 "OnlinePretraining comes before the first online update, and this model has made some: start from "
                 "load_offline."
             )
-        if not any(isinstance(callback, DualCritic) for callback in model._driven_callbacks):
-            raise ValueError("OnlinePretraining trains a second pair of critics that nothing uses: add DualCritic.")
+        self.check_run(model._driven_callbacks)
         if not model.finetuning_objective.supports_second_critics:
             raise ValueError(
                 f"OnlinePretraining has no loss for a second pair of critics beside "

@@ -346,8 +346,13 @@ def test_no_dataset() -> None:
 
 
 def test_a_second_pair_that_nothing_uses() -> None:
+    model = make_td3(finetuning=opt()[:1], dataset=dataset())
     with pytest.raises(ValueError, match="add DualCritic"):
-        make_td3(finetuning=opt()[:1], dataset=dataset()).learn(20)
+        model.learn(20)
+    model.pretrain_steps = 5  # which comes first in ``learn``
+    with pytest.raises(ValueError, match="add DualCritic"):
+        model.learn(20)
+    assert model.n_pretrain_steps == 0
 
 
 def test_too_late() -> None:
