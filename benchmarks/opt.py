@@ -53,6 +53,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--eval-episodes", type=int, default=10)
     parser.add_argument("--switch", type=int, default=5_000, help="steps shown in the magnified plot")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--normalize-observations", action="store_true", help="as TD3+BC does, and OPT's code does not")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--costs", action="store_true", help="measure updates, and train nothing else")
     parser.add_argument("--n-timed", type=int, default=200, help="updates to time")
@@ -80,6 +81,7 @@ def pretrain(args: argparse.Namespace, seed: int, dataset: OfflineDataset, folde
         learning_rate=3e-4,
         batch_size=args.batch_size,
         policy_kwargs={"net_arch": args.hidden},
+        normalize_observations=args.normalize_observations,
         objective="td3_bc",
         action_noise=0.1,
         compile=args.compile,
