@@ -45,11 +45,7 @@ def saved_family(path: str | os.PathLike[str] | io.BufferedIOBase) -> str:
         ``"unknown"``
     :raises ValueError: if it is no model saved by Stable-Baselines3
     """
-    data = _data(path)
-    for package, family in _RELATIVES.items():
-        if package in _policy_module(data):
-            return family
-    return next((family for family, marks in _MARKS.items() if marks <= data.keys()), "unknown")
+    return _family(_data(path))
 
 
 def opens_as_ours(path: str | os.PathLike[str] | io.BufferedIOBase) -> bool:
@@ -64,10 +60,17 @@ def opens_as_ours(path: str | os.PathLike[str] | io.BufferedIOBase) -> bool:
     if "n_pretrain_steps" in data:
         return True
     is_stock = _policy_module(data).startswith("stable_baselines3.")
-    if saved_family(path) != "PPO":
+    if _family(data) != "PPO":
         return is_stock
     is_box = ".box.Box" in str((data.get("action_space") or {}).get(":type:"))
     return is_stock and is_box and not data.get("use_sde")
+
+
+def _family(data: dict[str, Any]) -> str:
+    for package, family in _RELATIVES.items():
+        if package in _policy_module(data):
+            return family
+    return next((family for family, marks in _MARKS.items() if marks <= data.keys()), "unknown")
 
 
 def _policy_module(data: dict[str, Any]) -> str:

@@ -44,8 +44,14 @@ def to_memory(model: BaseAlgorithm) -> io.BytesIO:
     return stream
 
 
-def load_foreign(family: str, path: Path) -> BaseAlgorithm:
-    """A saved model of another family, to be copied or cloned."""
+def open_saved(family: str, path: str | Path) -> BaseAlgorithm | None:
+    """
+    Open a saved model by the class that can: ours where possible, which opens stock models as well.
+
+    :param family: see :func:`~sb3_o2o.algorithms.archive.saved_family`
+    :param path: the zip
+    :return: a model that only acts; None if no class of ours, of Stable-Baselines3 or of sb3-contrib opens it
+    """
     import sb3_contrib
     import stable_baselines3
 
@@ -55,12 +61,18 @@ def load_foreign(family: str, path: Path) -> BaseAlgorithm:
         ours = ALGORITHMS_BY_FAMILY[family]
         return ours.load(path, **ours.acting_arguments)
     algorithm = getattr(stable_baselines3, family, None) or getattr(sb3_contrib, family, None)
-    if algorithm is None:
+    return None if algorithm is None else algorithm.load(path)
+
+
+def load_foreign(family: str, path: Path) -> BaseAlgorithm:
+    """A saved model of another family, to be copied or cloned."""
+    model = open_saved(family, path)
+    if model is None:
         raise ValueError(
             f"{path} holds a model that is not SAC, TQC, CrossQ, TD3, DDPG or PPO: pass the live model or its policy "
             "instead."
         )
-    return algorithm.load(path)
+    return model
 
 
 def as_ours(source: Any) -> Any:

@@ -52,24 +52,16 @@ def load_policy(path: str) -> tuple[Any, "Environment | None"]:
     :return: the model, and the environment of its run where that is known
     :raises ValueError: there is none, or its algorithm is not known
     """
-    import sb3_contrib
-    import stable_baselines3
-
-    from sb3_o2o.algorithms import ALGORITHMS_BY_FAMILY
-    from sb3_o2o.algorithms.archive import opens_as_ours, saved_family
+    from sb3_o2o.algorithms.archive import saved_family
+    from sb3_o2o.algorithms.foreign import open_saved
     from sb3_o2o.runs import RunFolder, saved_model
 
     zip_path = saved_model(path)
     environment = RunFolder.open(Path(path)).read_config().environment if Path(path).is_dir() else None
-    family = saved_family(zip_path)
-    if family in ALGORITHMS_BY_FAMILY and opens_as_ours(zip_path):
-        # Opens stock models as well; the buffer is for training.
-        ours = ALGORITHMS_BY_FAMILY[family]
-        return ours.load(zip_path, **ours.acting_arguments), environment
-    algorithm = getattr(stable_baselines3, family, None) or getattr(sb3_contrib, family, None)
-    if algorithm is None:
+    model = open_saved(saved_family(zip_path), zip_path)
+    if model is None:
         raise ValueError(f"{path} holds a model of an algorithm that is not known here: load it in Python.")
-    return algorithm.load(zip_path), environment
+    return model, environment
 
 
 def _check_spaces(policy: Any, env: Any, env_id: str) -> None:

@@ -66,11 +66,11 @@ class AuxiliaryAdvantage(_ReferenceCallback):
                 "use it with O2OPPO."
             )
 
-    def _on_training_start(self) -> None:
-        model: Any = self.model
-        if self.policy is None and self.max_std is not None and model.n_pretrain_steps >= model.pretrain_steps:
+    def _take_policy(self) -> None:
+        if self.policy is None and self.max_std is not None:
+            model: Any = self.model
             model.actor.limit_std(self.max_std)
-        super()._on_training_start()
+        super()._take_policy()
 
     def _network(self) -> nn.Module:
         return self.model.policy  # its actor is a view of it
