@@ -56,6 +56,8 @@ class _ReferenceCallback(FineTuningCallback):
         self.best_score = -math.inf
         self.taken_at = 0
         self.n_taken = 0
+        self._began_as_reference = False
+        self._n_evaluations = 0
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
@@ -77,24 +79,38 @@ class _ReferenceCallback(FineTuningCallback):
             self._take_policy()
         self.policy.to(model.device)
         self.taken_at = min(self.taken_at, self.num_timesteps)  # a ``learn`` may count from zero again
+        if self.reference == "best":
+            self._began_as_reference = not self._has_moved()
+            self._n_evaluations = _n_evaluations(self._evaluation(model._driven_callbacks))
 
-    def before_collecting(self) -> None:
+    def _on_rollout_start(self) -> None:
         """
-        What was evaluated before the first step was the policy with which ``learn`` started. Stable-Baselines3's own
-        callback evaluates none: it is done here, or the first policy that it evaluates would win unopposed.
+        The first scores, before the first step: of the policy with which ``learn`` started, or the first policy that
+        Stable-Baselines3's callback evaluates would win unopposed; and of what the phases before collecting have made
+        of it, which takes over if it is better.
         """
-        if self.reference == "best" and self.n_taken == 1 and self.best_score == -math.inf:
-            evaluation = self._evaluation(self.model._driven_callbacks)  # type: ignore[attr-defined]
-            score = float(evaluation.best_mean_reward)
-            self.best_score = self._score(evaluation) if score == -math.inf else score
+        if self.reference != "best" or self.best_score > -math.inf:
+            return
+        evaluation = self._evaluation(self.model._driven_callbacks)  # type: ignore[attr-defined]
+        if self._began_as_reference and evaluation.evaluations_timesteps == [self.num_timesteps]:
+            self.best_score = float(evaluation.last_mean_reward)  # it was evaluated as ``learn`` started
+        else:
+            self.best_score = self._score(evaluation, self.policy.state_dict())
+        if self._has_moved():
+            self._judge(self._score(evaluation, self._network().state_dict()))
 
-    def _score(self, evaluation: EvalCallback) -> float:
-        """:return: mean return of the reference, as the evaluation callback would find it"""
+    def _has_moved(self) -> bool:
+        """Whether the actor is no longer the reference; PPO's reference has a critic too, which does not count."""
+        now, then = (getattr(each, "actor_parameters", each.parameters)() for each in (self._network(), self.policy))
+        return not all(th.equal(mine, other) for mine, other in zip(now, then, strict=True))
+
+    def _score(self, evaluation: EvalCallback, parameters: dict[str, Any]) -> float:
+        """:return: mean return of a policy, as the evaluation callback would find it"""
         network = self._network()
         now = copy.deepcopy(network.state_dict())
         with th.random.fork_rng(devices=[]):  # actions may be sampled, and not from the training's random numbers
             try:
-                network.load_state_dict(self.policy.state_dict())
+                network.load_state_dict(parameters)
                 if self.model.get_vec_normalize_env() is not None:
                     sync_envs_normalization(evaluation.training_env, evaluation.eval_env)
                 mean, _ = evaluate_policy(
@@ -114,7 +130,12 @@ class _ReferenceCallback(FineTuningCallback):
             if self.num_timesteps - self.taken_at >= self.interval:
                 self._take_policy()
             return
-        score = float(self._evaluation(self.model._driven_callbacks).best_mean_reward)  # type: ignore[attr-defined]
+        evaluation = self._evaluation(self.model._driven_callbacks)  # type: ignore[attr-defined]
+        before, self._n_evaluations = self._n_evaluations, _n_evaluations(evaluation)
+        if self._n_evaluations > before:  # its best score may be another run's
+            self._judge(float(evaluation.last_mean_reward))
+
+    def _judge(self, score: float) -> None:
         if score > self.best_score:
             self.best_score = score
             self._take_policy()
@@ -142,3 +163,8 @@ class _ReferenceCallback(FineTuningCallback):
             f"{type(self).__name__}(reference='best') follows the scores of an evaluation callback, and this run has "
             "none: add learn(callback=EvalCallback(eval_env, eval_freq=1000)), or use reference='interval'."
         )
+
+
+def _n_evaluations(evaluation: EvalCallback) -> int:
+    """How often a callback has evaluated, in all runs; a score alone does not tell whether it is new."""
+    return evaluation.n_calls // evaluation.eval_freq if evaluation.eval_freq > 0 else 0

@@ -141,8 +141,8 @@ def test_the_best_policy_takes_over() -> None:
         found = iter([1.0, 3.0, 2.0, 4.0])
 
         def _on_step(self) -> bool:
-            if self.n_calls % 8 == 0:
-                self.best_mean_reward = max(self.best_mean_reward, next(self.found))
+            if self.n_calls % self.eval_freq == 0:
+                self.last_mean_reward = next(self.found)
             return True
 
     taken: list[bool] = []
@@ -152,7 +152,7 @@ def test_the_best_policy_takes_over() -> None:
             taken.append(not differs(auxiliary.policy.state_dict(), self.model.policy.state_dict(), ""))
 
     auxiliary = AuxiliaryAdvantage()
-    make_ppo(learning_rate=0.01).learn(32, callback=[Scores(vec(), verbose=0), auxiliary, Looks()])
+    make_ppo(learning_rate=0.01).learn(32, callback=[Scores(vec(), eval_freq=8, verbose=0), auxiliary, Looks()])
     assert taken == [True, True, False, True]
 
 

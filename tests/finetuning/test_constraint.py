@@ -78,7 +78,8 @@ def test_the_best_evaluated_policy_is_the_reference(build: Any) -> None:
 def test_a_score_from_before_the_first_step_belongs_to_the_first_policy() -> None:
     class AtStart(Scores):
         def _on_training_start(self) -> None:
-            self.best_mean_reward = 4.0
+            self.last_mean_reward = 4.0
+            self.evaluations_timesteps.append(self.num_timesteps)
 
     constraint = ConstrainedFineTuning()
     model = make(finetuning=[constraint], learning_starts=0)
@@ -86,6 +87,40 @@ def test_a_score_from_before_the_first_step_belongs_to_the_first_policy() -> Non
     model.learn(4, callback=AtStart([3.0, 4.0]))
     assert constraint.best_score == 4.0
     assert same(constraint.policy.state_dict(), start)
+
+
+@pytest.mark.parametrize("build", [make, make_td3, make_ppo])
+def test_what_an_evaluation_found_in_another_run_does_not_count(build: Any) -> None:
+    reference: Any = AuxiliaryAdvantage() if build is make_ppo else ConstrainedFineTuning()
+    scores = Scores([1e6, 1e6, *[1e5] * 40])  # far above what the toy gives to the first policy of any run
+    model = build(dataset=dataset(), finetuning=[reference], learning_rate=0.01).pretrain(
+        gradient_steps=4, callback=scores
+    )
+    assert scores.best_mean_reward == 1e6
+    model.learn(16, callback=scores)
+    assert (reference.best_score, reference.n_taken) == (1e5, 2)
+
+
+class MovesActor(FineTuningCallback):
+    """Stands for a phase before the first step that changes the policy."""
+
+    def before_collecting(self) -> None:
+        for parameter in self.model.policy.actor.parameters():
+            parameter.data.add_(0.1)
+
+
+@pytest.mark.parametrize(("score", "is_taken"), [(2.0, True), (0.5, False)])
+def test_what_a_phase_has_made_of_the_policy_may_take_over_at_once(
+    score: float, is_taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constraint = ConstrainedFineTuning()
+    found = iter([1.0, score])
+    monkeypatch.setattr(constraint, "_score", lambda evaluation, parameters: next(found))
+    # the phase comes after the constraint, as a user may have it
+    model = make(finetuning=[constraint, MovesActor()], learning_starts=0)
+    model.learn(1, callback=Scores([], eval_freq=100))
+    assert (constraint.best_score, constraint.n_taken) == (max(score, 1.0), 1 + is_taken)
+    assert list(found) == []
 
 
 def test_the_reference_at_intervals() -> None:
@@ -265,10 +300,10 @@ class Wave(EvalCallback):
     """Scores that rise and fall with the steps."""
 
     def __init__(self) -> None:
-        super().__init__(vec(), warn=False)
+        super().__init__(vec(), eval_freq=1, warn=False)
 
     def _on_step(self) -> bool:
-        self.best_mean_reward = max(self.best_mean_reward, 0.1 * self.num_timesteps + math.sin(self.num_timesteps))
+        self.last_mean_reward = 0.1 * self.num_timesteps + math.sin(self.num_timesteps)
         return True
 
 
