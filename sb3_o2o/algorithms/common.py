@@ -380,6 +380,7 @@ class OfflineToOnlineMixin(SecondCriticsMixin):
         self._refuse_unused_hooks()
         for each in callbacks:
             if hasattr(each, "check_run"):
+                each.init_callback(self)
                 each.check_run(callbacks)
 
     def _begin_new_run(self) -> None:

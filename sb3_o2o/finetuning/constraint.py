@@ -239,9 +239,9 @@ def _thresholds(penalty: str, threshold: float | None, end_threshold: float | No
     first, last = _THRESHOLDS[penalty]
     first = first if threshold is None else threshold
     last = last if end_threshold is None else end_threshold
-    if not 0 < first <= last:
+    if not 0 < first <= last < math.inf:
         raise ValueError(
-            "ConstrainedFineTuning: the threshold must be > 0 and must not decrease: the constraint loosens as the "
-            f"policy improves. Got threshold={first} and end_threshold={last}."
+            "ConstrainedFineTuning: the threshold must be > 0 and finite, and must not decrease: the constraint "
+            f"loosens as the policy improves. Got threshold={first} and end_threshold={last}."
         )
     return first, last

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from typing import Any, ClassVar
+
+from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_o2o.finetuning.reference import frozen_copy
 from sb3_o2o.finetuning.replay import _DatasetCallback
@@ -33,16 +36,16 @@ class _GradientPhase(_DatasetCallback):
     ):
         super().__init__(dataset)
         name = type(self).__name__
-        if gradient_steps < 1:
+        if not 1 <= gradient_steps < math.inf or gradient_steps != int(gradient_steps):
             raise ValueError(
                 f"{name}(gradient_steps) must be at least 1, not {gradient_steps}: to do without the phase, leave the "
-                "callback out."
+                "callback out. A fraction or infinity is no number of updates."
             )
         if ent_coef is not None and ent_coef <= 0:
             raise ValueError(f"{name}(ent_coef) must be > 0, not {ent_coef}.")
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"{name}(batch_size) must be at least 1, not {batch_size}.")
-        self.gradient_steps = gradient_steps
+        self.gradient_steps = int(gradient_steps)  # YAML reads 5e5 as a float
         self.ent_coef = ent_coef
         self.batch_size = batch_size
 
@@ -51,10 +54,29 @@ class _GradientPhase(_DatasetCallback):
             name = type(self.model).__name__
             raise ValueError(f"{type(self).__name__}(ent_coef) is a temperature, which {name} does not have.")
 
+    def check_run(self, callbacks: list[BaseCallback]) -> None:
+        """See :meth:`~sb3_o2o.finetuning.base.FineTuningCallback.check_run`."""
+        order = [type(each).__name__ for each in callbacks if isinstance(each, _GradientPhase)]
+        if len(set(order)) < len(order):
+            raise ValueError(f"A run makes each phase once, and this one has {', '.join(order)}: leave the others out.")
+        if order == ["ValueAlignment", "PolicyReevaluation"]:
+            raise ValueError(
+                "PolicyReevaluation after ValueAlignment would undo it: put PolicyReevaluation first in the list."
+            )
+
     def _on_training_start(self) -> None:
+        model: Any = self.model
+        self.check_run(model._driven_callbacks)
         if self._is_finished():
+            made = model.phase_steps.get(self.phase, self.gradient_steps)
+            if made != self.gradient_steps:
+                warnings.warn(
+                    f"{type(self).__name__}(gradient_steps={self.gradient_steps}) is skipped: this model has the phase "
+                    f"behind it, with {made} updates. load_offline(load_critic=False) makes it anew.",
+                    stacklevel=2,
+                )
             return
-        normalize = self.model.get_vec_normalize_env()
+        normalize = model.get_vec_normalize_env()
         if normalize is not None and normalize.norm_reward and normalize.ret_rms.count < 1:
             warnings.warn(
                 f"VecNormalize has seen no reward yet, so {type(self).__name__} makes values on another scale than the "
@@ -200,6 +222,17 @@ class ValueAlignment(_GradientPhase):
             )
         if model.actor.stochastic and model.use_sde:
             raise ValueError("ValueAlignment scores actions under a squashed Gaussian, which gSDE is not.")
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        model: Any = self.model
+        steps = model.phase_steps.get(self.phase, 0)
+        if steps > 0 and not self._is_finished() and self.policy is None:
+            raise ValueError(
+                f"This model was saved inside the alignment, after {steps} updates, and this ValueAlignment does not "
+                "know the policy from which it began: go on with the callbacks that are saved with it (give "
+                "load_offline no finetuning; load_resume for those of learn), or start from the model before."
+            )
 
     def _begin(self, model: Any) -> None:
         self.policy = frozen_copy(model.actor)

@@ -399,6 +399,7 @@ def test_nothing_recompiles(build: Any, monkeypatch: pytest.MonkeyPatch) -> None
     [
         ({"threshold": 0.5, "end_threshold": 0.1}, r"must not decrease.*threshold=0\.5 and end_threshold=0\.1"),
         ({"threshold": 3.0, "penalty": "kl"}, r"must not decrease"),
+        ({"end_threshold": math.inf, "penalty": "kl"}, r"finite"),
         ({"threshold": 0.0, "end_threshold": 0.1}, "must be > 0"),
         ({"penalty": "js"}, "must be 'kl' or 'mse', not 'js'"),
         ({"anneal_steps": 0}, r"\(anneal_steps\) must be > 0"),

@@ -241,6 +241,53 @@ def test_rejections(callback: Any) -> None:
         make_td3(finetuning=[callback(5, ent_coef=0.2)], dataset=dataset()).learn(5)
 
 
+@pytest.mark.parametrize("callback", [PolicyReevaluation, ValueAlignment])
+def test_numbers_of_updates_may_come_from_yaml(callback: Any) -> None:
+    assert callback(5e5).gradient_steps == 500_000
+    for number in (5.5, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="gradient_steps"):
+            callback(number)
+
+
+@pytest.mark.parametrize("in_learn", [False, True])
+def test_phases_in_an_order_that_undoes_them(in_learn: bool) -> None:
+    for given, message in (
+        ([ValueAlignment(2), PolicyReevaluation(2)], "put PolicyReevaluation first"),
+        ([PolicyReevaluation(2), PolicyReevaluation(3)], "makes each phase once"),
+    ):
+        model = make(finetuning=[] if in_learn else given, dataset=dataset(), pretrain_steps=3)
+        with pytest.raises(ValueError, match=message):
+            model.learn(5, callback=given if in_learn else None)
+        assert (model.n_pretrain_steps, model._n_updates) == (0, 0)
+
+
+def test_what_learn_is_given_is_refused_before_its_pretraining() -> None:
+    model = make_td3(dataset=dataset(), pretrain_steps=3)
+    with pytest.raises(ValueError, match="is a temperature"):
+        model.learn(5, callback=PolicyReevaluation(5, ent_coef=0.2))
+    assert model._n_updates == 0
+
+
+def test_another_number_of_updates_is_not_skipped_silently(tmp_path: Path) -> None:
+    make(finetuning=[PolicyReevaluation(2)], dataset=dataset()).learn(4).save(tmp_path / "model")
+    start = {"dataset": dataset(), "device": "cpu"}
+    again = O2OSAC.load_offline(tmp_path / "model", vec(), finetuning=[PolicyReevaluation(5)], **start)
+    with pytest.warns(UserWarning, match="is skipped: .* with 2 updates"):
+        again.learn(4)
+
+
+@pytest.mark.parametrize("build", BUILDERS)
+def test_alignment_goes_on_only_with_the_policy_that_it_began_with(build: Any, tmp_path: Path) -> None:
+    model = build(finetuning=phases(), dataset=dataset())
+    model.learn(5, callback=Watch(("alignment", 3))).save(tmp_path / "model")
+    start = {"dataset": dataset(), "device": "cpu"}
+    other = type(model).load_offline(tmp_path / "model", vec(), finetuning=phases(), **start)
+    with pytest.raises(ValueError, match="saved inside the alignment, after 3 updates"):
+        other.learn(5)
+    again = type(model).load_offline(tmp_path / "model", vec(), **start)
+    assert again.learn(5).phase_steps["alignment"] == 7
+
+
 def test_rejections_of_alignment() -> None:
     for arguments, message in (
         ({"distance_weight": -1.0}, "distance_weight"),
