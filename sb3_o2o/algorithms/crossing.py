@@ -11,8 +11,15 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
 
-from sb3_o2o.algorithms.foreign import as_function, as_ours, network_arguments, same_shapes, warn_about_networks
-from sb3_o2o.data import OfflineDataset
+from sb3_o2o.algorithms.acting import Acting
+from sb3_o2o.algorithms.foreign import (
+    NETWORK_ARGUMENTS,
+    VALUE_ARGUMENTS,
+    as_ours,
+    network_arguments,
+    same_shapes,
+    warn_about_networks,
+)
 from sb3_o2o.data.filling import with_actions
 from sb3_o2o.networks import conversion
 from sb3_o2o.networks.normalizer import NormalizedExtractor
@@ -26,13 +33,10 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-#: what a trained model decides: a recipe cannot change the shape of networks that exist
-NETWORK_ARGUMENTS = ("policy_kwargs", "n_critics", "critic_layer_norm", "actor_layer_norm", "normalize_observations")
 #: observations on which a copied actor has to act as its source does
 _N_SAMPLES = 16
 #: largest difference of an action, on the scale of [-1, 1], between an actor and its copy
 _SAME_ACTION = 1e-4
-_CHUNK = 4096
 
 
 @dataclass(frozen=True)
@@ -65,17 +69,6 @@ class CloneReport:
         return text
 
 
-class _Acting:
-    """What Stable-Baselines3's evaluation asks of a policy."""
-
-    def __init__(self, source: Any):
-        self.act = as_function(source)
-
-    def predict(self, observations: Any, **_: Any) -> tuple[np.ndarray, None]:
-        """As a policy of Stable-Baselines3."""
-        return np.asarray(self.act(observations)), None
-
-
 class CrossingMixin(_Base):
     """The part of ``load_offline`` that takes over policies of other kinds."""
 
@@ -92,6 +85,9 @@ class CrossingMixin(_Base):
 
     @classmethod
     def _build(cls, env: Any, policy: str | None, recipe: str | None, given: dict[str, Any]) -> Self:
+        raise NotImplementedError
+
+    def _cut_ensemble(self, given: int | None, wanted: int | None, recipe: str | None) -> None:
         raise NotImplementedError
 
     def _ready_to_finetune(self, given: dict[str, Any]) -> Self:
@@ -111,15 +107,14 @@ class CrossingMixin(_Base):
         if env is None and isinstance(source, BaseAlgorithm):
             env = source.get_env()
         name, source = getattr(source, "stock_class", type(source)).__name__, as_ours(source)
-        has_networks = cls.shares_networks and (getattr(source, "shares_networks", False) or name == "TQC")
-        trained = network_arguments(source, cls, training["load_critic"]) if has_networks else {}
-        model = cls._build(env, policy, recipe, {**trained, **given})
-        copied = model._copy_networks(source, training) if has_networks else ()
-        if recipe is not None and copied:
-            from_recipe = recipe_arguments(recipe, environment_id(model.env), cls.__name__)
-            warn_about_networks(
-                model, {key: from_recipe[key] for key in NETWORK_ARGUMENTS if key in from_recipe}, recipe
-            )
+        model, copied = cls._build_like(source, env, policy, recipe, given, training)
+        from_recipe = {} if recipe is None else recipe_arguments(recipe, environment_id(model.env), cls.__name__)
+        if "critics" in copied:
+            model._cut_ensemble(given.get("n_critics"), from_recipe.get("n_critics"), recipe)
+        if copied:
+            trained = (*NETWORK_ARGUMENTS, *(VALUE_ARGUMENTS if "critics" in copied else ()))
+            wanted = {key: from_recipe[key] for key in trained if key in from_recipe and key not in given}
+            warn_about_networks(model, wanted, recipe)
         if "actor" in copied:
             distance = model._distance(source, model._sampled_observations())
         elif given.get("dataset") is None:
@@ -139,14 +134,43 @@ class CrossingMixin(_Base):
 
     # -- copying ---------------------------------------------------------------------------------------------------
 
-    def _copy_networks(self, source: Any, training: dict[str, Any]) -> tuple[str, ...]:
+    @classmethod
+    def _build_like(
+        cls,
+        source: Any,
+        env: Any,
+        policy: str | None,
+        recipe: str | None,
+        given: dict[str, Any],
+        training: dict[str, Any],
+    ) -> tuple[Self, tuple[str, ...]]:
+        """:return: a model with what fits of the source's networks, and what was copied"""
+        has_networks = getattr(source, "shares_networks", type(source).__name__ == "TQC")
+        if not (cls.shares_networks and has_networks):
+            return cls._build(env, policy, recipe, given), ()
+        # what belongs to critics is taken over with them alone, and whether they fit shows once they are built
+        for load_critic in (True, False) if training["load_critic"] else (False,):
+            trained = network_arguments(source, cls, load_critic)
+            arguments = {**trained, **given}
+            if arguments.get("n_critics", 0) < trained.get("n_critics", 0):
+                arguments["n_critics"] = trained["n_critics"]  # to be cut afterwards
+            model = cls._build(env, policy, recipe, arguments)
+            copied = model._copy_networks(source, load_critic, training["clone_std"])
+            if "critics" in copied or (copied and not load_critic):
+                return model, copied
+            env = model.get_env()  # wrapped once
+            if not copied:
+                break
+        return cls._build(env, policy, recipe, given), ()
+
+    def _copy_networks(self, source: Any, load_critic: bool, std: float) -> tuple[str, ...]:
         """:return: what was copied"""
         copied = []
-        if self._copy_actor(source, training["clone_std"]):
+        if self._copy_actor(source, std):
             copied.append("actor")
         theirs = source.critic
         alike = source.policy.activation_fn is self.policy.activation_fn  # type: ignore[union-attr]
-        if training["load_critic"] and alike and same_shapes(self.critic, theirs):
+        if load_critic and alike and same_shapes(self.critic, theirs):
             self.critic.load_state_dict(theirs.state_dict())
             self.critic_target.load_state_dict(source.critic_target.state_dict())
             copied.append("critics")
@@ -202,9 +226,11 @@ class CrossingMixin(_Base):
             raise ValueError(
                 f"The policy of {type(self).__name__} is deterministic and has no likelihood: use clone_loss='mse'."
             )
-        dataset = self.load_dataset(self.dataset)
-        wanted = np.concatenate([self._scaled_actions(source, chunk) for chunk in _chunks(dataset)])
-        relabelled = with_actions(dataset, wanted)
+        dataset, theirs = self.load_dataset(self.dataset), self._acting(source)
+        wanted = imitated = self._scaled(theirs.on_dataset(dataset))
+        if training["clone_loss"] == "likelihood" and theirs.may_sample:
+            imitated = self._scaled(theirs.on_dataset(dataset, seed=self.seed or 0))
+        relabelled = with_actions(dataset, imitated)
         kept = self.offline_objective
         kwargs = {"loss": training["clone_loss"]}
         self.offline_objective = make_objective("bc", kwargs, self, self.available_objectives)
@@ -215,20 +241,22 @@ class CrossingMixin(_Base):
             steps, self.n_pretrain_steps = self.n_pretrain_steps, 0
         if self.actor.stochastic and training["clone_loss"] == "mse":
             self.actor.set_std(training["clone_std"])
-        found = np.concatenate([self._scaled_actions(self, chunk) for chunk in _chunks(dataset)])
-        distance = float(np.linalg.norm(found - wanted, axis=1).mean())
+        distance = _mean_distance(self._scaled(self._acting(self).on_dataset(dataset)), wanted)
         self.logger.record("offline/clone_distance", distance)
         self.logger.dump(step=steps)
         return distance
 
-    def _scaled_actions(self, source: Any, observations: Any) -> np.ndarray:
-        """:return: a policy's deterministic actions, scaled to [-1, 1], ``(N, act)``"""
-        actions = np.asarray(as_function(source)(observations), dtype=np.float32)
-        return self.policy.scale_action(actions.reshape(len(actions), *self.action_space.shape))  # type: ignore[misc]
+    def _acting(self, source: Any) -> Acting:
+        return Acting(source, self.action_space)  # type: ignore[arg-type]
+
+    def _scaled(self, actions: np.ndarray) -> np.ndarray:
+        """:return: on the scale of [-1, 1], ``(N, act)``"""
+        return self.policy.scale_action(actions).reshape(len(actions), -1)  # type: ignore[misc]
 
     def _distance(self, source: Any, observations: Any) -> float:
-        difference = self._scaled_actions(self, observations) - self._scaled_actions(source, observations)
-        return float(np.linalg.norm(difference.reshape(len(difference), -1), axis=1).mean())
+        """:return: mean distance of the deterministic actions of a policy without memory from this model's"""
+        policies = [self._acting(each) for each in (self, source)]
+        return _mean_distance(*(self._scaled(each.predict(observations)[0]) for each in policies))
 
     def _returns(self, source: Any, n_episodes: int) -> tuple[float | None, float | None]:
         """:return: mean returns of the source and of this model, over whole episodes of the environment"""
@@ -240,7 +268,7 @@ class CrossingMixin(_Base):
             normalizer.training = False  # statistics belong to the run
         try:
             means = [
-                float(np.mean(evaluate_policy(_Acting(each), self.env, n_episodes, warn=False)[0]))  # type: ignore[arg-type]
+                float(np.mean(evaluate_policy(self._acting(each), self.env, n_episodes, warn=False)[0]))
                 for each in (source, self)
             ]
         finally:
@@ -249,7 +277,5 @@ class CrossingMixin(_Base):
         return means[0], means[1]
 
 
-def _chunks(dataset: OfflineDataset) -> Any:
-    """:return: the dataset's observations, a few thousand at a time"""
-    for start in range(0, len(dataset), _CHUNK):
-        yield dataset.get(np.arange(start, min(start + _CHUNK, len(dataset)))).observations
+def _mean_distance(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.linalg.norm(one - other, axis=1).mean())

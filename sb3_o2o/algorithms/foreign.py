@@ -5,17 +5,19 @@ from __future__ import annotations
 import inspect
 import io
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.policies import BasePolicy
 
 from sb3_o2o.algorithms.archive import opens_as_ours
 from sb3_o2o.data import OfflineDataset
+
+#: what a trained model decides: a recipe cannot change the shape of networks that exist
+NETWORK_ARGUMENTS = ("policy_kwargs", "n_critics", "critic_layer_norm", "actor_layer_norm", "normalize_observations")
+#: the scale of the values that trained critics hold
+VALUE_ARGUMENTS = ("reward_scale", "reward_shift", "gamma")
 
 
 def recover_environment(source: Any) -> Any:
@@ -102,7 +104,7 @@ def network_arguments(source: Any, target: Any, load_critic: bool) -> dict[str, 
     """
     :param source: a model of ours, or TQC, whose actor has SAC's layers
     :param target: the class to build
-    :param load_critic: the critics are to be kept
+    :param load_critic: the critics are to be kept, which ties their values' scale
     :return: constructor arguments for networks of the same shapes
     """
     accepted = inspect.signature(next(iter(target.stock_policies)).__init__).parameters
@@ -111,39 +113,15 @@ def network_arguments(source: Any, target: Any, load_critic: bool) -> dict[str, 
     policy_kwargs["net_arch"] = source.policy.net_arch
     arguments = {
         "policy_kwargs": policy_kwargs,
-        "gamma": source.gamma,
         "actor_layer_norm": getattr(source, "actor_layer_norm", False),
         "normalize_observations": getattr(source, "normalize_observations", False),
     }
     if source.use_sde and "use_sde" in inspect.signature(target.__init__).parameters:
         arguments["use_sde"] = True
     if load_critic and hasattr(source, "critic_layer_norm"):
-        names = ("n_critics", "critic_layer_norm", "reward_scale", "reward_shift")
+        names = ("n_critics", "critic_layer_norm", *VALUE_ARGUMENTS)
         arguments.update({name: getattr(source, name) for name in names})
     return arguments
-
-
-def as_function(source: Any) -> Callable[[Any], Any]:
-    """
-    :param source: a model of SB3, a ``torch.nn.Module``, or another callable
-    :return: its deterministic actions from a batch of observations, both NumPy
-    """
-    if isinstance(source, BaseAlgorithm | BasePolicy):  # a policy's ``forward`` does not know the action space
-        return lambda observations: source.predict(observations, deterministic=True)[0]
-    if isinstance(source, th.nn.Module):
-        device = next((parameter.device for parameter in source.parameters()), th.device("cpu"))
-
-        def act(observations: Any) -> np.ndarray:
-            with th.no_grad():
-                inputs = (
-                    {key: th.as_tensor(value, device=device) for key, value in observations.items()}
-                    if isinstance(observations, dict)
-                    else th.as_tensor(observations, device=device)
-                )
-                return source(inputs).cpu().numpy()
-
-        return act
-    return source
 
 
 def same_shapes(one: th.nn.Module, other: th.nn.Module) -> bool:

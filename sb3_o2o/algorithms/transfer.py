@@ -16,9 +16,12 @@ from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv
 
+from sb3_o2o.algorithms.acting import has_predict
 from sb3_o2o.algorithms.archive import saved_family, saved_model_path
-from sb3_o2o.algorithms.crossing import NETWORK_ARGUMENTS, CrossingMixin
+from sb3_o2o.algorithms.crossing import CrossingMixin
 from sb3_o2o.algorithms.foreign import (
+    NETWORK_ARGUMENTS,
+    VALUE_ARGUMENTS,
     copy_parameters,
     load_foreign,
     recover_environment,
@@ -36,8 +39,6 @@ from sb3_o2o.recipes import build_finetuning, environment_id, recipe_arguments
 if TYPE_CHECKING:
     from typing import Self
 
-#: the scale of the values that trained critics hold
-VALUE_ARGUMENTS = ("reward_scale", "reward_shift", "gamma")
 #: what belongs to the offline phase that a saved model has behind it
 OFFLINE_ARGUMENTS = ("objective", "objective_kwargs", "pretrain_steps", "learning_starts")
 #: what is no part of a method: a recipe that does not name it leaves it alone
@@ -172,8 +173,10 @@ class TransferMixin(CrossingMixin):
 
         :param source: a zip of ours; a zip or live model of stock SB3 or sb3-contrib; a Minari id, dataset
             file or ``OfflineDataset`` (pre-trained on here); a ``torch.nn.Module`` or other callable from
-            observations to actions. Between SAC, TQC and TD3 what has the same shapes is copied; any other policy is
-            cloned on ``dataset`` here
+            observations to actions, which may not remember earlier ones; or an object with SB3's method
+            ``predict(observation, state=None, episode_start=None, deterministic=True)``, which may: it returns actions
+            and the state to hand on. Between SAC, TQC and TD3 what has the same shapes is copied; any other policy is
+            cloned on ``dataset`` here, one with a memory along the dataset's episodes, several side by side
         :param env: the online environment; recovered from a Minari dataset by default
         :param policy: policy class or alias, where a model is built; by the observation space by default
         :param recipe: fills in every argument left out; what was trained decides the networks
@@ -182,12 +185,16 @@ class TransferMixin(CrossingMixin):
         :param dataset: offline data for fine-tuning callbacks, and for cloning
         :param pretrain_steps: gradient steps of pre-training or cloning, where one is needed
         :param load_critic: keep the source's critics, and V where there is one; False starts with fresh ones. Between
-            SAC and TD3 they keep their meaning: SAC's include the entropy
+            SAC and TD3 they keep their meaning: SAC's include the entropy. There, ``gamma``, ``reward_scale`` and
+            ``reward_shift`` come along with the critics alone
         :param load_optimizer: keep the optimisers' state, of a model of this class or its stock counterpart
         :param clone_std: standard deviation, before the squashing, of a policy that comes without one, > 0: cloning
             with ``"mse"`` teaches the mean alone, and a fresh network's would explore almost at random
-        :param clone_loss: ``"mse"``, or ``"likelihood"`` for the entropy-regularised likelihood, which teaches the
-            standard deviation too (SAC and PPO; in OCR-CFT's experience it costs score)
+        :param clone_loss: ``"mse"``, or ``"likelihood"`` for the entropy-regularised likelihood (SAC and PPO; in
+            OCR-CFT's experience it costs score). Of a source whose ``predict(deterministic=False)`` samples, as SB3's
+            SAC and PPO do, it then clones one sampled action of each transition, and so the standard deviation, down
+            to what the target entropy allows; of a deterministic source or a callable its actions, and the entropy
+            term decides the standard deviation
         :param report_episodes: whole episodes in ``env`` by which a policy from elsewhere and its copy are scored for
             ``clone_report``; 0 for none
         :param device: where the networks live
@@ -224,7 +231,7 @@ class TransferMixin(CrossingMixin):
             return model._ready_to_finetune(given)
         if path is not None:
             source = load_foreign(str(family), path)
-        if isinstance(source, BaseAlgorithm) or (callable(source) and not isinstance(source, OfflineDataset)):
+        if has_predict(source) or (callable(source) and not isinstance(source, OfflineDataset)):
             return cls._from_policy(source, env, policy, recipe, {**given, "device": device}, training)
         return cls._from_dataset(source, env, policy, recipe, {**given, "device": device}, training)
 

@@ -1,11 +1,13 @@
 """From one kind of policy to another: what fits is copied, the rest is cloned and its distance told."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch as th
+from gymnasium.envs.registration import EnvSpec
 from sb3_contrib import TQC
 from stable_baselines3 import DDPG, PPO, SAC, TD3
 from stable_baselines3.common.vec_env import VecNormalize
@@ -134,6 +136,65 @@ def test_fresh_critics_where_they_are_not_wanted() -> None:
         assert th.equal(own, target)
 
 
+def point_maze() -> Any:
+    """Named as an environment for which ``o2sac`` has a reward scale and shift."""
+    env = vec()
+    env.envs[0].unwrapped.spec = EnvSpec("PointMaze_UMaze-v3", entry_point="toy_tasks:Drift")
+    return env
+
+
+def crossed(**kwargs: Any) -> tuple[Any, str]:
+    """From TD3 to the recipe ``o2sac``, and what was warned of."""
+    source = stock(TD3, gamma=0.9)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = O2OSAC.load_offline(
+            source, point_maze(), recipe="o2sac", dataset=dataset(), **{"buffer_size": 50, **SMALL, **kwargs}
+        )
+    return model, " ".join(str(each.message) for each in caught)
+
+
+def test_critics_keep_the_scale_of_their_values_against_a_recipe() -> None:
+    model, warned = crossed()
+    assert model.clone_report.copied == ("actor", "critics")
+    assert (model.reward_scale, model.reward_shift, model.gamma) == (1.0, 0.0, 0.9)
+    for expected in ("reward_scale: 10.0 wanted, 1.0", "reward_shift: -5.0 wanted, 0.0", "gamma: 0.99 wanted, 0.9"):
+        assert expected in warned
+    model, warned = crossed(gamma=0.8)
+    assert (model.reward_scale, model.gamma) == (1.0, 0.8)
+    assert "gamma" not in warned
+
+
+def test_the_scale_of_fresh_critics_is_the_recipes() -> None:
+    fresh, warned = crossed(load_critic=False)
+    assert fresh.clone_report.copied == ("actor",)
+    other, warned_of_other = crossed(critic_layer_norm=True)  # no critics of TD3's
+    assert other.clone_report.copied == ("actor",)
+    cloned, warned_of_clone = crossed(policy_kwargs={"net_arch": [4]}, pretrain_steps=1)
+    assert cloned.clone_report.copied == ()
+    for model, text in ((fresh, warned), (other, warned_of_other), (cloned, warned_of_clone)):
+        assert (model.reward_scale, model.reward_shift, model.gamma) == (10.0, -5.0, 0.99)
+        assert "gamma" not in text
+        assert "reward" not in text
+
+
+@pytest.mark.parametrize("given", [{}, {"n_critics": 1}])
+def test_a_smaller_ensemble_is_cut_from_the_trained_one(given: dict[str, int]) -> None:
+    theirs = make_td3(n_critics=3).pretrain(dataset(), 3)
+    obs, actions = th.from_numpy(OBS), th.rand(len(OBS), 2)
+    if given:
+        model = O2OSAC.load_offline(theirs, vec(), buffer_size=50, **SMALL, **given)
+    else:
+        kwargs = {"recipe": "o2sac", "dataset": dataset(), **SMALL}
+        with pytest.warns(UserWarning, match="the first 1 of the 3 trained ones go on"):
+            model = O2OSAC.load_offline(theirs, point_maze(), buffer_size=50, **kwargs)
+    assert model.n_critics == 1
+    assert model.clone_report is not None
+    assert model.clone_report.copied == ("actor", "critics")
+    assert th.allclose(model.critic(obs, actions)[0], theirs.critic(obs, actions)[0], atol=1e-6)
+    assert len(model.critic(obs, actions)) == len(model.critic_target(obs, actions)) == 1
+
+
 def test_the_source_is_left_alone() -> None:
     theirs = stock(SAC).learn(12)
     before = state(theirs)
@@ -197,14 +258,32 @@ def test_cloning_needs_a_dataset() -> None:
         O2OTD3.load_offline(stock(SAC), vec(), policy_kwargs={"net_arch": [4]}, **FAST)
 
 
-def test_a_likelihood_teaches_the_standard_deviation_too() -> None:
+def deviation(model: Any) -> float:
+    with th.no_grad():
+        return float(model.actor.get_action_dist_params(th.from_numpy(OBS))[1].exp().mean())
+
+
+def test_a_likelihood_clones_the_standard_deviation_of_a_source_that_samples() -> None:
+    data, found = dataset(600), []
+    for std in (0.05, 0.6):
+        source = make()
+        source.actor.set_std(std)
+        kwargs = {"dataset": data, "pretrain_steps": 250, "batch_size": 64}
+        model = clone(source.policy, O2OSAC, clone_loss="likelihood", **kwargs)
+        found.append(deviation(model))
+        difference = act(model, data.observations) - act(source, data.observations)  # modes, whatever was imitated
+        expected = np.linalg.norm(difference / 2, axis=1).mean()
+        assert model.clone_report.action_distance == pytest.approx(expected, rel=1e-4)
+    assert found[0] < 0.2
+    assert 0.4 < found[1] < 0.9
+
+
+def test_of_a_deterministic_source_the_entropy_term_decides_the_deviation() -> None:
     by_distance = clone(constant, O2OSAC, clone_std=0.3)
     by_likelihood = clone(constant, O2OSAC, clone_std=0.3, clone_loss="likelihood")
-    deviations = [
-        model.actor.get_action_dist_params(th.from_numpy(OBS))[1].exp() for model in (by_distance, by_likelihood)
-    ]
-    assert th.allclose(deviations[0], th.tensor(0.3))
-    assert deviations[1].std() > 0
+    assert deviation(by_distance) == pytest.approx(0.3)
+    deviations = by_likelihood.actor.get_action_dist_params(th.from_numpy(OBS))[1].exp()
+    assert deviations.std() > 0
     assert by_likelihood.clone_report.action_distance < 0.5
 
 

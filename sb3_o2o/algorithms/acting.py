@@ -1,0 +1,164 @@
+"""Policies of any kind, asked for actions as Stable-Baselines3 asks its own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.distributions import StateDependentNoiseDistribution
+from stable_baselines3.common.policies import BasePolicy
+
+from sb3_o2o.data import OfflineDataset
+
+#: transitions that a policy without memory sees at once
+_CHUNK = 4096
+#: episodes that a policy with memory goes through side by side
+_N_ROWS = 64
+
+
+def has_predict(source: Any) -> bool:
+    """
+    :param source: anything
+    :return: whether it has the ``predict`` of Stable-Baselines3, which hands on a state
+    """
+    if isinstance(source, BaseAlgorithm | BasePolicy):
+        return True
+    predict = getattr(source, "predict", None)
+    return callable(predict) and {"state", "episode_start"} <= inspect.signature(predict).parameters.keys()
+
+
+class Acting:
+    """
+    A policy of any kind with the ``predict`` of Stable-Baselines3, giving the actions that would be executed.
+
+    :param source: a model or policy of SB3, another object with SB3's ``predict``, or a ``torch.nn.Module`` or other
+        callable without memory
+    :param action_space: the bounds of what is executed
+    """
+
+    def __init__(self, source: Any, action_space: spaces.Box):
+        self.source = source
+        self.action_space = action_space
+        self.may_sample = has_predict(source)
+        self._function = None if self.may_sample else _as_function(source)
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
+    ) -> tuple[np.ndarray, Any]:
+        """
+        :param observation: ``(batch, *obs_shape)``, or a dictionary of such
+        :param state: what was returned before, None at first
+        :param episode_start: which of them begin an episode, ``(batch,)`` bool
+        :param deterministic: the mode, or a sample where the policy has a distribution
+        :return: actions within the bounds, ``(batch, *action_shape)`` float32, and the state to hand on
+        """
+        if self._function is not None:
+            actions = self._function(observation)
+        else:
+            actions, state = self.source.predict(
+                observation, state=state, episode_start=episode_start, deterministic=deterministic
+            )
+        if isinstance(actions, th.Tensor):
+            actions = actions.detach().cpu()
+        actions = np.asarray(actions, dtype=np.float32)
+        actions = actions.reshape(len(actions), *self.action_space.shape)
+        return np.clip(actions, self.action_space.low, self.action_space.high), state
+
+    def on_dataset(self, dataset: OfflineDataset, seed: int | None = None) -> np.ndarray:
+        """
+        :param dataset: whose observations are acted on, as episodes where the policy has a memory
+        :param seed: of samples of its distribution; None for its mode
+        :return: actions within the bounds, ``(N, *action_shape)`` float32
+        """
+        roll = self._episodes if self._remembers(dataset) else self._chunks
+        if seed is None:
+            return roll(dataset, lambda *seen: self.predict(*seen))
+        # of random numbers that belong to nobody else
+        with th.random.fork_rng(devices=list(range(th.cuda.device_count()))), self._fresh_noise() as renew:
+            th.manual_seed(seed)
+
+            def sample(observation: Any, state: Any, episode_start: np.ndarray) -> tuple[np.ndarray, Any]:
+                renew(len(episode_start))
+                return self.predict(observation, state, episode_start, deterministic=False)
+
+            return roll(dataset, sample)
+
+    def _remembers(self, dataset: OfflineDataset) -> bool:
+        if not isinstance(self.source, BaseAlgorithm | BasePolicy):
+            return self._function is None
+        first = np.zeros(1, dtype=np.int64)
+        return self.predict(dataset.observations_at(first), None, np.ones(1, dtype=bool))[1] is not None
+
+    def _chunks(self, dataset: OfflineDataset, act: Callable[..., tuple[np.ndarray, Any]]) -> np.ndarray:
+        starts = range(0, len(dataset), _CHUNK)
+        chunks = [np.arange(start, min(start + _CHUNK, len(dataset))) for start in starts]
+        return np.concatenate(
+            [act(dataset.observations_at(rows), None, np.ones(len(rows), dtype=bool))[0] for rows in chunks]
+        )
+
+    def _episodes(self, dataset: OfflineDataset, act: Callable[..., tuple[np.ndarray, Any]]) -> np.ndarray:
+        """As in parallel environments: each row of the batch goes through the episodes of its share in turn."""
+        starts, ends = _shares(dataset)
+        begins = np.zeros(len(dataset), dtype=bool)
+        begins[dataset.episode_starts] = True
+        found = np.empty((len(dataset), *self.action_space.shape), dtype=np.float32)
+        state = None
+        for step in range(int((ends - starts).max())):
+            rows = np.minimum(starts + step, ends - 1)  # a share that is through waits at its last transition
+            actions, state = act(dataset.observations_at(rows), state, begins[rows])
+            going_on = starts + step < ends
+            found[rows[going_on]] = actions[going_on]
+        return found
+
+    @contextmanager
+    def _fresh_noise(self) -> Iterator[Callable[[int], None]]:
+        """
+        gSDE keeps its noise until told otherwise, and then all states of the dataset would share one draw of it.
+
+        :return: draws the noise of as many actions; what the source had is put back in the end
+        """
+        policy = getattr(self.source, "policy", self.source)
+        owner = policy if hasattr(policy, "action_dist") else getattr(policy, "actor", None)
+        noise = getattr(owner, "action_dist", None)
+        if not isinstance(noise, StateDependentNoiseDistribution):
+            yield lambda n_actions: None
+            return
+        kept = dict(vars(noise))
+        try:
+            yield lambda n_actions: noise.sample_weights(owner.log_std, batch_size=n_actions)  # type: ignore[union-attr]
+        finally:
+            vars(noise).update(kept)
+
+
+def _shares(dataset: OfflineDataset) -> tuple[np.ndarray, np.ndarray]:
+    """:return: first transitions of contiguous shares of whole episodes, and one past their last ones"""
+    wanted = np.arange(_N_ROWS) * len(dataset) // _N_ROWS
+    starts = np.unique(dataset.episode_starts[dataset.episode_of(wanted)])
+    return starts, np.append(starts[1:], len(dataset))
+
+
+def _as_function(source: Any) -> Callable[[Any], Any]:
+    """
+    :param source: a ``torch.nn.Module`` or another callable
+    :return: its actions from a batch of observations, which are NumPy
+    """
+    if not isinstance(source, th.nn.Module):
+        return source
+    device = next((parameter.device for parameter in source.parameters()), th.device("cpu"))
+
+    def act(observations: Any) -> th.Tensor:
+        with th.no_grad():
+            inputs = (
+                {key: th.as_tensor(value, device=device) for key, value in observations.items()}
+                if isinstance(observations, dict)
+                else th.as_tensor(observations, device=device)
+            )
+            return source(inputs)
+
+    return act

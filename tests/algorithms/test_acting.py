@@ -1,0 +1,153 @@
+"""Policies of any kind, asked for actions: memory, samples and bounds."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.evaluation import evaluate_policy
+from toy_tasks import FAST, FAST_PPO, Drift, arrays, dataset, vec
+
+from sb3_o2o import O2OPPO, O2OTD3
+from sb3_o2o.algorithms import acting
+from sb3_o2o.algorithms.acting import Acting, has_predict
+from sb3_o2o.data import OfflineDataset
+
+SPACE: Any = Drift().action_space
+SMALL: dict[str, Any] = {"n_steps": 8, "batch_size": 8, "seed": 3, "device": "cpu"}
+
+
+class Counter:
+    """Acts by the number of steps that its episode has had, which no observation tells."""
+
+    def predict(
+        self, observation: np.ndarray, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        before = np.zeros(len(observation)) if state is None else state
+        steps = np.where(episode_start, 0, before)
+        return np.stack([steps / 50, 1 + steps / 100], axis=1), steps + 1
+
+
+def recurrent() -> RecurrentPPO:
+    """Its last observations matter as much as the present one."""
+    model = RecurrentPPO("MlpLstmPolicy", vec(), policy_kwargs={"net_arch": [8], "lstm_hidden_size": 8}, **SMALL)
+    with th.no_grad():
+        for parameter in model.policy.lstm_actor.parameters():
+            parameter.mul_(4)
+        model.policy.action_net.weight.mul_(100)
+    return model
+
+
+def uneven() -> OfflineDataset:
+    """Episodes of 1, 3, 27, 9, 10 and 10 transitions."""
+    columns = arrays()
+    columns["next_observations"][:-1] = columns["observations"][1:]
+    columns["terminations"] = np.isin(np.arange(60), [0, 3, 30])
+    columns["truncations"] = np.isin(np.arange(60), [39, 49, 59])
+    return OfflineDataset.load(columns, observation_space=Drift().observation_space, action_space=SPACE)
+
+
+def along_episodes(policy: Any, data: OfflineDataset) -> np.ndarray:
+    """One step after another, without a batch."""
+    observations, actions = data.observations, []
+    for start, end in zip(data.episode_starts, data.episode_ends, strict=True):
+        state = None
+        for row in range(start, end):
+            action, state = policy.predict(
+                observations[row : row + 1], state=state, episode_start=np.array([row == start]), deterministic=True
+            )
+            actions.append(action[0])
+    return np.stack(actions)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4, 64])
+def test_a_memory_begins_afresh_with_each_episode(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acting, "_N_ROWS", rows)
+    steps = np.concatenate([np.arange(length) for length in (1, 3, 27, 9, 10, 10)])
+    found = Acting(Counter(), SPACE).on_dataset(uneven())
+    assert np.allclose(found, np.stack([steps / 50, 1 + steps / 100], axis=1))
+
+
+def test_a_recurrent_policy_remembers_along_the_dataset() -> None:
+    source, data = recurrent(), uneven()
+    wanted = along_episodes(source, data)
+    assert np.allclose(Acting(source, SPACE).on_dataset(data), wanted, atol=1e-5)
+    forgetful = source.predict(data.observations, deterministic=True)[0]
+    assert np.abs(wanted - forgetful).mean() > 0.05
+
+
+@pytest.mark.parametrize("build", [recurrent, Counter])
+def test_the_report_measures_the_distance_from_a_policy_with_memory(build: Any) -> None:
+    source, data = build(), uneven()
+    model = O2OPPO.load_offline(source, vec(), dataset=data, pretrain_steps=30, report_episodes=2, **FAST_PPO)
+    report = model.clone_report
+    assert report is not None
+    assert report.source == type(source).__name__
+    found = model.predict(data.observations, deterministic=True)[0]
+    # two units are one on the scale of [-1, 1]
+    expected = np.linalg.norm((found - along_episodes(source, data)) / 2, axis=1).mean()
+    assert report.action_distance == pytest.approx(expected, rel=1e-4)
+    assert report.source_return is not None
+
+
+def test_the_score_is_that_of_the_policy_with_its_memory() -> None:
+    source, env, returns = recurrent(), vec(2), []
+    for policy in (source, Acting(source, SPACE)):
+        env.seed(5)
+        returns.append(evaluate_policy(policy, env, 6, return_episode_rewards=True))
+    assert returns[0] == returns[1]
+
+
+@pytest.mark.parametrize("as_object", [False, True])
+def test_actions_are_what_is_executed(as_object: bool) -> None:
+    class Beyond(Counter):
+        def predict(
+            self, observation: np.ndarray, state: Any = None, episode_start: Any = None, deterministic: bool = False
+        ) -> tuple[np.ndarray, Any]:
+            return np.full((len(observation), 2), 50.0), None
+
+    source: Any = Beyond() if as_object else lambda observations: th.full((len(observations), 2), 50.0).requires_grad_()
+    policy = Acting(source, SPACE)
+    assert (policy.predict(np.zeros((3, 3), np.float32))[0] == SPACE.high).all()
+    assert (policy.on_dataset(dataset()) == SPACE.high).all()
+    arguments = {**FAST, "policy_kwargs": {"net_arch": [16]}, "learning_rate": 0.01}
+    model = O2OTD3.load_offline(source, vec(), dataset=dataset(), pretrain_steps=150, **arguments)
+    assert model.clone_report is not None
+    assert model.clone_report.action_distance < 0.1
+
+
+@pytest.mark.parametrize("algorithm", [SAC, PPO])
+@pytest.mark.parametrize("use_sde", [False, True])
+def test_samples_are_seeded_and_differ_from_state_to_state(algorithm: Any, use_sde: bool) -> None:
+    columns = arrays()
+    columns["observations"], columns["next_observations"] = np.ones((2, 60, 3), np.float32)
+    data = OfflineDataset.load(columns, observation_space=Drift().observation_space, action_space=SPACE)
+    arguments = {"policy_kwargs": {"net_arch": [8]}, "use_sde": use_sde, "device": "cpu", "seed": 3}
+    source = algorithm("MlpPolicy", vec(), **arguments, **({"buffer_size": 50} if algorithm is SAC else {}))
+    policy, kept = Acting(source, SPACE), th.get_rng_state()
+    before = source.predict(data.observations[:1], deterministic=False)[0] if use_sde else None
+    one, again, other = (policy.on_dataset(data, seed=seed) for seed in (0, 0, 1))
+    assert (one == again).all()
+    assert not np.allclose(one, other)
+    assert one.std(axis=0).min() > 0.05  # all observations are the same
+    assert policy.on_dataset(data).std(axis=0).max() < 1e-6
+    assert th.equal(th.get_rng_state(), kept)
+    if use_sde:
+        assert (source.predict(data.observations[:1], deterministic=False)[0] == before).all()
+
+
+def test_only_the_predict_of_stable_baselines3_is_asked() -> None:
+    class Module(th.nn.Module):
+        def forward(self, observations: th.Tensor) -> th.Tensor:
+            return observations[:, :2]
+
+        def predict(self, observations: th.Tensor) -> None:
+            raise AssertionError("of another kind")
+
+    data = dataset()
+    assert not has_predict(Module())
+    assert has_predict(Counter())
+    wanted = np.clip(data.observations[:, :2], SPACE.low, SPACE.high)
+    assert (Acting(Module(), SPACE).on_dataset(data) == wanted).all()
