@@ -14,6 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import RolloutReturn, Schedule
 from stable_baselines3.common.utils import polyak_update
 
+from sb3_o2o.algorithms.arguments import check_n_critics
 from sb3_o2o.algorithms.common import OfflineToOnlineMixin
 from sb3_o2o.algorithms.phases import FINETUNING, PRETRAINING
 from sb3_o2o.data import MixedReplayBuffer, MonteCarloDictReplayBuffer, MonteCarloReplayBuffer, OfflineDataset
@@ -46,6 +47,7 @@ class OffPolicyMixin(OfflineToOnlineMixin, _Base):
         self.replay_buffer_kwargs = self.replay_buffer_kwargs or {}  # ``load(replay_buffer_kwargs=None)``
         given = self.replay_buffer_class, self.replay_buffer_kwargs
         self.n_critics = self.policy_kwargs.get("n_critics", self.n_critics)  # SB3's own way to say it
+        check_n_critics(self.n_critics)
         self._check_off_policy_arguments()
         self._resolve_action_noise()
         monte_carlo = self._monte_carlo_buffer()

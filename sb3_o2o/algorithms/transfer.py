@@ -18,6 +18,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_o2o.algorithms.acting import has_predict
 from sb3_o2o.algorithms.archive import saved_family, saved_model_path
+from sb3_o2o.algorithms.arguments import check_n_critics
 from sb3_o2o.algorithms.crossing import CrossingMixin
 from sb3_o2o.algorithms.foreign import (
     NETWORK_ARGUMENTS,
@@ -207,6 +208,7 @@ class TransferMixin(CrossingMixin):
         named = {"objective": objective, "finetuning": finetuning, "dataset": dataset}
         given = {**kwargs, **{name: value for name, value in named.items() if value is not None}}
         check_keyword_arguments(f"argument of {cls.__name__}", cls.__init__, given)
+        check_n_critics(given.get("n_critics"))
         if finetuning is not None:
             given["finetuning"] = build_finetuning(finetuning)
         if clone_loss not in ("mse", "likelihood"):

@@ -14,7 +14,7 @@ from sb3_contrib import TQC, CrossQ
 from stable_baselines3 import DQN, PPO, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
-from toy_tasks import FAST, Drift, arrays, assert_same, dataset, dataset_file, make, state, vec
+from toy_tasks import FAST, Drift, arrays, assert_same, dataset, dataset_file, make, make_td3, state, vec
 
 from sb3_o2o import O2OSAC
 from sb3_o2o.data import OfflineDataset
@@ -44,7 +44,9 @@ ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "precision": ({"precision": "fp16"}, "precision must be one of.*not 'fp16'"),
     "empty subset": ({"critic_subset": 0}, r"critic_subset must lie in \[1, n_critics=2\], not 0"),
     "large subset": ({"critic_subset": 3}, r"critic_subset must lie in \[1, n_critics=2\], not 3"),
-    "no critics": ({"n_critics": 0}, "n_critics must be at least 1, not 0"),
+    "no critics": ({"n_critics": 0}, "n_critics must be a whole number of at least 1, not 0"),
+    "half a critic": ({"n_critics": 2.5}, "whole number of at least 1, not 2.5"),
+    "critics in words": ({"n_critics": "3"}, "whole number of at least 1, not .3."),
     "pretrain steps": ({"pretrain_steps": -1}, "pretrain_steps must be >= 0, not -1"),
     "reduction": ({"online_objective_kwargs": {"critic_reduction": "max"}}, "critic_reduction must be.*not 'max'"),
     "sampled actions": ({"objective": "cql", "objective_kwargs": {"n_actions": 0}}, "n_actions must be at least 1"),
@@ -371,6 +373,14 @@ def test_other_networks_than_saved(tmp_path: Path) -> None:
 
 def test_a_subset_of_critics_named_as_stock_names_them() -> None:
     assert make(policy_kwargs={"net_arch": [8], "n_critics": 5}, critic_subset=4).n_critics == 5
+
+
+@pytest.mark.parametrize("build", [make, make_td3])
+def test_a_number_of_critics_that_is_none(build: Any, tmp_path: Path) -> None:
+    build(n_critics=4).save(tmp_path / "model")
+    for number in (2.5, "3"):
+        with pytest.raises(ValueError, match="n_critics must be a whole number"):
+            O2OSAC.load_offline(tmp_path / "model", vec(), device="cpu", n_critics=number)
 
 
 @pytest.mark.parametrize("n_critics", [3, 5])
