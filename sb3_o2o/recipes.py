@@ -1,11 +1,13 @@
 """Recipes: named bundles of constructor arguments, one YAML file each, one entry for each kind of environment.
 
 A recipe is data. Its file has RL Zoo's keys (``n_timesteps``, ``policy``, ``env_wrapper`` and the constructor's own
-arguments), an ``about`` block, a ``default`` entry and entries for patterns of environment ids. Adding an environment,
-or a recipe of one's own (any path that ends in ``.yml``), takes no code.
+arguments), an ``about`` block, a ``default`` entry and entries for patterns of environment ids. Where evaluations are
+part of the algorithm, an ``evaluation`` block says how often they come, for each entry. Adding an environment, or a
+recipe of one's own (any path that ends in ``.yml``), takes no code.
 """
 
 import copy
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +28,10 @@ if TYPE_CHECKING:
 
 #: Keys of an entry that speak to whoever runs the algorithm; all others are constructor arguments.
 RUN_KEYS = ("policy", "n_timesteps", "n_envs", "pretrain_steps", "env_kwargs", "env_wrapper")
-_RESERVED = ("about", "default")
+#: Keys of an entry of the block ``evaluation``, which stands outside the entries proper: RL Zoo hands all keys of those
+#: that it does not know to the constructor.
+EVALUATION_KEYS = ("eval_freq", "n_eval_episodes")
+_RESERVED = ("about", "default", "evaluation")
 
 
 class PlainLoader(yaml.SafeLoader):
@@ -58,6 +63,8 @@ class Recipe:
     :param n_envs: parallel environments
     :param env_kwargs: keyword arguments for the environment
     :param env_wrapper: wrappers as RL Zoo spells them: dotted names, or one-entry dictionaries with keyword arguments
+    :param eval_freq: environment steps between two evaluations of fine-tuning, where the algorithm depends on them
+    :param n_eval_episodes: episodes of each evaluation, likewise
     """
 
     name: str
@@ -75,6 +82,8 @@ class Recipe:
     n_envs: int = 1
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     env_wrapper: Sequence[str | Mapping[str, Any]] = ()
+    eval_freq: int | None = None
+    n_eval_episodes: int | None = None
 
     @cached_property
     def comments(self) -> Mapping[str, str]:
@@ -95,6 +104,8 @@ class Recipe:
             "n_envs": self.n_envs if self.n_envs != 1 else None,
             "env_kwargs": dict(self.env_kwargs) or None,
             "env_wrapper": list(self.env_wrapper) or None,
+            "eval_freq": self.eval_freq,
+            "n_eval_episodes": self.n_eval_episodes,
         }
         constants = {key: value for key, value in run_values.items() if value is not None}
         return _flatten({**constants, **self.arguments})
@@ -126,7 +137,7 @@ def load_recipe(name: str, env_id: str | None = None) -> Recipe:
     :param name: one of :func:`list_recipes`, or the path of a file of your own, ending in ``.yml``
     :param env_id: Gymnasium id with its version, such as ``Hopper-v5``; None for the default entry
     :return: the recipe
-    :raises ValueError: unknown name (the nearest is named), or a file that is not a recipe
+    :raises ValueError: unknown name or key (the nearest is named), or a file that is not a recipe
     """
     path = _recipe_path(name)
     document = _read(path)
@@ -134,12 +145,15 @@ def load_recipe(name: str, env_id: str | None = None) -> Recipe:
     pattern = _choose(document, env_id, path)
     entry = copy.deepcopy(document[pattern])
     run = {key: entry.pop(key) for key in RUN_KEYS if key in entry}
+    algorithm = about.get("algorithm", "O2OSAC")
+    _check_keys(algorithm, entry, pattern, path)
+    evaluation = _evaluation(document, pattern, path)
     wrappers = run.get("env_wrapper") or []
     return Recipe(
         name=path.stem,
         path=path,
         pattern=pattern,
-        algorithm=about.get("algorithm", "O2OSAC"),
+        algorithm=algorithm,
         title=about.get("title", path.stem),
         description=about.get("description", ""),
         sources=about.get("sources") or {},
@@ -151,6 +165,7 @@ def load_recipe(name: str, env_id: str | None = None) -> Recipe:
         n_envs=_count(run, "n_envs", 1, path),
         env_kwargs=run.get("env_kwargs") or {},
         env_wrapper=[wrappers] if isinstance(wrappers, str | dict) else wrappers,
+        **{key: _count(evaluation, key, 1, path, least=1) for key in evaluation},
     )
 
 
@@ -256,18 +271,54 @@ def _choose(document: dict[str, Any], env_id: str | None, path: Path) -> str:
     patterns = [key for key in document if key not in _RESERVED and env_id and fnmatchcase(env_id, key)]
     chosen = max(patterns, key=len, default="default")
     if chosen not in document:
-        entries = [key for key in document if key != "about"]
-        raise ValueError(f"{path} has no entry for {env_id!r} and no `default`; it has: {', '.join(entries)}.")
+        raise ValueError(
+            f"{path} has no entry for {env_id!r} and no `default`; it has: {', '.join(_entries(document))}."
+        )
     if not isinstance(document[chosen], dict):
         raise ValueError(f"Entry {chosen!r} of {path} must hold arguments, got {document[chosen]!r}.")
     return chosen
 
 
-def _count(run: dict[str, Any], key: str, default: int, path: Path) -> int:
+def _entries(document: dict[str, Any]) -> list[str]:
+    return [key for key in document if key == "default" or key not in _RESERVED]
+
+
+def _check_keys(algorithm: str, arguments: dict[str, Any], pattern: str, path: Path) -> None:
+    """:raises ValueError: if the algorithm's constructor does not take a key of an entry"""
+    from sb3_o2o.algorithms import algorithm_class
+
+    for key in EVALUATION_KEYS:
+        if key in arguments:
+            raise ValueError(
+                f"{key} of entry {pattern!r} in {path} belongs outside: evaluation: {{{pattern!r}: {{{key}: …}}}}."
+            )
+    parameters = inspect.signature(algorithm_class(algorithm).__init__).parameters
+    accepted = {*RUN_KEYS, *parameters} - {"self", "env", "recipe", "_init_setup_model"}
+    for key in arguments:
+        if key not in accepted:
+            raise unknown(f"key of entry {pattern!r} in {path}:", key, accepted)
+
+
+def _evaluation(document: dict[str, Any], pattern: str, path: Path) -> dict[str, Any]:
+    """What the block ``evaluation`` says for an entry, else for ``default``."""
+    block = document.get("evaluation") or {}
+    if not isinstance(block, dict) or not all(isinstance(constants, dict) for constants in block.values()):
+        raise ValueError(f"evaluation in {path} must be written as {{entry: {{eval_freq: steps}}}}, got {block!r}.")
+    for entry, constants in block.items():
+        if entry not in _entries(document):
+            raise unknown(f"entry of evaluation in {path}:", entry, _entries(document))
+        for key in constants:
+            if key not in EVALUATION_KEYS:
+                raise unknown(f"key of evaluation in {path}:", key, EVALUATION_KEYS)
+    chosen: dict[str, Any] = block[pattern] if pattern in block else block.get("default") or {}
+    return chosen
+
+
+def _count(run: dict[str, Any], key: str, default: int, path: Path, least: int = 0) -> int:
     value = run.get(key, default)
     # RL Zoo's files write 1e6, a float.
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or not float(value).is_integer():
-        raise ValueError(f"{key} in {path} must be a whole number, at least 0, got {value!r}.")
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < least or not float(value).is_integer():
+        raise ValueError(f"{key} in {path} must be a whole number, at least {least}, got {value!r}.")
     return int(value)
 
 
@@ -314,7 +365,7 @@ def _comments(text: str, pattern: str) -> dict[str, str]:
         # A token-wise scan would be exact; no value of a recipe holds " #", which a test checks.
         return lines[line].partition(" #")[2].strip()
 
-    def walk(node: yaml.Node, prefix: str) -> None:
+    def walk(node: yaml.Node | None, prefix: str) -> None:
         if isinstance(node, yaml.SequenceNode):
             for item in node.value:
                 walk(item, prefix)
@@ -334,7 +385,10 @@ def _comments(text: str, pattern: str) -> dict[str, str]:
                 found[path] = text_beside
             walk(value, f"{path}.")
 
-    for key, value in root.value if isinstance(root, yaml.MappingNode) else ():
-        if key.value == pattern:
-            walk(value, "")
+    blocks = {key.value: value for key, value in root.value} if isinstance(root, yaml.MappingNode) else {}
+    if pattern in blocks:
+        walk(blocks[pattern], "")
+    if isinstance(blocks.get("evaluation"), yaml.MappingNode):
+        constants = {key.value: value for key, value in blocks["evaluation"].value}
+        walk(constants.get(pattern, constants.get("default")), "")
     return found

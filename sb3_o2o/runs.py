@@ -47,6 +47,7 @@ class RunConfig:
     :param device: torch device
     :param n_eval_episodes: episodes of each evaluation
     :param n_evaluations: evaluations in each phase, beside the one at its start
+    :param eval_freq: environment steps between two evaluations of fine-tuning; None spreads ``n_evaluations`` over it
     :param n_checkpoints: checkpoints in each phase
     :param diagnostics: look at Q-values, errors and drift as well (:mod:`sb3_o2o.diagnostics`)
     """
@@ -64,6 +65,7 @@ class RunConfig:
     device: str = "auto"
     n_eval_episodes: int = 10
     n_evaluations: int = 20
+    eval_freq: int | None = None
     n_checkpoints: int = 5
     diagnostics: bool = False
 
@@ -74,6 +76,8 @@ class RunConfig:
         for name in ("n_envs", "n_eval_episodes", "n_evaluations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.eval_freq is not None and self.eval_freq < 1:
+            raise ValueError(f"eval_freq must be at least 1, or None, got {self.eval_freq}.")
         if self.pretrain_steps and self.dataset is None:
             raise ValueError("Pre-training needs a dataset.")
 

@@ -16,6 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_o2o.algorithms import O2OSAC, OfflineToOnlineAlgorithm, algorithm_class, algorithm_of
+from sb3_o2o.algorithms.crossing import CloneReport
 from sb3_o2o.algorithms.transfer import NETWORK_ARGUMENTS
 from sb3_o2o.data import OfflineDataset
 from sb3_o2o.diagnostics import DataDiagnostics, DriftDiagnostics, QValueDiagnostics, SwitchDiagnostics, report
@@ -91,6 +92,8 @@ class Prepared:
     :param dataset: the dataset, with raw rewards; None for a run without one
     :param eval_env: environments of the evaluation, apart from the training's
     :param reference: references of the normalised score, None where unknown
+    :param clone_report: how far the policy is from its source, where that is of another family; None elsewhere, and
+        where an interrupted run goes on
     """
 
     config: RunConfig
@@ -98,6 +101,7 @@ class Prepared:
     dataset: OfflineDataset | None
     eval_env: VecEnv
     reference: ReferenceScore | None
+    clone_report: CloneReport | None = None
 
     @property
     def dataset_returns(self) -> np.ndarray | None:
@@ -137,6 +141,7 @@ def prepare(config: RunConfig, resume_from: Path | None = None) -> Prepared:
         dataset=dataset,
         eval_env=config.environment.make_vectorised(1, config.seed + EVALUATION_SEED_OFFSET),
         reference=_reference(dataset, config.environment.id),
+        clone_report=_clone_report(config, model) if resume_from is None else None,
     )
 
 
@@ -160,9 +165,24 @@ def _model(config: RunConfig, env: VecEnv, resume_from: Path | None) -> OfflineT
         algorithm = algorithm_class(load_recipe(config.recipe, config.environment.id).algorithm)
     if config.source is not None:
         path = saved_model(config.source)
-        return algorithm.load_offline(path, env, recipe=config.recipe, device=config.device, **arguments)
+        # Episodes are played where the source is of another family: it and its copy are compared.
+        return algorithm.load_offline(
+            path,
+            env,
+            recipe=config.recipe,
+            device=config.device,
+            report_episodes=config.n_eval_episodes,
+            **arguments,
+        )
     policy = policy_for(env.observation_space)
     return algorithm(policy, env, recipe=config.recipe, device=config.device, **arguments)
+
+
+def _clone_report(config: RunConfig, model: OfflineToOnlineAlgorithm) -> CloneReport | None:
+    """A model of the same family may still carry the report of an earlier run, which is not this one's."""
+    if config.source is None or algorithm_of(saved_model(config.source)) is type(model):
+        return None
+    return model.clone_report
 
 
 def _reference(dataset: OfflineDataset | None, env_id: str) -> ReferenceScore | None:
@@ -230,13 +250,17 @@ def _run_phase(phase: str, prepared: Prepared, folder: RunFolder, listener: RunL
 
 
 def _evaluation(phase: str, prepared: Prepared, folder: RunFolder, n_calls: int) -> NormalizedEvalCallback:
+    config = prepared.config
     path = str(folder.phase(phase).resolve())  # going on may happen from another folder
+    every = n_calls // config.n_evaluations
+    if phase == "online" and config.eval_freq is not None:
+        every = config.eval_freq // config.n_envs
     return NormalizedEvalCallback(
         prepared.eval_env,
         reference=prepared.reference,
-        seed=prepared.config.seed + EVALUATION_SEED_OFFSET,
-        n_eval_episodes=prepared.config.n_eval_episodes,
-        eval_freq=max(n_calls // prepared.config.n_evaluations, 1),
+        seed=config.seed + EVALUATION_SEED_OFFSET,
+        n_eval_episodes=config.n_eval_episodes,
+        eval_freq=max(every, 1),
         log_path=path,
         best_model_save_path=path,
         verbose=0,

@@ -87,7 +87,12 @@ class TestRecipes:
         assert "arXiv:2412.07762" in output
         assert "reward_scale 10.0 paper: +5 at the goal, -5 elsewhere" in output
         assert "lagrange_gap 0.8 paper: the dual version, gap 0.8" in output
+        assert "eval_freq" not in output
         assert "Note: The official code's ten critics share one output layer" in output
+
+    def test_show_has_evaluations_that_are_part_of_the_algorithm(self) -> None:
+        output = succeeds("recipes", "show", "o2ppo", "--env", "AntMaze_Large-v5")
+        assert "eval_freq 2,500 code: AntMaze n_eval_episodes 100 code: AntMaze" in output
 
     def test_unknown(self) -> None:
         assert "Unknown recipe 'wslr'. Did you mean 'wsrl'?" in fails("recipes", "show", "wslr")
@@ -161,10 +166,18 @@ class TestTraining:
         """The recipe says which algorithm goes on."""
         TD3("MlpPolicy", gym.make(tiny.BOX), policy_kwargs={"net_arch": [4]}).save("stock")
         options = ("--env", tiny.BOX, "--steps", 10, *SHORT)
-        succeeds("finetune", "stock", "--recipe", "td3", *options)
+        assert "From the source" not in succeeds("finetune", "stock", "--recipe", "td3", *options)
         assert isinstance(O2OTD3.load("runs/td3-TinyBox-v0_1/online/model.zip"), O2OTD3)
-        succeeds("finetune", "stock", "--recipe", "sac", *options)
+        output = succeeds("finetune", "stock", "--recipe", "sac", *options)
+        score = r"-?[\d.]+"
+        report = (
+            rf"From the source: copied the actor and the critics of TD3, mean action distance [\d.e-]+, return {score} "
+        )
+        assert re.search(rf"{report}\(source: {score}\)", output)
         assert isinstance(O2OSAC.load("runs/sac-TinyBox-v0_1/online/model.zip"), O2OSAC)
+        # the report stays in the saved model, but the next run starts from a policy of its own kind
+        again = succeeds("finetune", "runs/sac-TinyBox-v0_1", "--recipe", "sac", "--steps", 10, *SHORT)
+        assert "From the source" not in again
 
     def test_from_nothing_but_a_dataset(self, tiny_dataset: Callable[..., str]) -> None:
         options = ("--recipe", "rlpd", "--steps", 12, "--set", "learning_starts=6")
@@ -185,6 +198,24 @@ class TestTraining:
         )
         succeeds("pretrain", tiny_dataset(), "--recipe", "mine.yml", *SHORT)
         assert Path("runs/mine-TinyBox-v0_1/offline/model.zip").is_file()
+
+    def test_evaluations_are_the_recipes_unless_asked_for(self, tiny_dataset: Callable[..., str]) -> None:
+        Path("mine.yml").write_text(
+            "default: {objective: cql, pretrain_steps: 4, n_timesteps: 20, batch_size: 4, buffer_size: 30, "
+            "policy_kwargs: {net_arch: [4]}}\n"
+            "evaluation: {default: {eval_freq: 8, n_eval_episodes: 3}}\n"
+        )
+        options = ("finetune", "--dataset", tiny_dataset(), "--recipe", "mine.yml", "--checkpoints", 0)
+        for asked, steps, episodes in (
+            ((), [0, 8, 16, 20], 3),
+            (("--evaluations", 2, "--eval-episodes", 1), [0, 10, 20], 1),
+        ):
+            succeeds(*options, *asked)
+            for phase, expected in (("online", steps), ("offline", [0, 2, 4] if asked else [0, 1, 2, 3, 4])):
+                (path,) = sorted(Path("runs").glob("mine-*"))[-1].glob(f"{phase}/evaluations.npz")
+                with np.load(path) as saved:
+                    assert saved["timesteps"].tolist() == expected
+                    assert saved["results"].shape[1] == episodes
 
     def test_runs_are_reproducible(self, tiny_dataset: Callable[..., str]) -> None:
         dataset = tiny_dataset()

@@ -42,13 +42,14 @@ OPT = ["opt_iql", "opt_sac", "opt_spot", "opt_td3"]
 SO2 = ["edac", "so2", "so2_paper"]
 O2PPO = ["o2ppo", "o2ppo_expert"]
 OTHERS = ["calql", "cql", "iql", "rlpd", "sac", "spot", "td3", "td3_bc", "wsrl"]
+NO_ENTRIES = ("about", "evaluation")
 NAMES = sorted([*O2O, *O2PPO, *OPT, *SO2, *OTHERS])
 
 
 def entries() -> list[tuple[str, str]]:
     """All (recipe, entry) pairs; an entry's pattern without its stars is an id that it matches."""
     files = {name: yaml.safe_load((recipe_folder() / f"{name}.yml").read_text()) for name in NAMES}
-    return [(name, entry) for name, document in files.items() for entry in document if entry != "about"]
+    return [(name, entry) for name, document in files.items() for entry in document if entry not in NO_ENTRIES]
 
 
 def resolved(name: str, entry: str) -> Recipe:
@@ -367,53 +368,40 @@ def test_no_value_could_be_taken_for_a_comment() -> None:
             assert not any("#" in str(value) for value in recipe.flat_constants().values())
 
 
-def test_rl_zoo_reads_the_same_file() -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_rl_zoo_reads_the_same_file(name: str) -> None:
     """RL Zoo takes an exact id or ``default``, and hands every key that it does not know to the constructor."""
-    document = yaml.safe_load((recipe_folder() / "wsrl.yml").read_text())
-    entry = document["default"]
+    entry = yaml.safe_load((recipe_folder() / f"{name}.yml").read_text())["default"]
     assert entry["policy"] == "MlpPolicy"
-    assert entry["n_timesteps"] == 500_000
-    assert set(entry) - set(RUN_KEYS) == set(load_recipe("wsrl").arguments)
+    assert entry["n_timesteps"] > 0
+    assert set(entry) - set(RUN_KEYS) == set(load_recipe(name).arguments)
+    taken = {"n_timesteps", "n_envs", "env_kwargs", "env_wrapper"}  # by RL Zoo itself
+    algorithm = algorithm_class(load_recipe(name).algorithm)
+    assert set(entry) - taken <= set(inspect.signature(algorithm.__init__).parameters)
 
 
-class TestOwnRecipes:
-    def write(self, folder: Path, text: str) -> str:
-        path = folder / "mine.yml"
-        path.write_text(text)
-        return str(path)
-
-    def test_a_path_is_a_recipe(self, tmp_path: Path) -> None:
-        path = self.write(tmp_path, "default:\n  learning_rate: 1e-4\n  n_timesteps: 1e6\n'Tiny*':\n  gamma: 0.9\n")
-        recipe = load_recipe(path)
-        assert recipe.arguments == {"learning_rate": 1e-4}
-        assert recipe.online_steps == 1_000_000
-        assert load_recipe(path, tiny.BOX).arguments == {"gamma": 0.9}
-        assert recipe.reference == path
-
-    def test_the_constructor_takes_it(self, tmp_path: Path) -> None:
-        path = self.write(tmp_path, "default:\n  gamma: 0.5\n  tau: 0.1\n")
-        model = build_model(path, gym.make(tiny.BOX), tau=0.2)
-        assert (model.gamma, model.tau, model.recipe) == (0.5, 0.2, path)
-
-    @pytest.mark.parametrize(
-        ("text", "message"),
-        [
-            ("- a\n- b\n", "is not a recipe"),
-            ("default: [", "not YAML"),
-            ("'Hopper*':\n  gamma: 0.9\n", "no entry for 'TinyBox-v0'"),
-            ("default: 3\nx:\n  a: 1\n", "must hold arguments"),
-            ("default:\n  n_timesteps: many\n", "n_timesteps .* whole number"),
-            ("default:\n  pretrain_steps: -1\n", "pretrain_steps .* at least 0"),
-            ("default:\n  n_timesteps: .inf\n", "n_timesteps .* whole number"),
-        ],
-    )
-    def test_rejections(self, tmp_path: Path, text: str, message: str) -> None:
-        with pytest.raises(ValueError, match=message):
-            load_recipe(self.write(tmp_path, text), tiny.BOX)
-
-    def test_missing_file(self) -> None:
-        with pytest.raises(ValueError, match="no recipe file"):
-            load_recipe("nowhere.yml")
+@pytest.mark.parametrize(
+    ("name", "env_id", "eval_freq", "n_eval_episodes"),
+    [
+        *((name, "Hopper-v5", 1000, 10) for name in O2O),
+        *((name, "Hopper-v5", 2500, 10) for name in O2PPO),
+        *(
+            (name, env_id, 5000, 100)
+            for name in ("o2sac", "o2sac_utd10", "o2td3")
+            for env_id in ("AntMaze_UMaze-v5", "AntMaze_Large-v5", "PointMaze_UMaze-v3")
+        ),
+        ("o2ppo", "AntMaze_UMaze-v5", 2500, 100),
+        ("o2ppo", "AdroitHandPen-v1", 2500, 10),
+        ("wsrl", "Hopper-v5", None, None),
+    ],
+)
+def test_evaluations_that_the_reference_follows(
+    name: str, env_id: str, eval_freq: int | None, n_eval_episodes: int | None
+) -> None:
+    recipe = load_recipe(name, env_id)
+    assert (recipe.eval_freq, recipe.n_eval_episodes) == (eval_freq, n_eval_episodes)
+    assert recipe.flat_constants().get("eval_freq") == eval_freq
+    assert not {"eval_freq", "n_eval_episodes"} & set(recipe.arguments)
 
 
 def test_arguments_are_copies() -> None:

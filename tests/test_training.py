@@ -171,6 +171,16 @@ def test_several_environments(tiny_dataset: Callable[..., str], tmp_path: Path) 
         assert saved["timesteps"].tolist() == [0, 10, 20, 30, 40]
 
 
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_evaluations_of_fine_tuning_at_an_interval(
+    n_envs: int, tiny_dataset: Callable[..., str], tmp_path: Path
+) -> None:
+    folder = run(configuration(tiny_dataset(), n_envs=n_envs, eval_freq=12), tmp_path)
+    for phase, steps in (("offline", [0, 5, 10, 15, 20]), ("online", [0, 12, 24, 36, 40])):
+        with np.load(folder.path / phase / "evaluations.npz") as saved:
+            assert saved["timesteps"].tolist() == steps
+
+
 def test_without_a_dataset(tmp_path: Path) -> None:
     overrides = {**SMALL, "objective": "sac", "finetuning": [], "learning_starts": 5}
     folder = run(configuration(None, overrides=overrides), tmp_path)
@@ -234,7 +244,14 @@ class TestConfig:
 
     @pytest.mark.parametrize(
         "changes",
-        [{"online_steps": -1}, {"n_envs": 0}, {"n_evaluations": 0}, {"n_checkpoints": -1}, {"pretrain_steps": 1}],
+        [
+            {"online_steps": -1},
+            {"n_envs": 0},
+            {"n_evaluations": 0},
+            {"eval_freq": 0},
+            {"n_checkpoints": -1},
+            {"pretrain_steps": 1},
+        ],
     )
     def test_rejections(self, changes: dict[str, int]) -> None:
         with pytest.raises(ValueError, match=f"{next(iter(changes))}|dataset"):

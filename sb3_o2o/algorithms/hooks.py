@@ -33,7 +33,7 @@ UPDATE_HOOKS = (
 #: two names of what a policy follows: a callback that changes both fits objectives that ask for either
 _ALTERNATIVES = {"actor_values": "advantages", "advantages": "actor_values"}
 #: hooks that only look; delivered offline as well
-EVENT_HOOKS = ("on_gradient_step", "on_phase_change", "on_preparation_step")
+EVENT_HOOKS = ("on_gradient_step", "on_phase_change", "on_phase_step", "on_preparation_step")
 
 
 def walk(callback: BaseCallback | None) -> Iterator[BaseCallback]:

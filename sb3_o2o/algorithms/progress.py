@@ -8,6 +8,14 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 
 
+def losses_text(metrics: dict[str, float]) -> str:
+    """
+    :param metrics: of an update
+    :return: the losses among them, for display
+    """
+    return ", ".join(f"{name} {value:.3g}" for name, value in metrics.items() if name.endswith("_loss"))
+
+
 class PhaseProgressBar:
     """
     One tick per gradient step, with the losses, in SB3's style.
@@ -26,13 +34,12 @@ class PhaseProgressBar:
         self.description = description
         self.bar: Any = tqdm(total=total, initial=start, desc=description, unit="step", options=options)
 
-    def update(self, metrics: dict[str, float] | None = None) -> None:
+    def update(self, metrics: dict[str, float]) -> None:
         """
-        :param metrics: to show the losses of; what stands there stays by default
+        :param metrics: to show the losses of; where empty, what stands there stays
         """
         if metrics:
-            losses = [f"{name} {value:.3g}" for name, value in metrics.items() if name.endswith("_loss")]
-            self.bar.set_description(f"{self.description} ({', '.join(losses)})", refresh=False)
+            self.bar.set_description(f"{self.description} ({losses_text(metrics)})", refresh=False)
         self.bar.update(1)
 
     def close(self) -> None:

@@ -113,12 +113,15 @@ class UpdatePhases(SamplingMixin):
         self._phase_in_progress = objective, buffer
         self.set_phase(name)
         bar = PhaseProgressBar(start, gradient_steps, name) if self._shows_progress else None
+        is_watched = bar is not None or bool(self.hooks.defined("on_phase_step"))
         try:
             for step in self._gradient_steps(start, gradient_steps, batch_size):
                 self.phase_steps[name] = step
                 is_logged = step % log_interval == 0 or step == gradient_steps
+                metrics = self._mean_metrics() if is_watched and (is_logged or step % 100 == 0) else {}
                 if bar is not None:
-                    bar.update(self._mean_metrics() if is_logged or step % 100 == 0 else None)
+                    bar.update(metrics)
+                self.hooks.call("on_phase_step", name, step, gradient_steps, metrics)
                 if is_logged:
                     self._record_metrics(f"finetune/{name}")
                     self.logger.dump(step)  # x-axis of these keys: gradient steps

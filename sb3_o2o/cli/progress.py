@@ -9,13 +9,15 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
+from sb3_o2o.algorithms.progress import losses_text
 from sb3_o2o.evaluation import (
     Evaluation,
     NormalizedEvalCallback,
@@ -30,6 +32,70 @@ from sb3_o2o.training import Prepared, RunListener
 _UNITS = {"offline": "gradient steps", "online": "environment steps"}
 
 
+class _Losses(TextColumn):
+    """What gives way where the terminal is narrow."""
+
+    def render(self, task: Task) -> Text:
+        text = super().render(task)
+        text.no_wrap, text.overflow = True, "ellipsis"
+        return text
+
+
+class _Tasks:
+    """
+    One bar for each name. The callback keeps one object for its life: of plain attributes, such as None, it would get
+    those of the interrupted run back.
+
+    :param console: where to write
+    """
+
+    def __init__(self, console: Console):
+        self.console = console
+        self.progress: Progress | None = None
+
+    def open(self) -> None:
+        """Begin with no bar."""
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=12, table_column=Column(no_wrap=True)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[unit]}"),
+            TimeElapsedColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            _Losses("{task.fields[losses]}", table_column=Column()),
+            console=self.console,
+            refresh_per_second=4,
+        )
+        self.progress.start()
+
+    def close(self) -> None:
+        """Take the bars down, which leaves the terminal as it was."""
+        if self.progress is not None:
+            self.progress.stop()
+        self.progress = None
+
+    def show(self, name: str, unit: str, done: int, total: int, losses: str = "") -> None:
+        """
+        Move a bar, which is made the first time. Where there are to be none, nothing happens.
+
+        :param name: text before the bar
+        :param unit: what is counted
+        :param done: steps made
+        :param total: steps to be made
+        :param losses: text behind it; what stands there stays by default
+        """
+        if self.progress is None:
+            return
+        description = f"[bold]{name:<8}[/]"
+        task = next((task.id for task in self.progress.tasks if task.description == description), None)
+        if task is None:
+            self.progress.add_task(description, total=total, completed=done, unit=unit, losses=losses)
+            return
+        self.progress.update(task, completed=done)
+        if losses:
+            self.progress.update(task, losses=losses)
+
+
 class Bars(RunListener):
     """
     Progress bars in a terminal, plain lines elsewhere.
@@ -42,28 +108,17 @@ class Bars(RunListener):
         super().__init__()
         self.console = console
         self.quiet = quiet
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
-        self._preparation: TaskID | None = None
+        self._tasks = _Tasks(console)
         self._phase = ""
+        self._total = 0
 
     def begin_phase(self, phase: str, done: int, total: int, evaluation: NormalizedEvalCallback) -> None:
         super().begin_phase(phase, done, total, evaluation)
-        self._phase = phase
+        self._phase, self._total = phase, total
         if self.quiet or not self.console.is_terminal:
             return
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn(_UNITS[phase]),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=self.console,
-            refresh_per_second=4,
-        )
-        self._task = self._bar.add_task(f"[bold]{phase:<8}[/]", total=total, completed=done)
-        self._bar.start()
+        self._tasks.open()
+        self._tasks.show(phase, _UNITS[phase], done, total)
 
     def on_preparation_step(self, name: str, done: int, total: int) -> None:
         """
@@ -73,15 +128,21 @@ class Bars(RunListener):
         :param done: steps made
         :param total: steps to be made
         """
-        if self._bar is None:
-            return
-        if self._preparation is None:
-            self._preparation = self._bar.add_task(f"[bold]{name:<8}[/]", total=total)
-        self._bar.update(self._preparation, completed=done)
+        self._tasks.show(name, _UNITS["offline"], done, total)
+
+    def on_phase_step(self, name: str, done: int, total: int, metrics: dict[str, float]) -> None:
+        """
+        A bar of its own for a phase of fine-tuning that makes no environment steps.
+
+        :param name: text before the bar
+        :param done: updates made
+        :param total: updates to be made
+        :param metrics: to show the losses of; where empty, what stands there stays
+        """
+        self._tasks.show(name, _UNITS["offline"], done, total, losses_text(metrics))
 
     def _on_step(self) -> bool:
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self.num_timesteps)
+        self._tasks.show(self._phase, _UNITS[self._phase], self.num_timesteps, self._total)
         return super()._on_step()
 
     def _on_training_end(self) -> None:
@@ -101,9 +162,7 @@ class Bars(RunListener):
 
     def close(self) -> None:
         """Takes the bar down, which leaves the terminal as it was."""
-        if self._bar is not None:
-            self._bar.stop()
-        self._bar = self._task = self._preparation = None
+        self._tasks.close()
 
 
 def summary_table(prepared: Prepared, folder: RunFolder) -> Table:

@@ -12,7 +12,6 @@ from sb3_o2o.cli.common import (
     Checkpoints,
     Device,
     Diagnostics,
-    Episodes,
     Evaluations,
     LogDir,
     NEnvs,
@@ -27,6 +26,9 @@ from sb3_o2o.cli.common import (
 if TYPE_CHECKING:
     from sb3_o2o.environments import Environment
     from sb3_o2o.runs import RunConfig, RunFolder
+
+#: Evaluations of each phase, and episodes of each, where neither the user nor the recipe says.
+DEFAULT_EVALUATIONS, DEFAULT_EPISODES = 20, 10
 
 DatasetArgument = Annotated[
     str | None,
@@ -59,6 +61,18 @@ PretrainSteps = Annotated[
         min=0,
     ),
 ]
+EvalEpisodes = Annotated[
+    int | None,
+    typer.Option("--eval-episodes", help="Episodes of each evaluation. Default: the recipe's, else 10.", min=1),
+]
+FinetuningEvaluations = Annotated[
+    int | None,
+    typer.Option(
+        "--evaluations",
+        help="Evaluations during each phase. Default: as often online as the recipe says (eval_freq), else 20.",
+        min=1,
+    ),
+]
 Steps = Annotated[
     int | None, typer.Option("--steps", help="Environment steps of fine-tuning. Default: the recipe's.", min=1)
 ]
@@ -72,8 +86,8 @@ def pretrain(
     settings: Settings = None,
     seed: Seed = 0,
     device: Device = "auto",
-    eval_episodes: Episodes = 10,
-    evaluations: Evaluations = 20,
+    eval_episodes: EvalEpisodes = None,
+    evaluations: Evaluations = DEFAULT_EVALUATIONS,
     checkpoints: Checkpoints = 5,
     diagnostics: Diagnostics = False,
     log_dir: LogDir = DEFAULT_LOG_DIR,
@@ -103,7 +117,7 @@ def pretrain(
         pretrain_steps=loaded.pretrain_steps if gradient_steps is None else gradient_steps,
         seed=seed,
         device=device,
-        n_eval_episodes=eval_episodes,
+        n_eval_episodes=eval_episodes or loaded.n_eval_episodes or DEFAULT_EPISODES,
         n_evaluations=evaluations,
         n_checkpoints=checkpoints,
         diagnostics=diagnostics,
@@ -127,8 +141,8 @@ def finetune(
     n_envs: NEnvs = 1,
     seed: Seed = 0,
     device: Device = "auto",
-    eval_episodes: Episodes = 10,
-    evaluations: Evaluations = 20,
+    eval_episodes: EvalEpisodes = None,
+    evaluations: FinetuningEvaluations = None,
     checkpoints: Checkpoints = 5,
     diagnostics: Diagnostics = False,
     log_dir: LogDir = DEFAULT_LOG_DIR,
@@ -150,8 +164,7 @@ def finetune(
         raise typer.BadParameter("give a SOURCE, a --dataset or an --env (or --resume DIR)", param_hint="SOURCE")
     model = None if source is None else _absolute(saved_model(source))
     origin = _origin(source)
-    if dataset is None and origin is not None:
-        dataset = origin.dataset
+    dataset = origin.dataset if dataset is None and origin is not None else dataset
     recipe, dataset = _absolute(recipe), None if dataset is None else _absolute(dataset)
     loaded, environment = _environment(recipe, env, dataset, origin.environment if origin and not env else None)
     if pretrain_steps is None:
@@ -168,8 +181,9 @@ def finetune(
         n_envs=n_envs,
         seed=seed,
         device=device,
-        n_eval_episodes=eval_episodes,
-        n_evaluations=evaluations,
+        n_eval_episodes=eval_episodes or loaded.n_eval_episodes or DEFAULT_EPISODES,
+        n_evaluations=evaluations or DEFAULT_EVALUATIONS,
+        eval_freq=loaded.eval_freq if evaluations is None else None,
         n_checkpoints=checkpoints,
         diagnostics=diagnostics,
     )
@@ -239,6 +253,8 @@ def start_run(config: "RunConfig", log_dir: Path, offline_from: Path | None = No
         if config.diagnostics and (offline_from / "offline" / "diagnostics").is_dir():
             shutil.copytree(offline_from / "offline" / "diagnostics", folder.phase("offline") / "diagnostics")
     console.print(f"Run folder: [bold]{folder.path}[/]", soft_wrap=True, highlight=False)
+    if prepared.clone_report is not None:
+        console.print(f"From the source: {prepared.clone_report}", markup=False, soft_wrap=True, highlight=False)
     trained_before = prepared.model.n_pretrain_steps
     try:
         _run(prepared, folder)

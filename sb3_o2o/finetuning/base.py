@@ -225,6 +225,19 @@ class FineTuningCallback(BaseCallback):
         """
 
     @hook
+    def on_phase_step(self, name: str, done: int, total: int, metrics: dict[str, float]) -> None:
+        """
+        Called after each update of a phase that makes no environment steps (``model.gradient_phase``). Any SB3 callback
+        that defines it gets it.
+
+        :param name: of the phase
+        :param done: updates made
+        :param total: updates to be made
+        :param metrics: means of losses and other scalars since the last log, at every hundredth update and before each
+            log; empty in between, because reading them waits for the device
+        """
+
+    @hook
     def on_preparation_step(self, name: str, done: int, total: int) -> None:
         """
         Called after each gradient step that an objective makes on the dataset before pre-training, such as those of
