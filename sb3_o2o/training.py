@@ -3,6 +3,7 @@
 import copy
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,15 @@ from sb3_o2o.algorithms import O2OSAC, OfflineToOnlineAlgorithm, algorithm_class
 from sb3_o2o.algorithms.crossing import CloneReport
 from sb3_o2o.algorithms.transfer import NETWORK_ARGUMENTS
 from sb3_o2o.data import OfflineDataset
-from sb3_o2o.diagnostics import DataDiagnostics, DriftDiagnostics, QValueDiagnostics, SwitchDiagnostics, report
+from sb3_o2o.diagnostics import (
+    DataDiagnostics,
+    DiagnosticsCallback,
+    DriftDiagnostics,
+    QValueDiagnostics,
+    SwitchDiagnostics,
+    report,
+)
+from sb3_o2o.diagnostics.base import FOLDER as DIAGNOSTICS_FOLDER
 from sb3_o2o.environments import policy_for
 from sb3_o2o.evaluation import Evaluation, NormalizedEvalCallback, ReferenceScore, read_evaluations, reference_score
 from sb3_o2o.plotting import plot_learning_curve
@@ -135,6 +144,8 @@ def prepare(config: RunConfig, resume_from: Path | None = None) -> Prepared:
         dataset = OfflineDataset.load(config.dataset, **kwargs)
         dataset.check_compatible(env.observation_space, env.action_space)
     model = _model(config, env, resume_from)
+    if config.diagnostics:
+        _warn_of_left_out(model)
     return Prepared(
         config=config,
         model=model,
@@ -267,18 +278,37 @@ def _evaluation(phase: str, prepared: Prepared, folder: RunFolder, n_calls: int)
     )
 
 
+def _misfits(model: OfflineToOnlineAlgorithm) -> dict[type[DiagnosticsCallback], str]:
+    """Diagnostics that the model has nothing for, and why."""
+    found: dict[type[DiagnosticsCallback], str] = {}
+    for kind in (QValueDiagnostics, DataDiagnostics, DriftDiagnostics):
+        try:
+            kind.check(model)
+        except ValueError as error:
+            found[kind] = str(error)
+    return found
+
+
+def _warn_of_left_out(model: OfflineToOnlineAlgorithm) -> None:
+    misfits = _misfits(model)
+    if misfits:
+        names, reason = ", ".join(kind.__name__ for kind in misfits), next(iter(misfits.values()))
+        warnings.warn(f"These diagnostics are left out: {names}. {reason}", stacklevel=3)
+
+
 def _diagnostics(prepared: Prepared, folder: Path, evaluation: NormalizedEvalCallback) -> list[BaseCallback]:
-    """All that can be measured: what compares with a dataset needs one."""
+    """All that can be measured: what compares with a dataset needs one, and some models lack what others look at."""
     config = prepared.config
     seed = config.seed + EVALUATION_SEED_OFFSET
     rollouts = config.environment.make_vectorised(1, seed)
-    found: list[BaseCallback] = [
+    found: list[DiagnosticsCallback] = [
         QValueDiagnostics(rollouts, log_path=folder, seed=seed),
         SwitchDiagnostics(evaluation, log_path=folder),
     ]
     if prepared.dataset is not None:
         found += [DataDiagnostics(log_path=folder), DriftDiagnostics(log_path=folder)]
-    return found
+    misfits = _misfits(prepared.model)
+    return [each for each in found if type(each) not in misfits]
 
 
 @contextmanager
@@ -324,7 +354,7 @@ def draw(prepared: Prepared, folder: RunFolder) -> Path:
         config.dataset and Path(config.dataset).name,
     ]
     title = ", ".join(name for name in names if name)
-    if config.diagnostics:
+    if any((folder.path / phase / DIAGNOSTICS_FOLDER).is_dir() for phase in PHASES):
         report(folder.path, reference=prepared.reference, title=title)
     return plot_learning_curve(
         folder.path,

@@ -58,7 +58,6 @@ class TestScores:
             ("Walker2d-v4", 1.629008, 4592.3),
             ("Ant-v3", -325.6, 3879.7),
             ("AntMaze_UMaze-v5", 0.0, 1.0),
-            ("PointMaze_Medium-v3", 0.0, 1.0),
             ("antmaze-large-diverse-v2", 0.0, 1.0),
             ("FrankaKitchen-v1", 0.0, 4.0),
             ("AdroitHandPen-v1", 96.262799, 3076.8331017826877),
@@ -66,6 +65,11 @@ class TestScores:
             ("maze2d-large-v1", 6.7, 273.99),
             ("maze2d-umaze-v1", 23.85, 161.86),
             ("maze2d-medium-v1", 13.13, 277.39),
+            ("maze2d-open-v0", 0.01, 20.66),
+            ("maze2d-open-dense-v0", 11.17817, 27.166538620695782),
+            ("maze2d-umaze-dense-v1", 68.537689, 193.66285642381482),
+            ("maze2d-medium-dense-v1", 44.264742, 297.4552547777125),
+            ("maze2d-large-dense-v1", 30.569041, 303.4857382709002),
             ("hopper-medium-replay-v2", -20.272305, 3234.3),
             ("ant-random-v2", -325.6, 3879.7),
             ("kitchen-mixed-v0", 0.0, 4.0),
@@ -81,6 +85,13 @@ class TestScores:
         assert "D4RL" in reference.provenance
         assert normalized_score(env_id, [minimum, maximum]) == pytest.approx([0.0, 100.0])
 
+    def test_what_d4rl_does_not_have_is_not_said_to_be_its(self) -> None:
+        reference = reference_score("PointMaze_Medium-v3")
+        assert reference is not None
+        assert (reference.minimum, reference.maximum) == (0.0, 1.0)
+        assert reference.provenance.startswith("a convention of sb3_o2o, D4RL has no references for it: success")
+        assert "d4rl/infos.py" not in reference.provenance
+
     def test_mujoco_versions_are_told_apart(self) -> None:
         provenances = {version: reference_score(f"Hopper-v{version}").provenance for version in (2, 3, 4, 5)}
         assert len(set(provenances.values())) == 4
@@ -95,6 +106,8 @@ class TestScores:
             "Hopper-v6",
             "HopperBulletEnv-v0",
             "AntMaze_UMazeDense-v4",
+            "PointMaze_UMazeDense-v3",
+            "maze2d-umaze-v0",
             "Swimmer-v5",
             "AdroitHandPenSparse-v1",
         ],

@@ -202,6 +202,27 @@ def test_diagnostics_beside_the_learning_curve(tiny_dataset: Callable[..., str],
         assert th.equal(one, other)
 
 
+def test_diagnostics_of_deterministic_policies(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
+    """They have no KL, and the rest is there."""
+    overrides = {"batch_size": 4, "buffer_size": 200, "policy_kwargs": {"net_arch": [4]}}
+    config = configuration(tiny_dataset(), overrides=overrides, recipe="td3_bc", diagnostics=True)
+    found = read_diagnostics(run(config, tmp_path).path / "online")
+    assert {"kendall_tau", "td_error_online", "q_kl_offline", "drop"} <= set(found)
+    assert np.isnan(found["policy_kl_offline"][1]).all()
+
+
+def test_diagnostics_of_a_model_without_critics(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
+    """What it has nothing for is left out, and said before anything is written."""
+    fast = {"batch_size": 8, "n_steps": 8, "n_epochs": 1, "policy_kwargs": {"net_arch": [4]}}
+    overrides = {**fast, "finetuning": []}
+    config = configuration(tiny_dataset(), overrides=overrides, recipe="o2ppo", diagnostics=True)
+    with pytest.warns(UserWarning, match=r"left out: QValueDiag.*, DataDiag.*, DriftDiag.* O2OPPO has no critics"):
+        folder = run(config, tmp_path)
+    assert not (folder.path / "offline" / "diagnostics").exists()
+    assert set(read_diagnostics(folder.path / "online")) == {"drop", "steps_to_recover", "regret"}
+    assert (folder.path / "diagnostics.png").is_file()
+
+
 class TestSources:
     def test_a_run_is_fine_tuned_by_a_recipe(self, tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
         first = run(configuration(tiny_dataset(), command="pretrain", online_steps=0), tmp_path)

@@ -10,17 +10,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch as th
-from stable_baselines3 import HerReplayBuffer
+from stable_baselines3 import SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_o2o.data import MixedReplayBuffer
 from sb3_o2o.diagnostics.drift import gaussian_kl, softmax_kl
+from sb3_o2o.diagnostics.environment import refuse_training_environment, single_environment
 from sb3_o2o.diagnostics.q_values import true_q_values
 from sb3_o2o.evaluation import preserved_random_state
-from sb3_o2o.objectives import Batch
+from sb3_o2o.evaluation.callbacks import is_pretraining
+from sb3_o2o.objectives import Batch, IQLObjective
 from sb3_o2o.objectives import functional as F
 
 
@@ -31,9 +34,13 @@ def check_model(model: Any, for_whom: str) -> None:
     :raises ValueError: if it has no ensemble of critics to look at
     """
     if not hasattr(getattr(model, "critic", None), "q_values"):
+        use = "O2OSAC or O2OTD3"
+        for stock in (SAC, TD3):
+            if type(model) is stock:
+                use = f"O2O{stock.__name__} (O2O{stock.__name__}.load also opens models of stock {stock.__name__})"
         raise ValueError(
             f"{for_whom} looks at Q-values, and {type(model).__name__} has no critics of this library: use it with "
-            "O2OSAC (O2OSAC.load also opens models of stock SAC)."
+            f"{use}."
         )
 
 
@@ -66,7 +73,7 @@ def policy_actions(actor: Any, observations: PyTorchObs, n_actions: int | None =
     :return: scaled actions ``(B, act)`` or ``(B, K, act)``; log-probabilities ``(B,)`` or ``(B, K)``, None for a
         deterministic policy
     """
-    if not hasattr(actor, "rsample"):
+    if not _is_stochastic(actor):
         return actor(observations), None
     if actor.use_sde:
         return actor.rsample(observations, None)
@@ -78,7 +85,7 @@ def policy_actions(actor: Any, observations: PyTorchObs, n_actions: int | None =
 
 def reduced_q(model: Any, critic: Any, observations: PyTorchObs, actions: th.Tensor) -> th.Tensor:
     """
-    :param model: says what the actor maximises: the minimum over critics, or their mean
+    :param model: says what the actor maximises: the minimum over critics, their mean, or the first
     :param critic: its critic, target critic, or a copy of an earlier one
     :param observations: ``(B, *obs)``
     :param actions: ``(B, act)`` or ``(B, K, act)``
@@ -88,15 +95,10 @@ def reduced_q(model: Any, critic: Any, observations: PyTorchObs, actions: th.Ten
 
 
 def _reduction(model: Any) -> str:
-    return getattr(_objective(model), "actor_reduction", "min")
-
-
-def is_pretraining(model: Any) -> bool:
-    """
-    :param model: the model
-    :return: whether ``pretrain`` is running. The phase alone does not say: it changes with the first online update
-    """
-    return getattr(model, "_online_steps", None) is not None
+    objective = _objective(model)
+    if isinstance(objective, IQLObjective):  # its actor follows advantages, whatever ``actor_critics`` says
+        return "min"
+    return getattr(objective, "actor_reduction", model.actor_critics)
 
 
 def _objective(model: Any) -> Any:
@@ -130,27 +132,41 @@ class QEstimates:
     true: np.ndarray
 
 
-def on_policy_q_values(model: Any, env: VecEnv, n_episodes: int = 3, seed: int = 0) -> list[QEstimates]:
+def on_policy_q_values(
+    model: Any, env: gym.Env[Any, Any] | VecEnv | str, n_episodes: int = 3, seed: int = 0
+) -> list[QEstimates]:
     """
-    Let the policy act, as it does while it trains (sampled actions), and compare its critic with what it earns.
+    Let the policy act, as it does while it trains (sampled actions; a deterministic policy's are without noise), and
+    compare its critic with what it earns. The training's random streams are left as they were.
 
     An episode that a time limit cuts goes on, in the discounted returns, with the critic's own value of the last state;
     steps whose returns depend on it most, the last ``1 / (1 - gamma)`` or at most half, are left out. Where the
     critic's values contain the entropy, so do the returns.
 
-    :param model: an O2OSAC
-    :param env: one environment that pays raw rewards, not the training's own; it is seeded and reset
-    :param n_episodes: whole episodes
+    :param model: an O2OSAC or O2OTD3
+    :param env: one environment that pays raw rewards, or its id; not the training's own; it is seeded and reset
+    :param n_episodes: whole episodes, >= 1
     :param seed: of the environment and of the sampled actions
     :return: one entry for each episode
+    :raises ValueError: for another model, several environments, the training's environment, or no episode
     """
+    for_whom = "on_policy_q_values"
+    check_model(model, for_whom)
+    if n_episodes < 1:
+        raise ValueError(f"{for_whom}(n_episodes) must be at least 1, not {n_episodes}.")
+    vec_env = single_environment(env, for_whom)
+    refuse_training_environment(vec_env, model, for_whom)
     found = []
-    with looking(model, seed):
-        env.seed(seed)
-        observation: Any = env.reset()
-        for _ in range(n_episodes):
-            estimates, observation = _episode(model, env, observation)
-            found.append(estimates)
+    try:
+        with looking(model, seed):
+            vec_env.seed(seed)
+            observation: Any = vec_env.reset()
+            for _ in range(n_episodes):
+                estimates, observation = _episode(model, vec_env, observation)
+                found.append(estimates)
+    finally:
+        if isinstance(env, str):
+            vec_env.close()
     return found
 
 
@@ -205,44 +221,62 @@ def _state_value(model: Any, observations: PyTorchObs) -> float:
 # -- batches -------------------------------------------------------------------------------------------------------
 
 
-def newest_transitions(model: Any, n: int) -> Batch:
+def online_buffer(model: Any) -> Any:
     """
-    The last transitions that were collected. (Of ``HerReplayBuffer``, which relabels them, any.) Call it inside
-    :func:`looking`: buffers draw from the global stream.
+    :param model: the model
+    :return: where its environment steps go; None before there is one
+    """
+    buffer = model.replay_buffer
+    return buffer.online if isinstance(buffer, MixedReplayBuffer) else buffer
 
-    :param model: the model; its online buffer must not be empty
-    :param n: how many, at most as many as the buffer holds
-    :return: the transitions
+
+def newest_transitions(model: Any, n: int, n_rows: int) -> Batch | None:
     """
-    buffer: Any = model.replay_buffer
-    buffer = buffer.online if isinstance(buffer, MixedReplayBuffer) else buffer
+    The last transitions that were collected. (Of ``HerReplayBuffer``, which relabels them, any of finished episodes.)
+    Call it inside :func:`looking`: buffers draw from the global stream.
+
+    :param model: the model
+    :param n: how many
+    :param n_rows: the newest rows of the buffer, one for each step of all environments together, that count; older
+        ones may have been a dataset's
+    :return: the transitions, at most one for each row; None where there is none yet
+    """
+    buffer = online_buffer(model)
+    rows = min(n, n_rows, 0 if buffer is None else buffer.size())
+    if rows == 0:
+        return None
     env = model.get_vec_normalize_env()
     if isinstance(buffer, HerReplayBuffer):
-        return model.to_batch(buffer.sample(n, env=env))
-    rows = (buffer.pos - 1 - np.arange(min(n, buffer.size()))) % buffer.buffer_size
-    return model.to_batch(buffer._get_samples(rows, env=env))
+        # an episode has a length once it is finished
+        return model.to_batch(buffer.sample(n, env=env)) if (buffer.ep_length > 0).any() else None
+    return model.to_batch(buffer._get_samples((buffer.pos - 1 - np.arange(rows)) % buffer.buffer_size, env=env))
 
 
-def mean_q_and_td_error(model: Any, batch: Batch) -> tuple[float, float]:
+def mean_q_and_td_error(model: Any, batch: Batch, seed: int = 0) -> tuple[float, float]:
     """
     Mean Q and mean squared TD error on given transitions (WSRL, Zhou et al. 2024, figures 3 and 11). The target is the
-    plain one, ``r + gamma (1 - d) (min_i Qb_i(s', a') - alpha log pi(a'|s'))``, whatever callbacks make of it in the
-    update, so that methods can be compared; the error is averaged over critics. Falling values on both kinds of data,
-    and a rising error on the dataset once it is no longer trained on, are the signs of a bad hand-over.
+    plain one, ``r + gamma (1 - d) (min_i Qb_i(s', a') - alpha log pi(a'|s'))`` with a' of the present policy, whatever
+    callbacks make of it in the update, so that methods can be compared; the error is averaged over critics. Falling
+    values on both kinds of data, and a rising error on the dataset once it is no longer trained on, are the signs of a
+    bad hand-over. The training's random streams are left as they were.
 
-    :param model: an O2OSAC
+    :param model: an O2OSAC or O2OTD3
     :param batch: transitions
+    :param seed: of the next actions
     :return: mean Q as the actor sees it, and mean squared TD error
+    :raises ValueError: for another model
     """
-    actions, log_prob = policy_actions(model.actor, batch.next_observations)
-    following = F.reduce_ensemble(model.critic_target.q_values(batch.next_observations, actions), "min")
-    bonus = entropy_bonus(model, log_prob)
-    target = F.bellman_target(
-        batch.rewards, batch.dones, batch.discounts, following if bonus is None else following + bonus
-    )
-    values = model.critic.q_values(batch.observations, batch.actions)
-    mean_q = F.reduce_ensemble(values, _reduction(model)).mean()
-    return mean_q.item(), (values - target).pow(2).mean().item()
+    check_model(model, "mean_q_and_td_error")
+    with looking(model, seed):
+        actions, log_prob = policy_actions(model.actor, batch.next_observations)
+        following = F.reduce_ensemble(model.critic_target.q_values(batch.next_observations, actions), "min")
+        bonus = entropy_bonus(model, log_prob)
+        target = F.bellman_target(
+            batch.rewards, batch.dones, batch.discounts, following if bonus is None else following + bonus
+        )
+        values = model.critic.q_values(batch.observations, batch.actions)
+        mean_q = F.reduce_ensemble(values, _reduction(model)).mean()
+        return mean_q.item(), (values - target).pow(2).mean().item()
 
 
 # -- drift ---------------------------------------------------------------------------------------------------------
@@ -260,26 +294,74 @@ def frozen_copy(network: Any) -> Any:
 
 
 def policy_and_q_drift(
-    model: Any, actor: Any, critic: Any, observations: PyTorchObs, n_candidates: int = 20
+    model: Any, actor: Any, critic: Any, observations: PyTorchObs, n_candidates: int = 20, seed: int = 0
 ) -> tuple[float, float]:
     """
     ``KL(pi_pre || pi)`` and ``KL(softmax Q_pre || softmax Q)`` averaged over states (WSRL, Zhou et al. 2024, app. E).
     The Q-values are those of candidate actions, half of them drawn from either policy, as the actor sees them (the
-    paper leaves number, temperature and ensemble open; see :func:`~sb3_o2o.diagnostics.drift.softmax_kl`).
+    paper leaves number, temperature and ensemble open; see :func:`~sb3_o2o.diagnostics.drift.softmax_kl`). A
+    deterministic policy has no KL; its candidates are its actions with the smoothing noise of TD3's targets, on which
+    the critics are trained. The training's random streams are left as they were.
 
     :param model: the model now
-    :param actor: its actor before
+    :param actor: its actor before (:func:`frozen_copy`)
     :param critic: its critic before
     :param observations: ``(B, *obs)``
     :param n_candidates: actions per state, K, even
-    :return: both divergences
+    :param seed: of the candidates
+    :return: both divergences; NaN for the first where the policy is deterministic
+    :raises ValueError: for another model, for gSDE, or for a number of candidates that is odd or below 2
     """
-    mean, log_std, _ = actor.get_action_dist_params(observations)
-    policy_kl = gaussian_kl(mean, log_std, *model.actor.get_action_dist_params(observations)[:2])
-    both = [policy_actions(each, observations, n_candidates // 2)[0] for each in (actor, model.actor)]
-    candidates = th.cat(both, dim=1)
-    before, now = (reduced_q(model, each, observations, candidates) for each in (critic, model.critic))
-    return policy_kl.mean().item(), softmax_kl(before, now).mean().item()
+    check_drift(model, "policy_and_q_drift")
+    check_candidates(n_candidates, "policy_and_q_drift")
+    policy_kl = math.nan
+    with looking(model, seed):
+        if _is_stochastic(actor):
+            mean, log_std, _ = actor.get_action_dist_params(observations)
+            now = model.actor.get_action_dist_params(observations)[:2]
+            policy_kl = gaussian_kl(mean, log_std, *now).mean().item()
+        both = [_candidates(model, each, observations, n_candidates // 2) for each in (actor, model.actor)]
+        candidates = th.cat(both, dim=1)
+        q_before, q_now = (reduced_q(model, each, observations, candidates) for each in (critic, model.critic))
+        return policy_kl, softmax_kl(q_before, q_now).mean().item()
+
+
+def check_drift(model: Any, for_whom: str) -> None:
+    """
+    :param model: an algorithm
+    :param for_whom: who looks at it, for the error message
+    :raises ValueError: if its drift cannot be measured
+    """
+    check_model(model, for_whom)
+    if getattr(model.actor, "use_sde", False):
+        raise ValueError(
+            f"{for_whom} measures the drift of squashed Gaussians and of deterministic policies, and this policy is "
+            "gSDE."
+        )
+
+
+def check_candidates(n_candidates: int, for_whom: str) -> None:
+    """
+    :param n_candidates: actions per state
+    :param for_whom: who draws them, for the error message
+    :raises ValueError: if the number is odd or below 2
+    """
+    if n_candidates < 2 or n_candidates % 2:
+        raise ValueError(f"{for_whom}(n_candidates) must be even and at least 2, not {n_candidates}.")
+
+
+def _is_stochastic(actor: Any) -> bool:
+    return hasattr(actor, "rsample")
+
+
+def _candidates(model: Any, actor: Any, observations: PyTorchObs, n_actions: int) -> th.Tensor:
+    """Scaled actions ``(B, n_actions, act)``."""
+    if _is_stochastic(actor):
+        return policy_actions(actor, observations, n_actions)[0]
+    mode, _ = policy_actions(actor, observations)
+    noise = model.target_policy_noise * th.randn(len(mode), n_actions, mode.shape[1], device=mode.device)
+    clip = model.target_noise_clip
+    return (mode[:, None] + noise.clamp(-clip, clip)).clamp(-1.0, 1.0)
 
 
 def mean_or_nan(values: list[float]) -> float:

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
-from sb3_o2o.diagnostics.callbacks import FOLDER
+from sb3_o2o.diagnostics.base import FOLDER
+from sb3_o2o.diagnostics.switch import SwitchDiagnostics
 from sb3_o2o.evaluation import ReferenceScore, read_evaluations, reference_score
 from sb3_o2o.plotting import OFFLINE_COLOUR, ONLINE_COLOUR, REFERENCE_COLOUR, draw_phase, short_number
 from sb3_o2o.runs import RunFolder
@@ -66,7 +67,8 @@ def read_diagnostics(folder: str | os.PathLike[str]) -> dict[str, Curve]:
     for path in sorted((Path(folder) / FOLDER).glob("*.npz")):
         with np.load(path) as saved:
             steps = saved["timesteps"].astype(np.int64)
-            found.update({name: (steps, saved[name]) for name in saved.files if name != "timesteps"})
+            names = set(saved.files) - {"timesteps", "reference"}
+            found.update({name: (steps, saved[name]) for name in sorted(names)})
     return found
 
 
@@ -82,26 +84,29 @@ def report(
     on the right.
 
     :param run_dir: a run folder (``offline`` and ``online`` in it), or any folder that was given as ``log_path``
-    :param path: picture to write; default: ``diagnostics.png`` in the folder
-    :param reference: references of the normalised score; default: the table's for the environment in ``config.yml``
+    :param path: picture to write, its folder included; default: ``diagnostics.png`` in the run folder
+    :param reference: references of the normalised score; default: those by which the drop was measured, else the
+        table's for the environment in ``config.yml``
     :param title: text above the picture
     :return: path of the picture
     :raises ValueError: if there are no diagnostics in the folder
     """
     folder = Path(run_dir)
     phases = _phases(folder)
-    if not any(diagnostics for _, _, diagnostics in phases):
+    if not any(diagnostics for *_, diagnostics in phases):
         raise ValueError(
             f"{str(folder)!r} holds no diagnostics: give log_path=… to QValueDiagnostics, DataDiagnostics or "
             "DriftDiagnostics, or run sb3-o2o with --diagnostics."
         )
     reference = reference or _reference_of(folder)
-    panels = [panel for panel in _PANELS if any(_has(panel, diagnostics) for _, _, diagnostics in phases)]
+    panels = [panel for panel in _PANELS if any(_has(panel, diagnostics) for *_, diagnostics in phases)]
     figure = Figure(figsize=(4.2 * len(phases) + 1.2, 2.6 + 1.7 * len(panels)), layout="constrained")
     heights = [1.6, *[1.0] * len(panels)]
     axes = figure.subplots(len(heights), len(phases), sharex="col", sharey="row", squeeze=False, height_ratios=heights)
-    for column, (name, evaluations, diagnostics) in enumerate(phases):
-        _draw_curve(axes[0, column], name, evaluations, diagnostics, reference)
+    for column, (name, place, evaluations, diagnostics) in enumerate(phases):
+        _draw_curve(axes[0, column], name, evaluations, reference)
+        if "drop" in diagnostics:
+            _write_drop(axes[0, column], diagnostics, _return_of_a_point(_measured_by(place)), reference)
         for axis, panel in zip(axes[1:, column], panels, strict=True):
             _draw_panel(axis, panel, diagnostics)
         _finish_column(axes[-1, column], name, [evaluations, *diagnostics.values()])
@@ -110,22 +115,42 @@ def report(
     if title:
         figure.suptitle(title, fontsize="medium")
     path = Path(path) if path is not None else folder / "diagnostics.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     return path
 
 
-def _phases(folder: Path) -> list[tuple[str, Any, dict[str, Curve]]]:
-    """Name, evaluations and diagnostics of each phase that left any."""
+def _phases(folder: Path) -> list[tuple[str, Path, Any, dict[str, Curve]]]:
+    """Name, folder, evaluations and diagnostics of each phase that left any."""
     found = [(name, folder / name) for name in ("offline", "online")]
     if not any((place / FOLDER).is_dir() or read_evaluations(place) for _, place in found):
         found = [("online", folder)]
-    read = [(name, read_evaluations(place), read_diagnostics(place)) for name, place in found]
-    return [each for each in read if each[1] is not None or each[2]]
+    read = [(name, place, read_evaluations(place), read_diagnostics(place)) for name, place in found]
+    return [each for each in read if each[2] is not None or each[3]]
 
 
 def _reference_of(folder: Path) -> ReferenceScore | None:
+    for place in (folder / "online", folder):
+        reference = _measured_by(place)
+        if reference is not None:
+            return reference
     run = RunFolder(folder)
     return reference_score(run.read_config().environment.id) if run.config_file.is_file() else None
+
+
+def _measured_by(place: Path) -> ReferenceScore | None:
+    """References by which a phase's drop was measured; None for raw returns, or without one."""
+    path = place / FOLDER / f"{SwitchDiagnostics.name}.npz"
+    if not path.is_file():
+        return None
+    with np.load(path) as saved:
+        bounds = saved["reference"].tolist()
+    return ReferenceScore(bounds[0], bounds[1], str(path)) if bounds else None
+
+
+def _return_of_a_point(reference: ReferenceScore | None) -> float:
+    """What one point of a score is worth in returns."""
+    return 1.0 if reference is None else (reference.maximum - reference.minimum) / 100
 
 
 def _score_label(reference: ReferenceScore | None) -> str:
@@ -136,18 +161,25 @@ def _has(panel: _Panel, diagnostics: dict[str, Curve]) -> bool:
     return any(name in diagnostics and np.isfinite(diagnostics[name][1]).any() for name in panel.lines)
 
 
-def _draw_curve(
-    axis: Axes, name: str, evaluations: Curve | None, diagnostics: dict[str, Curve], reference: ReferenceScore | None
-) -> None:
+def _draw_curve(axis: Axes, name: str, evaluations: Curve | None, reference: ReferenceScore | None) -> None:
     if evaluations is not None:
         steps, returns = evaluations
         draw_phase(axis, name, steps, returns if reference is None else reference.normalize(returns))
         axis.set_xlabel("")
-    if "drop" in diagnostics:
-        drop, recovery = diagnostics["drop"][1][-1], diagnostics["steps_to_recover"][1][-1]
-        back = "not recovered" if np.isinf(recovery) else f"recovered after {recovery:g} steps"
-        text = f"fell by {drop:.3g}, {back}" if drop > 0 else "no drop"
-        axis.text(0.98, 0.04, text, transform=axis.transAxes, ha="right", fontsize="x-small", color=REFERENCE_COLOUR)
+
+
+def _write_drop(axis: Axes, diagnostics: dict[str, Curve], point: float, reference: ReferenceScore | None) -> None:
+    """
+    :param axis: the learning curve's
+    :param diagnostics: with ``drop`` and ``steps_to_recover``
+    :param point: what the unit of ``drop`` is worth in returns
+    :param reference: of the curve, in whose unit the drop is written
+    """
+    drop, recovery = diagnostics["drop"][1][-1], diagnostics["steps_to_recover"][1][-1]
+    drop = drop * point / _return_of_a_point(reference)
+    back = "not recovered" if np.isinf(recovery) else f"recovered after {recovery:g} steps"
+    text = f"fell by {drop:.3g}, {back}" if drop > 0 else "no drop"
+    axis.text(0.98, 0.04, text, transform=axis.transAxes, ha="right", fontsize="x-small", color=REFERENCE_COLOUR)
 
 
 def _draw_panel(axis: Axes, panel: _Panel, diagnostics: dict[str, Curve]) -> None:

@@ -14,10 +14,22 @@ from sb3_o2o.evaluation.evaluate import Evaluation, evaluate, spec_id
 from sb3_o2o.evaluation.scores import ReferenceScore, reference_score
 
 
+def is_pretraining(model: Any) -> bool:
+    """
+    :param model: the model
+    :return: whether ``pretrain`` is running. The phase alone does not say: it changes with the first online update
+    """
+    return getattr(model, "_online_steps", None) is not None
+
+
 class NormalizedEvalCallback(EvalCallback):
     """
     Stable-Baselines3's ``EvalCallback`` that also logs the normalised score, evaluates where a phase begins and ends,
     and leaves the training's random streams alone.
+
+    A call of ``learn`` that counts on (``reset_num_timesteps=False``) goes on with its evaluations. One whose steps
+    begin again, or count something else (``learn`` after ``pretrain``), starts afresh, in the file as well: give each
+    phase a ``log_path`` of its own.
 
     :param eval_env: environment that pays raw rewards, not the training's own
     :param reference: references of the normalised score; default: the table's, by the environment's id. Where there are
@@ -43,14 +55,28 @@ class NormalizedEvalCallback(EvalCallback):
         self.at_start = at_start
         self.seed = seed
         self.last_evaluation: Evaluation | None = None
+        # what the steps so far counted, None before the first, and the last of them
+        self._counts_offline: bool | None = None
+        self._last_step = 0
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
+        is_offline = is_pretraining(self.model)
+        if self._counts_offline is not is_offline or self.num_timesteps < self._last_step:
+            self._begin()
+        self._counts_offline, self._last_step = is_offline, self.num_timesteps
         # A run that goes on has its earlier evaluations, and needs no point where it was interrupted.
         if self.at_start and not self.evaluations_timesteps:
             self._evaluate()
 
+    def _begin(self) -> None:
+        """Forget the evaluations of another run; the best model stays the best of all."""
+        self.n_calls = 0
+        self.evaluations_timesteps, self.evaluations_results = [], []
+        self.evaluations_length, self.evaluations_successes = [], []
+
     def _on_step(self) -> bool:
+        self._last_step = self.num_timesteps
         if self.eval_freq > 0 and self.n_calls % self.eval_freq == 0 and not self._evaluated_now():
             return self._evaluate()
         return True

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 _D4RL = "D4RL's d4rl/infos.py (github.com/Farama-Foundation/D4RL)"
+_OWN = "a convention of sb3_o2o, D4RL has no references for it"
 
 # What changed between the MuJoCo environments' versions. The references were measured in v2 and say how far from home
 # they are wherever they are used.
@@ -57,12 +58,15 @@ class ReferenceScore:
 
 @dataclass(frozen=True)
 class _Entry:
-    """One row of the table: environments whose id matches ``pattern`` (the whole id, version included)."""
+    """
+    One row of the table: environments whose id matches ``pattern`` (the whole id, version included), and who says so.
+    """
 
     pattern: str
     minimum: float
     maximum: float
     note: str
+    source: str = _D4RL
 
 
 _MUJOCO: dict[str, tuple[float, float]] = {
@@ -72,6 +76,21 @@ _MUJOCO: dict[str, tuple[float, float]] = {
     "Ant": (-325.6, 3879.7),
 }
 
+_MAZE2D: dict[str, tuple[float, float]] = {
+    "maze2d-open-v0": (0.01, 20.66),
+    "maze2d-umaze-v1": (23.85, 161.86),
+    "maze2d-medium-v1": (13.13, 277.39),
+    "maze2d-large-v1": (6.7, 273.99),
+    "maze2d-open-dense-v0": (11.17817, 27.166538620695782),
+    "maze2d-umaze-dense-v1": (68.537689, 193.66285642381482),
+    "maze2d-medium-dense-v1": (44.264742, 297.4552547777125),
+    "maze2d-large-dense-v1": (30.569041, 303.4857382709002),
+}
+
+_SPARSE_NOTE = (
+    "success of an episode that ends at the goal: make the environment with continuing_task=False, "
+    "or its reward keeps flowing and the score passes 100"
+)
 _ADROIT_NOTE = (
     "measured in D4RL's {task}-v0/v1 (mj_envs); Gymnasium-Robotics' hand has other time limits "
     "(200 steps where D4RL's pen has 100), so the scores are not D4RL's"
@@ -89,17 +108,10 @@ _TABLE: tuple[_Entry, ...] = (
     _Entry(r"hammer-.*-v\d+", -274.856578, 12794.134825156867, "measured in D4RL's hammer-v0/v1"),
     _Entry(r"relocate-.*-v\d+", -6.425911, 4233.877797728884, "measured in D4RL's relocate-v0/v1"),
     _Entry(r"door-.*-v\d+", -56.512833, 2880.5693087298737, "measured in D4RL's door-v0/v1"),
-    _Entry(r"maze2d-umaze-v1", 23.85, 161.86, "measured in D4RL's maze2d-umaze-v1"),
-    _Entry(r"maze2d-medium-v1", 13.13, 277.39, "measured in D4RL's maze2d-medium-v1"),
-    _Entry(r"maze2d-large-v1", 6.7, 273.99, "measured in D4RL's maze2d-large-v1"),
+    *(_Entry(name, *references, f"measured in D4RL's {name}") for name, references in _MAZE2D.items()),
     # Gymnasium-Robotics.
-    _Entry(
-        r"(AntMaze|PointMaze)_(?!.*Dense).*-v\d+",
-        0.0,
-        1.0,
-        "success of an episode that ends at the goal: make the environment with continuing_task=False, "
-        "or its reward keeps flowing and the score passes 100",
-    ),
+    _Entry(r"AntMaze_(?!.*Dense).*-v\d+", 0.0, 1.0, f"that of its antmaze-*: {_SPARSE_NOTE}"),
+    _Entry(r"PointMaze_(?!.*Dense).*-v\d+", 0.0, 1.0, _SPARSE_NOTE, source=_OWN),
     _Entry(
         r"FrankaKitchen-v\d+",
         0.0,
@@ -137,7 +149,7 @@ def reference_score(env_id: str | None) -> ReferenceScore | None:
         return mujoco
     for entry in _TABLE:
         if re.fullmatch(entry.pattern, name):
-            return ReferenceScore(entry.minimum, entry.maximum, f"{_D4RL}: {entry.note}")
+            return ReferenceScore(entry.minimum, entry.maximum, f"{entry.source}: {entry.note}")
     return None
 
 
