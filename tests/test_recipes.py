@@ -464,13 +464,17 @@ def test_environment_id() -> None:
 def test_so2_follows_the_code_and_its_variant_the_paper() -> None:
     code, paper = (recipe_arguments(name, "HalfCheetah-v5") for name in ("so2", "so2_paper"))
     expected = {"gradient_steps": 10, "policy_delay": 10, "batch_size": 2560, "ent_coef": 0.2, "learning_rate": 1e-3}
-    assert {key: code[key] for key in expected} == expected
+    expected |= {"qf_learning_rate": 1e-3, "gamma": 0.99, "tau": 0.005, "actor_critics": "min"}
     assert code["online_objective_kwargs"] == {"target_reduction": "none", "critic_reduction": "mean"}
-    assert [next(iter(callback)) for callback in code["finetuning"]] == ["Warmup", "FIFOReplay", "PerturbedTargets"]
-    assert [next(iter(callback)) for callback in paper["finetuning"]] == ["DatasetReplay", "PerturbedTargets"]
     assert paper["policy_delay"] == 1
     changed = {"finetuning", "policy_delay", "buffer_size", "actor_batch"}
     assert {key: code[key] for key in code.keys() - changed} == {key: paper[key] for key in paper.keys() - changed}
+    perturbed = {"PerturbedTargets": {"sigma": 0.3, "clip": 0.6}}
+    for env in ("HalfCheetah-v5", "Hopper-v5", "AdroitHandPen-v1", "AdroitHandDoor-v1"):
+        code, paper = (recipe_arguments(name, env) for name in ("so2", "so2_paper"))
+        assert {key: code[key] for key in expected} == expected
+        assert code["finetuning"] == [{"Warmup": {"steps": 5000}}, {"FIFOReplay": {"online_fraction": 0.1}}, perturbed]
+        assert paper["finetuning"] == [{"DatasetReplay": {"mode": "all"}}, perturbed]
     for name in ("so2", "so2_paper", "edac"):
         critics = [recipe_arguments(name, env)["n_critics"] for env in ("Walker2d-v5", "Hopper-v5", "AdroitHandPen-v1")]
         assert critics == [10, 50, 20]

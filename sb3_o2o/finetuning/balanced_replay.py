@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
 
-from sb3_o2o.data import MixedReplayBuffer, OfflineReplayBuffer, ReplaySamples, SumTree, concatenate_samples
+from sb3_o2o.data import ReplaySamples, SumTree, concatenate_samples
 from sb3_o2o.data.online import samples_at, unfinished_steps
 from sb3_o2o.data.samples import take_rows
-from sb3_o2o.finetuning.replay import DatasetReplay, _DatasetCallback
+from sb3_o2o.finetuning.replay import DatasetReplay, _DatasetCallback, check_drawn_by_place
 from sb3_o2o.networks.normalizer import NormalizedExtractor
 from sb3_o2o.networks.ratio import DensityRatio, state_action_inputs
 from sb3_o2o.objectives import Batch
@@ -120,10 +119,7 @@ class BalancedReplay(_DatasetCallback):
     def _check_online_buffer(self) -> None:
         """:raises ValueError: where online transitions cannot be drawn one by one"""
         buffer: Any = self._online
-        if isinstance(buffer, HerReplayBuffer | MixedReplayBuffer | OfflineReplayBuffer):
-            raise ValueError(f"BalancedReplay draws from a plain replay buffer, not from {type(buffer).__name__}.")
-        if buffer.optimize_memory_usage:
-            raise ValueError("BalancedReplay needs optimize_memory_usage=False: it draws transitions one by one.")
+        check_drawn_by_place(buffer, "BalancedReplay")
         for callback in self.model.finetuning:  # type: ignore[attr-defined]
             if isinstance(callback, DatasetReplay) and callback.mode != "none":
                 raise ValueError(

@@ -156,8 +156,9 @@ class FineTuningCallback(BaseCallback):
         Asked when the TD target is built, after the minimum over critics and the entropy term.
 
         :param values: ``(B,)``, or ``(N, B)`` where each critic has a target of its own
-        :param actions: the evaluated next actions, ``(B, act)``
-        :param log_prob: ``(B,)``; None where the policy is deterministic
+        :param actions: the next actions as :meth:`next_actions` was given them, so that the log-probability is theirs,
+            ``(B, act)``; of several per state, the one whose value is backed up
+        :param log_prob: their log-probability, ``(B,)``; None where the policy is deterministic
         :param batch: the transitions
         :return: the values to back up, as ``values``
         """

@@ -184,7 +184,7 @@ class ConstrainedFineTuning(_ReferenceCallback):
     def next_values(self, values: th.Tensor, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch) -> th.Tensor:
         """
         :param values: ``(B,)``
-        :param actions: the evaluated next actions, ``(B, act)``
+        :param actions: the policy's next actions, ``(B, act)``
         :param log_prob: ``(B,)``; None where the policy is deterministic
         :param batch: the transitions
         :return: the values less the weighted divergence

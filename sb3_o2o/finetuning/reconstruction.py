@@ -220,6 +220,11 @@ class ValueAlignment(_GradientPhase):
                 f"ValueAlignment calibrates action values, which {type(model).__name__} does not have: leave it out. "
                 "AuxiliaryAdvantage is what O2PPO has in its place."
             )
+        if not model.actor.stochastic and self.largest_distance is None and model.target_policy_noise == 0:
+            raise ValueError(
+                "ValueAlignment clamps distances at target_policy_noise, which is 0: pass largest_distance (0.2 in the "
+                "paper's code), or no value would shrink."
+            )
         if model.actor.stochastic and model.use_sde:
             raise ValueError("ValueAlignment scores actions under a squashed Gaussian, which gSDE is not.")
 

@@ -81,7 +81,6 @@ class _ReferenceCallback(FineTuningCallback):
         self.taken_at = min(self.taken_at, self.num_timesteps)  # a ``learn`` may count from zero again
         if self.reference == "best":
             self._began_as_reference = not self._has_moved()
-            self._n_evaluations = _n_evaluations(self._evaluation(model._driven_callbacks))
 
     def _on_rollout_start(self) -> None:
         """
@@ -89,9 +88,12 @@ class _ReferenceCallback(FineTuningCallback):
         Stable-Baselines3's callback evaluates would win unopposed; and of what the phases before collecting have made
         of it, which takes over if it is better.
         """
-        if self.reference != "best" or self.best_score > -math.inf:
+        if self.reference != "best":
             return
         evaluation = self._evaluation(self.model._driven_callbacks)  # type: ignore[attr-defined]
+        self._n_evaluations = _n_evaluations(evaluation)
+        if self.best_score > -math.inf:
+            return
         if self._began_as_reference and evaluation.evaluations_timesteps == [self.num_timesteps]:
             self.best_score = float(evaluation.last_mean_reward)  # it was evaluated as ``learn`` started
         else:
@@ -131,8 +133,7 @@ class _ReferenceCallback(FineTuningCallback):
                 self._take_policy()
             return
         evaluation = self._evaluation(self.model._driven_callbacks)  # type: ignore[attr-defined]
-        before, self._n_evaluations = self._n_evaluations, _n_evaluations(evaluation)
-        if self._n_evaluations > before:  # its best score may be another run's
+        if _n_evaluations(evaluation) > self._n_evaluations:  # its best score may be another run's
             self._judge(float(evaluation.last_mean_reward))
 
     def _judge(self, score: float) -> None:

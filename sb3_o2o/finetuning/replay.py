@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
 
-from sb3_o2o.data import OfflineDataset, OfflineReplayBuffer, ReplaySamples, concatenate_samples
+from sb3_o2o.data import MixedReplayBuffer, OfflineDataset, OfflineReplayBuffer, ReplaySamples, concatenate_samples
 from sb3_o2o.data.dataset import DatasetReference
+from sb3_o2o.data.online import samples_at, unfinished_steps
 from sb3_o2o.finetuning.base import FineTuningCallback
 
 
@@ -108,13 +110,18 @@ class FIFOReplay(_DatasetCallback):
     A small share of every batch from the online buffer, the rest from a first-in-first-out buffer that starts full of
     the dataset and takes in every online transition, so that old data are pushed out (SO2's official code).
 
-    The second buffer is not built: it holds the dataset's transitions, in a shuffled order, less as many as the online
-    buffer holds, and these. Drawing from it is drawing how many are online, and then from either. Two differences
-    from the official code: there, transitions of the warm-up stay out of the second buffer; and here it pushes nothing
-    more out once the online buffer overwrites, so ``buffer_size`` should hold the whole run, or a dataset's worth.
+    The second buffer is not built: it holds as many transitions as the dataset, those of the dataset in a shuffled
+    order, less as many as the online buffer holds, and these. Drawing from it is drawing how many are online, and then
+    from either. Once the online buffer holds more than the dataset, it is the newest of these, a dataset's worth. Two
+    differences from the official code: there, transitions of the warm-up stay out of the second buffer; and here it
+    pushes nothing more out once the online buffer overwrites, so ``buffer_size`` should hold the whole run, or a
+    dataset's worth.
 
-    :param online_fraction: share of every batch from the online buffer alone, in [0, 1]; 0.1 in the official code
+    :param online_fraction: share of every batch from the online buffer alone, of which all is drawn, in [0, 1]; 0.1 in
+        the official code
     :param dataset: see :class:`_DatasetCallback`
+    :raises ValueError: for a number out of range, or an online buffer larger than the dataset whose newest transitions
+        cannot be drawn
     """
 
     def __init__(self, online_fraction: float = 0.1, dataset: Any = None):
@@ -128,6 +135,12 @@ class FIFOReplay(_DatasetCallback):
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_order": None}  # the seed says it
 
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        online: Any = self.model.replay_buffer  # type: ignore[attr-defined]
+        if online.buffer_size * online.n_envs > self._open().size():
+            check_drawn_by_place(online, "FIFOReplay", "or buffer_size no larger than the dataset")
+
     def sample(self, batch_size: int) -> ReplaySamples | None:
         """
         :param batch_size: number of transitions
@@ -137,6 +150,13 @@ class FIFOReplay(_DatasetCallback):
         buffer, env = self._open(), model.get_vec_normalize_env()
         n_kept, capacity = self.n_kept, buffer.size()
         n_online = round(batch_size * self.online_fraction)
+        if model.replay_buffer.size() * model.replay_buffer.n_envs > capacity and n_online < batch_size:
+            newest = samples_at(model.replay_buffer, *self._newest(batch_size - n_online), env)
+            if n_online == 0:
+                return newest
+            return concatenate_samples(
+                model.replay_buffer.sample(n_online, env=env), newest, model.gamma, interleave=True
+            )
         n_online += int(buffer.rng.binomial(batch_size - n_online, 1 - n_kept / capacity))
         if n_online == batch_size:
             return None
@@ -146,6 +166,25 @@ class FIFOReplay(_DatasetCallback):
             return offline
         online = model.replay_buffer.sample(n_online, env=env)
         return concatenate_samples(online, offline, model.gamma, interleave=True)
+
+    def _newest(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """
+        :param n: transitions to draw
+        :return: rows and columns of as many of the newest online transitions as the dataset has, ``(n,)`` each
+        """
+        online: Any = self.model.replay_buffer  # type: ignore[attr-defined]
+        buffer = self._open()
+        share, rest = divmod(buffer.size(), online.n_envs)
+        unfinished = unfinished_steps(online)
+        # of each environment, those whose return is known; the last environment's transition of a step is the newest
+        counts = np.minimum(online.size() - unfinished, share + (np.arange(online.n_envs)[::-1] < rest))
+        if counts.sum() == 0:
+            raise ValueError("FIFOReplay: no episode has ended yet, so no return is known: warm up for longer.")
+        ends = np.cumsum(counts)
+        drawn = buffer.rng.integers(ends[-1], size=n)
+        columns = np.searchsorted(ends, drawn, side="right")
+        age = 1 + drawn - (ends - counts)[columns] + unfinished[columns]
+        return (online.pos - age) % online.buffer_size, columns
 
     @property
     def n_kept(self) -> int:
@@ -160,6 +199,20 @@ class FIFOReplay(_DatasetCallback):
         if self._order is None or len(self._order) != buffer.size():
             self._order = np.random.default_rng(self.order_seed).permutation(buffer.size())
         return self._order
+
+
+def check_drawn_by_place(buffer: ReplayBuffer, who: str, way_out: str = "") -> None:
+    """
+    :param buffer: of online transitions
+    :param who: draws them by row and column, for the error message
+    :param way_out: what else would do, likewise
+    :raises ValueError: where that would not be what the buffer draws itself
+    """
+    way_out = way_out and f", {way_out}"
+    if isinstance(buffer, HerReplayBuffer | MixedReplayBuffer | OfflineReplayBuffer):
+        raise ValueError(f"{who} draws from a plain replay buffer{way_out}, not from {type(buffer).__name__}.")
+    if buffer.optimize_memory_usage:
+        raise ValueError(f"{who} needs optimize_memory_usage=False{way_out}: it draws transitions one by one.")
 
 
 class DatasetReplay(_DatasetCallback):

@@ -21,6 +21,9 @@ class PerturbedTargets(FineTuningCallback):
 
     In the paper every critic has a target of its own: that is the objective's ``target_reduction="none"``.
 
+    TD3 smooths its target actions already: this noise comes on top of that of ``target_policy_noise`` (0.2, clipped at
+    ``target_noise_clip=0.5``). Set ``target_policy_noise=0`` for this one alone.
+
     :param sigma: standard deviation of the noise, in units of the scaled action, >= 0 (the paper's text calls it a
         variance, the official code draws with it as a standard deviation)
     :param clip: largest magnitude of the noise, >= 0

@@ -229,6 +229,21 @@ class Objective(nn.Module):
         return th.randn(shape, device=self.model.device)
 
 
+def check_target_reduction(model: Any, target_reduction: str) -> None:
+    """
+    :param model: whose critics are trained
+    :param target_reduction: ``"min"`` over the target critics, or ``"none"`` for a target per critic
+    :raises ValueError: if it is neither, or the model draws some of the target critics and each has to be asked
+    """
+    if target_reduction not in ("min", "none"):
+        raise ValueError(f"target_reduction must be 'min' or 'none', not {target_reduction!r}.")
+    if target_reduction == "none" and model.critic_subset is not None:
+        raise ValueError(
+            "target_reduction='none' gives every critic its own target, so there is nothing to draw: "
+            f"set critic_subset=None, not {model.critic_subset}."
+        )
+
+
 class SACObjective(Objective):
     """
     Soft actor-critic, in Stable-Baselines3's order: critic, actor, temperature, with the temperature as it was
@@ -265,13 +280,7 @@ class SACObjective(Objective):
         target_reduction: str = "min",
     ):
         super().__init__(model)
-        if target_reduction not in ("min", "none"):
-            raise ValueError(f"target_reduction must be 'min' or 'none', not {target_reduction!r}.")
-        if target_reduction == "none" and model.critic_subset is not None:
-            raise ValueError(
-                "target_reduction='none' gives every critic its own target, so there is nothing to draw: "
-                f"set critic_subset=None, not {model.critic_subset}."
-            )
+        check_target_reduction(model, target_reduction)
         if critic_reduction not in ("half_sum", "sum", "mean"):
             raise ValueError(f"critic_reduction must be 'half_sum', 'sum' or 'mean', not {critic_reduction!r}.")
         if n_actions < 1:
@@ -388,9 +397,9 @@ class SACObjective(Objective):
         """
         model, hooks = self.model, self.model.hooks
         actions, log_prob = model.actor.rsample(batch.next_observations, noise)
-        actions = hooks.next_actions(actions, log_prob, batch)
+        evaluated = hooks.next_actions(actions, log_prob, batch)
         critic_target = model.critic_target if critic_target is None else critic_target
-        values = critic_target.q_values(batch.next_observations, actions, members)
+        values = critic_target.q_values(batch.next_observations, evaluated, members)
         smallest = F.reduce_ensemble(values, "min")
         if self.max_target_backup:
             smallest, best = smallest.max(dim=1)
@@ -401,6 +410,7 @@ class SACObjective(Objective):
             values = smallest
         if self.entropy_backup:
             values = values - ent_coef * log_prob
+        # the actions that the log-probability is of, wherever the critics were asked
         values = hooks.next_values(values, actions, log_prob, batch)
         return F.bellman_target(batch.rewards, batch.dones, batch.discounts, values)
 

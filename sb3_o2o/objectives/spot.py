@@ -45,6 +45,7 @@ class SPOTObjective(TD3Objective):
     :param online_gamma: discount factor while fine-tuning, in [0, 1]; the model's by default
     :param flatten_observations: let the VAE read dictionary observations, as one vector
     :param critic_reduction: see :class:`~sb3_o2o.objectives.td3.TD3Objective`
+    :param target_reduction: likewise
     :raises ValueError: for an argument out of range, or observations that the VAE cannot read
     """
 
@@ -69,8 +70,9 @@ class SPOTObjective(TD3Objective):
         online_gamma: float | None = None,
         flatten_observations: bool = False,
         critic_reduction: str = "sum",
+        target_reduction: str = "min",
     ):
-        super().__init__(model, critic_reduction=critic_reduction)
+        super().__init__(model, critic_reduction=critic_reduction, target_reduction=target_reduction)
         ranges = {
             "weight >= 0": weight >= 0,
             "cooldown_steps > 0": cooldown_steps > 0,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch as th
 
 from sb3_o2o.objectives import functional as F
-from sb3_o2o.objectives.base import Batch, LossesAndMetrics, Objective, Step
+from sb3_o2o.objectives.base import Batch, LossesAndMetrics, Objective, Step, check_target_reduction
 
 if TYPE_CHECKING:
     from sb3_o2o.algorithms.td3 import O2OTD3
@@ -29,16 +29,27 @@ class TD3Objective(Objective):
     :param critic_reduction: see :func:`~sb3_o2o.objectives.functional.ensemble_mse`; the sum in Stable-Baselines3
     :param normalize_values: the actor maximises its values divided by their mean magnitude, so that penalties weigh
         alike on tasks with other rewards (OCR-CFT's code)
+    :param target_reduction: ``"min"`` backs up the minimum over the target critics, ``"none"`` gives each critic a
+        target of its own (SO2, eq. 3)
     """
 
     unused_hooks: ClassVar[tuple[str, ...]] = ("advantages",)
 
-    def __init__(self, model: O2OTD3, *, critic_reduction: str = "sum", normalize_values: bool = False):
+    def __init__(
+        self,
+        model: O2OTD3,
+        *,
+        critic_reduction: str = "sum",
+        normalize_values: bool = False,
+        target_reduction: str = "min",
+    ):
         super().__init__(model)
+        check_target_reduction(model, target_reduction)
         if critic_reduction not in ("half_sum", "sum", "mean"):
             raise ValueError(f"critic_reduction must be 'half_sum', 'sum' or 'mean', not {critic_reduction!r}.")
         self.critic_reduction = critic_reduction
         self.normalize_values = normalize_values
+        self.target_reduction = target_reduction
 
     @property
     def model(self) -> O2OTD3:
@@ -88,14 +99,16 @@ class TD3Objective(Objective):
         :param noise: standard normal draws for the smoothing of the next actions, ``(B, act)``
         :param members: target critics to evaluate, ``(m,)``; all by default
         :param critic_target: target critics; the model's own by default
-        :return: ``(B,)``
+        :return: ``(B,)``, or ``(N, B)`` for a target per critic
         """
         model, hooks = self.model, self.model.hooks
         actions = model.actor_target(batch.next_observations)
         actions = F.smoothed_actions(actions, noise, model.target_policy_noise, model.target_noise_clip)
-        actions = hooks.next_actions(actions, None, batch)
+        evaluated = hooks.next_actions(actions, None, batch)
         critic_target = model.critic_target if critic_target is None else critic_target
-        values = F.reduce_ensemble(critic_target.q_values(batch.next_observations, actions, members), "min")
+        values = critic_target.q_values(batch.next_observations, evaluated, members)
+        if self.target_reduction == "min":
+            values = F.reduce_ensemble(values, "min")
         values = hooks.next_values(values, actions, None, batch)
         return F.bellman_target(batch.rewards, batch.dones, batch.discounts, values)
 

@@ -21,10 +21,13 @@ class TD3BCObjective(TD3Objective):
     :param model: the algorithm whose networks are trained
     :param alpha: weight of the values against imitation, >= 0; 0 clones
     :param critic_reduction: see :class:`TD3Objective`
+    :param target_reduction: likewise
     """
 
-    def __init__(self, model: O2OTD3, *, alpha: float = 2.5, critic_reduction: str = "sum"):
-        super().__init__(model, critic_reduction=critic_reduction)
+    def __init__(
+        self, model: O2OTD3, *, alpha: float = 2.5, critic_reduction: str = "sum", target_reduction: str = "min"
+    ):
+        super().__init__(model, critic_reduction=critic_reduction, target_reduction=target_reduction)
         if alpha < 0:
             raise ValueError(f"alpha of objective 'td3_bc' must be >= 0, not {alpha}.")
         self.alpha = alpha

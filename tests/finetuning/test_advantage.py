@@ -66,7 +66,7 @@ FIRST: dict[str, Any] = {"reference": "interval", "interval": 10_000}
 
 
 class Before(FineTuningCallback):
-    """Keeps the advantages, observations and actions of each rollout; asked before the auxiliary advantage."""
+    """Keeps advantages, actions, observations and returns of each rollout; asked before the auxiliary advantage."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,8 @@ class Before(FineTuningCallback):
 
     def _on_rollout_end(self) -> None:
         buffer = self.model.rollout_buffer  # type: ignore[attr-defined]
-        self.kept.append((buffer.advantages.copy(), buffer.actions.copy(), buffer.observations.copy()))
+        names = ("advantages", "actions", "observations", "returns")
+        self.kept.append(tuple(getattr(buffer, name).copy() for name in names))
 
 
 class After(Before):
@@ -93,7 +94,8 @@ def test_every_sample_has_its_own(squash_mean: bool, normalize: bool) -> None:
     reference = make_ppo(env=vec(2), policy_kwargs=kwargs, normalize_observations=True).policy
     reference.load_state_dict(auxiliary.policy.state_dict())
     assert differs(reference.state_dict(), model.policy.state_dict(), "")
-    for (plain, actions, obs), (mixed, _, _), steps in zip(before.kept, after.kept, (16, 32), strict=True):
+    for (plain, actions, obs, returns), (mixed, *_, same), steps in zip(before.kept, after.kept, (16, 32), strict=True):
+        assert np.array_equal(returns, same)  # what V is fitted to
         weight = 1 - steps / 64
         wanted = np.empty_like(plain)
         std = plain.std(ddof=1)

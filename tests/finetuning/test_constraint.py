@@ -12,6 +12,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from toy_tasks import assert_same, dataset, dataset_file, make, make_ppo, make_td3, state, vec
 
 from sb3_o2o import O2OPPO
+from sb3_o2o.evaluation import NormalizedEvalCallback
 from sb3_o2o.finetuning import AuxiliaryAdvantage, ConstrainedFineTuning, FineTuningCallback, SymmetricReplay, Warmup
 from sb3_o2o.finetuning.reference import frozen_copy
 from sb3_o2o.objectives import Batch
@@ -99,6 +100,27 @@ def test_what_an_evaluation_found_in_another_run_does_not_count(build: Any) -> N
     assert scores.best_mean_reward == 1e6
     model.learn(16, callback=scores)
     assert (reference.best_score, reference.n_taken) == (1e5, 2)
+
+
+@pytest.mark.parametrize("at_start", [True, False])
+def test_an_evaluation_callback_that_counts_anew_is_heard(at_start: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours begins to count calls again in each phase."""
+    returns = iter([*[50.0] * 5, *([1.0] if at_start else []), 3.0, 2.0, 4.0])
+
+    def evaluate_now(self: Any) -> bool:
+        self.last_mean_reward = next(returns)
+        self.evaluations_timesteps.append(self.num_timesteps)
+        return True
+
+    constraint = ConstrainedFineTuning()
+    monkeypatch.setattr(NormalizedEvalCallback, "_evaluate", evaluate_now)
+    monkeypatch.setattr(constraint, "_score", lambda evaluation, parameters: 1.0)
+    evaluation = NormalizedEvalCallback(vec(), eval_freq=2, at_start=at_start)
+    model = make(dataset=dataset(), finetuning=[constraint], learning_starts=0)
+    model.pretrain(gradient_steps=8 + 2 * (not at_start), callback=evaluation)
+    model.learn(6, callback=evaluation)
+    assert (constraint.best_score, constraint.n_taken) == (4.0, 3)
+    assert list(returns) == []
 
 
 class MovesActor(FineTuningCallback):
@@ -214,11 +236,14 @@ def test_a_missing_evaluation_is_refused_before_the_pretraining() -> None:
     assert model.n_pretrain_steps == 0
 
 
+@pytest.mark.parametrize("n_envs", [1, 2])
 @pytest.mark.parametrize(("build", "first", "last"), [(make, 0.125, 2.0), (make_td3, 0.0025, 0.04)])
-def test_the_threshold_rises_to_its_end(build: Any, first: float, last: float) -> None:
-    constraint = ConstrainedFineTuning(anneal_steps=4, reference="interval")
+def test_the_threshold_rises_to_its_end(build: Any, first: float, last: float, n_envs: int) -> None:
+    """By environment steps, of which each rollout makes as many as there are environments."""
+    constraint = ConstrainedFineTuning(anneal_steps=4 * n_envs, reference="interval")
     references = References(constraint)
-    build(finetuning=[constraint], learning_starts=0).learn(6, callback=references)
+    arguments = {"env": vec(n_envs), "gradient_steps": 1, "learning_starts": 0}
+    build(finetuning=[constraint], **arguments).learn(6 * n_envs, callback=references)
     slope = (last - first) / 4
     expected = [first + slope * step for step in (1, 2, 3, 4, 4, 4)]
     assert references.thresholds == pytest.approx(expected)

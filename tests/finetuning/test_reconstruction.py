@@ -83,6 +83,26 @@ def test_reevaluation_freezes_the_policy_and_renews_the_critics(build: Any) -> N
         assert all(th.equal(value, offline[name.replace("_target", "")]) for name, value in target_policy.items())
 
 
+def test_one_reevaluation_moves_the_targets_by_tau() -> None:
+    """At an update of which TD3's delay makes nothing."""
+    watch = Watch()
+    model = make_td3(finetuning=[PolicyReevaluation(1)], dataset=dataset(), policy_delay=2, tau=0.1)
+    model.pretrain(None, 4).learn(5, callback=watch)
+    before, after = watch.seen["reevaluation"], watch.seen["finetuning"]
+    for name, value in part(after, "critic_target.").items():
+        expected = 0.9 * before[name] + 0.1 * after[name.replace("_target", "")]
+        assert th.allclose(value, expected, atol=1e-7)
+    assert differs(before, after, "critic_target.")
+
+
+def test_one_alignment_moves_the_actor() -> None:
+    """Likewise."""
+    watch = Watch()
+    model = make_td3(finetuning=[ValueAlignment(1)], dataset=dataset(), policy_delay=2)
+    model.pretrain(None, 4).learn(5, callback=watch)
+    assert differs(watch.seen["alignment"], watch.seen["finetuning"], "actor.")
+
+
 def test_the_offline_critics_can_be_kept() -> None:
     watch = Watch()
     model = make(finetuning=phases(fresh_critics=False), dataset=dataset()).pretrain(None, 4)
@@ -296,6 +316,8 @@ def test_rejections_of_alignment() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             ValueAlignment(5, **arguments)
+    with pytest.raises(ValueError, match="pass largest_distance"):
+        make_td3(target_policy_noise=0.0, finetuning=[ValueAlignment(5)], dataset=dataset()).learn(5)
     with pytest.raises(ValueError, match="gSDE is not"):
         make(use_sde=True, finetuning=[ValueAlignment(5)], dataset=dataset()).learn(5)
 

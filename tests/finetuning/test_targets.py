@@ -7,10 +7,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
-from toy_tasks import assert_same, dataset, dataset_file, differs, make, state, vec
+from toy_tasks import assert_same, dataset, dataset_file, differs, make, make_td3, state, vec
 
 from sb3_o2o import O2OSAC
-from sb3_o2o.finetuning import FIFOReplay, FineTuningCallback, PerturbedTargets, SymmetricReplay, Warmup
+from sb3_o2o.data import MixedReplayBuffer
+from sb3_o2o.finetuning import (
+    BalancedReplay,
+    ConstrainedFineTuning,
+    DualCritic,
+    FIFOReplay,
+    FineTuningCallback,
+    PerturbedTargets,
+    SymmetricReplay,
+    Warmup,
+)
+from sb3_o2o.finetuning.reference import frozen_copy
 from sb3_o2o.objectives import Batch
 
 ROWS = 6
@@ -86,30 +97,111 @@ def test_two_of_them_are_refused() -> None:
 # -- the target ----------------------------------------------------------------------------------------------------
 
 
+@th.no_grad()
+def by_hand(model: Any, batch: Batch, noise: th.Tensor, critics: Any, reduction: str = "min") -> th.Tensor:
+    """
+    SO2, eq. 3: a perturbed action, and the entropy of the action as the policy drew it, as is the divergence from the
+    reference of a constraint.
+    """
+    following, constraints = batch.next_observations, model.hooks.defined("next_values")
+    if model.actor.stochastic:
+        actions, log_prob = model.actor.rsample(following, noise)
+        taken_off = model.current_ent_coef() * log_prob
+        for method in constraints:
+            reference = method.__self__.policy.log_prob(following, actions, 1 - 1e-4)
+            taken_off = taken_off + method.__self__.multiplier.logarithm.exp() * (log_prob - reference)
+    else:
+        smoothing = (noise * model.target_policy_noise).clamp(-model.target_noise_clip, model.target_noise_clip)
+        actions, taken_off = (model.actor_target(following) + smoothing).clamp(-1, 1), 0.0
+        for method in constraints:
+            squares = (model.actor(following) - method.__self__.policy(following)).pow(2)
+            taken_off = taken_off + method.__self__.multiplier.logarithm.exp() * squares.mean()
+    assert batch.extras is not None
+    perturbed = (actions + batch.extras["target_noise"]).clamp(-1, 1)
+    values = critics.q_values(following, perturbed)
+    values = values.min(dim=0).values if reduction == "min" else values
+    return batch.rewards + (1 - batch.dones) * batch.discounts * (values - taken_off)
+
+
+@pytest.mark.parametrize("second", [False, True])
 @pytest.mark.parametrize("reduction", ["min", "none"])
 @pytest.mark.parametrize("objective", ["sac", "cql", "calql"])
-def test_target_by_hand(objective: str, reduction: str) -> None:
-    """SO2, eq. 3: perturbed action, its own critic's value, the entropy of the action as the policy drew it."""
+def test_target_by_hand(objective: str, reduction: str, second: bool) -> None:
+    """Of the policy's own critics and of a second set."""
     kwargs = {"target_reduction": reduction, "entropy_backup": True}
     model = make(online_objective=objective, online_objective_kwargs=kwargs, n_critics=3, ent_coef=0.3)
     hook = PerturbedTargets()
     model.hooks.deliver_to([hook])
     batch, noise = hook.prepare(transitions()), th.randn(ROWS, 2)
-    assert batch.extras is not None
-    target = model.finetuning_objective.td_target(batch, noise, None, model.current_ent_coef())  # type: ignore[operator]
-    with th.no_grad():
-        actions, log_prob = model.actor.rsample(batch.next_observations, noise)
-        perturbed = (actions + batch.extras["target_noise"]).clamp(-1, 1)
-        values = model.critic_target.q_values(batch.next_observations, perturbed)
-        values = values.min(dim=0).values if reduction == "min" else values
-        expected = batch.rewards + (1 - batch.dones) * 0.9 * (values - 0.3 * log_prob)
+    critics = model.start_second_critics().critic_target if second else model.critic_target
+    target = model.finetuning_objective.td_target(batch, noise, None, model.current_ent_coef(), critics)  # type: ignore[operator]
     assert target.shape == ((ROWS,) if reduction == "min" else (3, ROWS))
-    assert th.allclose(target, expected, atol=1e-6)
+    assert th.allclose(target, by_hand(model, batch, noise, critics, reduction), atol=1e-6)
 
 
-def test_each_critic_follows_its_own_target() -> None:
+@pytest.mark.parametrize("second", [False, True])
+@pytest.mark.parametrize("reduction", ["min", "none"])
+@pytest.mark.parametrize("smoothing", [0.2, 0])
+@pytest.mark.parametrize("objective", ["td3", "td3_bc", "spot"])
+def test_target_of_td3_by_hand(objective: str, smoothing: float, reduction: str, second: bool) -> None:
+    """The perturbation comes on top of the smoothing, which may be turned off."""
+    kwargs = {"target_reduction": reduction}
+    model = make_td3(
+        online_objective=objective, online_objective_kwargs=kwargs, n_critics=3, target_policy_noise=smoothing
+    )
+    hook = PerturbedTargets()
+    model.hooks.deliver_to([hook])
+    batch, noise = hook.prepare(transitions()), th.randn(ROWS, 2)
+    critics = model.start_second_critics().critic_target if second else model.critic_target
+    target = model.finetuning_objective.td_target(batch, noise, None, critics)  # type: ignore[operator]
+    assert target.shape == ((ROWS,) if reduction == "min" else (3, ROWS))
+    assert th.allclose(target, by_hand(model, batch, noise, critics, reduction), atol=1e-6)
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("reduction", ["min", "none"])
+@pytest.mark.parametrize("objective", ["sac", "cql"])
+def test_a_policy_does_not_diverge_from_itself(objective: str, reduction: str, several: bool) -> None:
+    """However its actions are perturbed: a constraint takes nothing off the target where it is its own reference."""
+    kwargs = {"target_reduction": reduction, "max_target_backup": several, "n_actions": 4}
+    model = make(online_objective=objective, online_objective_kwargs=kwargs, n_critics=3)
+    with th.no_grad():
+        model.actor.log_std.weight.zero_()
+        model.actor.log_std.bias.fill_(-4.0)
+    hook, constraint = PerturbedTargets(), ConstrainedFineTuning(reference="interval")
+    constraint.init_callback(model)
+    constraint.policy = frozen_copy(model.actor)
+    batch, noise = hook.prepare(transitions()), th.randn(ROWS, 4, 2) if several else th.randn(ROWS, 2)
+    targets = []
+    for callbacks in ([hook], [hook, constraint]):
+        model.hooks.deliver_to(callbacks)
+        targets.append(model.finetuning_objective.td_target(batch, noise, None, model.current_ent_coef()))  # type: ignore[operator]
+    assert th.allclose(*targets, atol=1e-4)
+
+
+@pytest.mark.parametrize("build", [make, make_td3])
+def test_callbacks_of_the_target_see_the_actions_before_the_perturbation(build: Any) -> None:
+    seen: list[th.Tensor] = []
+
+    class Look(FineTuningCallback):
+        def next_actions(self, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch) -> th.Tensor:
+            seen.append(actions)
+            return -actions
+
+        def next_values(
+            self, values: th.Tensor, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch
+        ) -> th.Tensor:
+            seen.append(actions)
+            return values
+
+    build(learning_starts=0, finetuning=[Look()]).learn(1)
+    assert th.equal(*seen)
+
+
+@pytest.mark.parametrize("build", [make, make_td3])
+def test_each_critic_follows_its_own_target(build: Any) -> None:
     """Only the second target critic is changed, and only the second critic's step with it."""
-    models = [make(online_objective_kwargs={"target_reduction": "none"}, n_critics=3) for _ in range(2)]
+    models = [build(online_objective_kwargs={"target_reduction": "none"}, n_critics=3) for _ in range(2)]
     for parameter in models[1].critic_target.ensemble.layers[-1].parameters():
         parameter.data[1] += 1.0
     batch = transitions()
@@ -134,11 +226,12 @@ def test_own_targets_at_the_best_of_several_actions() -> None:
     assert th.allclose(target, batch.rewards + (1 - batch.dones) * 0.9 * chosen, atol=1e-6)
 
 
-def test_target_reduction_is_checked() -> None:
+@pytest.mark.parametrize("build", [make, make_td3])
+def test_target_reduction_is_checked(build: Any) -> None:
     with pytest.raises(ValueError, match="target_reduction must be 'min' or 'none', not 'mean'"):
-        make(online_objective_kwargs={"target_reduction": "mean"})
+        build(online_objective_kwargs={"target_reduction": "mean"})
     with pytest.raises(ValueError, match=r"set critic_subset=None, not 2"):
-        make(online_objective_kwargs={"target_reduction": "none"}, n_critics=4, critic_subset=2)
+        build(online_objective_kwargs={"target_reduction": "none"}, n_critics=4, critic_subset=2)
 
 
 # -- in a run ------------------------------------------------------------------------------------------------------
@@ -151,6 +244,45 @@ def test_it_changes_fine_tuning_and_not_pretraining() -> None:
     )
     assert_same(state(plain), state(perturbed))
     assert differs(*(state(model.learn(8)) for model in (plain, perturbed)), "policy/critic.")  # type: ignore[misc]
+
+
+class OtherReference(ConstrainedFineTuning):
+    """Far from every policy of its run."""
+
+    def _take_policy(self) -> None:
+        super()._take_policy()
+        for parameter in self.policy.parameters():
+            parameter.data.add_(0.3)
+
+
+@pytest.mark.parametrize(
+    ("companion", "arguments"),
+    [
+        (BalancedReplay, {"ratio_batch_size": 8, "ratio_net_arch": [8]}),
+        (DualCritic, {"kappa": 0.5}),
+        (OtherReference, {"reference": "interval"}),
+        (FIFOReplay, {}),
+    ],
+)
+@pytest.mark.parametrize("build", [make, make_td3])
+def test_every_target_of_a_run(build: Any, companion: Any, arguments: dict[str, Any]) -> None:
+    """Whatever else is there, and of both pairs where there are two."""
+    callbacks = [companion(**arguments), PerturbedTargets()]
+    model = build(learning_starts=0, finetuning=callbacks, dataset=dataset())
+    original, critics = model.finetuning_objective.td_target, []
+
+    def checked(batch: Batch, noise: th.Tensor, *rest: Any) -> th.Tensor:
+        critics.append(rest[-1] if rest and isinstance(rest[-1], th.nn.Module) else model.critic_target)
+        target = original(batch, noise, *rest)
+        assert th.allclose(target, by_hand(model, batch, noise, critics[-1]), atol=1e-5)
+        return target
+
+    model.finetuning_objective.td_target = checked
+    model.learn(6)
+    if companion is DualCritic:
+        assert critics == [model.second_critics.critic_target, model.critic_target] * 6
+    else:
+        assert critics == [model.critic_target] * 6
 
 
 @pytest.mark.parametrize("dictionary", [False, True])
@@ -174,17 +306,21 @@ def test_composed_with_the_others(dictionary: bool, tmp_path: Path) -> None:
     assert all(th.isfinite(value).all() for value in state(loaded).values())
 
 
-def test_interrupted_is_as_uninterrupted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("n_envs", [1, 8])
+def test_interrupted_is_as_uninterrupted(n_envs: int, tmp_path: Path) -> None:
+    """With one environment the dataset is still being pushed out, with eight it is gone."""
+
     def run() -> O2OSAC:
         callbacks = [PerturbedTargets(), FIFOReplay()]
-        return make(env=vec(), finetuning=callbacks, dataset=dataset_file(tmp_path), gradient_steps=2, n_critics=3)
+        data = dataset_file(tmp_path)
+        return make(env=vec(n_envs), finetuning=callbacks, dataset=data, gradient_steps=2, n_critics=3)
 
-    whole, part = run().learn(16), run().learn(9)
+    whole, part = run().learn(16 * n_envs), run().learn(9 * n_envs)
     part.save_resume(tmp_path / "bundle")
     th.randn(3)
     np.random.rand(3)
-    resumed = O2OSAC.load_resume(tmp_path / "bundle", vec(), device="cpu")
-    resumed.learn(7, reset_num_timesteps=False)
+    resumed = O2OSAC.load_resume(tmp_path / "bundle", vec(n_envs), device="cpu")
+    resumed.learn(7 * n_envs, reset_num_timesteps=False)
     assert_same(state(whole), state(resumed))
 
 
@@ -213,6 +349,57 @@ def test_the_whole_dataset_may_be_pushed_out() -> None:
     make(finetuning=[replay], dataset=data).learn(25, callback=batches)
     assert replay.n_kept == 0
     assert not np.isin(batches.seen[-1].rewards.numpy(), data.rewards).any()
+
+
+def in_time_order(model: Any) -> np.ndarray:
+    """Rewards of the online buffer, oldest first."""
+    buffer = model.replay_buffer
+    return np.roll(buffer.rewards, -buffer.pos, axis=0) if buffer.full else buffer.rewards[: buffer.pos]
+
+
+@pytest.mark.parametrize(("n_envs", "buffer_size"), [(1, 500), (1, 30), (1, 20), (2, 500), (3, 500), (3, 36)])
+def test_the_oldest_online_transitions_are_pushed_out_too(n_envs: int, buffer_size: int) -> None:
+    """Of a dataset of 20 and 60 online transitions the second buffer holds the newest 20, each as likely."""
+    replay, batches = FIFOReplay(0.0), Batches()
+    arguments = {"learning_starts": 55, "batch_size": 3000, "buffer_size": buffer_size}
+    model = make(env=vec(n_envs), finetuning=[replay], dataset=dataset(20), **arguments).learn(60, callback=batches)
+    drawn, counts = np.unique(batches.seen[-1].rewards.numpy(), return_counts=True)
+    assert drawn == pytest.approx(np.sort(in_time_order(model).flatten()[-20:]))
+    assert counts.min() > 100  # of 150
+
+
+def test_the_share_that_is_online_alone_knows_the_oldest_ones() -> None:
+    batches = Batches()
+    arguments = {"learning_starts": 55, "batch_size": 3000}
+    model = make(finetuning=[FIFOReplay(0.5)], dataset=dataset(20), **arguments).learn(60, callback=batches)
+    is_old = np.isin(batches.seen[-1].rewards.numpy(), in_time_order(model)[:40])
+    assert is_old.mean() == pytest.approx(0.5 * 40 / 60, abs=0.03)
+    halves = is_old.reshape(2, -1).mean(axis=1)  # spread evenly over the batch
+    assert halves == pytest.approx([1 / 3, 1 / 3], abs=0.04)
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_the_newest_of_which_the_return_is_known(n_envs: int) -> None:
+    batches = Batches()
+    arguments = {"learning_starts": 55, "batch_size": 1000, "online_objective": "calql"}
+    model: Any = make(env=vec(n_envs), finetuning=[FIFOReplay(0.0)], dataset=dataset(20), **arguments)
+    model.learn(60, callback=batches)
+    ordered, unfinished = in_time_order(model), model.replay_buffer._unfinished
+    assert unfinished.sum() > 0
+    known = [ordered[: len(ordered) - unfinished[column], column][-20 // n_envs :] for column in range(n_envs)]
+    assert np.unique(batches.seen[-1].rewards.numpy()) == pytest.approx(np.sort(np.concatenate(known)))
+
+
+def test_buffers_of_which_the_newest_cannot_be_drawn() -> None:
+    mixed = {"replay_buffer_class": MixedReplayBuffer, "replay_buffer_kwargs": {"dataset": dataset()}}
+    saving = {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}
+    for arguments, message in (
+        (mixed, "FIFOReplay draws from a plain replay buffer, or buffer_size no larger"),
+        (saving, "FIFOReplay needs optimize_memory_usage=False, or buffer_size no larger than the dataset"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(finetuning=[FIFOReplay()], dataset=dataset(), **arguments).learn(6)
+        make(finetuning=[FIFOReplay()], dataset=dataset(), **arguments, buffer_size=20).learn(25)
 
 
 @pytest.mark.parametrize(("fraction", "n_online"), [(0.1, 10), (0.5, 50), (1.0, 100)])
