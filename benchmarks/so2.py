@@ -61,6 +61,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--n-critics", type=int, default=10)
     parser.add_argument("--online-critics", type=int, default=None, help="the first so many of them; all by default")
     parser.add_argument("--tau", type=float, default=0.005, help="of the target networks; more carries values faster")
+    parser.add_argument("--critic-layer-norm", action="store_true")
+    parser.add_argument("--normalize-observations", action="store_true")
+    parser.add_argument("--keep-best", type=int, default=None, help="evaluate pre-training so often; the best goes on")
     parser.add_argument("--objective", choices=list(OBJECTIVES), default="edac")
     parser.add_argument("--eta", type=float, default=1.0, help="EDAC's")
     parser.add_argument("--updates", type=int, default=10, help="critic updates per step where they are frequent")
@@ -85,7 +88,7 @@ def make_env(args: argparse.Namespace) -> gym.Env[Any, Any]:
 
 
 def callbacks(args: argparse.Namespace, folder: Path, reference: ReferenceScore | None, freq: int) -> list[Any]:
-    """Evaluation and every diagnostic, in environments of their own. DriftDiagnostics skips pre-training by itself."""
+    """Evaluation and every diagnostic, in environments of their own. Some skip pre-training by themselves."""
     evaluation = NormalizedEvalCallback(
         make_env(args),
         reference=reference,
@@ -93,6 +96,7 @@ def callbacks(args: argparse.Namespace, folder: Path, reference: ReferenceScore 
         eval_freq=freq,
         n_eval_episodes=args.eval_episodes,
         log_path=str(folder),
+        best_model_save_path=str(folder),
         verbose=1,
     )
     tau = QValueDiagnostics(make_env(args), freq=args.tau_freq, n_episodes=args.tau_episodes, log_path=folder)
@@ -112,16 +116,19 @@ def pretrain(args: argparse.Namespace, dataset: OfflineDataset, reference: Refer
         objective_kwargs={"eta": args.eta} if args.objective == "edac" else OBJECTIVES[args.objective],
         n_critics=args.n_critics,
         tau=args.tau,
+        critic_layer_norm=args.critic_layer_norm,
+        normalize_observations=args.normalize_observations,
+        dataset=dataset,
         compile=args.compile,
     )
     folder = args.out / "offline"
     model.set_logger(configure(str(folder), ["csv"]))
-    looking = callbacks(args, folder, reference, max(args.pretrain_steps // 5, 1))
+    looking = callbacks(args, folder, reference, args.keep_best or max(args.pretrain_steps // 5, 1))
     started = time.time()
     model.pretrain(dataset, args.pretrain_steps, callback=looking)
     announce("pre-training", started, looking)
     model.save(args.out / "pretrained")
-    return args.out / "pretrained.zip"
+    return folder / "best_model.zip" if args.keep_best else args.out / "pretrained.zip"
 
 
 def take_policy(args: argparse.Namespace, dataset: OfflineDataset) -> Path:
