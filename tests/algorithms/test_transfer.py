@@ -155,9 +155,8 @@ def test_a_stock_ensemble_named_as_stock_names_it() -> None:
 
 def test_more_members_than_there_are(tmp_path: Path) -> None:
     make(n_critics=3).save(tmp_path / "model")
-    for n_critics in (4, 0):
-        with pytest.raises(ValueError, match=rf"The ensemble has 3 critics, so n_critics={n_critics} cannot be kept"):
-            O2OSAC.load_offline(tmp_path / "model", env=vec(), device="cpu", n_critics=n_critics)
+    with pytest.raises(ValueError, match="The ensemble has 3 critics, so n_critics=4 cannot be kept"):
+        O2OSAC.load_offline(tmp_path / "model", env=vec(), device="cpu", n_critics=4)
 
 
 def test_fewer_members_than_are_drawn(tmp_path: Path) -> None:
