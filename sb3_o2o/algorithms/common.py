@@ -379,8 +379,9 @@ class OfflineToOnlineMixin(SecondCriticsMixin):
         self.hooks.deliver_to(callbacks)
         self._refuse_unused_hooks()
         for each in callbacks:
+            each.init_callback(self)  # in order, as ``learn`` will do it: some look at those before them
+        for each in callbacks:
             if hasattr(each, "check_run"):
-                each.init_callback(self)
                 each.check_run(callbacks)
 
     def _begin_new_run(self) -> None:

@@ -87,6 +87,11 @@ def test_it_is_said_before_pretraining() -> None:
     with pytest.raises(ValueError, match=MISPLACED):
         model.learn(4, callback=[SwitchDiagnostics(evaluation), evaluation])
     assert model.n_pretrain_steps == 0
+    seen = SwitchDiagnostics(evaluation)
+    model.learn(4, callback=[evaluation, seen])  # in order it is no obstacle
+    assert model.n_pretrain_steps == 3
+    assert seen.timesteps == evaluation.evaluations_timesteps
+    assert seen.timesteps[0] == 0
 
 
 # -- the picture ---------------------------------------------------------------------------------------------------
