@@ -15,7 +15,6 @@ from sb3_o2o.diagnostics.environment import refuse_training_environment, single_
 from sb3_o2o.diagnostics.measure import (
     check_candidates,
     check_drift,
-    frozen_copy,
     looking,
     mean_or_nan,
     mean_q_and_td_error,
@@ -26,6 +25,7 @@ from sb3_o2o.diagnostics.measure import (
 )
 from sb3_o2o.diagnostics.q_values import mean_window_tau, normalized_difference
 from sb3_o2o.evaluation.callbacks import is_pretraining
+from sb3_o2o.networks import frozen_copy
 from sb3_o2o.objectives import Batch
 
 

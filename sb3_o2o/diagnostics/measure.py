@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import random
 from collections.abc import Iterator
@@ -282,17 +281,6 @@ def mean_q_and_td_error(model: Any, batch: Batch, seed: int = 0) -> tuple[float,
 # -- drift ---------------------------------------------------------------------------------------------------------
 
 
-def frozen_copy(network: Any) -> Any:
-    """
-    :param network: an actor or a critic
-    :return: a copy without its optimiser, that does not train
-    """
-    # memo: the optimiser's moments are twice the size of the network, and nobody asks for them
-    clone = copy.deepcopy(network, {id(getattr(network, "optimizer", None)): None})
-    clone.train(False)
-    return clone.requires_grad_(False)
-
-
 def policy_and_q_drift(
     model: Any, actor: Any, critic: Any, observations: PyTorchObs, n_candidates: int = 20, seed: int = 0
 ) -> tuple[float, float]:
@@ -304,7 +292,7 @@ def policy_and_q_drift(
     the critics are trained. The training's random streams are left as they were.
 
     :param model: the model now
-    :param actor: its actor before (:func:`frozen_copy`)
+    :param actor: its actor before (:func:`~sb3_o2o.networks.frozen_copy`)
     :param critic: its critic before
     :param observations: ``(B, *obs)``
     :param n_candidates: actions per state, K, even

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_o2o.finetuning.reference import frozen_copy
 from sb3_o2o.finetuning.replay import _DatasetCallback
+from sb3_o2o.networks import frozen_copy
 from sb3_o2o.objectives import (
     DeterministicAlignmentObjective,
     Objective,

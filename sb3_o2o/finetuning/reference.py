@@ -1,4 +1,4 @@
-"""Frozen copies of a policy."""
+"""Policies that others are held against."""
 
 from __future__ import annotations
 
@@ -13,20 +13,7 @@ from stable_baselines3.common.vec_env import sync_envs_normalization
 from torch import nn
 
 from sb3_o2o.finetuning.base import FineTuningCallback
-
-
-def frozen_copy(actor: nn.Module) -> Any:
-    """
-    :param actor: a policy network
-    :return: a copy that nothing trains, without the optimiser
-    """
-    distribution = getattr(actor, "action_dist", None)
-    # its last sample is no part of the policy, and with gSDE it cannot be copied
-    copied: Any = copy.deepcopy(actor, {id(distribution): copy.copy(distribution)})
-    copied.optimizer, copied.action_dist = None, None
-    for parameter in copied.parameters():
-        parameter.grad = None
-    return copied.train(False).requires_grad_(False)
+from sb3_o2o.networks import frozen_copy
 
 
 class _ReferenceCallback(FineTuningCallback):

@@ -14,7 +14,7 @@ from toy_tasks import assert_same, dataset, dataset_file, make, make_ppo, make_t
 from sb3_o2o import O2OPPO
 from sb3_o2o.evaluation import NormalizedEvalCallback
 from sb3_o2o.finetuning import AuxiliaryAdvantage, ConstrainedFineTuning, FineTuningCallback, SymmetricReplay, Warmup
-from sb3_o2o.finetuning.reference import frozen_copy
+from sb3_o2o.networks import frozen_copy
 from sb3_o2o.objectives import Batch
 
 BUILDERS = [make, make_td3]

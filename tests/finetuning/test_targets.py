@@ -21,7 +21,7 @@ from sb3_o2o.finetuning import (
     SymmetricReplay,
     Warmup,
 )
-from sb3_o2o.finetuning.reference import frozen_copy
+from sb3_o2o.networks import frozen_copy
 from sb3_o2o.objectives import Batch
 
 ROWS = 6

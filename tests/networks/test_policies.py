@@ -11,7 +11,7 @@ from torch import nn
 from toy_tasks import Drift, dataset, make, state, vec
 
 from sb3_o2o import O2OSAC
-from sb3_o2o.networks import NormalizedExtractor, conversion
+from sb3_o2o.networks import NormalizedExtractor, conversion, frozen_copy
 
 IMAGE = spaces.Box(0, 255, (36, 36, 3), np.uint8)
 
@@ -187,3 +187,21 @@ def test_policy_arguments_survive_saving(tmp_path: Any) -> None:
     model.policy.save(str(tmp_path / "policy"))
     loaded = type(model.policy).load(str(tmp_path / "policy"), device="cpu")
     assert all(th.equal(value, loaded.state_dict()[name]) for name, value in model.policy.state_dict().items())
+
+
+@pytest.mark.parametrize("use_sde", [False, True])
+@pytest.mark.parametrize("network", ["actor", "critic"])
+def test_a_frozen_copy_stays_while_the_model_trains(network: str, use_sde: bool) -> None:
+    model = make(use_sde=use_sde)
+    model.pretrain(dataset(), 2)
+    model.predict(np.zeros((1, *model.observation_space.shape), np.float32))  # a last sample, with a gradient's graph
+    original = getattr(model, network)
+    before = {name: value.clone() for name, value in original.state_dict().items()}
+    copied = frozen_copy(original)
+    assert getattr(copied, "optimizer", None) is None and getattr(copied, "action_dist", None) is None
+    assert not copied.training
+    assert all(not value.requires_grad and value.grad is None for value in copied.parameters())
+    assert original.optimizer is not None and all(value.requires_grad for value in original.parameters())
+    model.pretrain(dataset(), 2)
+    assert all(th.equal(value, before[name]) for name, value in copied.state_dict().items())
+    assert any(not th.equal(value, before[name]) for name, value in original.state_dict().items())

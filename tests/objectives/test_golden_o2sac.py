@@ -24,7 +24,7 @@ from torch import nn
 
 from sb3_o2o import O2OSAC
 from sb3_o2o.finetuning import ConstrainedFineTuning
-from sb3_o2o.finetuning.reference import frozen_copy
+from sb3_o2o.networks import frozen_copy
 from sb3_o2o.networks.ensemble import EnsembleCritic, EnsembleLayerNorm
 from sb3_o2o.objectives import Batch, Objective, ReevaluationObjective, StochasticAlignmentObjective
 from sb3_o2o.objectives import functional as F

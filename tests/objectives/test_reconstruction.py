@@ -6,7 +6,7 @@ import pytest
 import torch as th
 from toy_tasks import dataset, make, make_td3
 
-from sb3_o2o.finetuning.reference import frozen_copy
+from sb3_o2o.networks import frozen_copy
 from sb3_o2o.objectives import DeterministicAlignmentObjective, ReevaluationObjective
 from sb3_o2o.objectives import functional as F
 
