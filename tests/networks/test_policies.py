@@ -198,10 +198,12 @@ def test_a_frozen_copy_stays_while_the_model_trains(network: str, use_sde: bool)
     original = getattr(model, network)
     before = {name: value.clone() for name, value in original.state_dict().items()}
     copied = frozen_copy(original)
-    assert getattr(copied, "optimizer", None) is None and getattr(copied, "action_dist", None) is None
+    assert getattr(copied, "optimizer", None) is None
+    assert getattr(copied, "action_dist", None) is None
     assert not copied.training
     assert all(not value.requires_grad and value.grad is None for value in copied.parameters())
-    assert original.optimizer is not None and all(value.requires_grad for value in original.parameters())
+    assert original.optimizer is not None
+    assert all(value.requires_grad for value in original.parameters())
     model.pretrain(dataset(), 2)
     assert all(th.equal(value, before[name]) for name, value in copied.state_dict().items())
     assert any(not th.equal(value, before[name]) for name, value in original.state_dict().items())
