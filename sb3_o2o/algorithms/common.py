@@ -110,7 +110,8 @@ class OfflineToOnlineMixin(SecondCriticsMixin):
         :param gradient_steps: updates to make
         :param batch_size: transitions per update
         """
-        self.policy.set_training_mode(True)
+        if not self.policy.training:  # a walk through all modules, which a small update would notice
+            self.policy.set_training_mode(True)
         self._update_learning_rates()
         block = self._sample(batch_size * gradient_steps) if self._draws_blocks(gradient_steps) else None
         for step in range(gradient_steps):
