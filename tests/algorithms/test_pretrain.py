@@ -355,3 +355,29 @@ def test_opening_a_dataset_draws_no_random_numbers(tmp_path: Path) -> None:
     model.open_offline_buffer(dataset_file(tmp_path)).sample(4)
     assert np.array_equal(before[0], np.random.get_state()[1])  # type: ignore[arg-type]
     assert th.equal(before[1], th.get_rng_state())
+
+
+class Peek(BaseCallback):
+    """Acts between updates, which leaves the policy in evaluation mode, and notes the mode at each update's end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.modes: list[tuple[bool, bool, bool]] = []
+
+    def on_gradient_step(self) -> None:
+        model: Any = self.model
+        self.modes.append((model.policy.training, model.actor.training, model.critic.training))
+
+    def _on_step(self) -> bool:
+        model: Any = self.model
+        model.predict(np.zeros((1, *model.observation_space.shape), np.float32))
+        assert not model.actor.training
+        return True
+
+
+def test_updates_are_made_in_training_mode() -> None:
+    model, peek = make(learning_starts=0), Peek()
+    model.pretrain(dataset(), 3, callback=peek)
+    model.learn(3, callback=peek)
+    assert len(peek.modes) == 6
+    assert all(all(modes) for modes in peek.modes)
