@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import platform
-import re
 import sys
 import time
-import types
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import cache
+from operator import attrgetter
 from typing import Any
 
 import torch as th
 
+from sb3_o2o.algorithms.graphs import can_differentiate, forward_graph, whole_graph
 from sb3_o2o.objectives import Step
 
 Tensors = dict[str, th.Tensor]
@@ -67,17 +67,19 @@ class GradientFunctions:
         if not self.compile or step.eager:
             return losses_and_gradients(step.function, parameters, step.arguments)
         # what is trained is part of the graph: parameters may be frozen, and callbacks bring and take their own
-        trained = [(name, id(each[0]), sum(value.requires_grad for value in each)) for name, each in parameters.items()]
+        trained = [(name, id(each[0]), sum(map(_is_trained, each))) for name, each in parameters.items()]
         # bound methods compare by their object and function
         key = (step.function, *trained, *map(_size, step.arguments))
         compiled = self._compiled.get(key)
         if compiled is None:
             return self._first_call(key, step, parameters)
-        from torch._dynamo import exc
-
         try:
             return compiled(step.arguments)
-        except (exc.Unsupported, exc.FailOnRecompileLimitHit) as error:
+        except Exception as error:
+            from torch._dynamo import exc
+
+            if not isinstance(error, exc.Unsupported | exc.FailOnRecompileLimitHit):
+                raise
             # a callback that came later, or a number that is another one at every update
             return self._first_call(key, step, parameters, error)
 
@@ -116,6 +118,9 @@ class GradientFunctions:
         return result
 
 
+_is_trained = attrgetter("requires_grad")
+
+
 def _size(argument: Any) -> Any:
     if isinstance(argument, th.Tensor):
         return argument.shape
@@ -142,28 +147,15 @@ def compile_step(
     :param in_pieces: leave what cannot be compiled to Python, and the backward pass to autograd
     :return: a compiled function of the arguments
     """
-    import torch._dynamo.config as dynamo
-
-    options: dict[str, Any] = {"guard_filter_fn": _keep_guards}
-    if in_pieces or not hasattr(dynamo, "trace_autograd_ops"):
+    if in_pieces or not can_differentiate():
         # an older torch compiles what is differentiated, and differentiates by itself
-        forward = th.compile(_own_code(lambda arguments: function(*arguments)), dynamic=False, options=options)
+        forward = forward_graph(lambda arguments: function(*arguments))
         return lambda arguments: losses_and_gradients(lambda *_: forward(arguments), parameters, ())
 
     def whole(arguments: tuple[Any, ...]) -> Any:
         return losses_and_gradients(function, parameters, arguments)
 
-    compiled = th.compile(_own_code(whole), fullgraph=True, dynamic=False, options=options)
-
-    def call(arguments: tuple[Any, ...]) -> Any:
-        # for the time of the call, because a constant that changed compiles anew; other code keeps its setting
-        before, dynamo.trace_autograd_ops = dynamo.trace_autograd_ops, True
-        try:
-            return compiled(arguments)
-        finally:
-            dynamo.trace_autograd_ops = before
-
-    return call
+    return whole_graph(whole, next(iter(parameters.values()))[0].device)
 
 
 @cache
@@ -177,30 +169,6 @@ def _keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(trim_threshold, most)
         libc.mallopt(mmap_threshold, most)
-
-
-def _own_code(function: Callable[..., Any]) -> Callable[..., Any]:
-    """torch keeps its compiled graphs by code object: shared by all objectives, they would soon be too many."""
-    code = function.__code__.replace(co_name=f"{function.__name__}_{id(function)}")  # type: ignore[attr-defined]
-    copy = types.FunctionType(code, function.__globals__, function.__name__, closure=function.__closure__)  # type: ignore[attr-defined]
-    copy.__kwdefaults__ = function.__kwdefaults__  # type: ignore[attr-defined]
-    return copy
-
-
-#: the model's own networks: their layers do not change between two updates
-_NETWORKS = re.compile(r"_model\[0\]\.(actor|critic|policy)(_target)?\b")
-
-
-def _keep_guards(entries: list[Any]) -> list[bool]:
-    """
-    What torch checks before each call. The model's networks, classes and modules' globals do not change between two
-    updates, and checking hundreds of them takes as long as a layer. Constants of objectives and callbacks may change,
-    and so may the networks that callbacks hold: they stay guarded.
-    """
-    return [
-        not (entry.name.startswith("G[") or "__mro__" in entry.name or _NETWORKS.search(entry.name))
-        for entry in entries
-    ]
 
 
 def _spinner(text: str) -> AbstractContextManager[Any]:
