@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch as th
@@ -13,9 +13,22 @@ class _Lists(NamedTuple):
     """What one fused step of a parameter group works on."""
 
     parameters: list[th.Tensor]
+    states: list[dict[str, th.Tensor]]
     averages: list[th.Tensor]
     squares: list[th.Tensor]
     counter: th.Tensor
+
+
+class _Group(NamedTuple):
+    """A parameter group that is about to step."""
+
+    settings: dict[str, Any]
+    lists: _Lists
+    gradients: list[th.Tensor]
+
+
+#: adding a tensor takes half the time of adding a number, which becomes one
+_ONE = th.ones((), device="cpu")
 
 
 class FusedAdam(th.optim.Adam):
@@ -39,56 +52,40 @@ class FusedAdam(th.optim.Adam):
         :param closure: see ``torch.optim.Adam``
         :return: the closure's loss, if there is one
         """
-        if closure is not None or not self._is_ready():
+        groups = None if closure is not None else self._ready_groups()
+        if groups is None:
             self._part_counters()
             loss = super().step(closure)
             self._lists = self._share_counters()
             return loss
-        self._advance()
+        _step_groups(groups)
         return None
 
-    @th.no_grad()
-    def quick_step(self) -> None:
-        """:meth:`step` without torch's wrapper around it, which calls hooks and names the step for profilers."""
+    def _quick_groups(self) -> list[_Group] | None:
+        """The groups, if they can step without torch's wrapper, which calls hooks and names the step for profilers."""
         hooks = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
-        if hooks or _global_optimizer_pre_hooks or _global_optimizer_post_hooks or not self._is_ready():
-            self.step()
-        else:
-            self._advance()
+        if hooks or _global_optimizer_pre_hooks or _global_optimizer_post_hooks:
+            return None
+        return self._ready_groups()
 
-    def _advance(self) -> None:
-        assert self._lists is not None
-        for group, lists in zip(self.param_groups, self._lists, strict=True):
-            lists.counter.add_(1)
-            th._fused_adam_(
-                lists.parameters,
-                [parameter.grad for parameter in lists.parameters],  # type: ignore[misc]
-                lists.averages,
-                lists.squares,
-                [],
-                [lists.counter] * len(lists.parameters),
-                lr=group["lr"],
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                amsgrad=False,
-                maximize=group["maximize"],
-            )
-
-    def _is_ready(self) -> bool:
-        """Whether the lists still describe this optimiser: its state may have been loaded or cleared."""
+    def _ready_groups(self) -> list[_Group] | None:
+        """The groups, unless the lists no longer describe this optimiser: its state may have been loaded or cleared."""
         if self._lists is None or len(self._lists) != len(self.param_groups):
-            return False
-        for group, lists in zip(self.param_groups, self._lists, strict=True):
-            if len(group["params"]) != len(lists.parameters):
-                return False
-            for parameter, average in zip(lists.parameters, lists.averages, strict=True):
-                state = self.state.get(parameter, {})
-                is_known = state.get("step") is lists.counter and state.get("exp_avg") is average
-                if not is_known or parameter.grad is None:
-                    return False
-        return True
+            return None
+        groups, n_parameters = [], 0
+        for settings, lists in zip(self.param_groups, self._lists, strict=True):
+            parameters = settings["params"]
+            if len(parameters) != len(lists.parameters) or self.state.get(parameters[0]) is not lists.states[0]:
+                return None
+            for state, average in zip(lists.states, lists.averages, strict=True):
+                if state.get("step") is not lists.counter or state.get("exp_avg") is not average:
+                    return None
+            gradients = [parameter.grad for parameter in parameters]
+            if any(gradient is None for gradient in gradients):
+                return None
+            groups.append(_Group(settings, lists, gradients))
+            n_parameters += len(parameters)
+        return groups if len(self.state) == n_parameters else None
 
     def _part_counters(self) -> None:
         """torch counts each parameter by itself: a shared counter would be counted once for each."""
@@ -117,7 +114,7 @@ class FusedAdam(th.optim.Adam):
             for state in states:
                 state["step"] = counter  # type: ignore[index]
             averages, squares = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))  # type: ignore[index]
-            lists.append(_Lists(list(group["params"]), averages, squares, counter))
+            lists.append(_Lists(list(group["params"]), states, averages, squares, counter))  # type: ignore[arg-type]
         return lists
 
     def state_dict(self) -> dict[str, Any]:
@@ -137,3 +134,45 @@ class FusedAdam(th.optim.Adam):
         groups = [{**group, **flags} for group in state_dict["param_groups"]]  # how to step is this optimiser's affair
         super().load_state_dict({**state_dict, "param_groups": groups})
         self._lists = None
+
+
+@th.no_grad()
+def step_all(optimizers: Iterable[th.optim.Optimizer]) -> None:
+    """
+    Step several optimisers whose gradients are there. Those of this module that have the same settings share a kernel.
+
+    :param optimizers: of different parameters
+    """
+    groups: list[_Group] = []
+    for optimizer in optimizers:
+        found = optimizer._quick_groups() if type(optimizer) is FusedAdam else None
+        if found is None:
+            optimizer.step()
+        else:
+            groups += found
+    _step_groups(groups)
+
+
+def _step_groups(groups: list[_Group]) -> None:
+    alike: dict[tuple[Any, ...], list[_Group]] = {}
+    for group in groups:
+        settings = group.settings
+        group.lists.counter.add_(_ONE)
+        key = (*settings["betas"], *(settings[name] for name in ("lr", "weight_decay", "eps", "maximize")))
+        alike.setdefault((*key, group.lists.counter.device), []).append(group)
+    for (beta1, beta2, lr, weight_decay, eps, maximize, _), members in alike.items():
+        th._fused_adam_(
+            [parameter for group in members for parameter in group.lists.parameters],
+            [gradient for group in members for gradient in group.gradients],
+            [average for group in members for average in group.lists.averages],
+            [square for group in members for square in group.lists.squares],
+            [],
+            [group.lists.counter for group in members for _ in group.lists.parameters],
+            lr=lr,
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=weight_decay,
+            eps=eps,
+            amsgrad=False,
+            maximize=maximize,
+        )

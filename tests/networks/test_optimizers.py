@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch as th
 
-from sb3_o2o.networks.optimizers import FusedAdam
+from sb3_o2o.networks.optimizers import FusedAdam, step_all
 
 #: float32, fused against the plain formula
 TOLERANCE = 1e-6
@@ -155,10 +155,34 @@ def test_a_quick_step_is_a_step_hooks_included() -> None:
         generator = th.Generator().manual_seed(seed)
         for parameter in ours:
             parameter.grad = th.randn(parameter.shape, generator=generator)
-        mine.quick_step()
+        step_all([mine])
         step(stock, theirs, seed)
     assert same(ours, theirs)
     assert called == ["after", "after"]
+
+
+def test_several_optimisers_step_together() -> None:
+    """Two of the same settings, one with another rate, one that is torch's own, and one without a gradient at first."""
+    th.manual_seed(0)
+    rates = [0.1, 0.1, 0.01, 0.1, 0.1]
+    ours = [th.nn.Parameter(th.randn(3, 2)) for _ in rates]
+    theirs = [th.nn.Parameter(each.detach().clone()) for each in ours]
+    kinds = [FusedAdam, FusedAdam, FusedAdam, th.optim.SGD, FusedAdam]
+    mine = [kind([each], lr=rate) for kind, each, rate in zip(kinds, ours, rates, strict=True)]
+    stocks = [th.optim.SGD if kind is th.optim.SGD else th.optim.Adam for kind in kinds]
+    stock = [kind([each], lr=rate) for kind, each, rate in zip(stocks, theirs, rates, strict=True)]
+    for seed in range(4):
+        for parameters in (ours, theirs):
+            generator = th.Generator().manual_seed(seed)
+            for parameter in parameters:
+                parameter.grad = th.randn(parameter.shape, generator=generator)
+            if seed == 0:
+                parameters[-1].grad = None
+        step_all(mine)
+        for optimizer in stock:
+            optimizer.step()
+    assert same(ours, theirs)
+    assert [int(each.state[parameter]["step"]) for each, parameter in zip(mine[:3], ours, strict=False)] == [4, 4, 4]
 
 
 def test_a_group_that_joins_later_and_state_that_is_lost() -> None:
