@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,12 @@ from sb3_o2o.algorithms.arguments import AlgorithmArguments
 from sb3_o2o.algorithms.phases import PRETRAINING
 from sb3_o2o.data import OfflineDataset, OfflineReplayBuffer
 from sb3_o2o.objectives import Batch
+
+
+@lru_cache(maxsize=16)
+def _constant(value: float, device: th.device) -> th.Tensor:
+    """A number on a device, to be expanded: torch refuses to write into that."""
+    return th.tensor(value, dtype=th.float32, device=device)
 
 
 class SamplingMixin(AlgorithmArguments):
@@ -118,6 +125,8 @@ class SamplingMixin(AlgorithmArguments):
             samples.next_observations,
             rewards,
             samples.dones.flatten(),
-            th.full_like(rewards, objective.gamma) if discounts is None else discounts.flatten(),
+            _constant(objective.gamma, rewards.device).expand(len(rewards))
+            if discounts is None
+            else discounts.flatten(),
             None if returns is None else returns.flatten(),
         )

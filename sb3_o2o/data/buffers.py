@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_o2o.data.dataset import DatasetReference, OfflineDataset
 from sb3_o2o.data.online import MonteCarloDictReplayBuffer, MonteCarloReplayBuffer, NStepDictReplayBuffer
+from sb3_o2o.data.prefetch import Prefetcher
 from sb3_o2o.data.returns import checked_gamma, checked_n_steps
 from sb3_o2o.data.samples import ReplaySamples, concatenate_samples, normalize_returns, to_column, to_tensors
 
@@ -66,9 +67,18 @@ class OfflineReplayBuffer(ReplayBuffer):
         self.n_steps = None if n_steps is None else checked_n_steps(n_steps)
         self.gamma = checked_gamma(gamma)
         self.with_returns_to_go, self.negative_reward = returns_to_go, negative_reward
-        self.rng = np.random.default_rng(np.random.randint(2**31) if seed is None else seed)
+        self._prefetcher = Prefetcher(np.random.default_rng(np.random.randint(2**31) if seed is None else seed))
         self.pos, self.full = 0, True
         self.dataset = dataset
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """The random generator, as it is after the last minibatch."""
+        return self._prefetcher.rewind()
+
+    @rng.setter
+    def rng(self, rng: np.random.Generator) -> None:
+        self._prefetcher = Prefetcher(rng)
 
     @property
     def dataset(self) -> OfflineDataset:
@@ -82,6 +92,7 @@ class OfflineReplayBuffer(ReplayBuffer):
     @dataset.setter
     def dataset(self, dataset: OfflineDataset) -> None:
         dataset = dataset.adapted_to(self.observation_space, self.action_space)
+        self._prefetcher.rewind()
         self._dataset: OfflineDataset | None = dataset
         self._reference: DatasetReference | None = None
         self.buffer_size = len(dataset)
@@ -115,8 +126,10 @@ class OfflineReplayBuffer(ReplayBuffer):
         :param env: normalises observations and rewards with its present statistics
         :return: a minibatch
         """
-        indices = self.rng.integers(len(self.dataset), size=batch_size)
-        return self._get_samples(indices, env)
+        if env is not None:  # its statistics may be others at the next minibatch
+            return self._get_samples(self.rng.integers(len(self.dataset), size=batch_size), env)
+        dataset = self.dataset
+        return self._prefetcher.take(batch_size, len(dataset), self._get_samples, dataset.row_bytes)
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> ReplaySamples:  # type: ignore[override]
         dataset = self.dataset
@@ -153,13 +166,18 @@ class OfflineReplayBuffer(ReplayBuffer):
     def __getstate__(self) -> dict[str, Any]:
         reference = self._reference if self._dataset is None else self._dataset.reference
         return {
-            **self.__dict__,
+            **{name: value for name, value in self.__dict__.items() if name != "_prefetcher"},
+            "rng": self.rng,
             "_reference": reference,
             "_dataset": None,
             "_last": None,
             "_rest": None,
             "_returns": None,
         }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.rng = state.pop("rng")
+        self.__dict__.update(state)
 
 
 class MixedReplayBuffer(ReplayBuffer):

@@ -6,7 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sb3_o2o.data import cache, returns, statistics
-from sb3_o2o.data.transitions import Observations, Transitions, close_episodes, map_observations
+from sb3_o2o.data.transitions import (
+    Observations,
+    Transitions,
+    close_episodes,
+    map_observations,
+    named_observations,
+)
 
 
 class TransitionBatch(NamedTuple):
@@ -103,6 +109,13 @@ class Episodes:
         """
         rows = self._row_index[indices] + 1
         return map_observations(lambda array: array[rows], self._rows)
+
+    @cached_property
+    def row_bytes(self) -> int:
+        """Memory of one transition in a minibatch: its two observations, action, reward, and end."""
+        first = np.zeros(min(1, len(self)), dtype=np.int64)
+        arrays = [*named_observations(self.observations_at(first)).values(), self.actions[first]]
+        return sum(array.nbytes for array in arrays[:-1]) * 2 + arrays[-1].nbytes + 8
 
     def get(self, indices: np.ndarray) -> TransitionBatch:
         """
