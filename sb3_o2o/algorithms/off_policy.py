@@ -209,7 +209,8 @@ class OffPolicyMixin(OfflineToOnlineMixin, _Base):
         if self.second_critics is not None and self.phase == FINETUNING:
             self.second_critics.update_targets(self.tau)
         # running statistics of batch normalisation are copied, as SB3 does
-        polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
+        if self.batch_norm_stats:
+            polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
 
     def draw_critics(self, size: int | None) -> th.Tensor | None:
         """

@@ -166,10 +166,21 @@ class UpdatePhases(SamplingMixin):
 
     def _accumulate(self, metrics: dict[str, th.Tensor]) -> None:
         """Sum on the device: reading a number would wait for it."""
+        totals, values = [], []
         for name, value in metrics.items():
-            if value.numel() == 1:
-                total, count = self._metric_sums.get(name, (0.0, 0))
-                self._metric_sums[name] = (total + value.detach().reshape(()), count + 1)
+            if value.numel() != 1:
+                continue
+            if value.requires_grad or value.dim():
+                value = value.detach().reshape(())
+            total, count = self._metric_sums.get(name, (None, 0))
+            if total is None:
+                total = value + 0.0  # a tensor of its own: what a metric shows may change in place
+            else:
+                totals.append(total)
+                values.append(value)
+            self._metric_sums[name] = total, count + 1
+        if totals:
+            th._foreach_add_(totals, values)  # as one call: an addition of two numbers takes less than its call
 
     def _mean_metrics(self) -> dict[str, float]:
         """The means since the last log, each over the updates that had it."""
