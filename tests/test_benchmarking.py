@@ -426,6 +426,12 @@ class TestCommands:
         assert document["machine"]["cores"] >= 1
         assert (tmp_path / "new" / "out" / "speed.png").is_file()
 
+    def test_no_column_is_broken_for_a_pipe(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("sb3_o2o.benchmarking.contestants.own_competitors", lambda names: [fake()])
+        arguments = ["bench", "speed", "--rows", "sac", "--rounds", "1", "--updates", "2"]
+        output = CliRunner().invoke(app, arguments, env={"COLUMNS": "20"}).output
+        assert "SAC, 2 critics, actor every" in output  # a line of that column
+
 
 class TestLoop:
     def test_all_of_it(self) -> None:

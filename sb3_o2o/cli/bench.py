@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from sb3_o2o.cli.common import FriendlyGroup, console
 
@@ -68,10 +69,12 @@ def speed(
         results, versions = race(
             chosen, competitors, rounds=rounds, updates=updates, threads=threads, device=device, say=status.update
         )
-    console.print(report.time_table(results))
+    # nothing says how wide a file or a pipe is: the columns must not be broken for it
+    wide = console if console.is_terminal else Console(width=160)
+    wide.print(report.time_table(results))
     ratios = report.ratio_table(results)
     if ratios is not None:
-        console.print(ratios)
+        wide.print(ratios)
     console.print()
     for line in report.notes(results):
         console.print(line, markup=False, highlight=False)
