@@ -15,6 +15,7 @@ from sb3_o2o.data.online import MonteCarloDictReplayBuffer, MonteCarloReplayBuff
 from sb3_o2o.data.prefetch import Prefetcher
 from sb3_o2o.data.returns import checked_gamma, checked_n_steps
 from sb3_o2o.data.samples import ReplaySamples, concatenate_samples, normalize_returns, to_column, to_tensors
+from sb3_o2o.data.transitions import take
 
 __all__ = [
     "MixedReplayBuffer",
@@ -145,7 +146,7 @@ class OfflineReplayBuffer(ReplayBuffer):
             returns = to_column(self, normalize_returns(self._returns[batch_inds], env))
         return ReplaySamples(
             observations=to_tensors(self, self._normalize_obs(dataset.observations_at(batch_inds), env)),
-            actions=self.to_torch(dataset.actions[batch_inds], copy=False),
+            actions=self.to_torch(take(dataset.actions, batch_inds), copy=False),
             next_observations=to_tensors(self, self._normalize_obs(dataset.next_observations_at(last), env)),
             dones=to_column(self, dataset.terminations[last]),
             rewards=to_column(self, rewards),

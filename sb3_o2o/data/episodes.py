@@ -12,6 +12,7 @@ from sb3_o2o.data.transitions import (
     close_episodes,
     map_observations,
     named_observations,
+    take,
 )
 
 
@@ -100,7 +101,7 @@ class Episodes:
         :return: their observations, ``(batch, *obs_shape)`` or a dictionary of such, a copy
         """
         rows = self._row_index[indices]
-        return map_observations(lambda array: array[rows], self._rows)
+        return map_observations(lambda array: take(array, rows), self._rows)
 
     def next_observations_at(self, indices: np.ndarray) -> Observations:
         """
@@ -108,7 +109,7 @@ class Episodes:
         :return: their next observations, ``(batch, *obs_shape)`` or a dictionary of such, a copy
         """
         rows = self._row_index[indices] + 1
-        return map_observations(lambda array: array[rows], self._rows)
+        return map_observations(lambda array: take(array, rows), self._rows)
 
     @cached_property
     def row_bytes(self) -> int:
@@ -124,7 +125,7 @@ class Episodes:
         """
         return TransitionBatch(
             observations=self.observations_at(indices),
-            actions=self.actions[indices],
+            actions=take(self.actions, indices),
             rewards=self.rewards[indices],
             next_observations=self.next_observations_at(indices),
             terminations=self.terminations[indices],
