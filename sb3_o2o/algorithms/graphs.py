@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import types
 from collections.abc import Callable
 from typing import Any
@@ -39,8 +40,10 @@ def whole_graph(function: Function, device: th.device) -> Function:
 
     # that products return the layout that torch promises need not be checked at every update
     options: dict[str, Any] = {"guard_filter_fn": _keep_guards, "size_asserts": False}
-    if device.type == "cpu":  # a GPU does not wait for the Python that calls its kernels
-        options |= {"cpp_wrapper": True, "post_grad_custom_post_pass": SplitBias()}
+    if device.type == "cpu":
+        options["post_grad_custom_post_pass"] = SplitBias()
+        if sys.platform == "linux":  # measured there; a GPU does not wait for the Python that calls its kernels
+            options["cpp_wrapper"] = True
     own = _own_code(function)
     compiled = th.compile(own, fullgraph=True, dynamic=False, options=options)
     graphs = _CompiledGraphs(own)

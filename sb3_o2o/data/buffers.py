@@ -74,7 +74,7 @@ class OfflineReplayBuffer(ReplayBuffer):
 
     @property
     def rng(self) -> np.random.Generator:
-        """The random generator, as it is after the last minibatch."""
+        """The random generator, as it is after the last minibatch. Ask for it again after each :meth:`sample`."""
         return self._prefetcher.rewind()
 
     @rng.setter

@@ -229,8 +229,9 @@ class BalancedReplay(_DatasetCallback):
 
     def _uniform_inputs(self) -> tuple[th.Tensor, th.Tensor]:
         """Uniform batches of the dataset and of the online buffer, as the network reads them."""
-        rng, env, size = self._open().rng, self.model.get_vec_normalize_env(), self.ratio_batch_size
+        env, size = self.model.get_vec_normalize_env(), self.ratio_batch_size
         offline = self._open().sample(size, env)
+        rng = self._open().rng
         rows, columns = rng.integers(self._online.size(), size=size), rng.integers(self._online.n_envs, size=size)
         online = samples_at(self._online, rows, columns, env)
         return self._inputs(offline.observations, offline.actions), self._inputs(online.observations, online.actions)
