@@ -67,7 +67,8 @@ def whole_graph(function: Function, device: th.device) -> Function:
 class _CompiledGraphs:
     """
     What torch has compiled of a function. Its own way there prepares for compiling at every call, which takes as long
-    as a layer of a small network: a graph whose guards say that it fits is called directly.
+    as a layer of a small network: a graph whose guards say that it fits is called directly. (``set_stance`` of
+    ``torch.compiler`` is a part of that way, and not asked.)
 
     :param function: as it was given to ``torch.compile``; takes one argument
     """
@@ -125,15 +126,8 @@ def _keep_guards(guards: list[Any]) -> list[bool]:
     """
     What torch checks before each call. The model's networks, classes and modules' globals do not change between two
     updates, and checking hundreds of them takes as long as a layer. Constants of objectives and callbacks may change,
-    and so may the networks that callbacks hold: they stay guarded. Which parameters an optimiser has is not: whoever
-    compiles a function with other parameters makes another graph.
+    and so may the networks that callbacks hold: they stay guarded.
     """
     return [
-        not (
-            guard.name.startswith("G[")
-            or "__mro__" in guard.name
-            or _NETWORKS.search(guard.name)
-            or guard.guard_type == "DUPLICATE_INPUT"
-        )
-        for guard in guards
+        not (guard.name.startswith("G[") or "__mro__" in guard.name or _NETWORKS.search(guard.name)) for guard in guards
     ]

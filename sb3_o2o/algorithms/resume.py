@@ -142,7 +142,8 @@ class ResumeMixin(_Base):
         self.offline_buffer = state["offline_buffer"]
         if self.offline_buffer is not None:
             self.offline_buffer.device = self.device
-        self._metric_sums = state["metrics"]
+        sums = state["metrics"].items()
+        self._metric_sums = {name: (total.to(self.device), count) for name, (total, count) in sums}
         self._callback_states = state["callbacks"]
         # other callbacks than those of the bundle, where the caller asked for some, open buffers of their own
         for callback, buffer in zip(self.finetuning, state["callback_buffers"], strict=False):

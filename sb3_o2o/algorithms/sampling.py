@@ -17,7 +17,8 @@ from sb3_o2o.objectives import Batch
 @lru_cache(maxsize=16)
 def _constant(value: float, device: th.device) -> th.Tensor:
     """A number on a device, to be expanded: torch refuses to write into that."""
-    return th.tensor(value, dtype=th.float32, device=device)
+    with th.inference_mode(False):  # whoever asks first, others will differentiate
+        return th.tensor(value, dtype=th.float32, device=device)
 
 
 class SamplingMixin(AlgorithmArguments):

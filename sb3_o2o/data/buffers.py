@@ -1,5 +1,6 @@
 """Replay buffers, as SB3's algorithms use them, on top of a dataset."""
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -74,12 +75,15 @@ class OfflineReplayBuffer(ReplayBuffer):
 
     @property
     def rng(self) -> np.random.Generator:
-        """The random generator, as it is after the last minibatch. Ask for it again after each :meth:`sample`."""
+        """
+        The random generator, as it is after the last minibatch. Ask for it again after each :meth:`sample`; what is
+        assigned is copied, so that no two buffers draw from one.
+        """
         return self._prefetcher.rewind()
 
     @rng.setter
     def rng(self, rng: np.random.Generator) -> None:
-        self._prefetcher = Prefetcher(rng)
+        self._prefetcher = Prefetcher(copy.deepcopy(rng))
 
     @property
     def dataset(self) -> OfflineDataset:
@@ -125,12 +129,13 @@ class OfflineReplayBuffer(ReplayBuffer):
         """
         :param batch_size: transitions to draw, uniformly, with replacement
         :param env: normalises observations and rewards with its present statistics
-        :return: a minibatch
+        :return: a minibatch; its tensors may be parts of larger ones, so clone what you keep for long
         """
         if env is not None:  # its statistics may be others at the next minibatch
             return self._get_samples(self.rng.integers(len(self.dataset), size=batch_size), env)
         dataset = self.dataset
-        return self._prefetcher.take(batch_size, len(dataset), self._get_samples, dataset.row_bytes)
+        settings = self.device, self.gamma, self.n_steps
+        return self._prefetcher.take(batch_size, len(dataset), self._get_samples, dataset.row_bytes, settings)
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> ReplaySamples:  # type: ignore[override]
         dataset = self.dataset

@@ -28,26 +28,33 @@ class Prefetcher:
         self._rng = rng
         self._waiting: list[ReplaySamples] = []
         self._state: Mapping[str, Any] = {}  # of the generator before those that wait were drawn, and others with them
-        self._drawn, self._n_batches = (0, 0), 1
+        self._drawn: tuple[int, int, Any] = (0, 0, None)
+        self._n_batches = 1
 
     def take(
-        self, batch_size: int, n_rows: int, gather: Callable[[np.ndarray], ReplaySamples], row_bytes: int
+        self,
+        batch_size: int,
+        n_rows: int,
+        gather: Callable[[np.ndarray], ReplaySamples],
+        row_bytes: int,
+        settings: Any = None,
     ) -> ReplaySamples:
         """
         :param batch_size: transitions to draw
-        :param n_rows: number of transitions to draw from, the same in each call
-        :param gather: makes a minibatch of indices, as in each call
+        :param n_rows: number of transitions to draw from
+        :param gather: makes a minibatch of indices, always the same way with the same settings
         :param row_bytes: memory of a transition
+        :param settings: what else the minibatches depend on
         :return: a minibatch
         """
-        if self._drawn != (batch_size, n_rows):
+        if self._drawn != (batch_size, n_rows, settings):
             self.rewind()
         if not self._waiting:
             n_batches = max(1, min(self._n_batches, MOST_BYTES // max(1, batch_size * row_bytes)))
             self._state = self._rng.bit_generator.state
             samples = gather(self._rng.integers(n_rows, size=n_batches * batch_size))
             self._waiting = [samples] if n_batches == 1 else list(_slices(samples, batch_size))[::-1]
-            self._drawn, self._handed_out = (batch_size, n_rows), 0
+            self._drawn, self._handed_out = (batch_size, n_rows, settings), 0
             self._n_batches = min(2 * n_batches, MOST_BATCHES)
         self._handed_out += 1
         return self._waiting.pop()
@@ -59,10 +66,10 @@ class Prefetcher:
         :return: the random generator, as if that had not been drawn
         """
         if self._waiting:
-            batch_size, n_rows = self._drawn
+            batch_size, n_rows, _ = self._drawn
             self._rng.bit_generator.state = self._state
             self._rng.integers(n_rows, size=self._handed_out * batch_size)
-        self._waiting, self._drawn, self._n_batches = [], (0, 0), 1
+        self._waiting, self._drawn, self._n_batches = [], (0, 0, None), 1
         return self._rng
 
 

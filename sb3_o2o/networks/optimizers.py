@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from operator import is_
 from typing import Any, NamedTuple
 
 import torch as th
@@ -42,6 +43,8 @@ class FusedAdam(th.optim.Adam):
     """
 
     _lists: list[_Lists] | None = None
+    #: the state of every parameter when the lists were made
+    _known: list[dict[str, th.Tensor]]
 
     def __init__(self, params: Any, **kwargs: Any):
         super().__init__(params, **{"fused": True, **kwargs})
@@ -70,22 +73,25 @@ class FusedAdam(th.optim.Adam):
 
     def _ready_groups(self) -> list[_Group] | None:
         """The groups, unless the lists no longer describe this optimiser: its state may have been loaded or cleared."""
-        if self._lists is None or len(self._lists) != len(self.param_groups):
+        if self._lists is None or len(self._lists) != len(self.param_groups) or len(self.state) != len(self._known):
             return None
-        groups, n_parameters = [], 0
+        if not all(map(is_, self.state.values(), self._known)):  # no look-up: hashing a tensor is slow
+            return None
+        groups = []
         for settings, lists in zip(self.param_groups, self._lists, strict=True):
             parameters = settings["params"]
-            if len(parameters) != len(lists.parameters) or self.state.get(parameters[0]) is not lists.states[0]:
+            if len(parameters) != len(lists.parameters):
                 return None
-            for state, average in zip(lists.states, lists.averages, strict=True):
+            for state, average, square in zip(lists.states, lists.averages, lists.squares, strict=True):
                 if state.get("step") is not lists.counter or state.get("exp_avg") is not average:
+                    return None
+                if state.get("exp_avg_sq") is not square:
                     return None
             gradients = [parameter.grad for parameter in parameters]
             if any(gradient is None for gradient in gradients):
                 return None
             groups.append(_Group(settings, lists, gradients))
-            n_parameters += len(parameters)
-        return groups if len(self.state) == n_parameters else None
+        return groups
 
     def _part_counters(self) -> None:
         """torch counts each parameter by itself: a shared counter would be counted once for each."""
@@ -115,6 +121,7 @@ class FusedAdam(th.optim.Adam):
                 state["step"] = counter  # type: ignore[index]
             averages, squares = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))  # type: ignore[index]
             lists.append(_Lists(list(group["params"]), states, averages, squares, counter))  # type: ignore[arg-type]
+        self._known = list(self.state.values())
         return lists
 
     def state_dict(self) -> dict[str, Any]:

@@ -77,6 +77,13 @@ def test_other_tensors_have_a_graph_of_their_own(calls: list[str], other: th.Ten
     assert calls == ["called", "compiled"] * 2
 
 
+def test_inputs_that_were_one_tensor_and_are_two(calls: list[str]) -> None:
+    function = whole_graph(lambda arguments: (arguments[0] * arguments[1]).sum(), CPU)
+    ones, fives = th.ones(3), th.full((3,), 5.0)
+    assert [float(function(pair)) for pair in ((ones, ones), (ones, fives), (ones, ones))] == [3.0, 15.0, 3.0]
+    assert calls == ["called", "compiled"] * 2
+
+
 def test_a_reset_of_the_compiler_is_noticed(calls: list[str]) -> None:
     function = scaled(SimpleNamespace(scale=2.0))
     function((th.ones(3),))

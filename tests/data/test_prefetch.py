@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sb3_o2o.data import OfflineDataset, OfflineReplayBuffer, ReplaySamples
 from sb3_o2o.data import prefetch as module
 from sb3_o2o.data.prefetch import Prefetcher
+from sb3_o2o.data.transitions import take
 
 from .toys import make_arrays
 
@@ -24,7 +25,7 @@ def gathered(indices: np.ndarray) -> ReplaySamples:
     return ReplaySamples({"a": column, "b": column.expand(-1, 2)}, column, column + 1, column, column, None, column)
 
 
-#: draw so many transitions; or look at the generator; or save and load
+#: draw so many transitions; or look at the generator; or draw from it
 ACTS = st.lists(st.one_of(st.integers(1, 9), st.sampled_from(["look", "draw elsewhere"])), max_size=60)
 
 
@@ -93,9 +94,39 @@ def same(one: Any, other: Any) -> bool:
     return one is other is None or th.equal(one, other)
 
 
+def test_buffers_share_no_generator() -> None:
+    one, other, reference = open_buffer(0), open_buffer(1), open_buffer(0)
+    other.rng = one.rng
+    for _ in range(6):
+        expected = reference.sample(4)
+        assert all(map(same, one.sample(4), expected))
+        assert all(map(same, other.sample(4), expected))
+
+
+def test_a_setting_that_changes_counts_at_once() -> None:
+    buffer = open_buffer(n_steps=3, gamma=0.5)
+    for _ in range(4):
+        buffer.sample(4)
+    buffer.gamma = 1.0
+    discounts = buffer.sample(4).discounts
+    assert discounts is not None
+    assert th.all(discounts == 1.0)
+
+
 def test_another_dataset_is_drawn_from_at_once() -> None:
     buffer, arrays = open_buffer(), make_arrays(20)
     for _ in range(4):
         buffer.sample(4)
     buffer.dataset = OfflineDataset.load({**arrays, "rewards": np.full_like(arrays["rewards"], 7.0)})
     assert th.all(buffer.sample(4).rewards == 7.0)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_rows_are_taken_from_any_layout(order: Any) -> None:
+    array = np.asarray(np.arange(24.0).reshape(6, 4), order=order)
+    np.testing.assert_array_equal(take(array, np.array([4, 0, 4])), array[[4, 0, 4]])
+
+
+def test_no_more_is_copied_than_the_rows() -> None:
+    array = np.broadcast_to(np.float32(3.0), (2**40, 2))  # terabytes, if somebody made them
+    np.testing.assert_array_equal(take(array, np.array([2**39, 5])), np.full((2, 2), 3.0))

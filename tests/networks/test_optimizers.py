@@ -161,6 +161,23 @@ def test_a_quick_step_is_a_step_hooks_included() -> None:
     assert called == ["after", "after"]
 
 
+@pytest.mark.parametrize("entry", ["all", "exp_avg_sq"])
+def test_state_of_one_parameter_that_is_replaced(entry: str) -> None:
+    ours, theirs, mine, stock = pair()
+    for seed in range(4):
+        if seed == 2:
+            for optimizer, parameter in ((mine, ours[1]), (stock, theirs[1])):
+                state = optimizer.state[parameter]
+                fresh = {name: th.zeros_like(value) for name, value in state.items()}
+                if entry == "all":
+                    optimizer.state[parameter] = fresh
+                else:
+                    state[entry] = fresh[entry]
+        step(mine, ours, seed)
+        step(stock, theirs, seed)
+    assert same(ours, theirs)
+
+
 def test_several_optimisers_step_together() -> None:
     """Two of the same settings, one with another rate, one that is torch's own, and one without a gradient at first."""
     th.manual_seed(0)
