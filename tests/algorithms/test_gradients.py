@@ -1,11 +1,9 @@
 """Gradients of an update: eager, compiled and in pieces give the same, and nothing compiles twice."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch as th
-import torch._dynamo
 from toy_tasks import dataset, make, make_td3
 
 from sb3_o2o import O2OSAC
@@ -14,6 +12,7 @@ from sb3_o2o.algorithms.common import _parameters
 from sb3_o2o.finetuning import FineTuningCallback
 from sb3_o2o.objectives import Batch
 
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 #: |compiled - eager| <= TOLERANCE: float32, sums in another order; a step of Adam changes a weight by 3e-4
 TOLERANCE = 2e-5
 WSRL = {"n_critics": 4, "critic_subset": 2, "critic_layer_norm": True, "policy_delay": 2, "actor_batch": "block"}
@@ -28,13 +27,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "bc": {"objective": "bc"},
     "bc_mse": {"objective": "bc", "objective_kwargs": {"loss": "mse"}},
 }
-
-
-@pytest.fixture(autouse=True)
-def fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """A compiled graph is called directly, and never where it does not fit."""
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,14 +11,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from sb3_o2o.algorithms.graphs import can_differentiate, whole_graph
 
 CPU = th.device("cpu")
-pytestmark = pytest.mark.skipif(not can_differentiate(), reason="this torch compiles the forward pass only")
-
-
-@pytest.fixture(autouse=True)
-def fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
+pytestmark = [
+    pytest.mark.usefixtures("fresh_compiler"),
+    pytest.mark.skipif(not can_differentiate(), reason="this torch compiles the forward pass only"),
+]
 
 
 @pytest.fixture
