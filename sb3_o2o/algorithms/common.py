@@ -23,7 +23,7 @@ from sb3_o2o.algorithms.progress import PretrainingProgressBar
 from sb3_o2o.algorithms.second import SecondCriticsMixin
 from sb3_o2o.data import OfflineDataset, OfflineReplayBuffer
 from sb3_o2o.networks.normalizer import needs_statistics, set_observation_statistics
-from sb3_o2o.networks.optimizers import step_all
+from sb3_o2o.networks.optimizers import set_gradients, step_all
 from sb3_o2o.objectives import Batch, Objective, make_objective
 from sb3_o2o.recipes import build_finetuning, environment_id, load_recipe
 
@@ -172,8 +172,7 @@ class OfflineToOnlineMixin(SecondCriticsMixin):
         for step in steps:
             losses, step_metrics, gradients = self._gradient_functions(step, parameters)
             for name, values in zip(losses, gradients, strict=True):
-                for parameter, gradient in zip(parameters[name], values, strict=True):
-                    parameter.grad = gradient
+                set_gradients(parameters[name], values)
             step_all(optimizers[name] for name in losses)  # once all gradients of the step are formed
             metrics.update(step_metrics, **{f"{name}_loss": loss for name, loss in losses.items()})
         return metrics

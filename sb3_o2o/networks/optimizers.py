@@ -1,4 +1,4 @@
-"""Adam with less to do between two steps."""
+"""Adam with less to do between two steps, and gradients as its kernels need them."""
 
 from __future__ import annotations
 
@@ -26,6 +26,29 @@ class _Group(NamedTuple):
     settings: dict[str, Any]
     lists: _Lists
     gradients: list[th.Tensor]
+
+
+def set_gradients(parameters: Iterable[th.Tensor], gradients: Iterable[th.Tensor | None]) -> None:
+    """
+    Give parameters their gradients. torch's fused kernels walk through memory and ignore strides: a gradient that
+    lies in memory otherwise than its parameter, as a derivative of a derivative may, would step other weights.
+
+    :param parameters: of any optimisers
+    :param gradients: of the same shapes; None where there is none
+    """
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient if gradient is None else in_layout_of(parameter, gradient)
+
+
+def in_layout_of(parameter: th.Tensor, gradient: th.Tensor) -> th.Tensor:
+    """
+    :param parameter: whose layout is wanted
+    :param gradient: of the same shape
+    :return: the gradient, copied only where its strides are not the parameter's
+    """
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return th.empty_like(parameter, memory_format=th.preserve_format).copy_(gradient.detach())
 
 
 #: adding a tensor takes half the time of adding a number, which becomes one
@@ -58,7 +81,14 @@ class FusedAdam(th.optim.Adam):
         groups = None if closure is not None else self._ready_groups()
         if groups is None:
             self._part_counters()
-            loss = super().step(closure)
+            if closure is not None:  # the gradients are formed in it: torch's own step would find them as they lie
+                with th.enable_grad():
+                    loss = closure()
+            else:
+                loss = None
+            for group in self.param_groups:
+                set_gradients(group["params"], [parameter.grad for parameter in group["params"]])
+            super().step()
             self._lists = self._share_counters()
             return loss
         _step_groups(groups)
@@ -87,9 +117,12 @@ class FusedAdam(th.optim.Adam):
                     return None
                 if state.get("exp_avg_sq") is not square:
                     return None
-            gradients = [parameter.grad for parameter in parameters]
-            if any(gradient is None for gradient in gradients):
-                return None
+            gradients = []
+            for parameter in parameters:
+                gradient = parameter.grad
+                if gradient is None or gradient.stride() != parameter.stride():
+                    return None
+                gradients.append(gradient)
             groups.append(_Group(settings, lists, gradients))
         return groups
 
