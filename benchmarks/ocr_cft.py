@@ -28,7 +28,6 @@ import torch as th
 from stable_baselines3.common.monitor import Monitor
 
 from sb3_o2o import O2OPPO, O2OSAC, O2OTD3, OfflineDataset
-from sb3_o2o.algorithms.transfer import recover_environment
 from sb3_o2o.evaluation import evaluate
 from sb3_o2o.evaluation.callbacks import NormalizedEvalCallback
 from sb3_o2o.evaluation.scores import ReferenceScore
@@ -41,6 +40,7 @@ from sb3_o2o.finetuning import (
     ValueAlignment,
     Warmup,
 )
+from sb3_o2o.transfer.load_offline import recover_environment
 
 VARIANTS = ("full", "direct", "no_reevaluation", "no_alignment", "no_constraint")
 #: class, own offline method, arguments of the online objective

@@ -27,9 +27,9 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 
 from sb3_o2o import O2OTD3, OfflineDataset
-from sb3_o2o.algorithms.transfer import recover_environment
 from sb3_o2o.finetuning import DatasetReplay, DualCritic, FineTuningCallback, LinearSchedule, OnlinePretraining
 from sb3_o2o.finetuning.kappa import PUBLISHED
+from sb3_o2o.transfer.load_offline import recover_environment
 
 VARIANTS = ("td3", "opt", "opt_no_meta", "opt_auto")
 PAPER_STEPS = 300_000

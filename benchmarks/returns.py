@@ -23,9 +23,9 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 
 from sb3_o2o import O2OSAC, OfflineDataset
-from sb3_o2o.algorithms.transfer import recover_environment
 from sb3_o2o.data import MonteCarloDictReplayBuffer, MonteCarloReplayBuffer
 from sb3_o2o.finetuning import SymmetricReplay, Warmup
+from sb3_o2o.transfer.load_offline import recover_environment
 
 
 def parse() -> argparse.Namespace:

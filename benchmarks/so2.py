@@ -27,7 +27,6 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 
 from sb3_o2o import O2OSAC, OfflineDataset
-from sb3_o2o.algorithms.transfer import recover_environment
 from sb3_o2o.diagnostics import (
     DataDiagnostics,
     DriftDiagnostics,
@@ -38,6 +37,7 @@ from sb3_o2o.diagnostics import (
 )
 from sb3_o2o.evaluation import NormalizedEvalCallback, ReferenceScore, read_evaluations
 from sb3_o2o.finetuning import FIFOReplay, PerturbedTargets, Warmup
+from sb3_o2o.transfer.load_offline import recover_environment
 
 #: perturbed targets, frequent updates
 VARIANTS = {"plain": (False, False), "perturbed": (True, False), "frequent": (False, True), "both": (True, True)}

@@ -10,9 +10,9 @@ import tiny
 from rich.console import Console
 
 from sb3_o2o.cli.progress import Bars
-from sb3_o2o.environments import Environment
-from sb3_o2o.runs import RunConfig, RunFolder
-from sb3_o2o.training import Interrupted, prepare, train
+from sb3_o2o.runs.environments import Environment
+from sb3_o2o.runs.folder import RunConfig, RunFolder
+from sb3_o2o.runs.training import Interrupted, prepare, train
 
 PHASES = [{"PolicyReevaluation": {"gradient_steps": 5}}, {"ValueAlignment": {"gradient_steps": 7}}]
 

@@ -115,7 +115,7 @@ class TestEntries:
             assert beside, f"{key} has no source in {name}.yml"
 
     def test_wrappers_exist(self, name: str, entry: str) -> None:
-        from sb3_o2o.environments import _wrapper
+        from sb3_o2o.runs.environments import _wrapper
 
         for wrapper in resolved(name, entry).env_wrapper:
             assert callable(_wrapper(wrapper))

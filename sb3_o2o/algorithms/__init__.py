@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from sb3_o2o.algorithms.archive import saved_family
 from sb3_o2o.algorithms.ppo import O2OPPO
 from sb3_o2o.algorithms.sac import O2OSAC
 from sb3_o2o.algorithms.td3 import O2OTD3
 from sb3_o2o.errors import unknown
+from sb3_o2o.transfer.archive import saved_family
 
 #: any of the algorithms
 OfflineToOnlineAlgorithm = O2OSAC | O2OTD3 | O2OPPO

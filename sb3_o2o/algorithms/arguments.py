@@ -13,11 +13,11 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.type_aliases import Schedule
 
-from sb3_o2o.algorithms.gradients import GradientFunctions
-from sb3_o2o.algorithms.hooks import Hooks
 from sb3_o2o.data import OfflineReplayBuffer
 from sb3_o2o.objectives import Objective
 from sb3_o2o.recipes import environment_id, recipe_arguments
+from sb3_o2o.updates.gradients import GradientFunctions
+from sb3_o2o.updates.hooks import Hooks
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm as _Base

@@ -15,22 +15,22 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Conve
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, configure_logger, update_learning_rate
 
-from sb3_o2o.algorithms.gradients import GradientFunctions
-from sb3_o2o.algorithms.hooks import Hooks, walk
-from sb3_o2o.algorithms.phases import FINETUNING, PRETRAINING
-from sb3_o2o.algorithms.preparation import prepare_objective
-from sb3_o2o.algorithms.progress import PretrainingProgressBar
-from sb3_o2o.algorithms.second import SecondCriticsMixin
 from sb3_o2o.data import OfflineDataset, OfflineReplayBuffer
 from sb3_o2o.networks.normalizer import needs_statistics, set_observation_statistics
 from sb3_o2o.networks.optimizers import set_gradients, step_all
 from sb3_o2o.objectives import Batch, Objective, make_objective
 from sb3_o2o.recipes import build_finetuning, environment_id, load_recipe
+from sb3_o2o.updates.bars import PretrainingProgressBar
+from sb3_o2o.updates.gradients import GradientFunctions
+from sb3_o2o.updates.hooks import Hooks, walk
+from sb3_o2o.updates.phases import FINETUNING, PRETRAINING
+from sb3_o2o.updates.preparation import prepare_objective
+from sb3_o2o.updates.second_critics import SecondCriticsMixin
 
 if TYPE_CHECKING:
     from typing import Self
 
-    from sb3_o2o.algorithms.crossing import CloneReport
+    from sb3_o2o.transfer.cloning import CloneReport
 
 
 class OfflineToOnlineMixin(SecondCriticsMixin):

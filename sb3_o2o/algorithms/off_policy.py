@@ -16,10 +16,10 @@ from stable_baselines3.common.utils import polyak_update
 
 from sb3_o2o.algorithms.arguments import check_n_critics
 from sb3_o2o.algorithms.common import OfflineToOnlineMixin
-from sb3_o2o.algorithms.phases import FINETUNING, PRETRAINING
 from sb3_o2o.data import MixedReplayBuffer, MonteCarloDictReplayBuffer, MonteCarloReplayBuffer, OfflineDataset
 from sb3_o2o.data.filling import fill_replay_buffer
 from sb3_o2o.objectives import Batch, Objective, ReevaluationObjective, make_objective
+from sb3_o2o.updates.phases import FINETUNING, PRETRAINING
 
 if TYPE_CHECKING:
     from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm as _Base

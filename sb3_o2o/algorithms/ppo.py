@@ -13,10 +13,10 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_o2o.algorithms.arguments import fills_in_recipe
 from sb3_o2o.algorithms.on_policy import OnPolicyMixin
-from sb3_o2o.algorithms.on_policy_transfer import OnPolicyTransferMixin
-from sb3_o2o.algorithms.resume import ResumeMixin
 from sb3_o2o.networks.ppo_policies import O2OPPOCnnPolicy, O2OPPOMultiInputPolicy, O2OPPOPolicy
 from sb3_o2o.objectives import PPO_OBJECTIVES
+from sb3_o2o.resume.bundle import ResumeMixin
+from sb3_o2o.transfer.on_policy import OnPolicyTransferMixin
 
 
 class O2OPPO(OnPolicyTransferMixin, ResumeMixin, OnPolicyMixin, PPO):

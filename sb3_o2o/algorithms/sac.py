@@ -15,13 +15,13 @@ from stable_baselines3.sac import policies as stock
 
 from sb3_o2o.algorithms.arguments import fills_in_recipe
 from sb3_o2o.algorithms.off_policy import OffPolicyMixin
-from sb3_o2o.algorithms.phases import PRETRAINING
-from sb3_o2o.algorithms.resume import ResumeMixin
-from sb3_o2o.algorithms.transfer import TransferMixin
 from sb3_o2o.networks.ensemble import EnsembleCritic
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.networks.policies import O2OActor, O2OSACCnnPolicy, O2OSACMultiInputPolicy, O2OSACPolicy
 from sb3_o2o.objectives import SAC_OBJECTIVES
+from sb3_o2o.resume.bundle import ResumeMixin
+from sb3_o2o.transfer.load_offline import TransferMixin
+from sb3_o2o.updates.phases import PRETRAINING
 
 
 class O2OSAC(TransferMixin, ResumeMixin, OffPolicyMixin, SAC):

@@ -14,11 +14,11 @@ from stable_baselines3.td3 import policies as stock
 
 from sb3_o2o.algorithms.arguments import fills_in_recipe
 from sb3_o2o.algorithms.off_policy import OffPolicyMixin
-from sb3_o2o.algorithms.resume import ResumeMixin
-from sb3_o2o.algorithms.transfer import TransferMixin
 from sb3_o2o.networks.ensemble import EnsembleCritic
 from sb3_o2o.networks.td3_policies import O2OTD3Actor, O2OTD3CnnPolicy, O2OTD3MultiInputPolicy, O2OTD3Policy
 from sb3_o2o.objectives import TD3_OBJECTIVES
+from sb3_o2o.resume.bundle import ResumeMixin
+from sb3_o2o.transfer.load_offline import TransferMixin
 
 
 class O2OTD3(TransferMixin, ResumeMixin, OffPolicyMixin, TD3):

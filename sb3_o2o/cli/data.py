@@ -31,8 +31,8 @@ def collect(
     """
     from sb3_o2o.cli.policies import load_policy
     from sb3_o2o.data.collect import collect as collect_dataset
-    from sb3_o2o.environments import Environment
     from sb3_o2o.evaluation import reference_score
+    from sb3_o2o.runs.environments import Environment
 
     if (n_steps is None) == (n_episodes is None):
         raise typer.BadParameter("give one of --n-steps and --n-episodes", param_hint="--n-steps")

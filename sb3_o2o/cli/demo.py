@@ -80,9 +80,9 @@ def demo(
     """
     from sb3_o2o.cli.train import resume_run, start_run
     from sb3_o2o.demo_data import DEMO_DATASET, DEMO_ENVIRONMENT
-    from sb3_o2o.environments import Environment
     from sb3_o2o.recipes import recipe_arguments
-    from sb3_o2o.runs import RunConfig
+    from sb3_o2o.runs.environments import Environment
+    from sb3_o2o.runs.folder import RunConfig
 
     if resume is not None:
         resume_run(resume, "demo")

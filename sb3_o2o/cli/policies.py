@@ -9,8 +9,8 @@ from rich.table import Table
 from sb3_o2o.cli.common import Seed, console
 
 if TYPE_CHECKING:
-    from sb3_o2o.environments import Environment
     from sb3_o2o.evaluation import Evaluation
+    from sb3_o2o.runs.environments import Environment
 
 
 def evaluate(
@@ -28,8 +28,8 @@ def evaluate(
 
     `sb3-o2o evaluate runs/wsrl-Hopper-v5_1 --episodes 20`
     """
-    from sb3_o2o.environments import Environment
     from sb3_o2o.evaluation import evaluate as evaluate_policy
+    from sb3_o2o.runs.environments import Environment
 
     policy, recorded = load_policy(model)
     environment = recorded if env is None else Environment(env)
@@ -52,9 +52,9 @@ def load_policy(path: str) -> tuple[Any, "Environment | None"]:
     :return: the model, and the environment of its run where that is known
     :raises ValueError: there is none, or its algorithm is not known
     """
-    from sb3_o2o.algorithms.archive import saved_family
-    from sb3_o2o.algorithms.foreign import open_saved
-    from sb3_o2o.runs import RunFolder, saved_model
+    from sb3_o2o.runs.folder import RunFolder, saved_model
+    from sb3_o2o.transfer.archive import saved_family
+    from sb3_o2o.transfer.foreign import open_saved
 
     zip_path = saved_model(path)
     environment = RunFolder.open(Path(path)).read_config().environment if Path(path).is_dir() else None

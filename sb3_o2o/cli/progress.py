@@ -17,7 +17,6 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
-from sb3_o2o.algorithms.progress import losses_text
 from sb3_o2o.evaluation import (
     Evaluation,
     NormalizedEvalCallback,
@@ -26,8 +25,9 @@ from sb3_o2o.evaluation import (
     read_evaluations,
     steps_to_recover,
 )
-from sb3_o2o.runs import RunFolder
-from sb3_o2o.training import Prepared, RunListener
+from sb3_o2o.runs.folder import RunFolder
+from sb3_o2o.runs.training import Prepared, RunListener
+from sb3_o2o.updates.bars import losses_text
 
 _UNITS = {"offline": "gradient steps", "online": "environment steps"}
 

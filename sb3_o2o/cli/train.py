@@ -24,8 +24,8 @@ from sb3_o2o.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from sb3_o2o.environments import Environment
-    from sb3_o2o.runs import RunConfig, RunFolder
+    from sb3_o2o.runs.environments import Environment
+    from sb3_o2o.runs.folder import RunConfig, RunFolder
 
 #: Evaluations of each phase, and episodes of each, where neither the user nor the recipe says.
 DEFAULT_EVALUATIONS, DEFAULT_EPISODES = 20, 10
@@ -99,7 +99,7 @@ def pretrain(
 
     Use `--recipe wsrl` to pre-train the ensemble that WSRL fine-tunes.
     """
-    from sb3_o2o.runs import RunConfig
+    from sb3_o2o.runs.folder import RunConfig
 
     if resume is not None:
         resume_run(resume, "pretrain")
@@ -155,7 +155,7 @@ def finetune(
     Other starts: a stock Stable-Baselines3 model (`sb3-o2o finetune sac_hopper.zip --env Hopper-v5`), or
     nothing but a dataset (`sb3-o2o finetune --dataset mujoco/hopper/medium-v0 --recipe rlpd`).
     """
-    from sb3_o2o.runs import RunConfig, saved_model
+    from sb3_o2o.runs.folder import RunConfig, saved_model
 
     if resume is not None:
         resume_run(resume, "finetune")
@@ -198,7 +198,7 @@ def _absolute(name: str) -> str:
 
 def _origin(source: str | None) -> "RunConfig | None":
     """The configuration of the run that a source comes from, if it comes from one."""
-    from sb3_o2o.runs import RunFolder
+    from sb3_o2o.runs.folder import RunFolder
 
     return RunFolder.open(Path(source)).read_config() if source is not None and Path(source).is_dir() else None
 
@@ -211,8 +211,8 @@ def _environment(
 
     :raises ValueError: nothing names an environment
     """
-    from sb3_o2o.environments import Environment, check_registered, environment_of, with_recipe
     from sb3_o2o.recipes import load_recipe
+    from sb3_o2o.runs.environments import Environment, check_registered, environment_of, with_recipe
 
     load_recipe(recipe)  # a wrong name is said before a dataset is searched
     if known is not None:
@@ -240,8 +240,8 @@ def start_run(config: "RunConfig", log_dir: Path, offline_from: Path | None = No
     """
     import shutil
 
-    from sb3_o2o.runs import RunFolder
-    from sb3_o2o.training import prepare
+    from sb3_o2o.runs.folder import RunFolder
+    from sb3_o2o.runs.training import prepare
 
     with console.status("Opening dataset and environment …"):
         prepared = prepare(config)
@@ -277,8 +277,8 @@ def resume_run(path: Path, command: str) -> "RunFolder":
     :return: the finished run's folder
     :raises ValueError: there is nothing to go on with
     """
-    from sb3_o2o.runs import RunFolder
-    from sb3_o2o.training import prepare
+    from sb3_o2o.runs.folder import RunFolder
+    from sb3_o2o.runs.training import prepare
 
     folder = RunFolder.open(path)
     config = folder.read_config()
@@ -296,7 +296,7 @@ def _run(prepared: Any, folder: "RunFolder") -> None:
     import shutil
 
     from sb3_o2o.cli.progress import Bars, summary_table
-    from sb3_o2o.training import Interrupted, train
+    from sb3_o2o.runs.training import Interrupted, train
 
     bars = Bars(console)
     try:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from sb3_o2o.diagnostics.base import FOLDER
 from sb3_o2o.diagnostics.switch import SwitchDiagnostics
 from sb3_o2o.evaluation import ReferenceScore, read_evaluations, reference_score
-from sb3_o2o.plotting import OFFLINE_COLOUR, ONLINE_COLOUR, REFERENCE_COLOUR, draw_phase, short_number
-from sb3_o2o.runs import RunFolder
+from sb3_o2o.runs.folder import RunFolder
+from sb3_o2o.runs.plotting import OFFLINE_COLOUR, ONLINE_COLOUR, REFERENCE_COLOUR, draw_phase, short_number
 
 Curve = tuple[NDArray[np.int64], NDArray[np.float64]]
 

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from toy_tasks import FAST, FAST_PPO, assert_same, state, vec
 
 from sb3_o2o import O2OPPO, O2OSAC, O2OTD3
-from sb3_o2o.networks import conversion
+from sb3_o2o.transfer import conversion
 
 #: |x - y| <= TOLERANCE (1 + |x|) after 24 updates in float32; products are summed in another order
 TOLERANCE = 1e-5

@@ -11,7 +11,8 @@ from torch import nn
 from toy_tasks import Drift, dataset, make, state, vec
 
 from sb3_o2o import O2OSAC
-from sb3_o2o.networks import NormalizedExtractor, conversion, frozen_copy
+from sb3_o2o.networks import NormalizedExtractor, frozen_copy
+from sb3_o2o.transfer import conversion
 
 IMAGE = spaces.Box(0, 255, (36, 36, 3), np.uint8)
 

@@ -11,7 +11,8 @@ from toy_tasks import dataset, make_td3, state, vec
 
 from networks.test_policies import Pictures
 from sb3_o2o import O2OTD3
-from sb3_o2o.networks import NormalizedExtractor, ValueNetwork, conversion
+from sb3_o2o.networks import NormalizedExtractor, ValueNetwork
+from sb3_o2o.transfer import conversion
 
 
 @pytest.mark.parametrize("dictionary", [False, True])

@@ -6,10 +6,10 @@ import pytest
 import torch as th
 from toy_tasks import dataset, make, make_td3
 
-from sb3_o2o.algorithms.gradients import losses_and_gradients
 from sb3_o2o.objectives import Batch
 from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.online_pretraining import OnlinePretrainingObjective
+from sb3_o2o.updates.gradients import losses_and_gradients
 
 RATE = 0.05
 MODES = ["second_order", "first_order", "none"]

@@ -17,8 +17,6 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_o2o.algorithms import O2OSAC, OfflineToOnlineAlgorithm, algorithm_class, algorithm_of
-from sb3_o2o.algorithms.crossing import CloneReport
-from sb3_o2o.algorithms.transfer import NETWORK_ARGUMENTS
 from sb3_o2o.data import OfflineDataset
 from sb3_o2o.diagnostics import (
     DataDiagnostics,
@@ -29,11 +27,13 @@ from sb3_o2o.diagnostics import (
     report,
 )
 from sb3_o2o.diagnostics.base import FOLDER as DIAGNOSTICS_FOLDER
-from sb3_o2o.environments import policy_for
 from sb3_o2o.evaluation import Evaluation, NormalizedEvalCallback, ReferenceScore, read_evaluations, reference_score
-from sb3_o2o.plotting import plot_learning_curve
 from sb3_o2o.recipes import load_recipe, recipe_arguments
-from sb3_o2o.runs import PHASES, RunConfig, RunFolder, saved_model
+from sb3_o2o.runs.environments import policy_for
+from sb3_o2o.runs.folder import PHASES, RunConfig, RunFolder, saved_model
+from sb3_o2o.runs.plotting import plot_learning_curve
+from sb3_o2o.transfer.cloning import CloneReport
+from sb3_o2o.transfer.load_offline import NETWORK_ARGUMENTS
 
 #: Added to a run's seed for its evaluation episodes, so that they are not the training's.
 EVALUATION_SEED_OFFSET = 10_000

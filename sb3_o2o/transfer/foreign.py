@@ -11,8 +11,8 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_o2o.algorithms.archive import opens_as_ours
 from sb3_o2o.data import OfflineDataset
+from sb3_o2o.transfer.archive import opens_as_ours
 
 #: what a trained model decides: a recipe cannot change the shape of networks that exist
 NETWORK_ARGUMENTS = ("policy_kwargs", "n_critics", "critic_layer_norm", "actor_layer_norm", "normalize_observations")
@@ -50,7 +50,7 @@ def open_saved(family: str, path: str | Path) -> BaseAlgorithm | None:
     """
     Open a saved model by the class that can: ours where possible, which opens stock models as well.
 
-    :param family: see :func:`~sb3_o2o.algorithms.archive.saved_family`
+    :param family: see :func:`~sb3_o2o.transfer.archive.saved_family`
     :param path: the zip
     :return: a model that only acts; None if no class of ours, of Stable-Baselines3 or of sb3-contrib opens it
     """

@@ -15,10 +15,10 @@ import yaml
 from sb3_o2o import O2OSAC
 from sb3_o2o.algorithms import algorithm_of
 from sb3_o2o.diagnostics import read_diagnostics
-from sb3_o2o.environments import Environment
 from sb3_o2o.evaluation import Evaluation
-from sb3_o2o.runs import RunConfig, RunFolder, saved_model
-from sb3_o2o.training import Interrupted, RunListener, prepare, train
+from sb3_o2o.runs.environments import Environment
+from sb3_o2o.runs.folder import RunConfig, RunFolder, saved_model
+from sb3_o2o.runs.training import Interrupted, RunListener, prepare, train
 
 SMALL = {
     "objective": "cql",

@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from sb3_o2o.environments import Environment
+from sb3_o2o.runs.environments import Environment
 from sb3_o2o.version import __version__
 
 PHASES = ("offline", "online")

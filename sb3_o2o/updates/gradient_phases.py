@@ -8,11 +8,11 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_o2o.algorithms.phases import PRETRAINING
-from sb3_o2o.algorithms.progress import PhaseProgressBar
-from sb3_o2o.algorithms.sampling import SamplingMixin
 from sb3_o2o.data import OfflineReplayBuffer
 from sb3_o2o.objectives import Objective
+from sb3_o2o.updates.bars import PhaseProgressBar
+from sb3_o2o.updates.phases import PRETRAINING
+from sb3_o2o.updates.sampling import SamplingMixin
 
 
 class UpdatePhases(SamplingMixin):

@@ -8,7 +8,7 @@ import torch as th
 import torch._dynamo
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from sb3_o2o.algorithms.graphs import can_differentiate, whole_graph
+from sb3_o2o.updates.graphs import can_differentiate, whole_graph
 
 CPU = th.device("cpu")
 pytestmark = [
@@ -105,7 +105,7 @@ def test_where_torch_keeps_its_graphs_elsewhere(calls: list[str], monkeypatch: p
 
 
 def test_a_bias_is_taken_out_of_a_linear_layer() -> None:
-    from sb3_o2o.algorithms.graph_passes import SplitBias
+    from sb3_o2o.updates.graph_passes import SplitBias
 
     layer, rows = th.nn.Linear(3, 2), th.randn(5, 3)
     graph = make_fx(lambda rows: layer(rows).relu(), tracing_mode="fake", _allow_non_fake_inputs=True)(rows)
@@ -117,7 +117,7 @@ def test_a_bias_is_taken_out_of_a_linear_layer() -> None:
 
 
 def test_a_linear_layer_that_scales_is_left_alone() -> None:
-    from sb3_o2o.algorithms.graph_passes import SplitBias
+    from sb3_o2o.updates.graph_passes import SplitBias
 
     arguments = th.randn(2), th.randn(4, 3), th.randn(3, 2)
     graph = make_fx(lambda *each: th.addmm(*each, beta=2.0), tracing_mode="fake")(*arguments)

@@ -11,8 +11,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
 
-from sb3_o2o.algorithms.acting import Acting
-from sb3_o2o.algorithms.foreign import (
+from sb3_o2o.data.filling import with_actions
+from sb3_o2o.networks.normalizer import NormalizedExtractor
+from sb3_o2o.objectives import make_objective
+from sb3_o2o.recipes import environment_id, recipe_arguments
+from sb3_o2o.transfer import conversion
+from sb3_o2o.transfer.acting import Acting
+from sb3_o2o.transfer.foreign import (
     NETWORK_ARGUMENTS,
     VALUE_ARGUMENTS,
     as_ours,
@@ -20,11 +25,6 @@ from sb3_o2o.algorithms.foreign import (
     same_shapes,
     warn_about_networks,
 )
-from sb3_o2o.data.filling import with_actions
-from sb3_o2o.networks import conversion
-from sb3_o2o.networks.normalizer import NormalizedExtractor
-from sb3_o2o.objectives import make_objective
-from sb3_o2o.recipes import environment_id, recipe_arguments
 
 if TYPE_CHECKING:
     from typing import Self

@@ -16,11 +16,16 @@ from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv
 
-from sb3_o2o.algorithms.acting import has_predict
-from sb3_o2o.algorithms.archive import saved_family, saved_model_path
 from sb3_o2o.algorithms.arguments import check_n_critics
-from sb3_o2o.algorithms.crossing import CrossingMixin
-from sb3_o2o.algorithms.foreign import (
+from sb3_o2o.data import MonteCarloDictReplayBuffer, MonteCarloReplayBuffer, OfflineDataset
+from sb3_o2o.errors import check_keyword_arguments
+from sb3_o2o.networks.normalizer import has_statistics
+from sb3_o2o.recipes import build_finetuning, environment_id, recipe_arguments
+from sb3_o2o.transfer import conversion
+from sb3_o2o.transfer.acting import has_predict
+from sb3_o2o.transfer.archive import saved_family, saved_model_path
+from sb3_o2o.transfer.cloning import CrossingMixin
+from sb3_o2o.transfer.foreign import (
     NETWORK_ARGUMENTS,
     VALUE_ARGUMENTS,
     copy_parameters,
@@ -29,13 +34,8 @@ from sb3_o2o.algorithms.foreign import (
     to_memory,
     warn_about_networks,
 )
-from sb3_o2o.algorithms.gradients import GradientFunctions
-from sb3_o2o.algorithms.phases import PRETRAINING
-from sb3_o2o.data import MonteCarloDictReplayBuffer, MonteCarloReplayBuffer, OfflineDataset
-from sb3_o2o.errors import check_keyword_arguments
-from sb3_o2o.networks import conversion
-from sb3_o2o.networks.normalizer import has_statistics
-from sb3_o2o.recipes import build_finetuning, environment_id, recipe_arguments
+from sb3_o2o.updates.gradients import GradientFunctions
+from sb3_o2o.updates.phases import PRETRAINING
 
 if TYPE_CHECKING:
     from typing import Self

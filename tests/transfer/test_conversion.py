@@ -8,7 +8,7 @@ from stable_baselines3 import SAC
 from toy_tasks import FAST, assert_same, make, state, vec
 
 from sb3_o2o import O2OSAC
-from sb3_o2o.networks import conversion
+from sb3_o2o.transfer import conversion
 
 CASES: dict[str, dict[str, Any]] = {
     "two critics": {},

@@ -12,8 +12,8 @@ from toy_tasks import FAST, FAST_PPO, Drift, arrays, dataset, vec
 
 from sb3_o2o import O2OPPO, O2OTD3
 from sb3_o2o.algorithms import acting
-from sb3_o2o.algorithms.acting import Acting, has_predict
 from sb3_o2o.data import OfflineDataset
+from sb3_o2o.transfer.acting import Acting, has_predict
 
 SPACE: Any = Drift().action_space
 SMALL: dict[str, Any] = {"n_steps": 8, "batch_size": 8, "seed": 3, "device": "cpu"}

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch as th
 
-from sb3_o2o.algorithms.graphs import can_differentiate, forward_graph, whole_graph
 from sb3_o2o.objectives import Step
+from sb3_o2o.updates.graphs import can_differentiate, forward_graph, whole_graph
 
 Tensors = dict[str, th.Tensor]
 Parameters = Mapping[str, list[th.nn.Parameter]]

@@ -9,7 +9,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 
-from sb3_o2o.algorithms.transfer import TransferMixin
+from sb3_o2o.transfer.load_offline import TransferMixin
 
 if TYPE_CHECKING:
     from sb3_o2o.algorithms.on_policy import OnPolicyMixin as _Base

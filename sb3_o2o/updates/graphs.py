@@ -36,7 +36,7 @@ def whole_graph(function: Function, device: th.device) -> Function:
     """
     import torch._dynamo.config as dynamo
 
-    from sb3_o2o.algorithms.graph_passes import SplitBias
+    from sb3_o2o.updates.graph_passes import SplitBias
 
     # that products return the layout that torch promises need not be checked at every update
     options: dict[str, Any] = {"guard_filter_fn": _keep_guards, "size_asserts": False}

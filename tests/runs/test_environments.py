@@ -11,7 +11,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
 from sb3_o2o.demo_data import DEMO_DATASET
-from sb3_o2o.environments import Environment, _from_spec, check_registered, environment_of, policy_for, with_recipe
+from sb3_o2o.runs.environments import Environment, _from_spec, check_registered, environment_of, policy_for, with_recipe
 from sb3_o2o.wrappers import EndAtSuccess, FlattenGoalObservation
 
 
@@ -83,7 +83,7 @@ def test_missing_robotics_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.util
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr("sb3_o2o.environments.register_environments", lambda: None)
+    monkeypatch.setattr("sb3_o2o.runs.environments.register_environments", lambda: None)
     with pytest.raises(ValueError, match=r"pip install 'sb3_o2o\[robotics\]'"):
         check_registered("AdroitHandNothing-v1")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from stable_baselines3.common.save_util import recursive_getattr
 
-from sb3_o2o.algorithms.updates import UpdatePhases
 from sb3_o2o.objectives import SecondCritics
+from sb3_o2o.updates.gradient_phases import UpdatePhases
 
 _NAME = "second_critics"
 

@@ -25,10 +25,10 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 from torch import nn
 
-from sb3_o2o.algorithms import env_state
-from sb3_o2o.algorithms.hooks import walk
 from sb3_o2o.data import OfflineReplayBuffer, SumTree
 from sb3_o2o.networks.ratio import DensityRatio
+from sb3_o2o.resume import environment_state
+from sb3_o2o.updates.hooks import walk
 from sb3_o2o.version import __version__
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class ResumeMixin(_Base):
             os.replace(folder, target)
 
     def _resume_state(self) -> dict[str, Any]:
-        environment = None if self.env is None else env_state.snapshot(self.env)
+        environment = None if self.env is None else environment_state.snapshot(self.env)
         return {
             "version": __version__,
             "stable_baselines3": stable_baselines3.__version__,
@@ -156,7 +156,7 @@ class ResumeMixin(_Base):
                 stacklevel=3,
             )
         elif self.env is not None and self._last_obs is not None:
-            env_state.restore(self.env, state["environment"])
+            environment_state.restore(self.env, state["environment"])
             if state["environment"]["missing"]:
                 warnings.warn(
                     f"Not in the bundle, so not restored: {', '.join(state['environment']['missing'])}.", stacklevel=3

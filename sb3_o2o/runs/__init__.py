@@ -1,0 +1,1 @@
+"""Training runs: folder, configuration, environments, training, pictures."""

@@ -1,0 +1,1 @@
+"""Weights in and out: load_offline, to_sb3, cloning, saved models."""

@@ -1,0 +1,1 @@
+"""What makes an update: the loop, hooks, gradients, phases without environment steps, batches."""
