@@ -62,7 +62,7 @@ def test_nothing_without_priority_is_drawn(seed: int, capacity: int, stratified:
     drawn = tree.sample(64, rng, stratified)
     assert (priorities[drawn] > 0).all()
     beyond = tree.find(np.array([tree.total, np.nextafter(tree.total, np.inf)]))
-    assert (beyond == np.flatnonzero(priorities)[-1]).all()
+    assert (priorities[beyond] > 0).all()  # the last of them, or where rounding led the last prefix
 
 
 def chi_square(counts: np.ndarray, probabilities: np.ndarray) -> float:

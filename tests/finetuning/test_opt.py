@@ -306,11 +306,12 @@ def test_compiled_updates_follow_a_changing_kappa(monkeypatch: pytest.MonkeyPatc
     import torch._dynamo.config as dynamo
 
     monkeypatch.setattr(th, "compile", partial(th.compile, backend="aot_eager"))  # without waiting for C++
-    monkeypatch.setattr(dynamo, "error_on_recompile", True)
     runs = []
-    for on in (False, True):
-        callbacks = [OnlinePretraining(4, 2), DualCritic(LinearSchedule(0.1, 0.9, 16))]
-        runs.append(make_td3(learning_starts=0, finetuning=callbacks, dataset=dataset(), compile=on).learn(14))
+    # torch's own way to set it: monkeypatch would take the setting away when the test is over
+    with dynamo.patch(error_on_recompile=True):
+        for on in (False, True):
+            callbacks = [OnlinePretraining(4, 2), DualCritic(LinearSchedule(0.1, 0.9, 16))]
+            runs.append(make_td3(learning_starts=0, finetuning=callbacks, dataset=dataset(), compile=on).learn(14))
     assert_same(*map(state, runs), tolerance=1e-4)
     assert {key[0].__name__ for key in runs[1]._gradient_functions._compiled} == {
         *("second_losses", "critic_losses", "actor_losses"),

@@ -15,7 +15,7 @@ from toy_tasks import Drift, assert_same, dataset, dataset_file, make, vec
 from sb3_o2o import O2OSAC
 from sb3_o2o.data import OfflineDataset
 
-from .test_resume import SaveAt, everything, never
+from .test_bundle import SaveAt, everything, never
 
 # -- environments --------------------------------------------------------------------------------------------------
 

@@ -11,8 +11,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from toy_tasks import FAST, FAST_PPO, Drift, arrays, dataset, vec
 
 from sb3_o2o import O2OPPO, O2OTD3
-from sb3_o2o.algorithms import acting
 from sb3_o2o.data import OfflineDataset
+from sb3_o2o.transfer import acting
 from sb3_o2o.transfer.acting import Acting, has_predict
 
 SPACE: Any = Drift().action_space

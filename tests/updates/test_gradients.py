@@ -7,10 +7,10 @@ import torch as th
 from toy_tasks import dataset, make, make_td3
 
 from sb3_o2o import O2OSAC
-from sb3_o2o.algorithms import gradients
 from sb3_o2o.algorithms.common import _parameters
 from sb3_o2o.finetuning import FineTuningCallback
 from sb3_o2o.objectives import Batch
+from sb3_o2o.updates import gradients
 
 pytestmark = pytest.mark.usefixtures("fresh_compiler")
 #: |compiled - eager| <= TOLERANCE: float32, sums in another order; a step of Adam changes a weight by 3e-4
