@@ -53,6 +53,43 @@ class Drift(gym.Env[Any, np.ndarray]):
         return self._observe(), -distance, terminated, not terminated and self.steps >= self.limit, {}
 
 
+class Reach(gym.Env[Any, np.ndarray]):
+    """
+    A point in the plane that is to reach a goal: rewards can be computed for other goals. Nothing terminates.
+
+    :param limit: steps until an episode is truncated
+    """
+
+    def __init__(self, limit: int = 5):
+        self.limit = limit
+        point = spaces.Box(-10.0, 10.0, (2,), np.float32)
+        self.observation_space = spaces.Dict(observation=point, achieved_goal=point, desired_goal=point)
+        self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def _observe(self) -> dict[str, np.ndarray]:
+        goal = np.ones(2, np.float32)
+        return {"observation": self.position, "achieved_goal": self.position, "desired_goal": goal}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.position, self.steps = self.np_random.normal(size=2).astype(np.float32), 0
+        return self._observe(), {}
+
+    def compute_reward(self, achieved: np.ndarray, desired: np.ndarray, infos: Any) -> np.ndarray:
+        return -np.linalg.norm(achieved - desired, axis=-1)
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.position = np.clip(self.position + 0.3 * action, -10.0, 10.0).astype(np.float32)
+        self.steps += 1
+        reward = float(self.compute_reward(self.position, np.ones(2), {}))
+        return self._observe(), reward, False, self.steps >= self.limit, {}
+
+
+def reach(n_envs: int = 1, **kwargs: Any) -> DummyVecEnv:
+    """Several :class:`Reach` environments behind monitors."""
+    return DummyVecEnv([lambda: Monitor(Reach(**kwargs)) for _ in range(n_envs)])
+
+
 def vec(n_envs: int = 1, **kwargs: Any) -> DummyVecEnv:
     """Several :class:`Drift` environments behind monitors."""
     return DummyVecEnv([lambda: Monitor(Drift(**kwargs)) for _ in range(n_envs)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,10 +15,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import RolloutReturn, Schedule
 from stable_baselines3.common.utils import polyak_update
 
-from sb3_o2o.algorithms.arguments import check_n_critics
+from sb3_o2o.algorithms.arguments import OFF_POLICY_ACTING, check_n_critics
 from sb3_o2o.algorithms.common import OfflineToOnlineMixin
 from sb3_o2o.data import MixedReplayBuffer, MonteCarloDictReplayBuffer, MonteCarloReplayBuffer, OfflineDataset
 from sb3_o2o.data.filling import fill_replay_buffer
+from sb3_o2o.data.online import can_be_sampled
 from sb3_o2o.objectives import Batch, Objective, ReevaluationObjective, make_objective
 from sb3_o2o.updates.phases import FINETUNING, PRETRAINING
 
@@ -33,13 +35,7 @@ class OffPolicyMixin(OfflineToOnlineMixin, _Base):
     policy_arguments: ClassVar[tuple[str, ...]] = (
         *("n_critics", "critic_layer_norm", "actor_layer_norm", "normalize_observations", "precision"),
     )
-    #: of a model that only acts
-    acting_arguments: ClassVar[dict[str, Any]] = {
-        "buffer_size": 1,
-        "replay_buffer_class": None,
-        "replay_buffer_kwargs": {},
-        "optimize_memory_usage": False,
-    }
+    acting_arguments: ClassVar[dict[str, Any]] = OFF_POLICY_ACTING
 
     # -- set-up ----------------------------------------------------------------------------------------------------
 
@@ -181,9 +177,18 @@ class OffPolicyMixin(OfflineToOnlineMixin, _Base):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def _can_sample(self) -> bool:
-        """Whether the online buffer holds a transition that may be sampled (finished episodes, for Cal-QL)."""
-        n_sampleable = getattr(self.replay_buffer, "n_sampleable", None)
-        return n_sampleable is None or n_sampleable > 0
+        """Whether the online buffer holds what may be sampled: Cal-QL's and HER's wait for the end of an episode."""
+        buffer: Any = self.replay_buffer
+        if can_be_sampled(buffer):
+            return True
+        if buffer.full:
+            warnings.warn(
+                f"{type(buffer).__name__} draws from episodes that have ended, and none has in the last "
+                f"{buffer.buffer_size * buffer.n_envs} transitions, so no update is made: raise buffer_size above the "
+                "length of an episode, or give the environment a time limit.",
+                stacklevel=3,
+            )
+        return False
 
     def _target_pairs(self) -> list[tuple[th.nn.Module, th.nn.Module]]:
         return [(self.critic, self.critic_target)]

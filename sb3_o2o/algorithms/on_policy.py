@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
+from sb3_o2o.algorithms.arguments import ON_POLICY_ACTING
 from sb3_o2o.algorithms.common import OfflineToOnlineMixin, as_list
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.networks.ppo_policies import ACTIVATIONS, O2OPPOPolicy
@@ -56,6 +57,7 @@ class OnPolicyMixin(OfflineToOnlineMixin, _Base):
     """Online, Stable-Baselines3's own rollouts and updates; offline, an optimiser of its own for the actor."""
 
     policy_arguments: ClassVar[tuple[str, ...]] = ("normalize_observations",)
+    acting_arguments: ClassVar[dict[str, Any]] = ON_POLICY_ACTING
     value_learning_rate: float | str | Schedule | None
     pretrain_learning_rate: float | str | Schedule | None
     pretrain_batch_size: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_o2o.data.dataset import OfflineDataset
@@ -22,7 +23,7 @@ def fill_replay_buffer(buffer: ReplayBuffer, dataset: OfflineDataset) -> None:
 
     :param buffer: an SB3 buffer with room for the dataset
     :param dataset: transitions
-    :raises ValueError: if the buffer is too small
+    :raises ValueError: if the buffer is too small, or needs what a dataset does not hold
     """
     rows = len(dataset) // buffer.n_envs
     free = buffer.buffer_size - buffer.size()
@@ -32,6 +33,8 @@ def fill_replay_buffer(buffer: ReplayBuffer, dataset: OfflineDataset) -> None:
             f"set buffer_size to at least {len(dataset) + buffer.size() * buffer.n_envs}."
         )
     returns = None
+    if isinstance(buffer, HerReplayBuffer):
+        _begin_episode(buffer)
     if isinstance(buffer, MonteCarloReplayBuffer):
         buffer.truncate_last_trajectory()  # what is unfinished would no longer be its newest transitions
         returns = dataset.returns_to_go(buffer.gamma, negative_reward=buffer.negative_reward)
@@ -45,9 +48,32 @@ def fill_replay_buffer(buffer: ReplayBuffer, dataset: OfflineDataset) -> None:
         buffer.dones[buffer.pos + rows - 1, column] = 1.0
         if not dataset.terminations[(column + 1) * rows - 1]:
             buffer.timeouts[buffer.pos + rows - 1, column] = 1.0
+        if isinstance(buffer, HerReplayBuffer):
+            _note_episodes(buffer, buffer.pos, rows, column)
     buffer.pos += rows
     if buffer.pos == buffer.buffer_size:
         buffer.full, buffer.pos = True, 0
+    if isinstance(buffer, HerReplayBuffer):
+        buffer._current_ep_start[:] = buffer.pos
+
+
+def _begin_episode(buffer: HerReplayBuffer) -> None:
+    """What comes next is no part of the present episode."""
+    if buffer.copy_info_dict:
+        raise ValueError(
+            "HerReplayBuffer(copy_info_dict=True) computes rewards from the infos of each step, which a dataset does "
+            "not hold: set copy_info_dict=False, or mix the dataset in by SymmetricReplay."
+        )
+    if (buffer._current_ep_start != buffer.pos).any():
+        buffer.truncate_last_trajectory()
+
+
+def _note_episodes(buffer: HerReplayBuffer, first: int, n: int, column: int) -> None:
+    """HER draws goals from the episode of a transition, so it has to know where episodes begin and end."""
+    ends = np.flatnonzero(buffer.dones[first : first + n, column]) + 1
+    lengths = np.diff(ends, prepend=0)
+    buffer.ep_start[first : first + n, column] = np.repeat(first + ends - lengths, lengths)
+    buffer.ep_length[first : first + n, column] = np.repeat(lengths, lengths)
 
 
 def _write(buffer: Any, rows: slice, column: int, dataset: OfflineDataset, start: int) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -129,6 +130,18 @@ class MonteCarloReplayBuffer(ReplayBuffer):
 
 class MonteCarloDictReplayBuffer(MonteCarloReplayBuffer, DictReplayBuffer):  # type: ignore[misc]
     """``MonteCarloReplayBuffer`` for dictionary observations, with the same arguments."""
+
+
+def can_be_sampled(buffer: ReplayBuffer) -> bool:
+    """
+    :param buffer: any replay buffer to which transitions were added
+    :return: whether a minibatch can be drawn: some buffers wait for the end of an episode, and one that is longer than
+        the buffer overwrites all that have ended
+    """
+    if isinstance(buffer, HerReplayBuffer):
+        return bool((buffer.ep_length > 0).any())  # an episode has a length once it has ended
+    n_sampleable = getattr(buffer, "n_sampleable", None)
+    return n_sampleable is None or n_sampleable > 0
 
 
 def unfinished_steps(buffer: ReplayBuffer) -> np.ndarray:

@@ -17,6 +17,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_o2o.data import MixedReplayBuffer
+from sb3_o2o.data.online import can_be_sampled
 from sb3_o2o.diagnostics.drift import gaussian_kl, softmax_kl
 from sb3_o2o.diagnostics.environment import refuse_training_environment, single_environment
 from sb3_o2o.diagnostics.q_values import true_q_values
@@ -246,8 +247,7 @@ def newest_transitions(model: Any, n: int, n_rows: int) -> Batch | None:
         return None
     env = model.get_vec_normalize_env()
     if isinstance(buffer, HerReplayBuffer):
-        # an episode has a length once it is finished
-        return model.to_batch(buffer.sample(n, env=env)) if (buffer.ep_length > 0).any() else None
+        return model.to_batch(buffer.sample(n, env=env)) if can_be_sampled(buffer) else None
     return model.to_batch(buffer._get_samples((buffer.pos - 1 - np.arange(rows)) % buffer.buffer_size, env=env))
 
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from sb3_o2o.algorithms.arguments import OFF_POLICY_ACTING, ON_POLICY_ACTING
 from sb3_o2o.data import OfflineDataset
 from sb3_o2o.transfer.archive import opens_as_ours
 
@@ -63,7 +65,10 @@ def open_saved(family: str, path: str | Path) -> BaseAlgorithm | None:
         ours = ALGORITHMS_BY_FAMILY[family]
         return ours.load(path, **ours.acting_arguments)
     algorithm = getattr(stable_baselines3, family, None) or getattr(sb3_contrib, family, None)
-    return None if algorithm is None else algorithm.load(path)
+    if algorithm is None:
+        return None
+    acting = OFF_POLICY_ACTING if issubclass(algorithm, OffPolicyAlgorithm) else ON_POLICY_ACTING
+    return algorithm.load(path, **acting)
 
 
 def load_foreign(family: str, path: Path) -> BaseAlgorithm:
