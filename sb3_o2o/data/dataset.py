@@ -284,8 +284,11 @@ class OfflineDataset(Episodes):
         :return: the numbers by name, such as ``episodes``, ``return_mean``, ``length_max``, ``score_mean``
         """
         numbers = statistics.describe(self)
+        known = self.ref_min_score is not None and self.ref_max_score is not None
+        if known and "reward_scale" not in self.options:  # scores are about the environment's own rewards
+            numbers["score_mean"] = float(self.normalized_score(numbers["return_mean"]))
         if print_table:
-            statistics.print_table(self, numbers)
+            statistics.print_table(numbers, self.source, self.env_id, (self.observation_space, self.action_space))
         return numbers
 
     def normalized_score(self, ret: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sb3_o2o.data import cache, returns, statistics
+from sb3_o2o.data import cache, moments, returns
 from sb3_o2o.data.transitions import (
     Observations,
     Transitions,
@@ -168,8 +168,8 @@ class Episodes:
             next observation do not count), ``obs_shape`` float32, or dictionaries of such
         """
         if not isinstance(self._rows, dict):
-            return statistics.mean_and_std(self._rows, self._row_index)
-        pairs = {key: statistics.mean_and_std(rows, self._row_index) for key, rows in self._rows.items()}
+            return moments.mean_and_std(self._rows, self._row_index)
+        pairs = {key: moments.mean_and_std(rows, self._row_index) for key, rows in self._rows.items()}
         return {key: mean for key, (mean, _) in pairs.items()}, {key: std for key, (_, std) in pairs.items()}
 
 
