@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from sb3_o2o.evaluation import ReferenceScore
-from sb3_o2o.runs.plotting import plot_learning_curve, short_number
+from sb3_o2o.evaluation.plotting import plot_learning_curve, short_number
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
@@ -17,8 +18,7 @@ from numpy.typing import NDArray
 from sb3_o2o.diagnostics.base import FOLDER
 from sb3_o2o.diagnostics.switch import SwitchDiagnostics
 from sb3_o2o.evaluation import ReferenceScore, read_evaluations, reference_score
-from sb3_o2o.runs.folder import RunFolder
-from sb3_o2o.runs.plotting import OFFLINE_COLOUR, ONLINE_COLOUR, REFERENCE_COLOUR, draw_phase, short_number
+from sb3_o2o.evaluation.plotting import OFFLINE_COLOUR, ONLINE_COLOUR, REFERENCE_COLOUR, draw_phase, short_number
 
 Curve = tuple[NDArray[np.int64], NDArray[np.float64]]
 
@@ -134,8 +134,16 @@ def _reference_of(folder: Path) -> ReferenceScore | None:
         reference = _measured_by(place)
         if reference is not None:
             return reference
-    run = RunFolder(folder)
-    return reference_score(run.read_config().environment.id) if run.config_file.is_file() else None
+    config = folder / "config.yml"
+    return reference_score(_environment_of(config)) if config.is_file() else None
+
+
+def _environment_of(config: Path) -> str:
+    """:return: the id in a run's configuration"""
+    try:
+        return str(yaml.safe_load(config.read_text())["environment"]["id"])
+    except (yaml.YAMLError, TypeError, KeyError) as error:
+        raise ValueError(f"{config} is not the configuration of a run ({error}).") from error
 
 
 def _measured_by(place: Path) -> ReferenceScore | None:

@@ -28,10 +28,10 @@ from sb3_o2o.diagnostics import (
 )
 from sb3_o2o.diagnostics.base import FOLDER as DIAGNOSTICS_FOLDER
 from sb3_o2o.evaluation import Evaluation, NormalizedEvalCallback, ReferenceScore, read_evaluations, reference_score
+from sb3_o2o.evaluation.plotting import plot_learning_curve
 from sb3_o2o.recipes import load_recipe, recipe_arguments
 from sb3_o2o.runs.environments import policy_for
 from sb3_o2o.runs.folder import PHASES, RunConfig, RunFolder, saved_model
-from sb3_o2o.runs.plotting import plot_learning_curve
 from sb3_o2o.transfer.cloning import CloneReport
 from sb3_o2o.transfer.load_offline import NETWORK_ARGUMENTS
 
