@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
@@ -29,8 +30,6 @@ from sb3_o2o.updates.second_critics import SecondCriticsMixin
 
 if TYPE_CHECKING:
     from typing import Self
-
-    from sb3_o2o.transfer.cloning import CloneReport
 
 
 class OfflineToOnlineMixin(SecondCriticsMixin):
@@ -56,8 +55,6 @@ class OfflineToOnlineMixin(SecondCriticsMixin):
         self.hooks = Hooks()
         self._pretrained_on: Any = None
         self._online_steps: tuple[int, int, float] | None = None
-        #: how far a policy taken over from elsewhere is from its source
-        self.clone_report: CloneReport | None = None
 
     def _setup_model(self) -> None:
         given = self.policy_kwargs
@@ -84,6 +81,16 @@ class OfflineToOnlineMixin(SecondCriticsMixin):
     def _make_finetuning_objective(self) -> Objective:
         """What ``learn`` minimises; the offline objective itself where it goes on."""
         raise NotImplementedError
+
+    def _check_offline_to_online_arguments(self) -> None:
+        """:raises ValueError: for an argument out of range"""
+        if self.reward_scale == 0 or not np.isfinite([self.reward_scale, self.reward_shift]).all():
+            raise ValueError(
+                f"reward_scale and reward_shift must be finite and the scale not 0, not {self.reward_scale} and "
+                f"{self.reward_shift}."
+            )
+        if self.pretrain_steps < 0:
+            raise ValueError(f"pretrain_steps must be >= 0, not {self.pretrain_steps}.")
 
     def _schedule_or_default(self, learning_rate: Any) -> Any:
         return self.lr_schedule if learning_rate is None else FloatSchedule(learning_rate)

@@ -12,14 +12,16 @@ from gymnasium import spaces
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.type_aliases import RolloutReturn, Schedule
 from stable_baselines3.common.utils import polyak_update
 
-from sb3_o2o.algorithms.arguments import OFF_POLICY_ACTING, check_n_critics
+from sb3_o2o.algorithms.arguments import OFF_POLICY_ACTING
 from sb3_o2o.algorithms.common import OfflineToOnlineMixin
 from sb3_o2o.data import MixedReplayBuffer, MonteCarloDictReplayBuffer, MonteCarloReplayBuffer, OfflineDataset
 from sb3_o2o.data.filling import fill_replay_buffer
 from sb3_o2o.data.online import can_be_sampled
+from sb3_o2o.networks.ensemble import check_n_critics
 from sb3_o2o.objectives import Batch, Objective, ReevaluationObjective, make_objective
 from sb3_o2o.updates.phases import FINETUNING, PRETRAINING
 
@@ -55,6 +57,31 @@ class OffPolicyMixin(OfflineToOnlineMixin, _Base):
             if monte_carlo is not None:
                 # what the user gave: another objective needs another buffer
                 self.replay_buffer_class, self.replay_buffer_kwargs = given
+
+    def _check_off_policy_arguments(self) -> None:
+        """:raises ValueError: for an argument out of range"""
+        if self.policy_delay < 1:
+            raise ValueError(f"policy_delay must be at least 1, not {self.policy_delay}.")
+        for name, allowed in {
+            "actor_batch": ("minibatch", "block"),
+            "actor_critics": ("min", "mean", "first"),
+            "precision": ("fp32", "bf16"),
+        }.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, not {getattr(self, name)!r}.")
+        if self.critic_subset is not None and not 1 <= self.critic_subset <= self.n_critics:
+            raise ValueError(f"critic_subset must lie in [1, n_critics={self.n_critics}], not {self.critic_subset}.")
+        if self.actor_batch == "block" and self.policy_delay == 1:
+            raise ValueError("actor_batch='block' needs policy_delay > 1: the actor then waits for the whole block.")
+
+    def _resolve_action_noise(self) -> None:
+        """A number, which is what YAML can hold, is the standard deviation of Gaussian noise."""
+        noise: Any = self.action_noise
+        if isinstance(noise, int | float):
+            if noise < 0:
+                raise ValueError(f"action_noise must be an ActionNoise or a number >= 0, not {noise}.")
+            shape = self.action_space.shape
+            self.action_noise = NormalActionNoise(np.zeros(shape), np.full(shape, float(noise)))  # type: ignore[arg-type]
 
     def _make_finetuning_objective(self) -> Objective:
         online = self.online_objective or self.default_online_objective

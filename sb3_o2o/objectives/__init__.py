@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from sb3_o2o.errors import check_keyword_arguments, unknown
-from sb3_o2o.objectives.base import Batch, LossesAndMetrics, Objective, Penalty, SACObjective, Step
+from sb3_o2o.objectives.base import Objective, SACObjective
+from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Penalty, Step
 from sb3_o2o.objectives.bc import BCObjective
 from sb3_o2o.objectives.cql import CalQLObjective, CQLObjective
 from sb3_o2o.objectives.edac import EDACObjective, SACNObjective
 from sb3_o2o.objectives.iql import IQLObjective
+from sb3_o2o.objectives.learner import CriticLearner, Learner, PPOLearner, SACLearner, TD3Learner
 from sb3_o2o.objectives.ppo import MonteCarloValueObjective, PPOBCObjective, PPOIQLObjective
 from sb3_o2o.objectives.reconstruction import (
     DeterministicAlignmentObjective,
@@ -44,7 +46,7 @@ PPO_OBJECTIVES: dict[str, type[Objective]] = {"bc": PPOBCObjective, "iql": PPOIQ
 
 
 def make_objective(
-    name: str, kwargs: dict[str, Any] | None, model: Any, available: dict[str, type[Objective]]
+    name: str, kwargs: dict[str, Any] | None, model: Learner, available: dict[str, type[Objective]]
 ) -> Objective:
     """
     :param name: an objective's name
@@ -69,16 +71,20 @@ __all__ = [
     "Batch",
     "CQLObjective",
     "CalQLObjective",
+    "CriticLearner",
     "DeterministicAlignmentObjective",
     "EDACObjective",
     "IQLObjective",
+    "Learner",
     "LossesAndMetrics",
     "MonteCarloValueObjective",
     "Objective",
     "PPOBCObjective",
     "PPOIQLObjective",
+    "PPOLearner",
     "Penalty",
     "ReevaluationObjective",
+    "SACLearner",
     "SACNObjective",
     "SACObjective",
     "SPOTObjective",
@@ -86,6 +92,7 @@ __all__ = [
     "Step",
     "StochasticAlignmentObjective",
     "TD3BCObjective",
+    "TD3Learner",
     "TD3Objective",
     "make_objective",
 ]

@@ -2,107 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_o2o.objectives import functional as F
+from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Optimizers, Step
+from sb3_o2o.objectives.learner import CriticLearner, Learner, SACLearner
 
 if TYPE_CHECKING:
-    from sb3_o2o.algorithms.sac import O2OSAC
     from sb3_o2o.networks.ensemble import EnsembleCritic
     from sb3_o2o.objectives.second import SecondCritics
-
-
-class Batch(NamedTuple):
-    """
-    Transitions on the training device. Per-sample quantities are flat, ``(B,)``.
-
-    ``observations`` and ``next_observations`` are ``(B, *obs)`` or dicts of them; ``actions`` are scaled to
-    [-1, 1], ``(B, act)``; ``dones`` is 1 on a true terminal only; ``discounts`` is gamma, or gamma^k for k-step
-    returns; ``returns_to_go`` is there for objectives that ask for it. ``extras`` holds what fine-tuning callbacks add
-    in their hook ``prepare``, such as random draws.
-    """
-
-    observations: PyTorchObs
-    actions: th.Tensor
-    next_observations: PyTorchObs
-    rewards: th.Tensor
-    dones: th.Tensor
-    discounts: th.Tensor
-    returns_to_go: th.Tensor | None = None
-    extras: dict[str, th.Tensor] | None = None
-
-    def part(self, start: int, stop: int) -> Batch:
-        """
-        :param start: first row
-        :param stop: one past the last row
-        :return: a view of these rows
-        """
-
-        def cut(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {key: item[start:stop] for key, item in value.items()}
-            return None if value is None else value[start:stop]
-
-        return Batch(*map(cut, self))
-
-    def with_extras(self, **tensors: th.Tensor) -> Batch:
-        """
-        :param tensors: by name, first axis the rows
-        :return: the same transitions with these in ``extras`` as well
-        """
-        return Batch(**{**self._asdict(), "extras": {**(self.extras or {}), **tensors}})
-
-    def __len__(self) -> int:
-        return len(self.actions)
-
-
-#: scalar losses by the name of their optimiser, and detached metrics to log
-LossesAndMetrics = tuple[dict[str, th.Tensor], dict[str, th.Tensor]]
-
-
-class Step(NamedTuple):
-    """
-    What one or several optimisers minimise, from the same parameters: losses that are formed together belong into
-    one step, losses that see each other's updates into several.
-
-    ``function`` is a pure function of networks and ``arguments``: random numbers and temperatures are passed in, so
-    that it can be compiled. It returns scalar losses by the name of their optimiser, in the order in which these step,
-    and metrics to log, without gradient. ``eager`` is for what no compiler takes, such as a gradient of a gradient.
-    """
-
-    function: Callable[..., LossesAndMetrics]
-    arguments: tuple[Any, ...]
-    #: never compile it
-    eager: bool = False
-
-
-class Penalty(NamedTuple):
-    """
-    What a fine-tuning callback adds to the actor's loss, where it trains parameters of its own in the same step, such
-    as a Lagrange multiplier.
-
-    ``values`` is the penalty per sample, ``(B,)``; ``losses`` are scalars by the name of the callback's optimiser, and
-    ``metrics`` are logged.
-    """
-
-    values: th.Tensor
-    losses: dict[str, th.Tensor]
-    metrics: dict[str, th.Tensor]
-
-
-class Optimizers(dict[str, th.optim.Optimizer]):
-    """Optimisers by name; as attributes too, since Stable-Baselines3 saves what a dotted name leads to."""
-
-    def __getattr__(self, name: str) -> th.optim.Optimizer:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(name) from None
 
 
 class Objective(nn.Module):
@@ -132,17 +45,17 @@ class Objective(nn.Module):
     #: hooks that have nothing to change here, because this objective never asks for what they change
     unused_hooks: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Learner):
         super().__init__()
         # a plain attribute in a tuple: the model owns the networks, this module must not register them
-        self._model = (model,)
+        self._model: tuple[Any, ...] = (model,)
         #: optimisers of the objective's own parameters, by the names of their losses
         self.optimizers = Optimizers()
         #: which of the algorithm's schedules an own optimiser follows that has no learning rate of its own
         self.follows: dict[str, str] = {}
 
     @property
-    def model(self) -> Any:
+    def model(self) -> Learner:
         """The algorithm whose networks are trained."""
         return self._model[0]
 
@@ -229,7 +142,7 @@ class Objective(nn.Module):
         return th.randn(shape, device=self.model.device)
 
 
-def check_target_reduction(model: Any, target_reduction: str) -> None:
+def check_target_reduction(model: CriticLearner, target_reduction: str) -> None:
     """
     :param model: whose critics are trained
     :param target_reduction: ``"min"`` over the target critics, or ``"none"`` for a target per critic
@@ -269,7 +182,7 @@ class SACObjective(Objective):
 
     def __init__(
         self,
-        model: O2OSAC,
+        model: SACLearner,
         *,
         entropy_backup: bool | None = None,
         critic_reduction: str = "half_sum",
@@ -299,7 +212,7 @@ class SACObjective(Objective):
         self.target_subset, self.actor_reduction = model.critic_subset, model.actor_critics
 
     @property
-    def model(self) -> O2OSAC:
+    def model(self) -> SACLearner:
         """The algorithm whose networks are trained."""
         return self._model[0]
 

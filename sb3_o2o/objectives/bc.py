@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch as th
 
 from sb3_o2o.objectives import functional as F
-from sb3_o2o.objectives.base import Batch, LossesAndMetrics, Objective, Step
+from sb3_o2o.objectives.base import Objective
+from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step
+from sb3_o2o.objectives.learner import Learner, SACLearner
 
 
-def check_imitation(model: Any, objective: str, argument: str, loss: str | None, action_clip: float) -> str:
+def check_imitation(model: Learner, objective: str, argument: str, loss: str | None, action_clip: float) -> str:
     """
     :param model: the algorithm whose actor is trained
     :param objective: who asks, for the error message
@@ -63,12 +65,17 @@ class BCObjective(Objective):
     )
 
     def __init__(
-        self, model: Any, *, loss: str | None = None, entropy_term: bool = True, action_clip: float = 1 - 1e-5
+        self, model: Learner, *, loss: str | None = None, entropy_term: bool = True, action_clip: float = 1 - 1e-5
     ):
         super().__init__(model)
         self.loss = check_imitation(model, "bc", "loss", loss, action_clip)
         self.entropy_term = entropy_term
         self.action_clip = action_clip
+
+    @property
+    def model(self) -> SACLearner:
+        """The algorithm whose actor is trained. Only a policy with a density is asked for a temperature."""
+        return self._model[0]
 
     def steps(self, batch: Batch, actor_batch: Batch | None) -> Iterator[Step]:
         """See :meth:`Objective.steps`."""

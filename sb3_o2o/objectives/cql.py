@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch as th
 
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.objectives import functional as F
-from sb3_o2o.objectives.base import Batch, LossesAndMetrics, SACObjective
-
-if TYPE_CHECKING:
-    from sb3_o2o.algorithms.sac import O2OSAC
+from sb3_o2o.objectives.base import SACObjective
+from sb3_o2o.objectives.batch import Batch, LossesAndMetrics
+from sb3_o2o.objectives.learner import SACLearner
 
 
 class CQLObjective(SACObjective):
@@ -37,7 +36,7 @@ class CQLObjective(SACObjective):
 
     def __init__(
         self,
-        model: O2OSAC,
+        model: SACLearner,
         *,
         cql_weight: float = 5.0,
         n_actions: int = 10,

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch as th
 
 from sb3_o2o.objectives import functional as F
-from sb3_o2o.objectives.base import Batch, LossesAndMetrics, SACObjective, Step
-
-if TYPE_CHECKING:
-    from sb3_o2o.algorithms.sac import O2OSAC
+from sb3_o2o.objectives.base import SACObjective
+from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step
+from sb3_o2o.objectives.learner import SACLearner
 
 
 class SACNObjective(SACObjective):
@@ -30,7 +29,7 @@ class SACNObjective(SACObjective):
 
     def __init__(
         self,
-        model: O2OSAC,
+        model: SACLearner,
         *,
         critic_reduction: str = "sum",
         entropy_backup: bool | None = None,
@@ -105,7 +104,7 @@ class EDACObjective(SACNObjective):
 
     def __init__(
         self,
-        model: O2OSAC,
+        model: SACLearner,
         *,
         eta: float = 1.0,
         critic_reduction: str = "sum",

@@ -12,8 +12,10 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.networks.value import ValueNetwork
 from sb3_o2o.objectives import functional as F
-from sb3_o2o.objectives.base import Batch, LossesAndMetrics, Objective, Step
+from sb3_o2o.objectives.base import Objective
+from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step
 from sb3_o2o.objectives.bc import check_imitation
+from sb3_o2o.objectives.learner import CriticLearner
 
 if TYPE_CHECKING:
     from sb3_o2o.objectives.second import SecondCritics
@@ -53,7 +55,7 @@ class IQLObjective(Objective):
 
     def __init__(
         self,
-        model: Any,
+        model: CriticLearner,
         *,
         expectile: float = 0.7,
         beta: float = 3.0,
@@ -85,6 +87,11 @@ class IQLObjective(Objective):
         self.optimizers["value"] = FusedAdam(self.value.parameters(), lr=rate)
         if value_learning_rate is None:
             self.follows["value"] = "critic"
+
+    @property
+    def model(self) -> CriticLearner:
+        """The algorithm whose networks are trained."""
+        return self._model[0]
 
     def new_value_network(self) -> ValueNetwork:
         """V is made as the critics are."""
@@ -224,6 +231,9 @@ class IQLObjective(Objective):
         loss, metrics = weights * imitation, {"advantage_weight": weights.mean()}
         if not hooks.defined("actor_penalty"):
             return {"actor": loss.mean()}, metrics
-        sampled = actor.rsample(batch.observations, noise) if actor.stochastic else (actor(batch.observations), None)
-        losses, added = hooks.actor_losses(loss, *sampled, batch)
+        if actor.stochastic:
+            actions, log_prob = actor.rsample(batch.observations, noise)
+        else:
+            actions, log_prob = actor(batch.observations), None
+        losses, added = hooks.actor_losses(loss, actions, log_prob, batch)
         return losses, {**added, **metrics}

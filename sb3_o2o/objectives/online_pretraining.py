@@ -9,7 +9,8 @@ import torch as th
 from torch.func import functional_call
 
 from sb3_o2o.objectives import functional as F
-from sb3_o2o.objectives.base import Batch, LossesAndMetrics, Objective, Step
+from sb3_o2o.objectives.base import Objective
+from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step
 
 
 class OnlinePretrainingObjective(Objective):
@@ -52,6 +53,11 @@ class OnlinePretrainingObjective(Objective):
         self.learning_rate = learning_rate
         self.gradient_weight = gradient_weight
         self.target_interval = target_interval
+
+    @property
+    def model(self) -> Any:
+        """The algorithm whose second critics are trained."""
+        return self._model[0]
 
     def learning_rate_factor(self, name: str, progress_remaining: float) -> float:
         """See :meth:`Objective.learning_rate_factor`."""

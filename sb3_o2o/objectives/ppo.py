@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.preprocessing import get_action_dim
@@ -15,12 +15,11 @@ from sb3_o2o.networks.ensemble import EnsembleMLP
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.networks.value import ValueNetwork
 from sb3_o2o.objectives import functional as F
-from sb3_o2o.objectives.base import Batch, LossesAndMetrics, Objective, Step
+from sb3_o2o.objectives.base import Objective
+from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step
 from sb3_o2o.objectives.bc import BCObjective
 from sb3_o2o.objectives.iql import IQLObjective
-
-if TYPE_CHECKING:
-    from sb3_o2o.algorithms.ppo import O2OPPO
+from sb3_o2o.objectives.learner import PPOLearner
 
 
 class PPOBCObjective(BCObjective):
@@ -37,7 +36,7 @@ class PPOBCObjective(BCObjective):
 
     def __init__(
         self,
-        model: O2OPPO,
+        model: PPOLearner,
         *,
         loss: str | None = None,
         entropy_term: bool = True,
@@ -95,7 +94,7 @@ class PPOIQLObjective(IQLObjective):
 
     def __init__(
         self,
-        model: O2OPPO,
+        model: PPOLearner,
         *,
         expectile: float = 0.7,
         beta: float = 3.0,
@@ -111,7 +110,7 @@ class PPOIQLObjective(IQLObjective):
         if not 0 < tau <= 1:
             raise ValueError(f"tau of objective 'iql' must lie in (0, 1], not {tau}.")
         super().__init__(
-            model,
+            model,  # type: ignore[arg-type]  # the critics are this objective's own, below
             expectile=expectile,
             beta=beta,
             max_weight=max_weight,
@@ -162,7 +161,7 @@ class PPOIQLObjective(IQLObjective):
         th._foreach_lerp_(list(self.critic_target.parameters()), list(self.critic.parameters()), self.tau)
 
 
-def _hidden(model: O2OPPO) -> list[int]:
+def _hidden(model: PPOLearner) -> list[int]:
     net_arch: Any = model.policy.net_arch
     return list(net_arch.get("pi", []) if isinstance(net_arch, dict) else net_arch)
 
@@ -187,7 +186,7 @@ class MonteCarloValueObjective(Objective):
     whole_episodes: ClassVar[bool] = True
     unused_hooks: ClassVar[tuple[str, ...]] = ("next_actions", "next_values", "actor_values", "actor_penalty")
 
-    def __init__(self, model: O2OPPO, *, learning_rate: float = 1e-4, bootstrap: bool = True):
+    def __init__(self, model: PPOLearner, *, learning_rate: float = 1e-4, bootstrap: bool = True):
         super().__init__(model)
         if learning_rate <= 0:
             raise ValueError(f"learning_rate of MonteCarloValueObjective must be > 0, not {learning_rate}.")

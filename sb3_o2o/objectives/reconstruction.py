@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch as th
 from torch import nn
 
 from sb3_o2o.objectives import functional as F
-from sb3_o2o.objectives.base import Batch, LossesAndMetrics, Objective, SACObjective, Step
+from sb3_o2o.objectives.base import Objective, SACObjective
+from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step
 from sb3_o2o.objectives.cql import CQLObjective
+from sb3_o2o.objectives.learner import CriticLearner, SACLearner, TD3Learner
 from sb3_o2o.objectives.td3 import TD3Objective
-
-if TYPE_CHECKING:
-    from sb3_o2o.algorithms.sac import O2OSAC
-    from sb3_o2o.algorithms.td3 import O2OTD3
 
 
 class ReevaluationObjective(Objective):
@@ -30,7 +28,7 @@ class ReevaluationObjective(Objective):
 
     delayed: ClassVar[bool] = False
 
-    def __init__(self, model: Any):
+    def __init__(self, model: CriticLearner):
         super().__init__(model)
         online = model.finetuning_objective
         if isinstance(online, CQLObjective) or not isinstance(online, SACObjective | TD3Objective):
@@ -38,6 +36,11 @@ class ReevaluationObjective(Objective):
                 f"The online rule of {type(online).__name__} does not evaluate the policy optimistically: "
                 f"PolicyReevaluation needs online_objective={model.default_online_objective!r}."
             )
+
+    @property
+    def model(self) -> CriticLearner:
+        """The algorithm whose critics are trained."""
+        return self._model[0]
 
     def steps(self, batch: Batch, actor_batch: Batch | None) -> Iterator[Step]:
         """See :meth:`Objective.steps`."""
@@ -62,7 +65,7 @@ class StochasticAlignmentObjective(SACObjective):
     delayed: ClassVar[bool] = False
     moves_targets: ClassVar[bool] = False
 
-    def __init__(self, model: O2OSAC, reference: nn.Module, *, action_clip: float = 1 - 1e-4):
+    def __init__(self, model: SACLearner, reference: nn.Module, *, action_clip: float = 1 - 1e-4):
         super().__init__(model, critic_reduction="sum")
         # in a tuple: a callback owns it, this module must not register it
         self._reference: Any = (reference,)
@@ -127,7 +130,7 @@ class DeterministicAlignmentObjective(TD3Objective):
     delayed: ClassVar[bool] = False
     moves_targets: ClassVar[bool] = False
 
-    def __init__(self, model: O2OTD3, reference: nn.Module, *, weight: float = 1.0, largest_distance: float = 0.2):
+    def __init__(self, model: TD3Learner, reference: nn.Module, *, weight: float = 1.0, largest_distance: float = 0.2):
         super().__init__(model, critic_reduction="sum")
         self._reference: Any = (reference,)
         self.weight = weight

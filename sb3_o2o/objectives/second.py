@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch as th
 from torch import nn
 
 from sb3_o2o.networks.optimizers import FusedAdam
-from sb3_o2o.objectives.base import Optimizers
-
-if TYPE_CHECKING:
-    from sb3_o2o.objectives.base import LossesAndMetrics, Objective
+from sb3_o2o.objectives.batch import LossesAndMetrics, Optimizers
 
 
 class SecondCritics(nn.Module):
@@ -23,7 +20,7 @@ class SecondCritics(nn.Module):
     :param objective: the objective that will train them
     """
 
-    def __init__(self, objective: Objective):
+    def __init__(self, objective: Any):
         super().__init__()
         model = objective.model
         shared = model.critic.share_features_extractor
@@ -57,7 +54,7 @@ class SecondCritics(nn.Module):
         return critic | value
 
     @th.no_grad()
-    def copy_first(self, objective: Objective) -> None:
+    def copy_first(self, objective: Any) -> None:
         """
         Start as a copy of the model's own critics, target networks and V included.
 

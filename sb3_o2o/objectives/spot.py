@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch as th
 from gymnasium import spaces
@@ -13,11 +13,9 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from sb3_o2o.networks.density import ConditionalVAE
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.objectives import functional as F
-from sb3_o2o.objectives.base import Batch, LossesAndMetrics, Step
+from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step
+from sb3_o2o.objectives.learner import TD3Learner
 from sb3_o2o.objectives.td3 import TD3Objective
-
-if TYPE_CHECKING:
-    from sb3_o2o.algorithms.td3 import O2OTD3
 
 
 class SPOTObjective(TD3Objective):
@@ -56,7 +54,7 @@ class SPOTObjective(TD3Objective):
 
     def __init__(
         self,
-        model: O2OTD3,
+        model: TD3Learner,
         *,
         weight: float = 0.1,
         cooldown_steps: int = 1_000_000,
@@ -203,7 +201,7 @@ class SPOTObjective(TD3Objective):
         return losses, {**metrics, "density_penalty": penalty.detach().mean(), "density_weight": weight.clone()}
 
 
-def _state_dim(model: O2OTD3, flatten_observations: bool) -> int:
+def _state_dim(model: TD3Learner, flatten_observations: bool) -> int:
     """
     :param model: whose critics' features the VAE reads
     :param flatten_observations: whether dictionaries may be read as one vector

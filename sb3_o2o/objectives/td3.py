@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch as th
 
 from sb3_o2o.objectives import functional as F
-from sb3_o2o.objectives.base import Batch, LossesAndMetrics, Objective, Step, check_target_reduction
+from sb3_o2o.objectives.base import Objective, check_target_reduction
+from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step
+from sb3_o2o.objectives.learner import TD3Learner
 
 if TYPE_CHECKING:
-    from sb3_o2o.algorithms.td3 import O2OTD3
     from sb3_o2o.networks.ensemble import EnsembleCritic
     from sb3_o2o.objectives.second import SecondCritics
 
@@ -37,7 +38,7 @@ class TD3Objective(Objective):
 
     def __init__(
         self,
-        model: O2OTD3,
+        model: TD3Learner,
         *,
         critic_reduction: str = "sum",
         normalize_values: bool = False,
@@ -52,7 +53,7 @@ class TD3Objective(Objective):
         self.target_reduction = target_reduction
 
     @property
-    def model(self) -> O2OTD3:
+    def model(self) -> TD3Learner:
         """The algorithm whose networks are trained."""
         return self._model[0]
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sb3_o2o.objectives import functional as F
-from sb3_o2o.objectives.base import Batch, LossesAndMetrics
+from sb3_o2o.objectives.batch import Batch, LossesAndMetrics
+from sb3_o2o.objectives.learner import TD3Learner
 from sb3_o2o.objectives.td3 import TD3Objective
-
-if TYPE_CHECKING:
-    from sb3_o2o.algorithms.td3 import O2OTD3
 
 
 class TD3BCObjective(TD3Objective):
@@ -25,7 +21,7 @@ class TD3BCObjective(TD3Objective):
     """
 
     def __init__(
-        self, model: O2OTD3, *, alpha: float = 2.5, critic_reduction: str = "sum", target_reduction: str = "min"
+        self, model: TD3Learner, *, alpha: float = 2.5, critic_reduction: str = "sum", target_reduction: str = "min"
     ):
         super().__init__(model, critic_reduction=critic_reduction, target_reduction=target_reduction)
         if alpha < 0:

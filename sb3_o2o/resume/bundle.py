@@ -34,7 +34,7 @@ from sb3_o2o.version import __version__
 if TYPE_CHECKING:
     from typing import Self
 
-    from sb3_o2o.algorithms.common import OfflineToOnlineMixin as _Base
+    from sb3_o2o.updates.gradient_phases import UpdatePhases as _Base
 else:
     _Base = object
 

@@ -9,7 +9,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_o2o.data import OfflineReplayBuffer
-from sb3_o2o.objectives import Objective
+from sb3_o2o.objectives import Batch, Objective
 from sb3_o2o.updates.bars import PhaseProgressBar
 from sb3_o2o.updates.phases import PRETRAINING
 from sb3_o2o.updates.sampling import SamplingMixin
@@ -52,6 +52,10 @@ class UpdatePhases(SamplingMixin):
 
     def _update(self, gradient_steps: int, batch_size: int) -> None:
         """Make gradient steps."""
+        raise NotImplementedError
+
+    def _gradient_step(self, batch: Batch, actor_batch: Batch | None, prepare: bool = False) -> dict[str, th.Tensor]:
+        """Make one gradient step."""
         raise NotImplementedError
 
     def request_stop(self) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EventCallback
 
-from sb3_o2o.objectives.base import Penalty
+from sb3_o2o.objectives.batch import Penalty
 
 if TYPE_CHECKING:
     from sb3_o2o.objectives import Batch, LossesAndMetrics, Step

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from sb3_o2o.algorithms.common import OfflineToOnlineMixin
+from sb3_o2o.updates.gradient_phases import UpdatePhases
 
 
-def prepare_objective(model: OfflineToOnlineMixin, log_interval: int) -> bool:
+def prepare_objective(model: UpdatePhases, log_interval: int) -> bool:
     """
     Make the gradient steps that the offline objective needs before the first of pre-training, such as those of SPOT's
     density model. They count by themselves, no callback sees an ``on_step``, and an interrupted phase goes on where it

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from sb3_o2o.algorithms.arguments import AlgorithmArguments
 from sb3_o2o.data import OfflineDataset, OfflineReplayBuffer
 from sb3_o2o.objectives import Batch
+from sb3_o2o.updates.attributes import AlgorithmArguments
 from sb3_o2o.updates.phases import PRETRAINING
 
 
