@@ -1,12 +1,16 @@
 """Algorithms: Stable-Baselines3's, offline to online."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sb3_o2o.algorithms.ppo import O2OPPO
 from sb3_o2o.algorithms.sac import O2OSAC
 from sb3_o2o.algorithms.td3 import O2OTD3
 from sb3_o2o.errors import unknown
-from sb3_o2o.transfer.archive import saved_family
+from sb3_o2o.transfer.archive import ALGORITHMS_BY_FAMILY, saved_family
+
+if TYPE_CHECKING:
+    from sb3_o2o.objectives import PPOLearner, SACLearner, TD3Learner
 
 #: any of the algorithms
 OfflineToOnlineAlgorithm = O2OSAC | O2OTD3 | O2OPPO
@@ -18,8 +22,9 @@ ALGORITHMS: dict[str, type[O2OSAC] | type[O2OTD3] | type[O2OPPO]] = {
     "O2OPPO": O2OPPO,
 }
 
-#: the same by the name of the stock class whose saved models they open
-ALGORITHMS_BY_FAMILY = {algorithm.stock_class.__name__: algorithm for algorithm in ALGORITHMS.values()}
+if TYPE_CHECKING:
+    # what objectives rely on is there
+    _LEARNERS: tuple[type[SACLearner], type[TD3Learner], type[PPOLearner]] = O2OSAC, O2OTD3, O2OPPO
 
 
 def algorithm_class(name: str) -> type[O2OSAC] | type[O2OTD3] | type[O2OPPO]:
@@ -43,7 +48,6 @@ def algorithm_of(path: str | Path) -> type[O2OSAC] | type[O2OTD3] | type[O2OPPO]
 
 __all__ = [
     "ALGORITHMS",
-    "ALGORITHMS_BY_FAMILY",
     "O2OPPO",
     "O2OSAC",
     "O2OTD3",

@@ -16,9 +16,11 @@ from sb3_o2o.algorithms.on_policy import OnPolicyMixin
 from sb3_o2o.networks.ppo_policies import O2OPPOCnnPolicy, O2OPPOMultiInputPolicy, O2OPPOPolicy
 from sb3_o2o.objectives import PPO_OBJECTIVES
 from sb3_o2o.resume.bundle import ResumeMixin
+from sb3_o2o.transfer.archive import opens_family
 from sb3_o2o.transfer.on_policy import OnPolicyTransferMixin
 
 
+@opens_family
 class O2OPPO(OnPolicyTransferMixin, ResumeMixin, OnPolicyMixin, PPO):
     """
     Proximal policy optimisation that pre-trains on a fixed dataset and fine-tunes online. ``learn`` is

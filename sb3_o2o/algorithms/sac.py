@@ -20,10 +20,12 @@ from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.networks.policies import O2OActor, O2OSACCnnPolicy, O2OSACMultiInputPolicy, O2OSACPolicy
 from sb3_o2o.objectives import SAC_OBJECTIVES
 from sb3_o2o.resume.bundle import ResumeMixin
+from sb3_o2o.transfer.archive import opens_family
 from sb3_o2o.transfer.load_offline import TransferMixin
 from sb3_o2o.updates.phases import PRETRAINING
 
 
+@opens_family
 class O2OSAC(TransferMixin, ResumeMixin, OffPolicyMixin, SAC):
     """
     Soft actor-critic that pre-trains on a fixed dataset and fine-tunes online. With the arguments below at their
@@ -69,7 +71,7 @@ class O2OSAC(TransferMixin, ResumeMixin, OffPolicyMixin, SAC):
         "MultiInputPolicy": O2OSACMultiInputPolicy,
     }
     available_objectives: ClassVar = SAC_OBJECTIVES  # type: ignore[misc]
-    default_online_objective: ClassVar[str] = "sac"  # type: ignore[misc]
+    default_online_objective: ClassVar[str] = "sac"
     stock_class: ClassVar = SAC
     stock_policies: ClassVar[dict[type[BasePolicy], type[BasePolicy]]] = {
         stock.SACPolicy: O2OSACPolicy,

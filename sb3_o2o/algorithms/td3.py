@@ -18,9 +18,11 @@ from sb3_o2o.networks.ensemble import EnsembleCritic
 from sb3_o2o.networks.td3_policies import O2OTD3Actor, O2OTD3CnnPolicy, O2OTD3MultiInputPolicy, O2OTD3Policy
 from sb3_o2o.objectives import TD3_OBJECTIVES
 from sb3_o2o.resume.bundle import ResumeMixin
+from sb3_o2o.transfer.archive import opens_family
 from sb3_o2o.transfer.load_offline import TransferMixin
 
 
+@opens_family
 class O2OTD3(TransferMixin, ResumeMixin, OffPolicyMixin, TD3):
     """
     Twin delayed deterministic policy gradient that pre-trains on a fixed dataset and fine-tunes online. With the
@@ -64,7 +66,7 @@ class O2OTD3(TransferMixin, ResumeMixin, OffPolicyMixin, TD3):
         "MultiInputPolicy": O2OTD3MultiInputPolicy,
     }
     available_objectives: ClassVar = TD3_OBJECTIVES  # type: ignore[misc]
-    default_online_objective: ClassVar[str] = "td3"  # type: ignore[misc]
+    default_online_objective: ClassVar[str] = "td3"
     stock_class: ClassVar = TD3
     stock_policies: ClassVar[dict[type[BasePolicy], type[BasePolicy]]] = {
         stock.TD3Policy: O2OTD3Policy,

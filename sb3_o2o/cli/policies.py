@@ -52,6 +52,7 @@ def load_policy(path: str) -> tuple[Any, "Environment | None"]:
     :return: the model, and the environment of its run where that is known
     :raises ValueError: there is none, or its algorithm is not known
     """
+    from sb3_o2o import algorithms  # noqa: F401  # those of ours enter themselves in the table of families
     from sb3_o2o.runs.folder import RunFolder, saved_model
     from sb3_o2o.transfer.archive import saved_family
     from sb3_o2o.transfer.foreign import open_saved

@@ -7,8 +7,12 @@ import json
 import os
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+Algorithm = TypeVar("Algorithm", bound=type)
+
+#: the algorithms of ours by the name of the stock class whose saved models they open; each enters itself
+ALGORITHMS_BY_FAMILY: dict[str, Any] = {}
 #: attributes that only one family of algorithms saves, most specific first
 _MARKS = {
     "TQC": {"top_quantiles_to_drop_per_net"},
@@ -18,6 +22,17 @@ _MARKS = {
 }
 #: relatives of SAC and PPO that save the same attributes, by where their policies are
 _RELATIVES = {".crossq.": "CrossQ", ".recurrent.": "RecurrentPPO", ".maskable.": "MaskablePPO"}
+
+
+def opens_family(algorithm: Algorithm) -> Algorithm:
+    """
+    Enter an algorithm of ours in :data:`ALGORITHMS_BY_FAMILY`, by its ``stock_class``. A decorator.
+
+    :param algorithm: the class
+    :return: the same
+    """
+    ALGORITHMS_BY_FAMILY[algorithm.stock_class.__name__] = algorithm  # type: ignore[attr-defined]
+    return algorithm
 
 
 def saved_model_path(source: Any) -> Path | None:

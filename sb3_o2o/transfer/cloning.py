@@ -29,7 +29,7 @@ from sb3_o2o.transfer.foreign import (
 if TYPE_CHECKING:
     from typing import Self
 
-    from sb3_o2o.algorithms.common import OfflineToOnlineMixin as _Base
+    from sb3_o2o.updates.gradient_phases import UpdatePhases as _Base
 else:
     _Base = object
 
@@ -72,6 +72,8 @@ class CloneReport:
 class CrossingMixin(_Base):
     """The part of ``load_offline`` that takes over policies of other kinds."""
 
+    #: how far a policy taken over from elsewhere is from its source; None for one that was not
+    clone_report: CloneReport | None = None
     #: whether actor and critics have the layers of SAC's and TD3's, and can be copied from one to another
     shares_networks: ClassVar[bool] = True
 

@@ -14,7 +14,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_o2o.algorithms.arguments import OFF_POLICY_ACTING, ON_POLICY_ACTING
 from sb3_o2o.data import OfflineDataset
-from sb3_o2o.transfer.archive import opens_as_ours
+from sb3_o2o.transfer.archive import ALGORITHMS_BY_FAMILY, opens_as_ours
 
 #: what a trained model decides: a recipe cannot change the shape of networks that exist
 NETWORK_ARGUMENTS = ("policy_kwargs", "n_critics", "critic_layer_norm", "actor_layer_norm", "normalize_observations")
@@ -59,8 +59,6 @@ def open_saved(family: str, path: str | Path) -> BaseAlgorithm | None:
     import sb3_contrib
     import stable_baselines3
 
-    from sb3_o2o.algorithms import ALGORITHMS_BY_FAMILY
-
     if family in ALGORITHMS_BY_FAMILY and opens_as_ours(path):
         ours = ALGORITHMS_BY_FAMILY[family]
         return ours.load(path, **ours.acting_arguments)
@@ -87,9 +85,7 @@ def as_ours(source: Any) -> Any:
     :param source: a policy or model of any kind
     :return: the class of ours with the same networks, where a live stock model has one; else the source itself
     """
-    from sb3_o2o.algorithms import ALGORITHMS
-
-    for algorithm in ALGORITHMS.values():
+    for algorithm in ALGORITHMS_BY_FAMILY.values():
         if isinstance(source, algorithm):
             return source
         is_stock = isinstance(source, algorithm.stock_class) and type(source.policy) in algorithm.stock_policies

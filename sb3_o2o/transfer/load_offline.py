@@ -16,9 +16,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv
 
-from sb3_o2o.algorithms.arguments import check_n_critics
 from sb3_o2o.data import MonteCarloDictReplayBuffer, MonteCarloReplayBuffer, OfflineDataset
 from sb3_o2o.errors import check_keyword_arguments
+from sb3_o2o.networks.ensemble import check_n_critics
 from sb3_o2o.networks.normalizer import has_statistics
 from sb3_o2o.recipes import build_finetuning, environment_id, recipe_arguments
 from sb3_o2o.transfer import conversion

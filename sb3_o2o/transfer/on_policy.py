@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -11,13 +11,8 @@ from gymnasium import spaces
 
 from sb3_o2o.transfer.load_offline import TransferMixin
 
-if TYPE_CHECKING:
-    from sb3_o2o.algorithms.on_policy import OnPolicyMixin as _Base
-else:
-    _Base = object
 
-
-class OnPolicyTransferMixin(TransferMixin, _Base):
+class OnPolicyTransferMixin(TransferMixin):
     """``load``, ``load_offline`` and ``to_sb3`` for PPO. Policies of other families are cloned."""
 
     shares_networks: ClassVar[bool] = False
@@ -48,14 +43,16 @@ class OnPolicyTransferMixin(TransferMixin, _Base):
 
     def _optimizer_order(self) -> list[int]:
         """Where each parameter of the actor's group, then of the value network's, stands in a single group."""
-        places = {id(parameter): index for index, parameter in enumerate(self.policy.parameters())}
-        return [places[id(each)] for each in (*self.policy.actor_parameters(), *self.policy.value_parameters())]
+        policy: Any = self.policy
+        places = {id(parameter): index for index, parameter in enumerate(policy.parameters())}
+        return [places[id(each)] for each in (*policy.actor_parameters(), *policy.value_parameters())]
 
     def _forget_values(self, fresh: Any) -> None:
+        policy: Any = self.policy
         with th.no_grad():
-            for own, other in zip(self.policy.value_parameters(), fresh.value_parameters(), strict=True):
+            for own, other in zip(policy.value_parameters(), fresh.value_parameters(), strict=True):
                 own.copy_(other)
-                self.policy.optimizer.state.pop(own, None)
+                policy.optimizer.state.pop(own, None)
 
     def _all_optimizers(self) -> Iterable[th.optim.Optimizer]:
         return self.policy.optimizer, self.pretrain_optimizer, self.reevaluation_optimizer
