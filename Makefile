@@ -25,11 +25,13 @@ demo: $(VENV)/.installed ## pre-train on the dataset in the package, fine-tune o
 bench-peers: $(VENV)/.installed .venv-sbx/.installed .venv-d3rlpy/.installed ## our speed beside SBX's and d3rlpy's: a table, and benchmarks/results/speed.*
 	$(BIN)/sb3-o2o bench speed $(addprefix --peers ,$(addsuffix /bin/python,$(PEER_ENVIRONMENTS))) --out benchmarks/results $(ARGS)
 
-test: lint type pytest ## everything that must pass: ruff, mypy, pytest with coverage
+test: lint type pytest ## everything that must pass: ruff, imports, mypy, pytest with coverage
 
-lint: $(VENV)/.installed-dev ## ruff: rules and formatting
+lint: $(VENV)/.installed-dev ## ruff: rules and formatting; who imports whom
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/ruff format --check $(CHECKED)
+	$(BIN)/lint-imports
+	$(BIN)/python .ci/import_circles.py
 
 type: $(VENV)/.installed-dev ## mypy
 	$(BIN)/mypy
