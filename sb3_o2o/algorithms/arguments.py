@@ -14,16 +14,6 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-#: arguments of a model that only acts, whatever it was trained with: no buffer, hence no environment, to speak of
-OFF_POLICY_ACTING: dict[str, Any] = {
-    "buffer_size": 1,
-    "replay_buffer_class": None,
-    "replay_buffer_kwargs": {},
-    "optimize_memory_usage": False,
-    "n_steps": 1,
-}
-ON_POLICY_ACTING: dict[str, Any] = {"n_steps": 1, "rollout_buffer_class": None, "rollout_buffer_kwargs": {}}
-
 Init = TypeVar("Init", bound=Callable[..., None])
 
 

@@ -16,13 +16,13 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.type_aliases import RolloutReturn, Schedule
 from stable_baselines3.common.utils import polyak_update
 
-from sb3_o2o.algorithms.arguments import OFF_POLICY_ACTING
 from sb3_o2o.algorithms.common import OfflineToOnlineMixin
 from sb3_o2o.data import MixedReplayBuffer, MonteCarloDictReplayBuffer, MonteCarloReplayBuffer, OfflineDataset
 from sb3_o2o.data.filling import fill_replay_buffer
 from sb3_o2o.data.online import can_be_sampled
 from sb3_o2o.networks.ensemble import check_n_critics
 from sb3_o2o.objectives import Batch, Objective, ReevaluationObjective, make_objective
+from sb3_o2o.transfer.archive import OFF_POLICY_ACTING
 from sb3_o2o.updates.phases import FINETUNING, PRETRAINING
 
 if TYPE_CHECKING:

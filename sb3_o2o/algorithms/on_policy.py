@@ -14,11 +14,11 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
-from sb3_o2o.algorithms.arguments import ON_POLICY_ACTING
 from sb3_o2o.algorithms.common import OfflineToOnlineMixin, as_list
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.networks.ppo_policies import ACTIVATIONS, O2OPPOPolicy
 from sb3_o2o.objectives import MonteCarloValueObjective, Objective, PPOIQLObjective
+from sb3_o2o.transfer.archive import ON_POLICY_ACTING
 from sb3_o2o.updates.hooks import UPDATE_HOOKS, walk
 
 if TYPE_CHECKING:

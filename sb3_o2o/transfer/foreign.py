@@ -12,9 +12,8 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from sb3_o2o.algorithms.arguments import OFF_POLICY_ACTING, ON_POLICY_ACTING
 from sb3_o2o.data import OfflineDataset
-from sb3_o2o.transfer.archive import ALGORITHMS_BY_FAMILY, opens_as_ours
+from sb3_o2o.transfer.archive import ALGORITHMS_BY_FAMILY, OFF_POLICY_ACTING, ON_POLICY_ACTING, opens_as_ours
 
 #: what a trained model decides: a recipe cannot change the shape of networks that exist
 NETWORK_ARGUMENTS = ("policy_kwargs", "n_critics", "critic_layer_norm", "actor_layer_norm", "normalize_observations")
