@@ -7,6 +7,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from sb3_o2o.runs.threads import usable_cores
+
 
 def describe_machine(device: str = "cpu") -> dict[str, Any]:
     """
@@ -27,11 +29,6 @@ def describe_machine(device: str = "cpu") -> dict[str, Any]:
     if device == "cuda":
         machine["gpu"] = th.cuda.get_device_name()
     return machine
-
-
-def usable_cores() -> int:
-    """:return: cores that this process may use"""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:

@@ -55,9 +55,10 @@ def speed(
     """
     from sb3_o2o.benchmarking import report
     from sb3_o2o.benchmarking.contestants import own_competitors, peer_competitors
-    from sb3_o2o.benchmarking.machine import describe_machine, usable_cores
+    from sb3_o2o.benchmarking.machine import describe_machine
     from sb3_o2o.benchmarking.race import race
     from sb3_o2o.benchmarking.work import rows_by_name
+    from sb3_o2o.runs.threads import usable_cores
 
     chosen = rows_by_name(None if rows is None else _names(rows))
     competitors = [*own_competitors(_names(precision)), *peer_competitors(peers or ())]
@@ -113,7 +114,8 @@ def env(
     With 1 and 4 environments; then sampling of a large dataset, and the memory that it takes.
     """
     from sb3_o2o.benchmarking import loop, report
-    from sb3_o2o.benchmarking.machine import describe_machine, usable_cores
+    from sb3_o2o.benchmarking.machine import describe_machine
+    from sb3_o2o.runs.threads import usable_cores
 
     _check_device(device)
     _prepare_folder(out)

@@ -42,12 +42,37 @@ Settings = Annotated[
 Episodes = Annotated[int, typer.Option("--eval-episodes", help="Episodes of each evaluation.", min=1)]
 Evaluations = Annotated[int, typer.Option("--evaluations", help="Evaluations during each phase.", min=1)]
 Checkpoints = Annotated[int, typer.Option("--checkpoints", help="Checkpoints during each phase.", min=0)]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        help="CPU threads. Default: $OMP_NUM_THREADS, else 1 for small networks, else what is measured to be fastest.",
+        min=1,
+    ),
+]
+ActingThreads = Annotated[
+    int | None,
+    typer.Option("--threads", help="CPU threads. Default: $OMP_NUM_THREADS, else 1.", min=1),
+]
 NEnvs = Annotated[int, typer.Option("--n-envs", help="Environments that collect side by side.", min=1)]
 
 
 def next_command(text: str, command: str) -> None:
     """Prints a command to copy: never broken over two lines, whatever the width of the terminal."""
     console.print(f"\n{text} [bold]{command}[/]", soft_wrap=True, highlight=False)
+
+
+def acting_threads(asked: int | None) -> None:
+    """
+    Sets the number of threads for a policy that only acts, one observation at a time, and says it.
+
+    :param asked: what the user said
+    """
+    from sb3_o2o.runs import threads
+
+    chosen = threads.given_threads(asked) or threads.Threads(1, "enough for one observation at a time")
+    threads.use_threads(chosen.count)
+    console.print(str(chosen), markup=False, highlight=False, soft_wrap=True)
 
 
 class FriendlyGroup(TyperGroup):

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from sb3_o2o.cli.common import Seed, console, next_command
+from sb3_o2o.cli.common import ActingThreads, Seed, acting_threads, console, next_command
 
 
 def collect(
@@ -21,6 +21,7 @@ def collect(
         bool, typer.Option("--deterministic/--stochastic", help="Act by the policy's mode, or by sampling.")
     ] = False,
     seed: Seed = 0,
+    threads: ActingThreads = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a dataset of that name.")] = False,
 ) -> None:
     """Record a policy's episodes as a new Minari dataset, in Minari's own folder.
@@ -36,6 +37,7 @@ def collect(
 
     if (n_steps is None) == (n_episodes is None):
         raise typer.BadParameter("give one of --n-steps and --n-episodes", param_hint="--n-steps")
+    acting_threads(threads)
     reference = reference_score(env)
     environment = Environment(env).make()
     dataset = collect_dataset(

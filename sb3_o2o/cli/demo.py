@@ -15,6 +15,7 @@ from sb3_o2o.cli.common import (
     Resume,
     Seed,
     Settings,
+    Threads,
     next_command,
     parse_settings,
 )
@@ -70,6 +71,7 @@ def demo(
     settings: Settings = None,
     seed: Seed = 0,
     device: Device = "auto",
+    threads: Threads = None,
     log_dir: LogDir = DEFAULT_LOG_DIR,
     resume: Resume = None,
 ) -> None:
@@ -107,6 +109,7 @@ def demo(
         online_steps=steps,
         seed=seed,
         device=device,
+        threads=threads,
         n_eval_episodes=eval_episodes,
         n_evaluations=evaluations,
         n_checkpoints=1,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from sb3_o2o.cli.common import Seed, console
+from sb3_o2o.cli.common import ActingThreads, Seed, acting_threads, console
 
 if TYPE_CHECKING:
     from sb3_o2o.evaluation import Evaluation
@@ -23,6 +23,7 @@ def evaluate(
         bool, typer.Option("--deterministic/--stochastic", help="Act by the policy's mode, or by sampling.")
     ] = True,
     seed: Seed = 0,
+    threads: ActingThreads = None,
 ) -> None:
     """Score a policy: raw return and, where references are known, normalised score (0 random, 100 expert).
 
@@ -31,6 +32,7 @@ def evaluate(
     from sb3_o2o.evaluation import evaluate as evaluate_policy
     from sb3_o2o.runs.environments import Environment
 
+    acting_threads(threads)
     policy, recorded = load_policy(model)
     environment = recorded if env is None else Environment(env)
     if environment is None:

@@ -18,6 +18,7 @@ from sb3_o2o.cli.common import (
     Resume,
     Seed,
     Settings,
+    Threads,
     console,
     next_command,
     parse_settings,
@@ -26,6 +27,7 @@ from sb3_o2o.cli.common import (
 if TYPE_CHECKING:
     from sb3_o2o.runs.environments import Environment
     from sb3_o2o.runs.folder import RunConfig, RunFolder
+    from sb3_o2o.runs.training import Prepared
 
 #: Evaluations of each phase, and episodes of each, where neither the user nor the recipe says.
 DEFAULT_EVALUATIONS, DEFAULT_EPISODES = 20, 10
@@ -86,6 +88,7 @@ def pretrain(
     settings: Settings = None,
     seed: Seed = 0,
     device: Device = "auto",
+    threads: Threads = None,
     eval_episodes: EvalEpisodes = None,
     evaluations: Evaluations = DEFAULT_EVALUATIONS,
     checkpoints: Checkpoints = 5,
@@ -117,6 +120,7 @@ def pretrain(
         pretrain_steps=loaded.pretrain_steps if gradient_steps is None else gradient_steps,
         seed=seed,
         device=device,
+        threads=threads,
         n_eval_episodes=eval_episodes or loaded.n_eval_episodes or DEFAULT_EPISODES,
         n_evaluations=evaluations,
         n_checkpoints=checkpoints,
@@ -141,6 +145,7 @@ def finetune(
     n_envs: NEnvs = 1,
     seed: Seed = 0,
     device: Device = "auto",
+    threads: Threads = None,
     eval_episodes: EvalEpisodes = None,
     evaluations: FinetuningEvaluations = None,
     checkpoints: Checkpoints = 5,
@@ -181,6 +186,7 @@ def finetune(
         n_envs=n_envs,
         seed=seed,
         device=device,
+        threads=threads,
         n_eval_episodes=eval_episodes or loaded.n_eval_episodes or DEFAULT_EPISODES,
         n_evaluations=evaluations or DEFAULT_EVALUATIONS,
         eval_freq=loaded.eval_freq if evaluations is None else None,
@@ -241,10 +247,9 @@ def start_run(config: "RunConfig", log_dir: Path, offline_from: Path | None = No
     import shutil
 
     from sb3_o2o.runs.folder import RunFolder
-    from sb3_o2o.runs.training import prepare
 
-    with console.status("Opening dataset and environment …"):
-        prepared = prepare(config)
+    prepared = _prepare(config, "Opening dataset and environment …")
+    config = prepared.config
     name = Path(config.recipe).stem if config.recipe else "run"
     folder = RunFolder.create(log_dir, f"{name}-{config.environment.id.replace('/', '-')}")
     folder.write_start(config, prepared.arguments())
@@ -278,7 +283,6 @@ def resume_run(path: Path, command: str) -> "RunFolder":
     :raises ValueError: there is nothing to go on with
     """
     from sb3_o2o.runs.folder import RunFolder
-    from sb3_o2o.runs.training import prepare
 
     folder = RunFolder.open(path)
     config = folder.read_config()
@@ -286,10 +290,33 @@ def resume_run(path: Path, command: str) -> "RunFolder":
         raise ValueError(f"{str(path)!r} is a run of `{config.command}`: sb3-o2o {config.command} --resume {path}")
     if not folder.resume_bundle.is_dir():
         raise ValueError(f"The run in {str(path)!r} was not interrupted, so there is nothing to go on with.")
-    with console.status("Opening what was saved …"):
-        prepared = prepare(config, resume_from=folder.resume_bundle)
-    _run(prepared, folder)
+    _run(_prepare(config, "Opening what was saved …", folder.resume_bundle), folder)
     return folder
+
+
+def _prepare(config: "RunConfig", doing: str, resume_from: Path | None = None) -> "Prepared":
+    """
+    A checked run, in a process that has the run's number of threads; says which, and why.
+
+    :param config: what is asked for
+    :param doing: what is shown meanwhile
+    :param resume_from: resume bundle of an interrupted run
+    :return: the run; the number of threads is in its configuration
+    """
+    from dataclasses import replace
+
+    from sb3_o2o.runs.threads import choose_threads, given_threads, use_threads
+    from sb3_o2o.runs.training import prepare
+
+    given = given_threads(config.threads, "as asked" if resume_from is None else "as before")
+    use_threads(1 if given is None else given.count)  # a policy may be cloned before its successor is known
+    with console.status(doing):
+        prepared = prepare(config, resume_from=resume_from)
+    threads = given or choose_threads(prepared.model)
+    use_threads(threads.count)
+    console.print(str(threads), markup=False, highlight=False, soft_wrap=True)
+    prepared.config = replace(config, threads=threads.count)
+    return prepared
 
 
 def _run(prepared: Any, folder: "RunFolder") -> None:

@@ -49,6 +49,7 @@ class RunConfig:
     :param n_evaluations: evaluations in each phase, beside the one at its start
     :param eval_freq: environment steps between two evaluations of fine-tuning; None spreads ``n_evaluations`` over it
     :param n_checkpoints: checkpoints in each phase
+    :param threads: CPU threads of PyTorch's operations; None to have them chosen, after which the number stands here
     :param diagnostics: look at Q-values, errors and drift as well (:mod:`sb3_o2o.diagnostics`)
     """
 
@@ -68,6 +69,7 @@ class RunConfig:
     eval_freq: int | None = None
     n_checkpoints: int = 5
     diagnostics: bool = False
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("pretrain_steps", 0), ("online_steps", 0), ("n_checkpoints", 0)):
@@ -78,6 +80,8 @@ class RunConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.eval_freq is not None and self.eval_freq < 1:
             raise ValueError(f"eval_freq must be at least 1, or None, got {self.eval_freq}.")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads must be at least 1, or None, got {self.threads}.")
         if self.pretrain_steps and self.dataset is None:
             raise ValueError("Pre-training needs a dataset.")
 
