@@ -1,12 +1,18 @@
 """Recipes that users write: any path is one, and what is wrong in it is said."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import pytest
 import tiny
+from typer.testing import CliRunner
 
-from sb3_o2o.recipes import build_model, load_recipe
+from sb3_o2o import O2OSAC
+from sb3_o2o.cli import app
+from sb3_o2o.recipes import load_recipe
+from sb3_o2o.recipes.building import build_model
 
 
 class TestOwnRecipes:
@@ -46,8 +52,6 @@ class TestOwnRecipes:
             ("default:\n  n_timesteps: many\n", "n_timesteps .* whole number"),
             ("default:\n  pretrain_steps: -1\n", "pretrain_steps .* at least 0"),
             ("default:\n  n_timesteps: .inf\n", "n_timesteps .* whole number"),
-            ("default:\n  gama: 0.9\n", r"Unknown key of entry 'default' in .*: 'gama'\. Did you mean 'gamma'"),
-            ("default:\n  n_timestep: 9\n", "Did you mean 'n_timesteps'"),
             ("default:\n  eval_freq: 5\n", r"belongs outside: evaluation: \{'default': \{eval_freq"),
             ("default: {}\nevaluation:\n  default: {eval_frq: 5}\n", "'eval_frq'. Did you mean 'eval_freq'"),
             ("default: {}\nevaluation:\n  default: {eval_freq: 0}\n", "eval_freq .* at least 1"),
@@ -59,6 +63,99 @@ class TestOwnRecipes:
         with pytest.raises(ValueError, match=message):
             load_recipe(self.write(tmp_path, text), tiny.BOX)
 
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("default:\n  gama: 0.9\n", r"Unknown key of entry 'default' in .*: 'gama'\. Did you mean 'gamma'"),
+            ("default:\n  n_timestep: 9\n", "Did you mean 'n_timesteps'"),
+            ("default:\n  recipe: wsrl\n", "Unknown key of entry 'default' in .*: 'recipe'"),
+        ],
+    )
+    def test_keys_that_the_constructor_does_not_take(self, tmp_path: Path, text: str, message: str) -> None:
+        path, env = self.write(tmp_path, text), gym.make(tiny.BOX)
+        O2OSAC("MlpPolicy", env, buffer_size=10, policy_kwargs={"net_arch": [4]}).save(tmp_path / "model")
+        asked = (
+            lambda: build_model(path, env),
+            lambda: O2OSAC("MlpPolicy", env, recipe=path),
+            lambda: O2OSAC("MlpPolicy", env, recipe=load_recipe(path)),
+            lambda: O2OSAC.load_offline(tmp_path / "model", env, recipe=path),
+        )
+        for ask in asked:
+            with pytest.raises(ValueError, match=message):
+                ask()
+
     def test_missing_file(self) -> None:
         with pytest.raises(ValueError, match="no recipe file"):
             load_recipe("nowhere.yml")
+
+
+class TestReadOnce:
+    """The file is read where the user names it, and never again."""
+
+    @pytest.fixture
+    def recipe(self, tmp_path: Path) -> str:
+        path = tmp_path / "mine.yml"
+        path.write_text(
+            "default: {objective: cql, objective_kwargs: {n_actions: 2}, pretrain_steps: 3, n_timesteps: 6, "
+            "batch_size: 4, buffer_size: 30, n_critics: 2, policy_kwargs: {net_arch: [4]}} # my own\n"
+            "evaluation: {default: {eval_freq: 3, n_eval_episodes: 1}}\n"
+        )
+        return str(path)
+
+    @pytest.fixture
+    def reads(self, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+        found: list[Path] = []
+        read_text = Path.read_text
+
+        def noted(path: Path, *args: Any, **kwargs: Any) -> str:
+            if path.name == "mine.yml":
+                found.append(path)
+            return read_text(path, *args, **kwargs)
+
+        monkeypatch.setattr(Path, "read_text", noted)
+        return found
+
+    def test_by_a_model(self, recipe: str, reads: list[Path], tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
+        model = O2OSAC("MlpPolicy", gym.make(tiny.BOX), recipe=recipe, dataset=tiny_dataset())
+        model.pretrain()  # knows for how long
+        assert (len(reads), model.n_pretrain_steps) == (1, 3)
+        model.save(tmp_path / "model")
+        again = O2OSAC.load(tmp_path / "model", gym.make(tiny.BOX))
+        again.pretrain()
+        assert (len(reads), again.n_pretrain_steps, again.recipe) == (1, 3, recipe)
+
+    @pytest.mark.parametrize("kind", ["dataset", "model", "zip", "policy"])
+    def test_by_load_offline(
+        self, kind: str, recipe: str, reads: list[Path], tiny_dataset: Callable[..., str], tmp_path: Path
+    ) -> None:
+        dataset, small = tiny_dataset(), {"buffer_size": 30, "policy_kwargs": {"net_arch": [4]}}
+        source: Any = dataset
+        if kind != "dataset":
+            source = O2OSAC("MlpPolicy", gym.make(tiny.BOX), dataset=dataset, **small)  # type: ignore[arg-type]
+            source.save(tmp_path / "model")
+        source = {"zip": tmp_path / "model", "policy": getattr(source, "policy", None)}.get(kind, source)
+        model = O2OSAC.load_offline(source, gym.make(tiny.BOX), recipe=recipe, dataset=dataset, pretrain_steps=2)
+        assert len(reads) == 1
+        assert model.recipe == recipe
+        read = load_recipe(recipe, tiny.BOX)
+        O2OSAC.load_offline(source, gym.make(tiny.BOX), recipe=read, dataset=dataset, pretrain_steps=2)
+        assert len(reads) == 2  # the one above
+
+    @pytest.mark.parametrize("command", ["pretrain", "finetune --dataset"])
+    def test_by_a_command(
+        self,
+        command: str,
+        recipe: str,
+        reads: list[Path],
+        tiny_dataset: Callable[..., str],
+        tmp_path: Path,
+    ) -> None:
+        options = ["--recipe", recipe, "--evaluations", "1", "--checkpoints", "0", "--log-dir", str(tmp_path / "runs")]
+        result = CliRunner().invoke(app, [*command.split(), tiny_dataset(), *options])
+        assert result.exit_code == 0, result.output
+        assert len(reads) == 1
+
+    def test_to_be_shown(self, recipe: str, reads: list[Path]) -> None:
+        result = CliRunner().invoke(app, ["recipes", "show", recipe], env={"COLUMNS": "200"})
+        assert "my own" in result.output
+        assert len(reads) == 1

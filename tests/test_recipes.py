@@ -23,19 +23,11 @@ from sb3_o2o.finetuning import (
     PolicyReevaluation,
     SymmetricReplay,
     Warmup,
+    build_finetuning,
 )
 from sb3_o2o.objectives import CQLObjective
-from sb3_o2o.recipes import (
-    RUN_KEYS,
-    Recipe,
-    build_finetuning,
-    build_model,
-    environment_id,
-    list_recipes,
-    load_recipe,
-    recipe_arguments,
-    recipe_folder,
-)
+from sb3_o2o.recipes import RUN_KEYS, Recipe, environment_id, list_recipes, load_recipe, recipe_folder
+from sb3_o2o.recipes.building import build_model
 
 O2O = ["o2sac", "o2sac_expert", "o2sac_utd10", "o2td3", "o2td3_expert"]
 OPT = ["opt_iql", "opt_sac", "opt_spot", "opt_td3"]
@@ -44,6 +36,10 @@ O2PPO = ["o2ppo", "o2ppo_expert"]
 OTHERS = ["calql", "cql", "iql", "rlpd", "sac", "spot", "td3", "td3_bc", "wsrl"]
 NO_ENTRIES = ("about", "evaluation")
 NAMES = sorted([*O2O, *O2PPO, *OPT, *SO2, *OTHERS])
+
+
+def recipe_arguments(name: str, env_id: str | None = None) -> dict[str, Any]:
+    return dict(load_recipe(name, env_id).arguments)
 
 
 def entries() -> list[tuple[str, str]]:
@@ -405,8 +401,9 @@ def test_evaluations_that_the_reference_follows(
 
 
 def test_arguments_are_copies() -> None:
-    recipe_arguments("wsrl")["policy_kwargs"]["net_arch"]["pi"].append(1)
-    assert recipe_arguments("wsrl")["policy_kwargs"]["net_arch"]["pi"] == [256, 256]
+    recipe = load_recipe("wsrl")
+    recipe.arguments_for("O2OSAC", recipe.arguments)["policy_kwargs"]["net_arch"]["pi"].append(1)
+    assert recipe.arguments["policy_kwargs"]["net_arch"]["pi"] == [256, 256]
 
 
 def test_unknown_recipe_names_the_nearest() -> None:
@@ -416,7 +413,7 @@ def test_unknown_recipe_names_the_nearest() -> None:
 
 def test_other_algorithms_are_refused() -> None:
     with pytest.raises(ValueError, match="is for O2OSAC, not for O2OTD3"):
-        recipe_arguments("wsrl", algorithm="O2OTD3")
+        load_recipe("wsrl").arguments_for("O2OTD3", ())
 
 
 class TestFineTuning:

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sb3_o2o.recipes import environment_id, recipe_arguments
+from sb3_o2o.recipes.reading import environment_id, load_recipe
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm as _Base
@@ -19,8 +19,9 @@ Init = TypeVar("Init", bound=Callable[..., None])
 
 def fills_in_recipe(init: Init) -> Init:
     """
-    Decorate a constructor that takes ``recipe``: arguments that the caller left out come from the recipe for the
-    environment, and the names of those that were given are kept in ``self.explicit_arguments``.
+    Decorate a constructor that takes ``recipe``, a name, a path, or one that has been read: arguments that the caller
+    left out come from the recipe for the environment, whose keys are checked against the constructor's parameters. The
+    names of those that were given are kept in ``self.explicit_arguments``.
 
     :param init: the constructor
     :return: the constructor with the same signature
@@ -32,11 +33,13 @@ def fills_in_recipe(init: Init) -> Init:
         bound = signature.bind(self, *args, **kwargs)
         given = dict(bound.arguments)
         explicit = tuple(name for name in given if name not in ("self", "policy", "env"))
+        self.recipe_pretrain_steps = 0
         if given.get("recipe") is not None:
-            for name, value in recipe_arguments(
-                given["recipe"], environment_id(given.get("env")), type(self).__name__
-            ).items():
+            recipe = load_recipe(given["recipe"], environment_id(given.get("env")))
+            for name, value in recipe.arguments_for(type(self).__name__, signature.parameters).items():
                 given.setdefault(name, value)
+            # what is saved: where the recipe can be found, and what of it is no constructor argument
+            given["recipe"], self.recipe_pretrain_steps = recipe.reference, recipe.pretrain_steps
         self.explicit_arguments = explicit
         init(**given)
 

@@ -17,10 +17,10 @@ from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, configure_logger, update_learning_rate
 
 from sb3_o2o.data import OfflineDataset, OfflineReplayBuffer
+from sb3_o2o.finetuning import build_finetuning
 from sb3_o2o.networks.normalizer import needs_statistics, set_observation_statistics
 from sb3_o2o.networks.optimizers import set_gradients, step_all
 from sb3_o2o.objectives import Batch, Objective, make_objective
-from sb3_o2o.recipes import build_finetuning, environment_id, load_recipe
 from sb3_o2o.updates.bars import PretrainingProgressBar
 from sb3_o2o.updates.gradients import GradientFunctions
 from sb3_o2o.updates.hooks import Hooks, walk
@@ -274,9 +274,7 @@ class OfflineToOnlineMixin(SecondCriticsMixin):
         """A pre-trained policy does not begin with random actions."""
 
     def _default_pretrain_steps(self) -> int:
-        if self.pretrain_steps or self.recipe is None:
-            return self.pretrain_steps
-        return load_recipe(self.recipe, environment_id(self.env)).pretrain_steps
+        return self.pretrain_steps or self.recipe_pretrain_steps
 
     def _leave_pretraining(self) -> None:
         """Give ``num_timesteps`` back to environment steps."""

@@ -15,6 +15,7 @@ from sb3_o2o.algorithms.arguments import fills_in_recipe
 from sb3_o2o.algorithms.on_policy import OnPolicyMixin
 from sb3_o2o.networks.ppo_policies import O2OPPOCnnPolicy, O2OPPOMultiInputPolicy, O2OPPOPolicy
 from sb3_o2o.objectives import PPO_OBJECTIVES
+from sb3_o2o.recipes.reading import Recipe
 from sb3_o2o.resume.bundle import ResumeMixin
 from sb3_o2o.transfer.archive import opens_family
 from sb3_o2o.transfer.on_policy import OnPolicyTransferMixin
@@ -31,7 +32,7 @@ class O2OPPO(OnPolicyTransferMixin, ResumeMixin, OnPolicyMixin, PPO):
     :param objective: what ``pretrain`` minimises: ``"bc"`` or ``"iql"``
     :param objective_kwargs: its arguments
     :param finetuning: fine-tuning callbacks: objects, names, or ``{name: arguments}``
-    :param recipe: name of a recipe, which fills in every argument left out
+    :param recipe: a recipe, its name or the path of one, which fills in every argument left out
     :param value_learning_rate: learning rate of the value network, which then has an Adam and a clipping of its
         gradients by ``max_grad_norm`` apart from the actor's, as in O2PPO; one for both by default
     :param pretrain_learning_rate: of ``pretrain``, which has an optimiser of its own; ``learning_rate`` by default
@@ -94,7 +95,7 @@ class O2OPPO(OnPolicyTransferMixin, ResumeMixin, OnPolicyMixin, PPO):
         objective: str = "bc",
         objective_kwargs: dict[str, Any] | None = None,
         finetuning: list[Any] | None = None,
-        recipe: str | None = None,
+        recipe: str | Recipe | None = None,
         value_learning_rate: float | str | Schedule | None = None,
         pretrain_learning_rate: float | str | Schedule | None = None,
         pretrain_batch_size: int = 256,

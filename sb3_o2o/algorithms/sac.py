@@ -19,6 +19,7 @@ from sb3_o2o.networks.ensemble import EnsembleCritic
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.networks.policies import O2OActor, O2OSACCnnPolicy, O2OSACMultiInputPolicy, O2OSACPolicy
 from sb3_o2o.objectives import SAC_OBJECTIVES
+from sb3_o2o.recipes.reading import Recipe
 from sb3_o2o.resume.bundle import ResumeMixin
 from sb3_o2o.transfer.archive import opens_family
 from sb3_o2o.transfer.load_offline import TransferMixin
@@ -39,7 +40,7 @@ class O2OSAC(TransferMixin, ResumeMixin, OffPolicyMixin, SAC):
     :param online_objective_kwargs: arguments of the online objective; an online objective of the same name goes
         on as the offline one, multiplier included, unless its arguments differ
     :param finetuning: fine-tuning callbacks: objects, names, or ``{name: arguments}``
-    :param recipe: name of a recipe, which fills in every argument left out
+    :param recipe: a recipe, its name or the path of one, which fills in every argument left out
     :param n_critics: critics in the ensemble, N
     :param critic_layer_norm: layer normalisation in the critics, before each activation
     :param actor_layer_norm: the same in the actor
@@ -118,7 +119,7 @@ class O2OSAC(TransferMixin, ResumeMixin, OffPolicyMixin, SAC):
         objective_kwargs: dict[str, Any] | None = None,
         online_objective_kwargs: dict[str, Any] | None = None,
         finetuning: list[Any] | None = None,
-        recipe: str | None = None,
+        recipe: str | Recipe | None = None,
         n_critics: int = 2,
         critic_layer_norm: bool = False,
         actor_layer_norm: bool = False,

@@ -17,6 +17,7 @@ from sb3_o2o.algorithms.off_policy import OffPolicyMixin
 from sb3_o2o.networks.ensemble import EnsembleCritic
 from sb3_o2o.networks.td3_policies import O2OTD3Actor, O2OTD3CnnPolicy, O2OTD3MultiInputPolicy, O2OTD3Policy
 from sb3_o2o.objectives import TD3_OBJECTIVES
+from sb3_o2o.recipes.reading import Recipe
 from sb3_o2o.resume.bundle import ResumeMixin
 from sb3_o2o.transfer.archive import opens_family
 from sb3_o2o.transfer.load_offline import TransferMixin
@@ -37,7 +38,7 @@ class O2OTD3(TransferMixin, ResumeMixin, OffPolicyMixin, TD3):
     :param online_objective_kwargs: arguments of the online objective; an online objective of the same name goes
         on as the offline one, value network included, unless its arguments differ
     :param finetuning: fine-tuning callbacks: objects, names, or ``{name: arguments}``
-    :param recipe: name of a recipe, which fills in every argument left out
+    :param recipe: a recipe, its name or the path of one, which fills in every argument left out
     :param n_critics: critics in the ensemble, N
     :param critic_layer_norm: layer normalisation in the critics, before each activation
     :param actor_layer_norm: the same in the actor
@@ -111,7 +112,7 @@ class O2OTD3(TransferMixin, ResumeMixin, OffPolicyMixin, TD3):
         objective_kwargs: dict[str, Any] | None = None,
         online_objective_kwargs: dict[str, Any] | None = None,
         finetuning: list[Any] | None = None,
-        recipe: str | None = None,
+        recipe: str | Recipe | None = None,
         n_critics: int = 2,
         critic_layer_norm: bool = False,
         actor_layer_norm: bool = False,

@@ -4,12 +4,15 @@ import copy
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 from rich.console import Console
 from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from sb3_o2o.recipes import Recipe
 
 console = Console()
 error_console = Console(stderr=True)
@@ -100,7 +103,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def parse_settings(
-    settings: Sequence[str] | None, recipe: str | None, env_id: str, extra: dict[str, Any] | None = None
+    settings: Sequence[str] | None, recipe: "str | Recipe | None", env_id: str, extra: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """
     Constructor arguments from ``--set NAME=VALUE``.

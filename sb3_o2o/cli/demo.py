@@ -82,7 +82,7 @@ def demo(
     """
     from sb3_o2o.cli.train import resume_run, start_run
     from sb3_o2o.demo_data import DEMO_DATASET, DEMO_ENVIRONMENT
-    from sb3_o2o.recipes import recipe_arguments
+    from sb3_o2o.recipes import load_recipe
     from sb3_o2o.runs.environments import Environment
     from sb3_o2o.runs.folder import RunConfig
 
@@ -90,7 +90,8 @@ def demo(
         resume_run(resume, "demo")
         return
     environment = Environment(DEMO_ENVIRONMENT)
-    conservative = recipe_arguments("wsrl", environment.id)["objective_kwargs"]
+    recipe = load_recipe("wsrl", environment.id)
+    conservative = recipe.arguments["objective_kwargs"]
     sizes = {
         "n_critics": n_critics,
         "finetuning": [{"Warmup": {"steps": warmup}}],
@@ -102,9 +103,9 @@ def demo(
     config = RunConfig(
         command="demo",
         environment=environment,
-        recipe="wsrl",
+        recipe=recipe.reference,
         dataset=str(DEMO_DATASET),
-        overrides=parse_settings(settings, "wsrl", environment.id, extra=sizes),
+        overrides=parse_settings(settings, recipe, environment.id, extra=sizes),
         pretrain_steps=gradient_steps,
         online_steps=steps,
         seed=seed,
@@ -114,5 +115,5 @@ def demo(
         n_evaluations=evaluations,
         n_checkpoints=1,
     )
-    folder = start_run(config, log_dir)
+    folder = start_run(config, log_dir, recipe)
     next_command("Go on from its policy:", f"sb3-o2o finetune {quote(str(folder.path))} --steps 50000")

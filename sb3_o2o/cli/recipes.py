@@ -34,8 +34,9 @@ def show(
 ) -> None:
     """One recipe with all its constants, and where each comes from."""
     from sb3_o2o.recipes import load_recipe
+    from sb3_o2o.recipes.building import check_recipe
 
-    recipe = load_recipe(name, env)
+    recipe = check_recipe(load_recipe(name, env))
     console.print(f"[bold]{recipe.title}[/]\n{recipe.description}\n")
     for label, source in recipe.sources.items():
         console.print(f"{label}: {source}", highlight=False)

@@ -25,6 +25,7 @@ from sb3_o2o.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from sb3_o2o.recipes import Recipe
     from sb3_o2o.runs.environments import Environment
     from sb3_o2o.runs.folder import RunConfig, RunFolder
     from sb3_o2o.runs.training import Prepared
@@ -110,13 +111,13 @@ def pretrain(
     if dataset is None:
         raise typer.BadParameter("give a dataset (or --resume DIR)", param_hint="DATASET")
     dataset, recipe = _absolute(dataset), _absolute(recipe)
-    loaded, environment = _environment(recipe, env, dataset)
+    loaded, environment = _recipe_and_environment(recipe, env, dataset)
     config = RunConfig(
         command="pretrain",
         environment=environment,
         recipe=recipe,
         dataset=dataset,
-        overrides=parse_settings(settings, recipe, environment.id),
+        overrides=parse_settings(settings, loaded, environment.id),
         pretrain_steps=loaded.pretrain_steps if gradient_steps is None else gradient_steps,
         seed=seed,
         device=device,
@@ -128,7 +129,7 @@ def pretrain(
     )
     if config.pretrain_steps == 0:
         raise ValueError(f"Recipe {recipe!r} does not pre-train by itself: say how long with --gradient-steps.")
-    folder = start_run(config, log_dir)
+    folder = start_run(config, log_dir, loaded)
     # one that keeps the algorithm
     following = "wsrl" if loaded.algorithm == "O2OSAC" else recipe
     next_command("Fine-tune it:", f"sb3-o2o finetune {quote(str(folder.path))} --recipe {quote(following)}")
@@ -171,7 +172,8 @@ def finetune(
     origin = _origin(source)
     dataset = origin.dataset if dataset is None and origin is not None else dataset
     recipe, dataset = _absolute(recipe), None if dataset is None else _absolute(dataset)
-    loaded, environment = _environment(recipe, env, dataset, origin.environment if origin and not env else None)
+    known = origin.environment if origin and not env else None
+    loaded, environment = _recipe_and_environment(recipe, env, dataset, known)
     if pretrain_steps is None:
         pretrain_steps = loaded.pretrain_steps if source is None and dataset is not None else 0
     config = RunConfig(
@@ -180,7 +182,7 @@ def finetune(
         recipe=recipe,
         dataset=dataset,
         source=model,
-        overrides=parse_settings(settings, recipe, environment.id),
+        overrides=parse_settings(settings, loaded, environment.id),
         pretrain_steps=pretrain_steps,
         online_steps=loaded.online_steps if steps is None else steps,
         n_envs=n_envs,
@@ -193,7 +195,7 @@ def finetune(
         n_checkpoints=checkpoints,
         diagnostics=diagnostics,
     )
-    folder = start_run(config, log_dir, offline_from=Path(source) if origin and source else None)
+    folder = start_run(config, log_dir, loaded, offline_from=Path(source) if origin and source else None)
     next_command("See it act:", f"sb3-o2o evaluate {quote(str(folder.path))}")
 
 
@@ -209,20 +211,21 @@ def _origin(source: str | None) -> "RunConfig | None":
     return RunFolder.open(Path(source)).read_config() if source is not None and Path(source).is_dir() else None
 
 
-def _environment(
+def _recipe_and_environment(
     recipe: str, env_id: str | None, dataset: str | None, known: "Environment | None" = None
-) -> tuple[Any, "Environment"]:
+) -> tuple["Recipe", "Environment"]:
     """
     The recipe's entry and the environment: what the user named, else the source run's, else the dataset's.
 
-    :raises ValueError: nothing names an environment
+    :raises ValueError: nothing names an environment, or the recipe does not fit its algorithm
     """
-    from sb3_o2o.recipes import load_recipe
+    from sb3_o2o.recipes import open_recipe
+    from sb3_o2o.recipes.building import check_recipe
     from sb3_o2o.runs.environments import Environment, check_registered, environment_of, with_recipe
 
-    load_recipe(recipe)  # a wrong name is said before a dataset is searched
+    opened = open_recipe(recipe)  # a wrong name is said before a dataset is searched
     if known is not None:
-        return load_recipe(recipe, known.id), known
+        return check_recipe(opened.entry(known.id)), known
     recorded = None if dataset is None else environment_of(dataset)
     if env_id is not None:
         check_registered(env_id)
@@ -231,16 +234,19 @@ def _environment(
         environment = recorded
     else:
         raise ValueError(f"{dataset or 'The saved model'} does not say which environment it is for: add --env.")
-    entry = load_recipe(recipe, environment.id)
+    entry = check_recipe(opened.entry(environment.id))
     return entry, with_recipe(environment, entry.env_kwargs, entry.env_wrapper)
 
 
-def start_run(config: "RunConfig", log_dir: Path, offline_from: Path | None = None) -> "RunFolder":
+def start_run(
+    config: "RunConfig", log_dir: Path, recipe: "Recipe | None" = None, offline_from: Path | None = None
+) -> "RunFolder":
     """
     Check, then run; nothing is written unless all of it fits together.
 
     :param config: what is asked for
     :param log_dir: folder of all runs
+    :param recipe: the one that is asked for
     :param offline_from: run folder whose offline evaluations belong in this run's picture
     :return: the finished run's folder
     """
@@ -248,7 +254,7 @@ def start_run(config: "RunConfig", log_dir: Path, offline_from: Path | None = No
 
     from sb3_o2o.runs.folder import RunFolder
 
-    prepared = _prepare(config, "Opening dataset and environment …")
+    prepared = _prepare(config, "Opening dataset and environment …", recipe=recipe)
     config = prepared.config
     name = Path(config.recipe).stem if config.recipe else "run"
     folder = RunFolder.create(log_dir, f"{name}-{config.environment.id.replace('/', '-')}")
@@ -294,13 +300,16 @@ def resume_run(path: Path, command: str) -> "RunFolder":
     return folder
 
 
-def _prepare(config: "RunConfig", doing: str, resume_from: Path | None = None) -> "Prepared":
+def _prepare(
+    config: "RunConfig", doing: str, resume_from: Path | None = None, recipe: "Recipe | None" = None
+) -> "Prepared":
     """
     A checked run, in a process that has the run's number of threads; says which, and why.
 
     :param config: what is asked for
     :param doing: what is shown meanwhile
     :param resume_from: resume bundle of an interrupted run
+    :param recipe: the one that is asked for, where it has been read
     :return: the run; the number of threads is in its configuration
     """
     from dataclasses import replace
@@ -311,7 +320,7 @@ def _prepare(config: "RunConfig", doing: str, resume_from: Path | None = None) -
     given = given_threads(config.threads, "as asked" if resume_from is None else "as before")
     use_threads(1 if given is None else given.count)  # a policy may be cloned before its successor is known
     with console.status(doing):
-        prepared = prepare(config, resume_from=resume_from)
+        prepared = prepare(config, resume_from, recipe)
     threads = given or choose_threads(prepared.model)
     use_threads(threads.count)
     console.print(str(threads), markup=False, highlight=False, soft_wrap=True)

@@ -1,5 +1,11 @@
-"""Fine-tuning callbacks."""
+"""Fine-tuning callbacks, by name."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from sb3_o2o.errors import check_keyword_arguments, unknown
 from sb3_o2o.finetuning.advantage import AuxiliaryAdvantage
 from sb3_o2o.finetuning.balanced_replay import BalancedReplay
 from sb3_o2o.finetuning.base import FineTuningCallback
@@ -11,6 +17,40 @@ from sb3_o2o.finetuning.reconstruction import PolicyReevaluation, ValueAlignment
 from sb3_o2o.finetuning.replay import DatasetReplay, FIFOReplay, SymmetricReplay
 from sb3_o2o.finetuning.targets import PerturbedTargets
 from sb3_o2o.finetuning.warmup import Warmup
+
+
+def build_finetuning(specs: Sequence[Any] | None) -> list[FineTuningCallback]:
+    """
+    Fine-tuning callbacks from what YAML can hold.
+
+    :param specs: for each callback an instance, a name (``"Warmup"``), or a one-entry dictionary with keyword arguments
+        (``{"Warmup": {"steps": 5000}}``)
+    :return: the callbacks, in the same order
+    :raises ValueError: unknown name or keyword argument (the nearest is named), or another spelling
+    """
+    if isinstance(specs, str | Mapping | FineTuningCallback):
+        raise ValueError(f"finetuning must be a list of callbacks, got {specs!r}: put it in brackets.")
+    return [
+        spec if isinstance(spec, FineTuningCallback) else _build_callback(spec, FineTuningCallback.registry)
+        for spec in specs or ()
+    ]
+
+
+def _build_callback(spec: Any, registry: Mapping[str, Callable[..., Any]]) -> Any:
+    if isinstance(spec, str):
+        spec = {spec: {}}
+    if not isinstance(spec, Mapping) or len(spec) != 1:
+        raise ValueError(
+            f"A fine-tuning callback is written as a name or as {{name: {{argument: value}}}}, got {spec!r}."
+        )
+    name, arguments = next(iter(spec.items()))
+    if name not in registry:
+        raise unknown("fine-tuning callback", name, registry)
+    if not isinstance(arguments or {}, Mapping):
+        raise ValueError(f"Arguments of {name} must be written as {{argument: value}}, got {arguments!r}.")
+    check_keyword_arguments(f"argument of {name}", registry[name], dict(arguments or {}))
+    return registry[name](**(arguments or {}))
+
 
 __all__ = [
     "AuxiliaryAdvantage",
@@ -27,4 +67,5 @@ __all__ = [
     "SymmetricReplay",
     "ValueAlignment",
     "Warmup",
+    "build_finetuning",
 ]

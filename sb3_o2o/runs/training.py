@@ -29,7 +29,7 @@ from sb3_o2o.diagnostics import (
 from sb3_o2o.diagnostics.base import FOLDER as DIAGNOSTICS_FOLDER
 from sb3_o2o.evaluation import Evaluation, NormalizedEvalCallback, ReferenceScore, read_evaluations, reference_score
 from sb3_o2o.evaluation.plotting import plot_learning_curve
-from sb3_o2o.recipes import load_recipe, recipe_arguments
+from sb3_o2o.recipes import Recipe, load_recipe
 from sb3_o2o.runs.environments import policy_for
 from sb3_o2o.runs.folder import PHASES, RunConfig, RunFolder, saved_model
 from sb3_o2o.transfer.cloning import CloneReport
@@ -97,6 +97,7 @@ class Prepared:
     A run whose every part was checked, before anything is written.
 
     :param config: what was asked for
+    :param recipe: the one that was asked for, as it was read
     :param model: the model to train
     :param dataset: the dataset, with raw rewards; None for a run without one
     :param eval_env: environments of the evaluation, apart from the training's
@@ -106,6 +107,7 @@ class Prepared:
     """
 
     config: RunConfig
+    recipe: Recipe | None
     model: OfflineToOnlineAlgorithm
     dataset: OfflineDataset | None
     eval_env: VecEnv
@@ -119,18 +121,17 @@ class Prepared:
 
     def arguments(self) -> dict[str, Any]:
         """The constructor arguments in force: the recipe's, the user's, and for the networks what was trained."""
-        config = self.config
-        recipe = recipe_arguments(config.recipe, config.environment.id) if config.recipe else {}
-        asked = {**recipe, **config.overrides}
+        asked = {**(self.recipe.arguments if self.recipe else {}), **self.config.overrides}
         return {name: getattr(self.model, name) if name in NETWORK_ARGUMENTS else asked[name] for name in asked}
 
 
-def prepare(config: RunConfig, resume_from: Path | None = None) -> Prepared:
+def prepare(config: RunConfig, resume_from: Path | None = None, recipe: Recipe | None = None) -> Prepared:
     """
     Make and check everything that a run needs. Writes nothing.
 
     :param config: what is asked for
     :param resume_from: resume bundle of an interrupted run, None for a new one
+    :param recipe: the configuration's, where it has been read; otherwise it is read here
     :raises ValueError: some of it does not exist or does not fit together
     """
     env = config.environment.make_vectorised(config.n_envs, config.seed)
@@ -138,16 +139,19 @@ def prepare(config: RunConfig, resume_from: Path | None = None) -> Prepared:
         raise ValueError(
             f"{config.environment.id} has the action space {env.action_space}: only continuous actions (Box) are known."
         )
+    if recipe is None and config.recipe is not None:
+        recipe = load_recipe(config.recipe, config.environment.id)
     dataset = None
     if config.dataset is not None:
-        kwargs = _dataset_kwargs(config)
+        kwargs = _dataset_kwargs(config, recipe)
         dataset = OfflineDataset.load(config.dataset, **kwargs)
         dataset.check_compatible(env.observation_space, env.action_space)
-    model = _model(config, env, resume_from)
+    model = _model(config, recipe, env, resume_from)
     if config.diagnostics:
         _warn_of_left_out(model)
     return Prepared(
         config=config,
+        recipe=recipe,
         model=model,
         dataset=dataset,
         eval_env=config.environment.make_vectorised(1, config.seed + EVALUATION_SEED_OFFSET),
@@ -156,37 +160,33 @@ def prepare(config: RunConfig, resume_from: Path | None = None) -> Prepared:
     )
 
 
-def _dataset_kwargs(config: RunConfig) -> dict[str, Any]:
+def _dataset_kwargs(config: RunConfig, recipe: Recipe | None) -> dict[str, Any]:
     if "dataset_kwargs" in config.overrides:
         return dict(config.overrides["dataset_kwargs"] or {})
-    if config.recipe is None:
-        return {}
-    return dict(load_recipe(config.recipe, config.environment.id).arguments.get("dataset_kwargs") or {})
+    return dict((recipe.arguments.get("dataset_kwargs") if recipe else None) or {})
 
 
-def _model(config: RunConfig, env: VecEnv, resume_from: Path | None) -> OfflineToOnlineAlgorithm:
+def _model(config: RunConfig, recipe: Recipe | None, env: VecEnv, resume_from: Path | None) -> OfflineToOnlineAlgorithm:
     if resume_from is not None:
         return (algorithm_of(resume_from / "model.zip") or O2OSAC).load_resume(resume_from, env=env)
     # A copy: Stable-Baselines3 writes into the dictionaries that it is given.
     arguments: dict[str, Any] = {"seed": config.seed, **copy.deepcopy(dict(config.overrides))}
     if config.dataset is not None:
         arguments["dataset"] = config.dataset
-    algorithm: Any = O2OSAC
-    if config.recipe is not None:
-        algorithm = algorithm_class(load_recipe(config.recipe, config.environment.id).algorithm)
+    algorithm: Any = O2OSAC if recipe is None else algorithm_class(recipe.algorithm)
     if config.source is not None:
         path = saved_model(config.source)
         # Episodes are played where the source is of another family: it and its copy are compared.
         return algorithm.load_offline(
             path,
             env,
-            recipe=config.recipe,
+            recipe=recipe,
             device=config.device,
             report_episodes=config.n_eval_episodes,
             **arguments,
         )
     policy = policy_for(env.observation_space)
-    return algorithm(policy, env, recipe=config.recipe, device=config.device, **arguments)
+    return algorithm(policy, env, recipe=recipe, device=config.device, **arguments)
 
 
 def _clone_report(config: RunConfig, model: OfflineToOnlineAlgorithm) -> CloneReport | None:

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
 from sb3_o2o.data.filling import with_actions
 from sb3_o2o.networks.normalizer import NormalizedExtractor
 from sb3_o2o.objectives import make_objective
-from sb3_o2o.recipes import environment_id, recipe_arguments
+from sb3_o2o.recipes.reading import Recipe
 from sb3_o2o.transfer import conversion
 from sb3_o2o.transfer.acting import Acting
 from sb3_o2o.transfer.foreign import (
@@ -86,10 +86,14 @@ class CrossingMixin(_Base):
         return True
 
     @classmethod
-    def _build(cls, env: Any, policy: str | None, recipe: str | None, given: dict[str, Any]) -> Self:
+    def _build(cls, env: Any, policy: str | None, recipe: Recipe | None, given: dict[str, Any]) -> Self:
         raise NotImplementedError
 
-    def _cut_ensemble(self, given: int | None, wanted: int | None, recipe: str | None) -> None:
+    @classmethod
+    def _read_recipe(cls, recipe: str | Recipe | None, env: Any) -> tuple[Recipe | None, dict[str, Any]]:
+        raise NotImplementedError
+
+    def _cut_ensemble(self, given: int | None, wanted: int | None, recipe: Recipe | None) -> None:
         raise NotImplementedError
 
     def _ready_to_finetune(self, given: dict[str, Any]) -> Self:
@@ -101,16 +105,16 @@ class CrossingMixin(_Base):
         source: Any,
         env: Any,
         policy: str | None,
-        recipe: str | None,
+        recipe: str | Recipe | None,
         given: dict[str, Any],
         training: dict[str, Any],
     ) -> Self:
         """Copy the networks whose shapes match; clone a policy that cannot be copied on the dataset."""
         if env is None and isinstance(source, BaseAlgorithm):
             env = source.get_env()
+        recipe, from_recipe = cls._read_recipe(recipe, env)
         name, source = getattr(source, "stock_class", type(source)).__name__, as_ours(source)
         model, copied = cls._build_like(source, env, policy, recipe, given, training)
-        from_recipe = {} if recipe is None else recipe_arguments(recipe, environment_id(model.env), cls.__name__)
         if "critics" in copied:
             model._cut_ensemble(given.get("n_critics"), from_recipe.get("n_critics"), recipe)
         if copied:
@@ -142,7 +146,7 @@ class CrossingMixin(_Base):
         source: Any,
         env: Any,
         policy: str | None,
-        recipe: str | None,
+        recipe: Recipe | None,
         given: dict[str, Any],
         training: dict[str, Any],
     ) -> tuple[Self, tuple[str, ...]]:

@@ -13,6 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_o2o.data import OfflineDataset
+from sb3_o2o.recipes.reading import Recipe
 from sb3_o2o.transfer.archive import ALGORITHMS_BY_FAMILY, OFF_POLICY_ACTING, ON_POLICY_ACTING, opens_as_ours
 
 #: what a trained model decides: a recipe cannot change the shape of networks that exist
@@ -129,7 +130,7 @@ def same_shapes(one: th.nn.Module, other: th.nn.Module) -> bool:
     return shapes[0] == shapes[1]
 
 
-def warn_about_networks(model: Any, wanted: dict[str, Any], recipe: str | None) -> None:
+def warn_about_networks(model: Any, wanted: dict[str, Any], recipe: Recipe | None) -> None:
     """Name what the trained networks decide otherwise than the recipe."""
     differing = []
     for name, value in wanted.items():
@@ -137,7 +138,7 @@ def warn_about_networks(model: Any, wanted: dict[str, Any], recipe: str | None) 
             _differing(model, value) if name == "policy_kwargs" else _differs(name, value, getattr(model, name))
         )
     if differing:
-        whose = "the arguments" if recipe is None else f"recipe {recipe!r}"
+        whose = "the arguments" if recipe is None else f"recipe {recipe.reference!r}"
         warnings.warn(f"What was trained wins over {whose}: {'; '.join(differing)}.", stacklevel=4)
 
 

@@ -18,9 +18,10 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_o2o.data import MonteCarloDictReplayBuffer, MonteCarloReplayBuffer, OfflineDataset
 from sb3_o2o.errors import check_keyword_arguments
+from sb3_o2o.finetuning import build_finetuning
 from sb3_o2o.networks.ensemble import check_n_critics
 from sb3_o2o.networks.normalizer import has_statistics
-from sb3_o2o.recipes import build_finetuning, environment_id, recipe_arguments
+from sb3_o2o.recipes.reading import Recipe, environment_id, load_recipe
 from sb3_o2o.transfer import conversion
 from sb3_o2o.transfer.acting import has_predict
 from sb3_o2o.transfer.archive import saved_family, saved_model_path
@@ -85,6 +86,9 @@ class TransferMixin(CrossingMixin):
         given = {name: value for name, value in kwargs.items() if name not in of_load}
         check_keyword_arguments(f"argument of {cls.__name__}", cls.__init__, given)
         env = maybe_make_env(env, verbose=0)  # type: ignore[arg-type,assignment]
+        if given.get("recipe") is not None:
+            recipe = load_recipe(given["recipe"], environment_id(env))
+            kwargs.update(recipe=recipe.reference, recipe_pretrain_steps=recipe.pretrain_steps)
         try:
             model = super().load(path, env=env, device=device, **kwargs)  # type: ignore[misc]
         except KeyError as error:
@@ -155,7 +159,7 @@ class TransferMixin(CrossingMixin):
         env: GymEnv | str | None = None,
         *,
         policy: str | None = None,
-        recipe: str | None = None,
+        recipe: str | Recipe | None = None,
         objective: str | None = None,
         finetuning: list[Any] | None = None,
         dataset: Any = None,
@@ -180,7 +184,8 @@ class TransferMixin(CrossingMixin):
             cloned on ``dataset`` here, one with a memory along the dataset's episodes, several side by side
         :param env: the online environment; recovered from a Minari dataset by default
         :param policy: policy class or alias, where a model is built; by the observation space by default
-        :param recipe: fills in every argument left out; what was trained decides the networks
+        :param recipe: a recipe, its name or path: fills in every argument left out; what was trained decides the
+            networks
         :param objective: offline objective, where the model is pre-trained here
         :param finetuning: fine-tuning callbacks; replaces the recipe's and the saved model's
         :param dataset: offline data for fine-tuning callbacks, and for cloning
@@ -239,10 +244,10 @@ class TransferMixin(CrossingMixin):
 
     @classmethod
     def _from_saved(
-        cls, path: Any, env: Any, recipe: str | None, given: dict[str, Any], device: Any, load_critic: bool
+        cls, path: Any, env: Any, recipe: str | Recipe | None, given: dict[str, Any], device: Any, load_critic: bool
     ) -> Self:
         """A zip of ours or of the stock class: what was trained wins over the recipe."""
-        from_recipe = {} if recipe is None else recipe_arguments(recipe, environment_id(env), cls.__name__)
+        recipe, from_recipe = cls._read_recipe(recipe, env)
         trained = (*NETWORK_ARGUMENTS, *(VALUE_ARGUMENTS if load_critic else ()))
         # what a recipe leaves out is the constructor's default, not what an earlier recipe left in the zip
         settings = {} if recipe is None else cls._method_defaults()
@@ -293,16 +298,25 @@ class TransferMixin(CrossingMixin):
         # compiled for the shapes that were
         self._gradient_functions = GradientFunctions(self.compile, self.verbose)
 
-    def _cut_ensemble(self, given: int | None, wanted: int | None, recipe: str | None) -> None:
+    @classmethod
+    def _read_recipe(cls, recipe: str | Recipe | None, env: Any) -> tuple[Recipe | None, dict[str, Any]]:
+        """:return: the recipe for an environment, and its arguments for this class"""
+        if recipe is None:
+            return None, {}
+        recipe = load_recipe(recipe, environment_id(env))
+        return recipe, recipe.arguments_for(cls.__name__, inspect.signature(cls.__init__).parameters)
+
+    def _cut_ensemble(self, given: int | None, wanted: int | None, recipe: Recipe | None) -> None:
         """What the user asks for has to be there; a recipe takes what there is, and says what it leaves."""
         trained = self.n_critics
         if given is not None and given != trained:
             self.keep_critics(given)
         elif given is None and wanted is not None and wanted < trained:
             self.keep_critics(wanted)
+            assert recipe is not None  # who else would want them
             warnings.warn(
-                f"Recipe {recipe!r} has {wanted} critics: the first {wanted} of the {trained} trained ones go on. "
-                f"n_critics={trained} keeps all.",
+                f"Recipe {recipe.reference!r} has {wanted} critics: the first {wanted} of the {trained} trained ones "
+                f"go on. n_critics={trained} keeps all.",
                 stacklevel=4,
             )
 
@@ -359,7 +373,7 @@ class TransferMixin(CrossingMixin):
         return self
 
     @classmethod
-    def _build(cls, env: Any, policy: str | None, recipe: str | None, given: dict[str, Any]) -> Self:
+    def _build(cls, env: Any, policy: str | None, recipe: Recipe | None, given: dict[str, Any]) -> Self:
         env = maybe_make_env(env, verbose=0)
         space = env.observation_space
         policy = policy or ("MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy")
@@ -371,13 +385,14 @@ class TransferMixin(CrossingMixin):
         source: Any,
         env: Any,
         policy: str | None,
-        recipe: str | None,
+        recipe: str | Recipe | None,
         given: dict[str, Any],
         training: dict[str, Any],
     ) -> Self:
         """Pre-train here."""
         if env is None:
             env = recover_environment(source)
+        recipe, _ = cls._read_recipe(recipe, env)
         model = cls._build(env, policy, recipe, {"dataset": source, **given})
         steps = training["pretrain_steps"] or model._default_pretrain_steps()
         if not steps:

@@ -37,7 +37,10 @@ class AlgorithmArguments(_Base):
     replay_buffer: Any  # of off-policy algorithms
     # constructor arguments, described at the algorithms
     explicit_arguments: tuple[str, ...]
+    #: where its recipe can be found
     recipe: str | None
+    #: gradient steps that the recipe wants on the dataset
+    recipe_pretrain_steps: int = 0
     objective: str
     online_objective: str | None
     objective_kwargs: dict[str, Any] | None

@@ -4,27 +4,23 @@ A recipe is data. Its file has RL Zoo's keys (``n_timesteps``, ``policy``, ``env
 arguments), an ``about`` block, a ``default`` entry and entries for patterns of environment ids. Where evaluations are
 part of the algorithm, an ``evaluation`` block says how often they come, for each entry. Adding an environment, or a
 recipe of one's own (any path that ends in ``.yml``), takes no code.
+
+A file is read once, where the user named it; from there on the :class:`Recipe` travels. Nothing here knows an
+algorithm: the constructor that is given a recipe checks that it takes its keys.
 """
 
 import copy
-import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
-from sb3_o2o.errors import check_keyword_arguments, unknown
-
-if TYPE_CHECKING:
-    from stable_baselines3.common.type_aliases import GymEnv
-
-    from sb3_o2o.algorithms import OfflineToOnlineAlgorithm
-    from sb3_o2o.finetuning import FineTuningCallback
+from sb3_o2o.errors import unknown
 
 #: Keys of an entry that speak to whoever runs the algorithm; all others are constructor arguments.
 RUN_KEYS = ("policy", "n_timesteps", "n_envs", "pretrain_steps", "env_kwargs", "env_wrapper")
@@ -32,6 +28,8 @@ RUN_KEYS = ("policy", "n_timesteps", "n_envs", "pretrain_steps", "env_kwargs", "
 #: that it does not know to the constructor.
 EVALUATION_KEYS = ("eval_freq", "n_eval_episodes")
 _RESERVED = ("about", "default", "evaluation")
+#: parameters of a constructor that no recipe may hold
+_NOT_IN_RECIPES = {"self", "env", "recipe", "_init_setup_model"}
 
 
 class PlainLoader(yaml.SafeLoader):
@@ -65,6 +63,7 @@ class Recipe:
     :param env_wrapper: wrappers as RL Zoo spells them: dotted names, or one-entry dictionaries with keyword arguments
     :param eval_freq: environment steps between two evaluations of fine-tuning, where the algorithm depends on them
     :param n_eval_episodes: episodes of each evaluation, likewise
+    :param text: of the file
     """
 
     name: str
@@ -84,16 +83,35 @@ class Recipe:
     env_wrapper: Sequence[str | Mapping[str, Any]] = ()
     eval_freq: int | None = None
     n_eval_episodes: int | None = None
+    text: str = field(default="", repr=False)
 
     @cached_property
     def comments(self) -> Mapping[str, str]:
         """What the file says beside each constant: dotted key -> text."""
-        return _comments(self.path.read_text(), self.pattern)
+        return _comments(self.text, self.pattern)
 
     @property
     def reference(self) -> str:
         """What :func:`load_recipe` finds this recipe by."""
         return self.name if self.path.parent == recipe_folder() else str(self.path)
+
+    def arguments_for(self, algorithm: str, accepted: Iterable[str]) -> dict[str, Any]:
+        """
+        The constructor arguments, for the class that will take them.
+
+        :param algorithm: its name
+        :param accepted: the names of its constructor's parameters
+        :return: keyword arguments, plain types, a fresh copy
+        :raises ValueError: for another algorithm's recipe, or a key that the constructor does not take, naming the
+            nearest
+        """
+        if self.algorithm != algorithm:
+            raise ValueError(f"Recipe {self.reference!r} is for {self.algorithm}, not for {algorithm}.")
+        known = {*RUN_KEYS, *accepted} - _NOT_IN_RECIPES
+        for key in self.arguments:
+            if key not in known:
+                raise unknown(f"key of entry {self.pattern!r} in {self.path}:", key, known)
+        return copy.deepcopy(dict(self.arguments))
 
     def flat_constants(self) -> dict[str, Any]:
         """All constants of the entry by dotted key, in the file's order: what ``sb3-o2o recipes show`` prints."""
@@ -118,7 +136,7 @@ def recipe_folder() -> Path:
     :return: inside the package when it is installed from a wheel, beside it in a source checkout
     :raises FileNotFoundError: the installation lacks them
     """
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     for folder in (package / "hyperparams", package.parent / "hyperparams"):
         if (folder / "wsrl.yml").is_file():
             return folder
@@ -130,100 +148,87 @@ def list_recipes() -> list[str]:
     return sorted(path.stem for path in recipe_folder().glob("*.yml"))
 
 
-def load_recipe(name: str, env_id: str | None = None) -> Recipe:
+@dataclass(frozen=True)
+class RecipeFile:
     """
-    Read a recipe and choose its entry for an environment: the longest pattern that matches, else ``default``.
+    A recipe's file, of which no entry is chosen yet. Make one with :func:`open_recipe`.
+
+    :param path: the file
+    :param text: what it holds
+    :param document: the same, parsed
+    """
+
+    path: Path
+    text: str
+    document: Mapping[str, Any]
+
+    def entry(self, env_id: str | None = None) -> Recipe:
+        """
+        Choose the entry for an environment: the longest pattern that matches, else ``default``.
+
+        :param env_id: Gymnasium id with its version, such as ``Hopper-v5``; None for the default entry
+        :return: the recipe
+        :raises ValueError: if there is no such entry, or a key stands in the wrong place or holds something else
+        """
+        path, document = self.path, self.document
+        about = document.get("about") or {}
+        pattern = _choose(document, env_id, path)
+        arguments = copy.deepcopy(document[pattern])
+        run = {key: arguments.pop(key) for key in RUN_KEYS if key in arguments}
+        _check_places(arguments, pattern, path)
+        evaluation = _evaluation(document, pattern, path)
+        wrappers = run.get("env_wrapper") or []
+        return Recipe(
+            name=path.stem,
+            path=path,
+            pattern=pattern,
+            algorithm=about.get("algorithm", "O2OSAC"),
+            title=about.get("title", path.stem),
+            description=about.get("description", ""),
+            sources=about.get("sources") or {},
+            notes=about.get("notes") or [],
+            policy=run.get("policy", "MlpPolicy"),
+            arguments=arguments,
+            pretrain_steps=_count(run, "pretrain_steps", 0, path),
+            online_steps=_count(run, "n_timesteps", 0, path),
+            n_envs=_count(run, "n_envs", 1, path),
+            env_kwargs=run.get("env_kwargs") or {},
+            env_wrapper=[wrappers] if isinstance(wrappers, str | dict) else wrappers,
+            text=self.text,
+            **{key: _count(evaluation, key, 1, path, least=1) for key in evaluation},
+        )
+
+
+def open_recipe(name: str) -> RecipeFile:
+    """
+    Read a recipe's file.
 
     :param name: one of :func:`list_recipes`, or the path of a file of your own, ending in ``.yml``
-    :param env_id: Gymnasium id with its version, such as ``Hopper-v5``; None for the default entry
-    :return: the recipe
-    :raises ValueError: unknown name or key (the nearest is named), or a file that is not a recipe
+    :return: the file
+    :raises ValueError: unknown name (the nearest is named), or a file that is not a recipe
     """
     path = _recipe_path(name)
-    document = _read(path)
-    about = document.get("about") or {}
-    pattern = _choose(document, env_id, path)
-    entry = copy.deepcopy(document[pattern])
-    run = {key: entry.pop(key) for key in RUN_KEYS if key in entry}
-    algorithm = about.get("algorithm", "O2OSAC")
-    _check_keys(algorithm, entry, pattern, path)
-    evaluation = _evaluation(document, pattern, path)
-    wrappers = run.get("env_wrapper") or []
-    return Recipe(
-        name=path.stem,
-        path=path,
-        pattern=pattern,
-        algorithm=algorithm,
-        title=about.get("title", path.stem),
-        description=about.get("description", ""),
-        sources=about.get("sources") or {},
-        notes=about.get("notes") or [],
-        policy=run.get("policy", "MlpPolicy"),
-        arguments=entry,
-        pretrain_steps=_count(run, "pretrain_steps", 0, path),
-        online_steps=_count(run, "n_timesteps", 0, path),
-        n_envs=_count(run, "n_envs", 1, path),
-        env_kwargs=run.get("env_kwargs") or {},
-        env_wrapper=[wrappers] if isinstance(wrappers, str | dict) else wrappers,
-        **{key: _count(evaluation, key, 1, path, least=1) for key in evaluation},
-    )
+    try:
+        text = path.read_text()
+        document = yaml.load(text, Loader=PlainLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a recipe: it is not YAML ({error}).") from error
+    if not isinstance(document, dict) or not any(isinstance(value, dict) for value in document.values()):
+        raise ValueError(f"{path} is not a recipe: it needs an entry `default`, or one for each environment.")
+    return RecipeFile(path, text, document)
 
 
-def recipe_arguments(name: str, env_id: str | None = None, algorithm: str | None = None) -> dict[str, Any]:
+def load_recipe(recipe: str | Recipe, env_id: str | None = None) -> Recipe:
     """
-    The constructor arguments of a recipe.
+    Read a recipe and choose its entry for an environment, see :meth:`RecipeFile.entry`.
 
-    :param name: see :func:`load_recipe`
-    :param env_id: see :func:`load_recipe`
-    :param algorithm: name of the class that will take them; the recipe's own by default
-    :return: keyword arguments, plain types, a fresh copy
-    :raises ValueError: unknown recipe, or one for another algorithm
+    :param recipe: one of :func:`list_recipes`, or the path of a file of your own, ending in ``.yml``; a recipe that has
+        been read is given back as it is
+    :param env_id: Gymnasium id with its version, such as ``Hopper-v5``; None for the default entry
+    :return: the recipe
+    :raises ValueError: unknown name (the nearest is named), or a file that is not a recipe
     """
-    recipe = load_recipe(name, env_id)
-    if algorithm is not None and recipe.algorithm != algorithm:
-        raise ValueError(f"Recipe {name!r} is for {recipe.algorithm}, not for {algorithm}.")
-    return dict(recipe.arguments)
-
-
-def build_finetuning(specs: Sequence[Any] | None) -> list["FineTuningCallback"]:
-    """
-    Fine-tuning callbacks from what YAML can hold.
-
-    :param specs: for each callback an instance, a name (``"Warmup"``), or a one-entry dictionary with keyword arguments
-        (``{"Warmup": {"steps": 5000}}``)
-    :return: the callbacks, in the same order
-    :raises ValueError: unknown name or keyword argument (the nearest is named), or another spelling
-    """
-    from sb3_o2o.finetuning import FineTuningCallback
-
-    if isinstance(specs, str | Mapping | FineTuningCallback):
-        raise ValueError(f"finetuning must be a list of callbacks, got {specs!r}: put it in brackets.")
-    return [
-        spec if isinstance(spec, FineTuningCallback) else _build_callback(spec, FineTuningCallback.registry)
-        for spec in specs or ()
-    ]
-
-
-def build_model(
-    recipe: str | Recipe, env: "GymEnv", policy: str | None = None, **overrides: Any
-) -> "OfflineToOnlineAlgorithm":
-    """
-    A new model from a recipe.
-
-    :param recipe: a recipe, or its name (then its entry is chosen by the environment's id)
-    :param env: environment, or its id
-    :param policy: policy alias; default: the recipe's
-    :param overrides: constructor arguments that replace or join the recipe's
-    :return: the untrained model
-    :raises ValueError: unknown recipe or argument
-    """
-    from sb3_o2o.algorithms import algorithm_class
-
-    if isinstance(recipe, str):
-        recipe = load_recipe(recipe, environment_id(env))
-    algorithm = algorithm_class(recipe.algorithm)
-    check_keyword_arguments(f"argument of {recipe.algorithm}", algorithm, overrides)
-    return algorithm(policy or recipe.policy, env, recipe=recipe.reference, **overrides)
+    return recipe if isinstance(recipe, Recipe) else open_recipe(recipe).entry(env_id)
 
 
 def environment_id(env: Any) -> str | None:
@@ -256,17 +261,7 @@ def _recipe_path(name: str) -> Path:
     return path
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        document = yaml.load(path.read_text(), Loader=PlainLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a recipe: it is not YAML ({error}).") from error
-    if not isinstance(document, dict) or not any(isinstance(value, dict) for value in document.values()):
-        raise ValueError(f"{path} is not a recipe: it needs an entry `default`, or one for each environment.")
-    return document
-
-
-def _choose(document: dict[str, Any], env_id: str | None, path: Path) -> str:
+def _choose(document: Mapping[str, Any], env_id: str | None, path: Path) -> str:
     """The entry for an environment. The longest pattern is the most specific one."""
     patterns = [key for key in document if key not in _RESERVED and env_id and fnmatchcase(env_id, key)]
     chosen = max(patterns, key=len, default="default")
@@ -279,27 +274,20 @@ def _choose(document: dict[str, Any], env_id: str | None, path: Path) -> str:
     return chosen
 
 
-def _entries(document: dict[str, Any]) -> list[str]:
+def _entries(document: Mapping[str, Any]) -> list[str]:
     return [key for key in document if key == "default" or key not in _RESERVED]
 
 
-def _check_keys(algorithm: str, arguments: dict[str, Any], pattern: str, path: Path) -> None:
-    """:raises ValueError: if the algorithm's constructor does not take a key of an entry"""
-    from sb3_o2o.algorithms import algorithm_class
-
+def _check_places(arguments: dict[str, Any], pattern: str, path: Path) -> None:
+    """:raises ValueError: if an entry holds what belongs into the block ``evaluation``"""
     for key in EVALUATION_KEYS:
         if key in arguments:
             raise ValueError(
                 f"{key} of entry {pattern!r} in {path} belongs outside: evaluation: {{{pattern!r}: {{{key}: …}}}}."
             )
-    parameters = inspect.signature(algorithm_class(algorithm).__init__).parameters
-    accepted = {*RUN_KEYS, *parameters} - {"self", "env", "recipe", "_init_setup_model"}
-    for key in arguments:
-        if key not in accepted:
-            raise unknown(f"key of entry {pattern!r} in {path}:", key, accepted)
 
 
-def _evaluation(document: dict[str, Any], pattern: str, path: Path) -> dict[str, Any]:
+def _evaluation(document: Mapping[str, Any], pattern: str, path: Path) -> dict[str, Any]:
     """What the block ``evaluation`` says for an entry, else for ``default``."""
     block = document.get("evaluation") or {}
     if not isinstance(block, dict) or not all(isinstance(constants, dict) for constants in block.values()):
@@ -320,22 +308,6 @@ def _count(run: dict[str, Any], key: str, default: int, path: Path, least: int =
     if isinstance(value, bool) or not isinstance(value, int | float) or value < least or not float(value).is_integer():
         raise ValueError(f"{key} in {path} must be a whole number, at least {least}, got {value!r}.")
     return int(value)
-
-
-def _build_callback(spec: Any, registry: Mapping[str, Callable[..., Any]]) -> Any:
-    if isinstance(spec, str):
-        spec = {spec: {}}
-    if not isinstance(spec, Mapping) or len(spec) != 1:
-        raise ValueError(
-            f"A fine-tuning callback is written as a name or as {{name: {{argument: value}}}}, got {spec!r}."
-        )
-    name, arguments = next(iter(spec.items()))
-    if name not in registry:
-        raise unknown("fine-tuning callback", name, registry)
-    if not isinstance(arguments or {}, Mapping):
-        raise ValueError(f"Arguments of {name} must be written as {{argument: value}}, got {arguments!r}.")
-    check_keyword_arguments(f"argument of {name}", registry[name], dict(arguments or {}))
-    return registry[name](**(arguments or {}))
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

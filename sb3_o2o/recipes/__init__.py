@@ -1,0 +1,30 @@
+"""
+Recipes: named bundles of constructor arguments, one YAML file each. :mod:`~sb3_o2o.recipes.building` makes models of
+them.
+"""
+
+from sb3_o2o.recipes.reading import (
+    EVALUATION_KEYS,
+    RUN_KEYS,
+    PlainLoader,
+    Recipe,
+    RecipeFile,
+    environment_id,
+    list_recipes,
+    load_recipe,
+    open_recipe,
+    recipe_folder,
+)
+
+__all__ = [
+    "EVALUATION_KEYS",
+    "RUN_KEYS",
+    "PlainLoader",
+    "Recipe",
+    "RecipeFile",
+    "environment_id",
+    "list_recipes",
+    "load_recipe",
+    "open_recipe",
+    "recipe_folder",
+]

@@ -1,0 +1,44 @@
+"""From a recipe to the model that it describes."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from stable_baselines3.common.type_aliases import GymEnv
+
+from sb3_o2o.algorithms import OfflineToOnlineAlgorithm, algorithm_class
+from sb3_o2o.errors import check_keyword_arguments
+from sb3_o2o.recipes.reading import Recipe, environment_id, load_recipe
+
+
+def build_model(
+    recipe: str | Recipe, env: GymEnv | str, policy: str | None = None, **overrides: Any
+) -> OfflineToOnlineAlgorithm:
+    """
+    A new model from a recipe.
+
+    :param recipe: a recipe, or its name (then its entry is chosen by the environment's id)
+    :param env: environment, or its id
+    :param policy: policy alias; default: the recipe's
+    :param overrides: constructor arguments that replace or join the recipe's
+    :return: the untrained model
+    :raises ValueError: unknown recipe or argument
+    """
+    recipe = load_recipe(recipe, environment_id(env))
+    algorithm = algorithm_class(recipe.algorithm)
+    check_keyword_arguments(f"argument of {recipe.algorithm}", algorithm, overrides)
+    return algorithm(policy or recipe.policy, env, recipe=recipe, **overrides)
+
+
+def check_recipe(recipe: Recipe) -> Recipe:
+    """
+    See before anything is built that there is an algorithm which takes all that a recipe holds.
+
+    :param recipe: a recipe
+    :return: the same
+    :raises ValueError: unknown algorithm or key (the nearest is named)
+    """
+    constructor = algorithm_class(recipe.algorithm).__init__
+    recipe.arguments_for(recipe.algorithm, inspect.signature(constructor).parameters)
+    return recipe
