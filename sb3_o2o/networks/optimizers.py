@@ -11,9 +11,10 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 
 class _Lists(NamedTuple):
-    """What one fused step of a parameter group works on."""
+    """What one fused step of a parameter group works on; all of one parameter lie in memory alike."""
 
     parameters: list[th.Tensor]
+    strides: list[tuple[int, ...]]
     states: list[dict[str, th.Tensor]]
     averages: list[th.Tensor]
     squares: list[th.Tensor]
@@ -40,15 +41,20 @@ def set_gradients(parameters: Iterable[th.Tensor], gradients: Iterable[th.Tensor
         parameter.grad = gradient if gradient is None else in_layout_of(parameter, gradient)
 
 
-def in_layout_of(parameter: th.Tensor, gradient: th.Tensor) -> th.Tensor:
+def in_layout_of(parameter: th.Tensor, values: th.Tensor) -> th.Tensor:
     """
     :param parameter: whose layout is wanted
-    :param gradient: of the same shape
-    :return: the gradient, copied only where its strides are not the parameter's
+    :param values: of the same shape: a gradient, or an optimiser's moment
+    :return: the values, copied only where their strides are not the parameter's
     """
-    if gradient.stride() == parameter.stride():
-        return gradient
-    return th.empty_like(parameter, memory_format=th.preserve_format).copy_(gradient.detach())
+    if values.is_sparse or values.stride() == parameter.stride():
+        return values
+    return th.empty_like(parameter, memory_format=th.preserve_format).copy_(values.detach())
+
+
+def _has_gaps(parameter: th.Tensor) -> bool:
+    """Whether other values lie between its own, as in a slice of columns: a kernel would walk through these as well."""
+    return th.empty_like(parameter, memory_format=th.preserve_format).stride() != parameter.stride()
 
 
 #: adding a tensor takes half the time of adding a number, which becomes one
@@ -78,21 +84,19 @@ class FusedAdam(th.optim.Adam):
         :param closure: see ``torch.optim.Adam``
         :return: the closure's loss, if there is one
         """
-        groups = None if closure is not None else self._ready_groups()
+        loss = None
+        if closure is not None:
+            with th.enable_grad():
+                loss = closure()
+        groups = self._ready_groups()
         if groups is None:
             self._part_counters()
-            if closure is not None:  # the gradients are formed in it: torch's own step would find them as they lie
-                with th.enable_grad():
-                    loss = closure()
-            else:
-                loss = None
-            for group in self.param_groups:
-                set_gradients(group["params"], [parameter.grad for parameter in group["params"]])
-            super().step()
+            self._lay_out()
+            _adam_step(self)
             self._lists = self._share_counters()
-            return loss
-        _step_groups(groups)
-        return None
+        else:
+            _step_groups(groups)
+        return loss
 
     def _quick_groups(self) -> list[_Group] | None:
         """The groups, if they can step without torch's wrapper, which calls hooks and names the step for profilers."""
@@ -110,7 +114,7 @@ class FusedAdam(th.optim.Adam):
         groups = []
         for settings, lists in zip(self.param_groups, self._lists, strict=True):
             parameters = settings["params"]
-            if len(parameters) != len(lists.parameters):
+            if len(parameters) != len(lists.parameters) or _is_other_formula(settings):
                 return None
             for state, average, square in zip(lists.states, lists.averages, lists.squares, strict=True):
                 if state.get("step") is not lists.counter or state.get("exp_avg") is not average:
@@ -118,11 +122,11 @@ class FusedAdam(th.optim.Adam):
                 if state.get("exp_avg_sq") is not square:
                     return None
             gradients = []
-            for parameter in parameters:
+            for parameter, known, stride in zip(parameters, lists.parameters, lists.strides, strict=True):
                 gradient = parameter.grad
-                if gradient is None or gradient.stride() != parameter.stride():
+                if parameter is not known or gradient is None or parameter.stride() != stride:
                     return None
-                gradients.append(gradient)
+                gradients.append(gradient if gradient.stride() == stride else in_layout_of(parameter, gradient))
             groups.append(_Group(settings, lists, gradients))
         return groups
 
@@ -135,12 +139,22 @@ class FusedAdam(th.optim.Adam):
                     state["step"] = state["step"].clone()
                 seen.add(id(state["step"]))
 
+    def _lay_out(self) -> None:
+        """Give gradients and moments the layout of their parameters, which may have changed since they were made."""
+        for group in self.param_groups:
+            set_gradients(group["params"], [parameter.grad for parameter in group["params"]])
+            for parameter in group["params"]:
+                state = self.state.get(parameter, {})
+                for name in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"):
+                    if name in state:
+                        state[name] = in_layout_of(parameter, state[name])
+            if any(map(_has_gaps, group["params"])):
+                group["fused"] = False  # the plain formula asks for strides
+
     def _share_counters(self) -> list[_Lists] | None:
         """:return: the lists of all groups; None where a fused step would not do the same as torch's"""
-        for group in self.param_groups:
-            other_formula = group["amsgrad"] or group.get("decoupled_weight_decay", False)
-            if other_formula or not group["fused"] or not group["params"]:
-                return None
+        if any(_is_other_formula(group) or not group["params"] for group in self.param_groups):
+            return None
         lists = []
         for group in self.param_groups:
             states = [self.state.get(parameter) for parameter in group["params"]]
@@ -153,7 +167,8 @@ class FusedAdam(th.optim.Adam):
             for state in states:
                 state["step"] = counter  # type: ignore[index]
             averages, squares = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))  # type: ignore[index]
-            lists.append(_Lists(list(group["params"]), states, averages, squares, counter))  # type: ignore[arg-type]
+            strides = [parameter.stride() for parameter in group["params"]]
+            lists.append(_Lists(list(group["params"]), strides, states, averages, squares, counter))  # type: ignore[arg-type]
         self._known = list(self.state.values())
         return lists
 
@@ -174,6 +189,19 @@ class FusedAdam(th.optim.Adam):
         groups = [{**group, **flags} for group in state_dict["param_groups"]]  # how to step is this optimiser's affair
         super().load_state_dict({**state_dict, "param_groups": groups})
         self._lists = None
+
+
+def _is_other_formula(group: dict[str, Any]) -> bool:
+    """Whether a group steps by another formula than this module's kernel."""
+    return group["amsgrad"] or not group["fused"] or group.get("decoupled_weight_decay", False)
+
+
+def _adam_step(optimizer: th.optim.Adam) -> None:
+    """torch's own step, without calling the hooks: those of the sub-class's step have been called."""
+    step: Any = th.optim.Adam.step
+    if getattr(step, "hooked", False):  # wrapped by torch when the first ``torch.optim.Adam`` was made
+        step = step.__wrapped__
+    step(optimizer)
 
 
 @th.no_grad()

@@ -36,7 +36,11 @@ def losses_and_gradients(
     gradients: list[list[th.Tensor | None]] = []
     for index, (name, loss) in enumerate(losses.items(), start=1):
         trained = [parameter for parameter in parameters[name] if parameter.requires_grad]
-        found = iter(th.autograd.grad(loss, trained, retain_graph=index < len(losses), allow_unused=True))
+        # where some are frozen, a loss may reach none of the others; otherwise that is a mistake, which torch names
+        if trained and (loss.requires_grad or len(trained) == len(parameters[name])):
+            found = iter(th.autograd.grad(loss, trained, retain_graph=index < len(losses), allow_unused=True))
+        else:
+            found = iter([None] * len(trained))
         # ``None`` for a parameter that is frozen, or that the loss does not reach
         gradients.append([next(found) if parameter.requires_grad else None for parameter in parameters[name]])
     return {name: loss.detach() for name, loss in losses.items()}, metrics, gradients
@@ -67,7 +71,7 @@ class GradientFunctions:
         if not self.compile or step.eager:
             return losses_and_gradients(step.function, parameters, step.arguments)
         # what is trained is part of the graph: parameters may be frozen, and callbacks bring and take their own
-        trained = [(name, id(each[0]), sum(map(_is_trained, each))) for name, each in parameters.items()]
+        trained = [(name, *map(id, each), *map(_is_trained, each)) for name, each in parameters.items()]
         # bound methods compare by their object and function
         key = (step.function, *trained, *map(_size, step.arguments))
         compiled = self._compiled.get(key)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch as th
 
-from sb3_o2o.networks.optimizers import FusedAdam, step_all
+from sb3_o2o.networks.optimizers import FusedAdam, set_gradients, step_all
 
 #: float32, fused against the plain formula
 TOLERANCE = 1e-6
@@ -226,3 +226,144 @@ def test_state_cleared_before_a_missing_gradient_can_be_saved() -> None:
     mine.state.clear()
     step(mine, ours, 2, skip=0)
     assert sorted(mine.state_dict()["state"]) == [1, 2]
+
+
+# -- layouts -------------------------------------------------------------------------------------------------------
+
+
+def turned(values: th.Tensor) -> th.Tensor:
+    """The same values, their axes the other way round in memory."""
+    axes = tuple(reversed(range(values.dim())))
+    return values.permute(axes).contiguous().permute(axes)
+
+
+def step_turned(mine: FusedAdam, ours: list[th.nn.Parameter], seed: int, how: str) -> None:
+    generator = th.Generator().manual_seed(seed)
+    gradients = [turned(th.randn(parameter.shape, generator=generator)) for parameter in ours]
+
+    def closure() -> float:
+        for parameter, gradient in zip(ours, gradients, strict=True):
+            parameter.grad = gradient
+        return 0.5
+
+    if how == "closure":
+        assert mine.step(closure) == 0.5
+        return
+    closure()
+    if how == "step":
+        mine.step()
+    else:
+        step_all([mine])
+
+
+@pytest.mark.parametrize("how", ["step", "closure", "step_all"])
+def test_gradients_of_another_layout(how: str) -> None:
+    """At the first step, which is torch's, and at those that follow."""
+    ours, theirs, mine, stock = pair()
+    for seed in range(3):
+        step_turned(mine, ours, seed, how)
+        step(stock, theirs, seed)
+        assert same(ours, theirs), seed
+
+
+@pytest.mark.parametrize("when", [0, 2])
+def test_parameters_that_are_laid_out_anew(when: int) -> None:
+    """As ``to(memory_format=...)`` does it; their moments have to follow, and so have those that are loaded."""
+    ours, theirs, mine, stock = pair()
+    for seed in range(4):
+        if seed == when:
+            state = copy.deepcopy(mine.state_dict())
+            for parameter in ours:
+                parameter.data = turned(parameter.data)
+            if when == 0:
+                mine.load_state_dict(state)
+        step(mine, ours, seed)
+        step(stock, theirs, seed)
+        assert same(ours, theirs), seed
+
+
+def test_loaded_moments_of_another_layout() -> None:
+    ours, theirs, mine, stock = pair()
+    step(mine, ours, 0)
+    step(stock, theirs, 0)
+    state = mine.state_dict()
+    for moments in state["state"].values():
+        moments.update({name: turned(moments[name]) for name in ("exp_avg", "exp_avg_sq")})
+    mine.load_state_dict(state)
+    for seed in (1, 2):
+        step(mine, ours, seed)
+        step(stock, theirs, seed)
+    assert same(ours, theirs)
+
+
+def test_a_slice_of_columns_leaves_the_other_columns_alone() -> None:
+    whole = th.arange(12.0).reshape(3, 4)
+    ours, theirs = th.nn.Parameter(whole[:, :2]), th.nn.Parameter(whole[:, :2].clone())
+    mine, stock = FusedAdam([ours], lr=0.1), th.optim.Adam([theirs], lr=0.1)
+    for seed in range(2):
+        step(mine, [ours], seed)
+        step(stock, [theirs], seed)
+    assert same([ours], [theirs])
+    assert th.equal(whole[:, 2:], th.tensor([[2.0, 3.0], [6.0, 7.0], [10.0, 11.0]]))
+
+
+def test_user_given_fused_optimisers_get_gradients_of_their_layout() -> None:
+    for kind in (th.optim.Adam, th.optim.AdamW, th.optim.SGD):
+        ours, theirs = (th.nn.Parameter(th.ones(3, 4)) for _ in range(2))
+        mine, stock = kind([ours], lr=0.1, fused=True), kind([theirs], lr=0.1)
+        for seed in range(2):
+            gradient = th.randn(3, 4, generator=th.Generator().manual_seed(seed))
+            set_gradients([ours], [turned(gradient)])
+            theirs.grad = gradient
+            step_all([mine])
+            stock.step()
+        assert same([ours], [theirs]), kind
+
+
+def test_a_sparse_gradient_is_left_to_the_optimiser() -> None:
+    table = th.nn.Embedding(3, 2, sparse=True)
+    optimizer, before = th.optim.SparseAdam(list(table.parameters()), lr=0.1), table.weight.detach().clone()
+    set_gradients(table.parameters(), th.autograd.grad(table(th.tensor([1])).sum(), list(table.parameters())))
+    optimizer.step()
+    assert (table.weight != before).any(dim=1).tolist() == [False, True, False]
+
+
+# -- what changes between two steps --------------------------------------------------------------------------------
+
+
+def test_a_parameter_that_is_exchanged_steps_and_the_old_one_stays() -> None:
+    ours, theirs, mine, stock = pair()
+    fresh = [th.nn.Parameter(th.ones(SHAPES[1])) for _ in range(2)]
+    for seed in range(4):
+        if seed == 2:
+            old = ours[1].detach().clone()
+            for optimizer, parameters, other in ((mine, ours, fresh[0]), (stock, theirs, fresh[1])):
+                optimizer.param_groups[0]["params"][1] = parameters[1] = other
+        step(mine, ours, seed)
+        step(stock, theirs, seed)
+        if seed == 2:
+            replaced = next(each for each in mine.state if th.equal(each, old))
+    assert same(ours, theirs)
+    assert th.equal(replaced, old)
+
+
+def test_another_formula_from_some_step_on() -> None:
+    ours, theirs, mine, stock = pair(weight_decay=0.1)
+    for seed in range(4):
+        if seed == 2:
+            for optimizer in (mine, stock):
+                optimizer.param_groups[0]["decoupled_weight_decay"] = True
+        step(mine, ours, seed)
+        step(stock, theirs, seed)
+    assert same(ours, theirs)
+
+
+def test_hooks_are_called_once_in_every_step() -> None:
+    """Also where torch makes the step, whose own is wrapped as soon as somebody has made a plain Adam."""
+    ours, _, mine, _ = pair()
+    called: list[str] = []
+    mine.register_step_pre_hook(lambda *_: called.append("before"))
+    mine.register_step_post_hook(lambda *_: called.append("after"))
+    for seed in range(2):
+        step(mine, ours, seed)
+        assert called == ["before", "after"] * (seed + 1)
