@@ -49,9 +49,9 @@ class SecondCritics(nn.Module):
         return critic, value
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
-        """:return: what the optimisers train, by name: no target networks, no extractor of the actor's"""
+        """:return: what the optimisers train, by name: no target networks, no extractor of the actor's, none frozen"""
         critic, value = self._parameters_by_owner()
-        return critic | value
+        return {name: parameter for name, parameter in (critic | value).items() if parameter.requires_grad}
 
     @th.no_grad()
     def copy_first(self, objective: Any) -> None:

@@ -344,8 +344,19 @@ class TransferMixin(CrossingMixin):
                     optimizer.state.clear()
 
     def renew_critics(self) -> None:
-        """Fresh critics, and fresh states of all optimisers, as a new model would have them; the policy stays."""
+        """
+        Fresh critics, and fresh states of all optimisers, as a new model would have them; the policy stays, and so do
+        parameters that are frozen.
+        """
+        modules = (self.policy, self.offline_objective, self.finetuning_objective)
+        frozen = [each for module in modules for each in module.parameters() if not each.requires_grad]
+        values = [parameter.detach().clone() for parameter in frozen]
         self._forget(load_critic=False, load_optimizer=False)
+        if frozen:
+            with th.no_grad():
+                for parameter, value in zip(frozen, values, strict=True):
+                    parameter.copy_(value)
+            self.copy_to_targets()
 
     def _all_optimizers(self) -> Iterable[th.optim.Optimizer]:
         """The algorithm's own optimisers, those of ``learn`` included."""

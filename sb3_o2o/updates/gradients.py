@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import cache
 from operator import attrgetter
@@ -37,10 +37,9 @@ def losses_and_gradients(
     for index, (name, loss) in enumerate(losses.items(), start=1):
         trained = [parameter for parameter in parameters[name] if parameter.requires_grad]
         # where some are frozen, a loss may reach none of the others; otherwise that is a mistake, which torch names
+        found: Iterator[th.Tensor | None] = iter([None] * len(trained))
         if trained and (loss.requires_grad or len(trained) == len(parameters[name])):
             found = iter(th.autograd.grad(loss, trained, retain_graph=index < len(losses), allow_unused=True))
-        else:
-            found = iter([None] * len(trained))
         # ``None`` for a parameter that is frozen, or that the loss does not reach
         gradients.append([next(found) if parameter.requires_grad else None for parameter in parameters[name]])
     return {name: loss.detach() for name, loss in losses.items()}, metrics, gradients
