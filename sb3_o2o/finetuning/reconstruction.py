@@ -151,7 +151,8 @@ class PolicyReevaluation(_GradientPhase):
     def _begin(self, model: Any) -> None:
         if self.fresh_critics:
             model.renew_critics()
-        model.copy_to_targets(critics=False)  # a target policy is the frozen policy, not one that lags behind it
+        # a target policy is the frozen policy, not one that lags behind it; fresh critics leave frozen parameters alone
+        model.copy_to_targets(critics=self.fresh_critics)
 
     def _objective(self, model: Any) -> Objective:
         objective: Objective = model.reevaluation_objective()

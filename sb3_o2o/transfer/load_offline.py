@@ -352,11 +352,9 @@ class TransferMixin(CrossingMixin):
         frozen = [each for module in modules for each in module.parameters() if not each.requires_grad]
         values = [parameter.detach().clone() for parameter in frozen]
         self._forget(load_critic=False, load_optimizer=False)
-        if frozen:
-            with th.no_grad():
-                for parameter, value in zip(frozen, values, strict=True):
-                    parameter.copy_(value)
-            self.copy_to_targets()
+        with th.no_grad():
+            for parameter, value in zip(frozen, values, strict=True):
+                parameter.copy_(value)
 
     def _all_optimizers(self) -> Iterable[th.optim.Optimizer]:
         """The algorithm's own optimisers, those of ``learn`` included."""
