@@ -14,6 +14,7 @@ from rich.table import Table
 
 from sb3_o2o.benchmarking.products import megaflop
 from sb3_o2o.benchmarking.race import Measurement, RowResult
+from sb3_o2o.files import whole_file, write_whole
 
 #: version of the JSON's layout
 FORMAT = 1
@@ -198,7 +199,7 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
     :param path: file to write
     :param document: its content
     """
-    path.write_text(json.dumps(document, indent=2) + "\n")
+    write_whole(path, json.dumps(document, indent=2) + "\n")
 
 
 def draw(path: Path, results: Sequence[RowResult], subtitle: str) -> None:
@@ -236,4 +237,5 @@ def draw(path: Path, results: Sequence[RowResult], subtitle: str) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1].set_xlabel("milliseconds per update")
     figure.suptitle(subtitle, fontsize="small")
-    figure.savefig(path, dpi=150)
+    with whole_file(path) as file:
+        figure.savefig(file, format=path.suffix[1:] or "png", dpi=150)

@@ -29,6 +29,7 @@ from sb3_o2o.data.transitions import (
     map_observations,
     named_observations,
 )
+from sb3_o2o.files import whole_file
 
 #: D4RL's names for two of the fields.
 SYNONYMS = {"terminals": "terminations", "timeouts": "truncations"}
@@ -254,5 +255,5 @@ def write_npz(
         **{name: getattr(transitions, name) for name in ("actions", "rewards", "terminations", "truncations")},
         _DESCRIPTION: np.array(json.dumps(description)),
     }
-    with open(path, "wb") as file:
+    with whole_file(path) as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)

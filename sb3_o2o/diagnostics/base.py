@@ -12,6 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_o2o.diagnostics.measure import check_model
 from sb3_o2o.evaluation.callbacks import is_pretraining
+from sb3_o2o.files import whole_file
 
 #: folder of diagnostics beside a phase's evaluations
 FOLDER = "diagnostics"
@@ -113,9 +114,8 @@ class DiagnosticsCallback(BaseCallback):
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(self.num_timesteps)
         if self.log_path is not None:
-            folder = self.log_path / FOLDER
-            folder.mkdir(parents=True, exist_ok=True)
-            np.savez(folder / f"{self.name}.npz", **self._arrays())
+            with whole_file(self.log_path / FOLDER / f"{self.name}.npz") as file:
+                np.savez(file, **self._arrays())
 
     def _arrays(self) -> dict[str, Any]:
         """What is written."""

@@ -19,6 +19,7 @@ from sb3_o2o.diagnostics.base import FOLDER
 from sb3_o2o.diagnostics.switch import SwitchDiagnostics
 from sb3_o2o.evaluation import ReferenceScore, read_evaluations, reference_score
 from sb3_o2o.evaluation.plotting import OFFLINE_COLOUR, ONLINE_COLOUR, REFERENCE_COLOUR, draw_phase, short_number
+from sb3_o2o.files import whole_file
 
 Curve = tuple[NDArray[np.int64], NDArray[np.float64]]
 
@@ -115,8 +116,8 @@ def report(
     if title:
         figure.suptitle(title, fontsize="medium")
     path = Path(path) if path is not None else folder / "diagnostics.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with whole_file(path) as file:
+        figure.savefig(file, format=path.suffix[1:] or "png", dpi=120)
     return path
 
 

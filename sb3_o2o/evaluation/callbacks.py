@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
 from sb3_o2o.evaluation.evaluate import Evaluation, evaluate, spec_id
 from sb3_o2o.evaluation.scores import ReferenceScore, reference_score
+from sb3_o2o.files import whole_file
 
 
 def is_pretraining(model: Any) -> bool:
@@ -120,7 +121,8 @@ class NormalizedEvalCallback(EvalCallback):
             self.evaluations_successes.append(result.successes.tolist())
             arrays["successes"] = self.evaluations_successes
         if self.log_path is not None:
-            np.savez(self.log_path, **arrays)
+            with whole_file(f"{self.log_path}.npz") as file:  # SB3's path has no ending
+                np.savez(file, **arrays)
 
     def _log(self, result: Evaluation) -> None:
         self.logger.record("eval/mean_reward", self.last_mean_reward)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sb3_o2o.evaluation.callbacks import read_evaluations
 from sb3_o2o.evaluation.scores import ReferenceScore
+from sb3_o2o.files import whole_file
 
 OFFLINE_COLOUR, ONLINE_COLOUR, REFERENCE_COLOUR = "#7a5195", "#ef5675", "#5b6770"
 
@@ -63,7 +64,8 @@ def plot_learning_curve(
     if title:
         figure.suptitle(title, fontsize="medium")
     path = Path(path) if path is not None else folder / "learning_curve.png"
-    figure.savefig(path, dpi=150)
+    with whole_file(path) as file:
+        figure.savefig(file, format=path.suffix[1:] or "png", dpi=150)
     return path
 
 

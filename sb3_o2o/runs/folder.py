@@ -23,6 +23,7 @@ from typing import Any
 
 import yaml
 
+from sb3_o2o.files import write_whole
 from sb3_o2o.runs.environments import Environment
 from sb3_o2o.version import __version__
 
@@ -212,8 +213,8 @@ class RunFolder:
         :param config: the run's configuration
         :param arguments: all constructor arguments, after the recipe was resolved
         """
-        self.config_file.write_text(config.to_yaml(arguments))
-        (self.path / "command.txt").write_text(shlex.join(["sb3-o2o", *sys.argv[1:]]) + "\n")
+        write_whole(self.config_file, config.to_yaml(arguments))
+        write_whole(self.path / "command.txt", shlex.join(["sb3-o2o", *sys.argv[1:]]) + "\n")
 
 
 def saved_model(source: str) -> str:
