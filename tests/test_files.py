@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from toy_tasks import assert_same, make, state, vec
 
+from sb3_o2o import O2OSAC
 from sb3_o2o.files import locked, remove_leftovers, settled, whole_file, whole_folder, write_whole
 
 
@@ -123,3 +125,26 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     assert (tmp_path / ".lock.holder").is_file()
     with locked(tmp_path):
         assert str(os.getpid()) in (tmp_path / ".lock.holder").read_text()
+
+
+def test_a_model_that_cannot_be_written_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full in the middle of a save: the model and the bundle of before open as they did."""
+    model = make().learn(6)
+    model.save(tmp_path / "model")
+    model.save_resume(tmp_path / "bundle")
+    before = state(O2OSAC.load(tmp_path / "model"))
+    model.learn(6, reset_num_timesteps=False)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "fsync", full)
+        for write in (model.save, model.save_resume):
+            with pytest.raises(OSError, match="No space left"):
+                write(tmp_path / ("model" if write == model.save else "bundle"))
+    assert names(tmp_path) == ["bundle", "model.zip"]
+    assert_same(before, state(O2OSAC.load(tmp_path / "model.zip")))
+    resumed = O2OSAC.load_resume(tmp_path / "bundle", vec(), device="cpu")
+    assert_same(before, state(resumed))
+    assert resumed.num_timesteps == 6

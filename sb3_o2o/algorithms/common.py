@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, configure_logger, update_learning_rate
 
 from sb3_o2o.data import OfflineDataset, OfflineReplayBuffer
+from sb3_o2o.files import whole_file
 from sb3_o2o.finetuning import build_finetuning
 from sb3_o2o.networks.normalizer import needs_statistics, set_observation_statistics
 from sb3_o2o.networks.optimizers import set_gradients, step_all
@@ -412,6 +414,24 @@ class OfflineToOnlineMixin(SecondCriticsMixin):
         return super()._init_callback([*self.finetuning, *as_list(callback)], progress_bar)
 
     # -- saving ----------------------------------------------------------------------------------------------------
+
+    def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
+        """
+        Stable-Baselines3's ``save``. The file replaces what was there when it is complete and on the disk.
+
+        :param path: of the zip, whose ending may be left out, or a binary file
+        :param exclude: attributes to leave out as well
+        :param include: attributes to save although they are left out otherwise
+        :raises OSError: if it cannot be written
+        """
+        if not isinstance(path, str | os.PathLike):
+            super().save(path, exclude, include)  # type: ignore[misc]
+            return
+        target = Path(path)
+        if target.suffix == "":
+            target = target.with_name(f"{target.name}.zip")
+        with whole_file(target) as file:
+            super().save(file, exclude, include)  # type: ignore[misc]
 
     def _excluded_save_params(self) -> list[str]:
         ours = ["hooks", "offline_buffer", "_pretrained_on", "offline_objective", "finetuning_objective"]

@@ -6,8 +6,6 @@ import copy
 import os
 import pickle
 import random
-import shutil
-import tempfile
 import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -26,6 +24,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 from torch import nn
 
 from sb3_o2o.data import OfflineReplayBuffer, SumTree
+from sb3_o2o.files import settled, whole_folder
 from sb3_o2o.networks.ratio import DensityRatio
 from sb3_o2o.resume import environment_state
 from sb3_o2o.updates.hooks import walk
@@ -77,10 +76,7 @@ class ResumeMixin(_Base):
             self._write_resume(Path(path))
 
     def _write_resume(self, target: Path) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as name:
-            folder = Path(name) / "bundle"
-            folder.mkdir()
+        with whole_folder(target) as folder:
             self.save(folder / _MODEL)
             replay_buffer = getattr(self, "replay_buffer", None)
             if replay_buffer is not None:
@@ -88,9 +84,6 @@ class ResumeMixin(_Base):
             if self._vec_normalize_env is not None:
                 self._vec_normalize_env.save(str(folder / _NORMALIZE))
             (folder / _STATE).write_bytes(pickle.dumps(self._resume_state(), protocol=5))
-            if target.exists():
-                shutil.rmtree(target)
-            os.replace(folder, target)
 
     def _resume_state(self) -> dict[str, Any]:
         environment = None if self.env is None else environment_state.snapshot(self.env)
@@ -125,7 +118,7 @@ class ResumeMixin(_Base):
         :return: the model
         :raises ValueError: if it is no resume bundle, or one of another version
         """
-        folder = Path(path)
+        folder = settled(path)
         state = _read_state(folder)
         if (folder / _NORMALIZE).is_file():
             env = _with_statistics(cls._wrap_env(env, verbose=0), folder / _NORMALIZE)
