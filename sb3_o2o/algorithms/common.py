@@ -431,7 +431,7 @@ class OfflineToOnlineMixin(SecondCriticsMixin):
         if target.suffix == "":
             target = target.with_name(f"{target.name}.zip")
         with whole_file(target) as file:
-            super().save(file, exclude, include)  # type: ignore[misc]
+            super().save(file, exclude, include)  # type: ignore[misc,arg-type]
 
     def _excluded_save_params(self) -> list[str]:
         ours = ["hooks", "offline_buffer", "_pretrained_on", "offline_objective", "finetuning_objective"]
