@@ -24,17 +24,17 @@ from sb3_o2o.networks.normalizer import needs_statistics, set_observation_statis
 from sb3_o2o.networks.optimizers import set_gradients, step_all
 from sb3_o2o.objectives import Batch, Objective, make_objective
 from sb3_o2o.updates.bars import PretrainingProgressBar
+from sb3_o2o.updates.gradient_phases import UpdatePhases
 from sb3_o2o.updates.gradients import GradientFunctions
 from sb3_o2o.updates.hooks import Hooks, walk
 from sb3_o2o.updates.phases import FINETUNING, PRETRAINING
 from sb3_o2o.updates.preparation import prepare_objective
-from sb3_o2o.updates.second_critics import SecondCriticsMixin
 
 if TYPE_CHECKING:
     from typing import Self
 
 
-class OfflineToOnlineMixin(SecondCriticsMixin):
+class OfflineToOnlineMixin(UpdatePhases):
     """
     Turns an SB3 algorithm into an offline-to-online one: pre-training, phases, hooks and what is saved. What needs a
     replay buffer is in :class:`~sb3_o2o.algorithms.off_policy.OffPolicyMixin`.
@@ -192,8 +192,9 @@ class OfflineToOnlineMixin(SecondCriticsMixin):
 
     def _update_learning_rates(self) -> None:
         objective, schedules, remaining = self.active_objective, self._lr_schedules(), self._current_progress_remaining
-        for name, optimizer in (self._optimizers() | objective.optimizers).items():
-            schedule = schedules.get(objective.follows.get(name, name))
+        follows = self.hooks.follows() | objective.follows
+        for name, optimizer in (self._optimizers() | objective.optimizers | self.hooks.optimizers()).items():
+            schedule = schedules.get(follows.get(name, name))
             if schedule is not None:
                 factor = objective.learning_rate_factor(name, remaining)
                 update_learning_rate(optimizer, factor * schedule(remaining))
@@ -392,7 +393,6 @@ class OfflineToOnlineMixin(SecondCriticsMixin):
     def _begin_new_run(self) -> None:
         """Forget what belongs to one fine-tuning run."""
         self._finetuning_started, self._n_finetuning_updates = False, 0
-        self.second_critics = None  # the phases that made the critics stay behind the model
         for callback in self.finetuning:
             callback.begin_new_run()
 
@@ -454,7 +454,6 @@ class OfflineToOnlineMixin(SecondCriticsMixin):
         for name in self._objective_state_names():
             state_dicts.append(name)
             state_dicts += [f"{name}.optimizers.{key}" for key in getattr(self, name).optimizers]
-        state_dicts += self._second_critics_names()
         return state_dicts, variables
 
 

@@ -23,7 +23,7 @@ from sb3_o2o.data.online import can_be_sampled
 from sb3_o2o.networks.ensemble import check_n_critics
 from sb3_o2o.objectives import Batch, Objective, ReevaluationObjective, make_objective
 from sb3_o2o.transfer.archive import OFF_POLICY_ACTING
-from sb3_o2o.updates.phases import FINETUNING, PRETRAINING
+from sb3_o2o.updates.phases import PRETRAINING
 
 if TYPE_CHECKING:
     from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm as _Base
@@ -221,11 +221,10 @@ class OffPolicyMixin(OfflineToOnlineMixin, _Base):
         return [(self.critic, self.critic_target)]
 
     def _optimizers(self) -> dict[str, th.optim.Optimizer]:
-        second = {} if self.second_critics is None else self.second_critics.optimizers
-        return {"actor": self.actor.optimizer, "critic": self.critic.optimizer, **second}
+        return {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
 
     def _lr_schedules(self) -> dict[str, Schedule]:
-        return {"actor": self.lr_schedule, "critic": self.qf_lr_schedule, "second_critic": self.qf_lr_schedule}
+        return {"actor": self.lr_schedule, "critic": self.qf_lr_schedule}
 
     @cached_property
     def _target_parameters(self) -> list[tuple[th.nn.Module, list[th.Tensor], list[th.Tensor]]]:
@@ -238,8 +237,7 @@ class OffPolicyMixin(OfflineToOnlineMixin, _Base):
         for network, targets, sources in self._target_parameters:
             if network is not self.critic or self.active_objective.trains_critic:
                 th._foreach_lerp_(targets, sources, self.tau)
-        if self.second_critics is not None and self.phase == FINETUNING:
-            self.second_critics.update_targets(self.tau)
+        self.hooks.call("update_targets", self.tau)
         # running statistics of batch normalisation are copied, as SB3 does
         if self.batch_norm_stats:
             polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
@@ -32,6 +33,11 @@ class FineTuningCallback(BaseCallback):
     Keep what must survive saving in plain attributes or tensors of the callback.
     """
 
+    #: optimisers of what the callback trains in ``critic_steps`` and ``actor_penalty``, by the names of their losses
+    optimizers: Mapping[str, th.optim.Optimizer] = MappingProxyType({})
+    #: for such an optimiser the name of that of the algorithm's, such as ``"critic"``, whose learning rate it has;
+    #: others keep the one that they were made with
+    follows: ClassVar[Mapping[str, str]] = MappingProxyType({})
     #: works on a replay buffer, which on-policy algorithms do not have
     needs_replay_buffer: ClassVar[bool] = False
     registry: ClassVar[dict[str, type[FineTuningCallback]]] = {}
@@ -131,7 +137,8 @@ class FineTuningCallback(BaseCallback):
     def critic_steps(self, batch: Batch) -> Iterable[Step]:
         """
         Asked at the beginning of each update for what further critics minimise on its batch. The steps are made
-        before the objective's own, so that the actor sees all critics after theirs. Their optimisers are the model's.
+        before the objective's own, so that the actor sees all critics after theirs. Their optimisers are the
+        callback's ``optimizers``.
 
         :param batch: the critics' transitions
         :return: steps, in the order of the updates
@@ -199,9 +206,17 @@ class FineTuningCallback(BaseCallback):
         :param log_prob: their log-probability, ``(B,)``; None where the policy is deterministic
         :param batch: the transitions
         :return: a term to add to the actor's loss, per sample, ``(B,)``; with losses of parameters of its own, a
-            :class:`~sb3_o2o.objectives.Penalty`, their optimisers in the callback's dictionary ``optimizers``
+            :class:`~sb3_o2o.objectives.Penalty`, their optimisers in the callback's ``optimizers``
         """
         return 0.0
+
+    @hook
+    def update_targets(self, tau: float) -> None:
+        """
+        Called where the algorithm's target networks have followed their networks.
+
+        :param tau: how far they moved, in (0, 1]
+        """
 
     @hook
     def after_update(self, batch: Batch, metrics: dict[str, th.Tensor]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch as th
@@ -138,7 +139,7 @@ class ConstrainedFineTuning(_ReferenceCallback):
         return copied
 
     @property
-    def optimizers(self) -> dict[str, th.optim.Optimizer]:
+    def optimizers(self) -> Mapping[str, th.optim.Optimizer]:  # type: ignore[override]
         """The multiplier's, by the name of its loss."""
         return {"multiplier": self.multiplier.optimizer}
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -12,6 +13,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 
 from sb3_o2o.finetuning.base import FineTuningCallback
 from sb3_o2o.finetuning.kappa import LinearSchedule, accuracy_weight, observed_returns, read_kappa
+from sb3_o2o.finetuning.second_critics import SecondCritics
 from sb3_o2o.objectives import Batch, LossesAndMetrics, Step
 from sb3_o2o.objectives import functional as F
 
@@ -39,6 +41,10 @@ class DualCritic(FineTuningCallback):
     favoured; SAC's entropy is left out of the returns. Then ``kappa = e_off / (e_off + e_on)``: 1/2 where both are as
     good, 1 where the second makes no error, and the weight that gives the mix the smallest variance if their errors are
     independent.
+
+    The pair is this callback's, and saved with it: weights, target networks and moments, kappa and the count of steps.
+    The window of ``"auto"`` is in resume bundles alone. Another fine-tuning run, and another online objective, begin
+    with another pair.
 
     :param kappa: weight of the second pair: a number in [0, 1]; a :class:`LinearSchedule` over online environment
         steps, or its arguments as a dictionary; the schedule that the paper's code has for a kind of dataset
@@ -68,6 +74,8 @@ class DualCritic(FineTuningCallback):
         self.recent: deque[tuple[Any, ...]] = deque(maxlen=auto_window)
         self._forget()
         self.weight: th.Tensor | None = None
+        #: the second pair, once training has begun
+        self.critics: SecondCritics | None = None
 
     def _forget(self) -> None:
         self.n_steps = 0
@@ -79,7 +87,51 @@ class DualCritic(FineTuningCallback):
 
     def __getstate__(self) -> dict[str, Any]:
         # observations are no weights; resume bundles keep them
-        return {**super().__getstate__(), "weight": None, "recent": deque(maxlen=self.auto_window)}
+        state = {**super().__getstate__(), "weight": None, "recent": deque(maxlen=self.auto_window)}
+        if self.critics is not None and self.critics.critic.device.type != "cpu":
+            state["critics"] = copy.deepcopy(self.critics).cpu()
+        return state
+
+    def init_callback(self, model: Any) -> None:
+        """See ``BaseCallback``. Another model's pair is left behind."""
+        if getattr(self, "model", model) is not model:
+            self.begin_new_run()
+        super().init_callback(model)
+
+    def begin_new_run(self) -> None:
+        """See :meth:`FineTuningCallback.begin_new_run`."""
+        self.critics = None  # the phases that made them stay behind the model
+
+    # -- the second pair -------------------------------------------------------------------------------------------
+
+    follows: ClassVar[Mapping[str, str]] = {"second_critic": "critic"}
+
+    @property
+    def optimizers(self) -> Mapping[str, th.optim.Optimizer]:  # type: ignore[override]
+        """Those of the second pair, by the names of their losses."""
+        return {} if self.critics is None else self.critics.optimizers
+
+    def start_critics(self, copy: bool = False) -> SecondCritics:
+        """
+        Replace the second pair by a new one.
+
+        :param copy: copy the model's own instead of starting afresh
+        :return: the new pair
+        :raises ValueError: if the online objective has no loss for it
+        """
+        self.critics = SecondCritics(self.model.finetuning_objective, copy)  # type: ignore[attr-defined]
+        return self.critics
+
+    def update_targets(self, tau: float) -> None:
+        """
+        :param tau: how far the pair's target networks move
+        """
+        self._pair.update_targets(tau)
+
+    @property
+    def _pair(self) -> SecondCritics:
+        assert self.critics is not None, "training has not begun"
+        return self.critics
 
     # -- kappa -----------------------------------------------------------------------------------------------------
 
@@ -89,8 +141,8 @@ class DualCritic(FineTuningCallback):
             return  # given to ``pretrain``, where there is nothing to mix
         if model.num_timesteps == 0 and not model._finetuning_started:
             self._forget()
-        if model.second_critics is None:
-            model.start_second_critics(copy=self.second == "copy")
+        if self.critics is None or not self.critics.attach_to(model.finetuning_objective):
+            self.start_critics(copy=self.second == "copy")
         # a tensor, whose value may change without compiling anew
         self.weight = th.full((), self.value, device=model.device)
 
@@ -157,7 +209,7 @@ class DualCritic(FineTuningCallback):
         shape = len(self.recent), -1
         return tuple(  # type: ignore[return-value]
             F.reduce_ensemble(critic.q_values(*tensors), model.actor_critics).cpu().double().numpy().reshape(shape)
-            for critic in (model.critic, model.second_critics.critic)
+            for critic in (model.critic, self._pair.critic)
         )
 
     # -- update ----------------------------------------------------------------------------------------------------
@@ -181,7 +233,7 @@ class DualCritic(FineTuningCallback):
         :return: the second pair's losses
         """
         model: Any = self.model
-        return model.finetuning_objective.second_losses(model.second_critics, batch, *draws)
+        return model.finetuning_objective.second_losses(self._pair, batch, *draws)
 
     def actor_values(self, values: th.Tensor, actions: th.Tensor, batch: Batch) -> th.Tensor:
         """
@@ -191,7 +243,7 @@ class DualCritic(FineTuningCallback):
         :return: mixed with those of the second
         """
         model: Any = self.model
-        critic = model.second_critics.critic
+        critic = self._pair.critic
         if model.actor_critics == "first":
             second = critic.q1_forward(batch.observations, actions).squeeze(1)
         else:
@@ -206,6 +258,6 @@ class DualCritic(FineTuningCallback):
         :return: mixed with those of the second
         """
         model: Any = self.model
-        second = model.finetuning_objective.advantages(batch, model.second_critics).detach()
+        second = model.finetuning_objective.advantages(batch, self._pair).detach()
         assert self.weight is not None
         return F.mixed_values(advantages, second, self.weight)

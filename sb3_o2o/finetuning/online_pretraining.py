@@ -11,8 +11,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_o2o.data import MixedReplayBuffer
 from sb3_o2o.finetuning.dual_critic import DualCritic
 from sb3_o2o.finetuning.replay import _DatasetCallback
+from sb3_o2o.finetuning.second_critics import OnlinePretrainingObjective
 from sb3_o2o.objectives import Batch
-from sb3_o2o.objectives.online_pretraining import OnlinePretrainingObjective
 
 #: of the phase; short, because it is part of the logger's keys
 PHASE = "opt"
@@ -22,7 +22,7 @@ class OnlinePretraining(_DatasetCallback):
     """
     Online pre-training (OPT; Shin et al. 2025): collect with the frozen policy, then train a fresh second pair of
     critics, without environment steps, to adapt to the online transitions in one gradient step from the dataset
-    (:class:`~sb3_o2o.objectives.online_pretraining.OnlinePretrainingObjective`). Use with :class:`DualCritic`, whose
+    (:class:`~sb3_o2o.finetuning.second_critics.OnlinePretrainingObjective`). Use with :class:`DualCritic`, whose
     second critics they are. The paper's collection acts with exploration noise of 0.1: ``action_noise=0.1``.
 
     The collection counts as online steps. The pre-training lies between the last of these and the next, logs under
@@ -168,10 +168,13 @@ class OnlinePretraining(_DatasetCallback):
         model: Any = self.model
         if self.done or self.n_collected < self.collect_steps or not model._can_sample():
             return
-        if model.second_critics is None or PHASE not in model.phase_steps:
-            model.start_second_critics()
+        dual = next(callback for callback in model._driven_callbacks if isinstance(callback, DualCritic))
+        critics = dual.critics
+        if critics is None or PHASE not in model.phase_steps:
+            critics = dual.start_critics()
         objective = OnlinePretrainingObjective(
             model,
+            critics,
             self._online_batch,
             meta=self.meta,
             inner_learning_rate=self.inner_learning_rate,

@@ -11,14 +11,13 @@ from sb3_o2o.objectives.bc import BCObjective
 from sb3_o2o.objectives.cql import CalQLObjective, CQLObjective
 from sb3_o2o.objectives.edac import EDACObjective, SACNObjective
 from sb3_o2o.objectives.iql import IQLObjective
-from sb3_o2o.objectives.learner import CriticLearner, Learner, PPOLearner, SACLearner, TD3Learner
+from sb3_o2o.objectives.learner import CriticLearner, CriticSet, Learner, PPOLearner, SACLearner, TD3Learner
 from sb3_o2o.objectives.ppo import MonteCarloValueObjective, PPOBCObjective, PPOIQLObjective
 from sb3_o2o.objectives.reconstruction import (
     DeterministicAlignmentObjective,
     ReevaluationObjective,
     StochasticAlignmentObjective,
 )
-from sb3_o2o.objectives.second import SecondCritics
 from sb3_o2o.objectives.spot import SPOTObjective
 from sb3_o2o.objectives.td3 import TD3Objective
 from sb3_o2o.objectives.td3_bc import TD3BCObjective
@@ -72,6 +71,7 @@ __all__ = [
     "CQLObjective",
     "CalQLObjective",
     "CriticLearner",
+    "CriticSet",
     "DeterministicAlignmentObjective",
     "EDACObjective",
     "IQLObjective",
@@ -88,7 +88,6 @@ __all__ = [
     "SACNObjective",
     "SACObjective",
     "SPOTObjective",
-    "SecondCritics",
     "Step",
     "StochasticAlignmentObjective",
     "TD3BCObjective",

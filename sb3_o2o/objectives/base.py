@@ -11,11 +11,10 @@ from torch import nn
 
 from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Optimizers, Step
-from sb3_o2o.objectives.learner import CriticLearner, Learner, SACLearner
+from sb3_o2o.objectives.learner import CriticLearner, CriticSet, Learner, SACLearner
 
 if TYPE_CHECKING:
     from sb3_o2o.networks.ensemble import EnsembleCritic
-    from sb3_o2o.objectives.second import SecondCritics
 
 
 class Objective(nn.Module):
@@ -110,7 +109,7 @@ class Objective(nn.Module):
         """
         raise NotImplementedError
 
-    def second_losses(self, second: SecondCritics, batch: Batch, *draws: Any) -> LossesAndMetrics:
+    def second_losses(self, second: CriticSet, batch: Batch, *draws: Any) -> LossesAndMetrics:
         """
         What a second set of critics minimises on a batch: the TD error towards targets of its own, without any term
         that an offline objective adds.
@@ -285,7 +284,7 @@ class SACObjective(Objective):
         # what SAC's target draws, without what a sub-class adds for its own critics
         return *SACObjective.critic_draws(self, batch), self.model.current_ent_coef()
 
-    def second_losses(self, second: SecondCritics, batch: Batch, *draws: Any) -> LossesAndMetrics:
+    def second_losses(self, second: CriticSet, batch: Batch, *draws: Any) -> LossesAndMetrics:
         """See :meth:`Objective.second_losses`."""
         target = self.td_target(batch, *draws, second.critic_target)  # type: ignore[call-arg]
         values = second.critic.q_values(batch.observations, batch.actions)

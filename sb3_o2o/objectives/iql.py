@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
@@ -15,10 +15,7 @@ from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.base import Objective
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step
 from sb3_o2o.objectives.bc import check_imitation
-from sb3_o2o.objectives.learner import CriticLearner
-
-if TYPE_CHECKING:
-    from sb3_o2o.objectives.second import SecondCritics
+from sb3_o2o.objectives.learner import CriticLearner, CriticSet
 
 
 class IQLObjective(Objective):
@@ -177,7 +174,7 @@ class IQLObjective(Objective):
         """See :meth:`Objective.second_draws`."""
         return ()
 
-    def second_losses(self, second: SecondCritics, batch: Batch, *draws: Any) -> LossesAndMetrics:
+    def second_losses(self, second: CriticSet, batch: Batch, *draws: Any) -> LossesAndMetrics:
         """See :meth:`Objective.second_losses`."""
         advantages, target = self.advantages(batch, second), self.td_target(batch, second)
         values = second.critic.q_values(batch.observations, batch.actions)
@@ -187,7 +184,7 @@ class IQLObjective(Objective):
         }, {}
 
     @th.no_grad()
-    def td_target(self, batch: Batch, second: SecondCritics | None = None) -> th.Tensor:
+    def td_target(self, batch: Batch, second: CriticSet | None = None) -> th.Tensor:
         """
         :param batch: transitions
         :param second: the critics whose V is asked; the model's own by default
@@ -197,7 +194,7 @@ class IQLObjective(Objective):
         values = value(features(batch.next_observations))  # type: ignore[misc]
         return F.bellman_target(batch.rewards, batch.dones, batch.discounts, values)
 
-    def advantages(self, batch: Batch, second: SecondCritics | None = None) -> th.Tensor:
+    def advantages(self, batch: Batch, second: CriticSet | None = None) -> th.Tensor:
         """
         :param batch: transitions
         :param second: the critics and V that are asked; the model's own by default

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import Schedule
+from torch import nn
 
 from sb3_o2o.networks.ensemble import EnsembleCritic
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics
@@ -75,6 +76,15 @@ class Learner(Protocol):
     @property
     def hooks(self) -> LossHooks:
         """What fine-tuning callbacks change of a loss."""
+
+
+class CriticSet(Protocol):
+    """Critics beside the algorithm's own, that an objective has losses for as well."""
+
+    critic: EnsembleCritic
+    critic_target: EnsembleCritic
+    #: V(s), where the objective learns one
+    value: nn.Module | None
 
 
 class CriticLearner(Learner, Protocol):

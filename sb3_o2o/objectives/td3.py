@@ -10,11 +10,10 @@ import torch as th
 from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.base import Objective, check_target_reduction
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step
-from sb3_o2o.objectives.learner import TD3Learner
+from sb3_o2o.objectives.learner import CriticSet, TD3Learner
 
 if TYPE_CHECKING:
     from sb3_o2o.networks.ensemble import EnsembleCritic
-    from sb3_o2o.objectives.second import SecondCritics
 
 
 class TD3Objective(Objective):
@@ -81,7 +80,7 @@ class TD3Objective(Objective):
         """See :meth:`Objective.second_draws`."""
         return self.noise(batch.next_observations), self.model.draw_critics(self.model.critic_subset)
 
-    def second_losses(self, second: SecondCritics, batch: Batch, *draws: Any) -> LossesAndMetrics:
+    def second_losses(self, second: CriticSet, batch: Batch, *draws: Any) -> LossesAndMetrics:
         """See :meth:`Objective.second_losses`."""
         target = self.td_target(batch, *draws, second.critic_target)  # type: ignore[call-arg]
         values = second.critic.q_values(batch.observations, batch.actions)

@@ -118,7 +118,6 @@ class TransferMixin(CrossingMixin):
         """
         if isinstance(load_path_or_dict, dict):
             load_path_or_dict = self._match_objectives(self._from_stock(load_path_or_dict))
-            self._match_second_critics(load_path_or_dict)
         super().set_parameters(load_path_or_dict, exact_match=exact_match, device=device)
 
     def _from_stock(self, parameters: dict[str, Any]) -> dict[str, Any]:

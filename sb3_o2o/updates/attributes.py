@@ -116,9 +116,6 @@ class AlgorithmArguments(_Base):
         def _begin_new_run(self) -> None:
             """Forget what belongs to one fine-tuning run."""
 
-        def _match_second_critics(self, parameters: dict[str, Any]) -> None:
-            """Fit second critics to parameters."""
-
     @property
     def _offline_batch_size(self) -> int:
         """Transitions per update of the offline phase."""

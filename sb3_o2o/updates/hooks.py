@@ -28,6 +28,7 @@ UPDATE_HOOKS = (
     "actor_values",
     "advantages",
     "actor_penalty",
+    "update_targets",
     "after_update",
 )
 #: two names of what a policy follows: a callback that changes both fits objectives that ask for either
@@ -182,9 +183,19 @@ class Hooks:
     def optimizers(self) -> dict[str, th.optim.Optimizer]:
         """:return: the optimisers of callbacks that train parameters of their own, by the names of their losses"""
         merged: dict[str, th.optim.Optimizer] = {}
-        for callback in self._by_name["actor_penalty"]:
+        for callback in self._training():
             merged.update(getattr(callback, "optimizers", {}))
         return merged
+
+    def follows(self) -> dict[str, str]:
+        """:return: for such an optimiser the name of that of the algorithm's whose learning rate it has"""
+        merged: dict[str, str] = {}
+        for callback in self._training():
+            merged.update(getattr(callback, "follows", {}))
+        return merged
+
+    def _training(self) -> list[Any]:
+        return [*self._by_name["critic_steps"], *self._by_name["actor_penalty"]]
 
 
 def _overrides(callback: BaseCallback, name: str) -> bool:

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
-from toy_tasks import assert_same, dataset, dataset_file, make, make_td3, state, vec
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from toy_tasks import assert_same, dataset, dataset_file, make, make_td3, vec
+from toy_tasks import state as state_of_model
 
 from sb3_o2o.finetuning import DatasetReplay, DualCritic, FineTuningCallback, LinearSchedule, OnlinePretraining
 from sb3_o2o.objectives import functional as F
@@ -25,6 +27,22 @@ BUILDS: dict[str, tuple[Any, dict[str, Any]]] = {
 def opt(kappa: Any = 0.5, **kwargs: Any) -> list[Any]:
     small = {"auto_window": 8, "auto_interval": 4}
     return [OnlinePretraining(COLLECT, META, **kwargs), DualCritic(kappa, **small)]
+
+
+def dual_of(model: Any) -> DualCritic:
+    return next(callback for callback in model.finetuning if isinstance(callback, DualCritic))
+
+
+def state(model: Any) -> dict[str, th.Tensor]:
+    """What training changes, that of the second pair included."""
+    flat, second = state_of_model(model), dual_of(model).critics
+    if second is None:
+        return flat
+    flat |= {f"second_critics/{name}": value.clone() for name, value in second.state_dict().items()}
+    for name, optimizer in second.optimizers.items():
+        for index, each in optimizer.state_dict()["state"].items():
+            flat |= {f"second_critics.optimizers.{name}/{index}/{key}": value.clone() for key, value in each.items()}
+    return flat
 
 
 class AtUpdate(BaseCallback):
@@ -148,12 +166,12 @@ def test_a_saved_model_keeps_the_second_pair(name: str, tmp_path: Path) -> None:
     loaded = type(model).load(tmp_path / "model", env=vec(), device="cpu")
     assert any(name.startswith("second_critics") for name in state(loaded))
     assert_same(state(model), state(loaded))
-    second = [value.clone() for value in loaded.second_critics.critic.parameters()]
+    second = [value.clone() for value in dual_of(loaded).critics.critic.parameters()]
     loaded.learn(1, reset_num_timesteps=False)
     dual = loaded.finetuning[0]
     assert dual.value == pytest.approx(0.2 + 0.6 * (17 - 1) / 29)
     moved = [
-        (old - new).abs().max() for old, new in zip(second, loaded.second_critics.critic.parameters(), strict=True)
+        (old - new).abs().max() for old, new in zip(second, dual_of(loaded).critics.critic.parameters(), strict=True)
     ]
     assert 0 < max(moved) < 0.02  # from where it was
 
@@ -162,7 +180,7 @@ def test_a_new_fine_tuning_begins_anew(tmp_path: Path) -> None:
     data = dataset_file(tmp_path)
     make_td3(learning_starts=0, finetuning=opt(), dataset=data).learn(14).save(tmp_path / "model")
     model: Any = type(make_td3()).load_offline(tmp_path / "model", env=vec(), device="cpu")
-    assert model.second_critics is None
+    assert dual_of(model).critics is None
     before = model._n_updates
     model.learn(COLLECT + 2)
     assert model._n_updates == before + META + 2
@@ -181,9 +199,52 @@ def test_another_objective_leaves_the_pair_behind(tmp_path: Path) -> None:
     model: Any = make_td3(learning_starts=0, finetuning=[DualCritic(0.5)]).learn(4)
     model.save(tmp_path / "model")
     loaded = type(model).load(tmp_path / "model", env=vec(), device="cpu", online_objective="iql")
-    assert loaded.second_critics is None
+    left = dual_of(loaded).critics
     loaded.learn(2)
-    assert loaded.second_critics.value is not None
+    assert dual_of(loaded).critics not in (None, left)
+    assert dual_of(loaded).critics.value is not None
+
+
+class Features(BaseFeaturesExtractor):
+    """Observations through one layer that is trained."""
+
+    def __init__(self, observation_space: Any):
+        super().__init__(observation_space, 5)
+        self.layer = th.nn.Linear(observation_space.shape[0], 5)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.layer(observations)
+
+
+def test_a_shared_extractor_is_the_actors_after_loading_as_well(tmp_path: Path) -> None:
+    kwargs = {"features_extractor_class": Features, "share_features_extractor": True, "net_arch": [8]}
+    model: Any = make(learning_starts=0, finetuning=[DualCritic(0.5)], policy_kwargs=kwargs).learn(4)
+    model.save(tmp_path / "model")
+    loaded = type(model).load(tmp_path / "model", env=vec(), device="cpu").learn(2, reset_num_timesteps=False)
+    for each in (model, loaded):
+        second = dual_of(each).critics.critic
+        assert second.features_extractor is each.actor.features_extractor
+        trained = dual_of(each).optimizers["second_critic"].param_groups[0]["params"]
+        assert {id(parameter) for parameter in trained} == {id(parameter) for parameter in second.ensemble.parameters()}
+
+
+def test_the_pair_of_another_model_is_left_behind() -> None:
+    dual = DualCritic(0.5)
+    make(learning_starts=0).learn(3, callback=dual)
+    first = dual.critics
+    other: Any = make(learning_starts=0, n_critics=3).learn(3, callback=dual)
+    second = dual.critics
+    assert second is not first
+    assert second.critic.n_critics == 3
+    other.learn(3, callback=dual, reset_num_timesteps=False)
+    assert dual.critics is second
+
+
+def test_the_second_critics_learning_rate_follows_the_critics() -> None:
+    model: Any = make_td3(learning_starts=0, finetuning=[DualCritic(0.5)], qf_learning_rate=lambda left: 1e-3 * left)
+    model.learn(10)
+    first, second = model.critic.optimizer, dual_of(model).optimizers["second_critic"]
+    assert first.param_groups[0]["lr"] == second.param_groups[0]["lr"] < 2e-4
 
 
 # -- the mix -------------------------------------------------------------------------------------------------------
@@ -200,7 +261,7 @@ def test_td3_maximises_the_mix_of_the_first_critics() -> None:
     model, batch = mixing("td3")
     actions = model.actor(batch.observations)
     q_off, q_on = (
-        each.q_values(batch.observations, actions)[0] for each in (model.critic, model.second_critics.critic)
+        each.q_values(batch.observations, actions)[0] for each in (model.critic, dual_of(model).critics.critic)
     )
     losses, _ = model.finetuning_objective.actor_losses(batch)
     assert losses["actor"].item() == pytest.approx(-(0.7 * q_off + 0.3 * q_on).mean().item(), rel=1e-5)
@@ -210,7 +271,7 @@ def test_sac_maximises_the_mix_of_the_minima() -> None:
     model, batch = mixing("sac")
     noise, alpha = th.randn(8, 2), th.tensor([0.4])
     actions, log_prob = model.actor.rsample(batch.observations, noise)
-    pairs = (model.critic, model.second_critics.critic)
+    pairs = (model.critic, dual_of(model).critics.critic)
     q_off, q_on = (each.q_values(batch.observations, actions).amin(dim=0) for each in pairs)
     losses, _ = model.finetuning_objective.actor_losses(batch, noise, None, alpha)
     assert losses["actor"].item() == pytest.approx((0.4 * log_prob - 0.7 * q_off - 0.3 * q_on).mean().item(), rel=1e-5)
@@ -218,7 +279,7 @@ def test_sac_maximises_the_mix_of_the_minima() -> None:
 
 def test_iql_weights_by_the_mixed_advantages() -> None:
     model, batch = mixing("iql on td3")
-    objective, second = model.finetuning_objective, model.second_critics
+    objective, second = model.finetuning_objective, dual_of(model).critics
 
     def advantage(target: Any, critic: Any, value: Any) -> th.Tensor:
         return target.q_values(batch.observations, batch.actions).amin(dim=0) - value(
@@ -237,8 +298,8 @@ def test_iql_weights_by_the_mixed_advantages() -> None:
 def test_each_pair_follows_its_own_targets(name: str) -> None:
     """At equal networks and draws the two losses are equal; other target networks change the second's alone."""
     model, batch = mixing(name)
-    model.start_second_critics(copy=True)
-    objective, second = model.finetuning_objective, model.second_critics
+    dual_of(model).start_critics(copy=True)
+    objective, second = model.finetuning_objective, dual_of(model).critics
     draws = objective.second_draws(batch)
 
     def both() -> tuple[float, float]:
@@ -273,14 +334,13 @@ def test_the_second_pair_steps_before_the_actor() -> None:
 
 def test_targets_follow_where_the_first_ones_do() -> None:
     model: Any = make_td3(learning_starts=0, policy_delay=2, finetuning=[DualCritic(0.5)]).learn(1)
-    before = [value.clone() for value in model.second_critics.critic_target.parameters()]
+    before = [value.clone() for value in dual_of(model).critics.critic_target.parameters()]
     model.learn(1, reset_num_timesteps=False)
-    for old, target, new in zip(
-        before, model.second_critics.critic_target.parameters(), model.second_critics.critic.parameters(), strict=True
-    ):
+    second = dual_of(model).critics
+    for old, target, new in zip(before, second.critic_target.parameters(), second.critic.parameters(), strict=True):
         assert th.allclose(target, 0.995 * old + 0.005 * new, atol=1e-7)
     assert any(
-        not th.equal(*pair) for pair in zip(before, model.second_critics.critic_target.parameters(), strict=True)
+        not th.equal(*pair) for pair in zip(before, dual_of(model).critics.critic_target.parameters(), strict=True)
     )
 
 

@@ -21,6 +21,7 @@ from sb3_o2o.finetuning import (
     SymmetricReplay,
     Warmup,
 )
+from sb3_o2o.finetuning.second_critics import SecondCritics
 from sb3_o2o.networks import frozen_copy
 from sb3_o2o.objectives import Batch
 
@@ -133,7 +134,7 @@ def test_target_by_hand(objective: str, reduction: str, second: bool) -> None:
     hook = PerturbedTargets()
     model.hooks.deliver_to([hook])
     batch, noise = hook.prepare(transitions()), th.randn(ROWS, 2)
-    critics = model.start_second_critics().critic_target if second else model.critic_target
+    critics = SecondCritics(model.finetuning_objective).critic_target if second else model.critic_target
     target = model.finetuning_objective.td_target(batch, noise, None, model.current_ent_coef(), critics)  # type: ignore[operator]
     assert target.shape == ((ROWS,) if reduction == "min" else (3, ROWS))
     assert th.allclose(target, by_hand(model, batch, noise, critics, reduction), atol=1e-6)
@@ -152,7 +153,7 @@ def test_target_of_td3_by_hand(objective: str, smoothing: float, reduction: str,
     hook = PerturbedTargets()
     model.hooks.deliver_to([hook])
     batch, noise = hook.prepare(transitions()), th.randn(ROWS, 2)
-    critics = model.start_second_critics().critic_target if second else model.critic_target
+    critics = SecondCritics(model.finetuning_objective).critic_target if second else model.critic_target
     target = model.finetuning_objective.td_target(batch, noise, None, critics)  # type: ignore[operator]
     assert target.shape == ((ROWS,) if reduction == "min" else (3, ROWS))
     assert th.allclose(target, by_hand(model, batch, noise, critics, reduction), atol=1e-6)
@@ -280,7 +281,7 @@ def test_every_target_of_a_run(build: Any, companion: Any, arguments: dict[str, 
     model.finetuning_objective.td_target = checked
     model.learn(6)
     if companion is DualCritic:
-        assert critics == [model.second_critics.critic_target, model.critic_target] * 6
+        assert critics == [callbacks[0].critics.critic_target, model.critic_target] * 6
     else:
         assert critics == [model.critic_target] * 6
 

@@ -6,9 +6,9 @@ import pytest
 import torch as th
 from toy_tasks import dataset, make, make_td3
 
+from sb3_o2o.finetuning.second_critics import OnlinePretrainingObjective, SecondCritics
 from sb3_o2o.objectives import Batch
 from sb3_o2o.objectives import functional as F
-from sb3_o2o.objectives.online_pretraining import OnlinePretrainingObjective
 from sb3_o2o.updates.gradients import losses_and_gradients
 
 RATE = 0.05
@@ -63,11 +63,12 @@ def test_the_weight_of_a_perfect_online_fit_is_finite() -> None:
 def ready(build: Any, meta: str, **kwargs: Any) -> tuple[Any, Batch, Batch, OnlinePretrainingObjective]:
     """A model in the phase, two batches, and its objective."""
     model = build(learning_starts=100, **kwargs).learn(1)
-    model.start_second_critics()
+    model.second_critics = SecondCritics(model.finetuning_objective)
     offline, online = (model.to_batch(model.open_offline_buffer(dataset(seed=seed)).sample(8)) for seed in (0, 1))
     model.phase_steps["opt"], model.phase = 0, "opt"
     objective = OnlinePretrainingObjective(
         model,
+        model.second_critics,
         lambda size: online,
         meta=meta,
         inner_learning_rate=RATE,
