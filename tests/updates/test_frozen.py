@@ -161,11 +161,11 @@ def test_second_critics_that_are_frozen_in_part() -> None:
     class Freezer(FineTuningCallback):
         def on_phase_change(self, old: str | None, new: str) -> None:
             if new == "opt":
-                first = model.second_critics.critic.ensemble.layers[0]  # type: ignore[union-attr,operator]
+                first = model.finetuning[1].critics.critic.ensemble.layers[0]  # type: ignore[union-attr,operator]
                 self.stays, self.other = freeze(first.parameters()), self.last().clone()
 
         def last(self) -> th.Tensor:
-            return model.second_critics.critic.ensemble.layers[-1].weight.detach()  # type: ignore[union-attr,operator]
+            return model.finetuning[1].critics.critic.ensemble.layers[-1].weight.detach()  # type: ignore[union-attr,operator]
 
         def _on_training_end(self) -> None:
             checked.append(self.stays() and not th.equal(self.last(), self.other))
