@@ -1,6 +1,7 @@
 """The dataset that everything offline starts from."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,8 +133,8 @@ class OfflineDataset(Episodes):
         :param observation_space: the environment's; must match the source's, and stands in for it if it has none.
             Channel-first images (as SB3's environments have them) also match a source with channel-last ones
         :param action_space: the environment's, likewise; its bounds scale the actions. Without any, [-1, 1] is assumed
-        :param cut_at_success: end each episode at its first positive reward, with a termination; a number instead of
-            True ends it at the first reward of at least that
+        :param cut_at_success: end each episode at its first positive reward, with a termination, where rewards have two
+            values; a number instead of True ends it at the first reward of at least that, whatever the rewards are
         :param fraction: keep the first episodes, until this fraction of the transitions is reached, in (0, 1]
         :param top_return_fraction: keep the episodes of highest undiscounted return, likewise (%BC, Chen et al. 2021)
         :param reward_scale: multiplies the rewards
@@ -359,11 +360,21 @@ class OfflineDataset(Episodes):
         End each episode at its first success, with a termination, and drop what follows. Some datasets go on after
         the goal, which the papers' results do not.
 
-        :param threshold: the first reward of at least this is the success; None: the first positive one
+        :param threshold: the first reward of at least this is the success; None: the first positive one, of rewards
+            that have two values
         :return: a dataset that shares the observations
+        :raises ValueError: without a threshold, if rewards do not tell success from failure
         """
+        if threshold is None:
+            selection.check_binary(self.rewards, self.source)
         success = self.rewards > 0 if threshold is None else self.rewards >= threshold
         kept = selection.until_success(success, self.episode_starts, self.episode_lengths)
+        if len(kept) == len(self.episode_starts) < len(self):
+            warnings.warn(
+                f"cut_at_success={threshold} leaves one transition of each of the {len(kept)} episodes of "
+                f"{self.source!r}: each begins with a success by it.",
+                stacklevel=2,
+            )
         options = {**self.options, "cut_at_success": True if threshold is None else float(threshold)}
         ended = success[kept]
         return self._keep(

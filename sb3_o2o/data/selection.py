@@ -26,6 +26,32 @@ def first_episodes(lengths: np.ndarray, fraction: float, order: np.ndarray | Non
     return np.flatnonzero(np.repeat(chosen, lengths))
 
 
+def check_binary(rewards: np.ndarray, source: str) -> None:
+    """
+    :param rewards: ``(N,)``
+    :param source: where they come from, for the error
+    :raises ValueError: if they have more than two values, or two of which none is positive: the first positive one
+        then does not say that the task was solved
+    """
+    low, high = rewards.min(), rewards.max()
+    between = (rewards != low) & (rewards != high)
+    advice = (
+        "Give cut_at_success the reward of a success (an episode ends at the first one of at least that), or False to "
+        "keep whole episodes."
+    )
+    if between.any():
+        first = int(np.argmax(between))
+        raise ValueError(
+            f"cut_at_success=True is for rewards of two values, failure and success. Those of {source!r} lie between "
+            f"{low:g} and {high:g} (rewards[{first}] is {rewards[first]:g}): a positive one is no success. {advice}"
+        )
+    if low < high <= 0.0:
+        raise ValueError(
+            f"cut_at_success=True ends episodes at the first positive reward. Those of {source!r} are {low:g} and "
+            f"{high:g}. {advice}"
+        )
+
+
 def until_success(success: np.ndarray, episode_starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """
     :param success: ``(N,)`` bool

@@ -43,8 +43,29 @@ def test_cut_at_success() -> None:
 def test_cut_at_success_with_a_threshold() -> None:
     dataset = sparse([-1, -1, 0, -1], [-1, -1])
     np.testing.assert_array_equal(dataset.cut_at_success(0.0).rewards, [-1, -1, 0, -1, -1])
-    np.testing.assert_array_equal(dataset.cut_at_success().rewards, dataset.rewards)
-    np.testing.assert_array_equal(dataset.cut_at_success().terminations, [False] * 6)
+    never = sparse([0, 0], [0, 0, 0]).cut_at_success()
+    np.testing.assert_array_equal(never.rewards, [0] * 5)
+    np.testing.assert_array_equal(never.terminations, [False] * 5)
+
+
+def test_cut_at_success_refuses_rewards_that_do_not_say_it() -> None:
+    """Dense rewards are positive from the first step on: an episode would be one transition long."""
+    dense = sparse([0.5, 1.5, 2.5], [0.5, 0.25])
+    message = (
+        r"two values.*between 0\.25 and 2\.5 \(rewards\[0\] is 0\.5\).*Give cut_at_success the reward of a success"
+    )
+    for refused in (dense.cut_at_success, lambda: OfflineDataset.load(dense, cut_at_success=True)):
+        with pytest.raises(ValueError, match=message):
+            refused()
+    np.testing.assert_array_equal(dense.cut_at_success(1.0).rewards, [0.5, 1.5, 0.5, 0.25])
+    with pytest.raises(ValueError, match=r"first positive reward\. Those of .* are -1 and 0\."):
+        sparse([-1, -1, 0, -1], [-1, -1]).cut_at_success()
+
+
+def test_a_threshold_that_leaves_one_transition_an_episode_is_said() -> None:
+    dense = sparse([0.5, 1.5, 2.5], [0.5, 0.25])
+    with pytest.warns(UserWarning, match=r"cut_at_success=0\.0 leaves one transition of each of the 2 episodes"):
+        assert len(dense.cut_at_success(0.0)) == 2
 
 
 @pytest.mark.parametrize(
@@ -139,7 +160,7 @@ def test_another_order_is_not_claimed_to_open_again(two_episodes: str) -> None:
     dataset = OfflineDataset.load(two_episodes)
     assert not dataset.with_rewards(2.0).subset(fraction=0.5).reopenable
     assert not dataset.with_rewards(2.0).with_rewards(3.0).reopenable
-    assert not dataset.subset(fraction=0.5).cut_at_success().reopenable
+    assert not dataset.subset(fraction=0.5).cut_at_success(11.0).reopenable
     assert not dataset.subset(indices=[0]).reopenable
 
 
