@@ -1,7 +1,7 @@
 """Recipes: every key means something, every constant says where it comes from, every recipe runs."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,9 @@ from sb3_o2o.recipes.building import build_model
 
 O2O = ["o2sac", "o2sac_expert", "o2sac_utd10", "o2td3", "o2td3_expert"]
 OPT = ["opt_iql", "opt_sac", "opt_spot", "opt_td3"]
-SO2 = ["edac", "so2", "so2_paper"]
+SO2 = ["edac", "sac_n", "so2", "so2_paper"]
 O2PPO = ["o2ppo", "o2ppo_expert"]
-OTHERS = ["calql", "cql", "iql", "rlpd", "sac", "spot", "td3", "td3_bc", "wsrl"]
+OTHERS = ["calql", "cql", "iql", "rlpd", "sac", "sac_fast", "spot", "td3", "td3_bc", "wsrl"]
 NO_ENTRIES = ("about", "evaluation")
 NAMES = sorted([*O2O, *O2PPO, *OPT, *SO2, *OTHERS])
 
@@ -49,7 +49,7 @@ def entries() -> list[tuple[str, str]]:
 
 
 def resolved(name: str, entry: str) -> Recipe:
-    recipe = load_recipe(name, None if entry == "default" else entry.replace("*", ""))
+    recipe = load_recipe(name, None if entry == "default" else entry.replace("*", "").replace("[AP]", "A"))
     assert recipe.pattern == entry
     return recipe
 
@@ -167,7 +167,9 @@ def test_wsrl_on_mujoco_is_the_papers() -> None:
     [
         ("AntMaze_UMaze-v5", 1_000_000, "calql", 1.0, (5.0, -5.0)),
         ("PointMaze_Large-v3", 1_000_000, "calql", 1.0, (5.0, -5.0)),
-        ("AdroitHandDoor-v1", 20_000, "calql", 1.0, (5.0, -5.0)),
+        ("door-binary-v0", 20_000, "calql", 1.0, (5.0, -5.0)),
+        ("AdroitHandDoor-v1", 250_000, "cql", 5.0, (1.0, 0.0)),
+        ("AntMaze_UMazeDense-v5", 250_000, "cql", 5.0, (1.0, 0.0)),
         ("AdroitHandDoorSparse-v1", 20_000, "calql", 1.0, (5.0, -5.0)),
         ("FrankaKitchen-v1", 250_000, "calql", 5.0, (0.0, -4.0)),
         ("Walker2d-v5", 250_000, "cql", 5.0, (1.0, 0.0)),
@@ -181,10 +183,109 @@ def test_wsrl_by_domain(
     assert recipe.arguments["objective"] == objective
     assert recipe.arguments["objective_kwargs"]["cql_weight"] == weight
     # What the environment pays for success and otherwise, and what the paper trains on.
-    raw = {"AdroitHandDoor-v1": (0.0, -1.0), "AdroitHandDoorSparse-v1": (10.0, -0.1), "FrankaKitchen-v1": (4.0, 0.0)}
+    raw = {"door-binary-v0": (0.0, -1.0), "AdroitHandDoorSparse-v1": (10.0, -0.1), "FrankaKitchen-v1": (4.0, 0.0)}
     scale, shift = recipe.arguments["reward_scale"], recipe.arguments["reward_shift"]
     trained = tuple(reward * scale + shift for reward in raw.get(env_id, (1.0, 0.0)))
     assert trained == pytest.approx(rewards)
+
+
+def registered(kind: str, names: Sequence[str], version: int, sparse: str = "", dense: str = "") -> list[list[str]]:
+    """Ids as Gymnasium-Robotics registers them: those that pay at the goal only, and those that always pay."""
+    return [[f"{kind}{name}{ending}-v{version}" for name in names] for ending in (sparse, dense)]
+
+
+MAZES = ["UMaze", "Medium_Diverse_GR", "Large", "Large_Diverse_G"]
+HANDS = ["Door", "Hammer", "Pen", "Relocate"]
+SPARSE_MAZES, DENSE_MAZES = (
+    ant + point
+    for ant, point in zip(
+        registered("AntMaze_", MAZES, 5, dense="Dense"), registered("PointMaze_", MAZES, 3, dense="Dense"), strict=True
+    )
+)
+SPARSE_HANDS, DENSE_HANDS = registered("AdroitHand", HANDS, 1, sparse="Sparse")
+#: recipes for one kind of data on MuJoCo
+MUJOCO_ONLY = ["o2ppo_expert", "o2sac_expert", "o2td3_expert"]
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(MUJOCO_ONLY)))
+class TestEntriesMatchWhatTheyAreFor:
+    def test_mazes(self, name: str) -> None:
+        for env_id in SPARSE_MAZES:
+            recipe = load_recipe(name, env_id)
+            with_dataset = recipe.pretrain_steps > 0 or name == "rlpd"
+            assert recipe.arguments.get("dataset_kwargs") == ({"cut_at_success": True} if with_dataset else None)
+            assert recipe.env_kwargs == {"continuing_task": False}
+
+    def test_no_dense_task_is_cut_or_has_the_goals_rewards(self, name: str) -> None:
+        """A dense reward is positive from the first step on, and means nothing on the scale of failure and success."""
+        for env_id in (*DENSE_MAZES, *DENSE_HANDS, "FetchReachDense-v4", "FrankaKitchen-v1", "Hopper-v5"):
+            recipe = load_recipe(name, env_id)
+            assert "cut_at_success" not in (recipe.arguments.get("dataset_kwargs") or {}), env_id
+            assert "sb3_o2o.wrappers.EndAtSuccess" not in recipe.env_wrapper, env_id
+            shift = recipe.arguments.get("reward_shift", 0.0)
+            assert (recipe.arguments.get("reward_scale", 1.0), shift) in [(1.0, 0.0), (1.0, -4.0)], env_id
+            assert shift == 0.0 or env_id.startswith("FrankaKitchen")
+            assert (recipe.policy == "MultiInputPolicy") == ("Maze" in env_id)
+
+    def test_kitchen_is_flat(self, name: str) -> None:
+        recipe = load_recipe(name, "FrankaKitchen-v1")
+        assert recipe.env_wrapper == [{"sb3_o2o.wrappers.FlattenGoalObservation": {"keys": ["observation"]}}]
+        assert recipe.env_kwargs["remove_task_when_completed"] is False
+
+
+@pytest.mark.parametrize("name", ["wsrl", "rlpd", "calql", "sac_fast"])
+def test_binary_hands_have_the_papers_rewards(name: str) -> None:
+    success, failure = (0.0, -1.0) if name == "rlpd" else (5.0, -5.0)
+    for env_id, paid, otherwise in (
+        ("pen-binary-v0", 0.0, -1.0),
+        *((env_id, 10.0, -0.1) for env_id in SPARSE_HANDS),
+    ):
+        recipe = load_recipe(name, env_id)
+        scale, shift = recipe.arguments["reward_scale"], recipe.arguments["reward_shift"]
+        assert (scale * paid + shift, scale * otherwise + shift) == pytest.approx((success, failure))
+        assert recipe.env_wrapper == ["sb3_o2o.wrappers.EndAtSuccess"]
+        threshold = (recipe.arguments.get("dataset_kwargs") or {}).get("cut_at_success")
+        assert threshold is (None if name == "sac_fast" else True) or (threshold, env_id) == (0.0, "pen-binary-v0")
+
+
+def test_cql_is_its_sources() -> None:
+    """CORL's configurations for fine-tuning where there are some, WSRL's baseline on Kitchen."""
+    weights = {"Hopper-v5": 10.0, "AntMaze_UMaze-v5": 5.0, "AdroitHandPen-v1": 1.0, "FrankaKitchen-v1": 5.0}
+    for env_id, weight in weights.items():
+        assert recipe_arguments("cql", env_id)["objective_kwargs"]["cql_weight"] == weight
+    hands = recipe_arguments("cql", "AdroitHandPen-v1")
+    assert hands["objective_kwargs"]["difference_clip"] == [-200.0, float("inf")]
+    assert hands["objective_kwargs"]["max_target_backup"] is True
+    assert hands["normalize_observations"] is False
+    kitchen = load_recipe("cql", "FrankaKitchen-v1")
+    assert (kitchen.pretrain_steps, kitchen.online_steps) == (250_000, 500_000)
+    assert kitchen.arguments["finetuning"] == [{"SymmetricReplay": {"offline_fraction": 0.25}}]
+    wsrl = recipe_arguments("wsrl", "FrankaKitchen-v1")
+    without_ensemble = {key: value for key, value in wsrl["objective_kwargs"].items() if key != "critic_subset"}
+    assert kitchen.arguments["objective_kwargs"] == without_ensemble
+    assert kitchen.arguments["policy_kwargs"] == wsrl["policy_kwargs"]
+
+
+def test_sac_fast_is_wsrl_online_from_scratch() -> None:
+    for env_id in ("Hopper-v5", "AntMaze_UMaze-v5", "AdroitHandDoorSparse-v1", "FrankaKitchen-v1"):
+        fast, wsrl = load_recipe("sac_fast", env_id), load_recipe("wsrl", env_id)
+        assert (fast.pretrain_steps, fast.online_steps) == (0, 500_000)
+        assert fast.env_kwargs == wsrl.env_kwargs
+        assert fast.env_wrapper == wsrl.env_wrapper
+        offline = {"objective", "objective_kwargs", "dataset_kwargs"}
+        different = {key for key, value in wsrl.arguments.items() if fast.arguments.get(key) != value} - offline
+        assert different == ({"critic_subset"} if "AntMaze" in env_id else set())
+    assert recipe_arguments("sac_fast", "AntMaze_UMaze-v5")["critic_subset"] == 1
+
+
+def test_sac_n_by_domain() -> None:
+    ids = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "AntMaze_Large-v5", "AdroitHandPen-v1")
+    assert [recipe_arguments("sac_n", env_id)["n_critics"] for env_id in ids] == [10, 500, 20, 25, 100]
+    recipe = load_recipe("sac_n", "HalfCheetah-v5")
+    edac = recipe_arguments("edac", "HalfCheetah-v5")
+    different = {key for key, value in edac.items() if recipe.arguments.get(key) != value}
+    assert different == {"objective", "objective_kwargs", "online_objective", "online_objective_kwargs"}
+    assert recipe.pretrain_steps == 3_000_000
 
 
 def test_rlpd_is_the_codes() -> None:
@@ -208,7 +309,12 @@ def test_rlpd_is_the_codes() -> None:
 
 @pytest.mark.parametrize(
     ("env_id", "expectile", "beta", "shift"),
-    [("Hopper-v5", 0.7, 3.0, 0.0), ("AntMaze_UMaze-v5", 0.9, 10.0, -1.0), ("AdroitHandPen-v1", 0.8, 3.0, 0.0)],
+    [
+        ("Hopper-v5", 0.7, 3.0, 0.0),
+        ("AntMaze_UMaze-v5", 0.9, 10.0, -1.0),
+        ("AdroitHandPen-v1", 0.8, 3.0, 0.0),
+        ("FrankaKitchen-v1", 0.7, 0.5, -4.0),
+    ],
 )
 def test_iql_by_domain(env_id: str, expectile: float, beta: float, shift: float) -> None:
     arguments = recipe_arguments("iql", env_id)
@@ -343,8 +449,8 @@ def test_a_recipe_of_an_algorithm_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_the_longest_pattern_wins() -> None:
-    assert load_recipe("calql", "AdroitHandPen-v1").pattern == "AdroitHandPen*"
-    assert load_recipe("calql", "AdroitHandDoor-v1").pattern == "AdroitHand*"
+    assert load_recipe("calql", "pen-binary-v0").pattern == "pen-binary-v*"
+    assert load_recipe("calql", "door-binary-v0").pattern == "*-binary-v*"
     assert load_recipe("calql", "AdroitHandPenSparse-v1").online_steps == 200_000
     assert load_recipe("calql", "Swimmer-v5").pattern == "default"
 
