@@ -111,17 +111,6 @@ class DualCritic(FineTuningCallback):
         """Those of the second pair, by the names of their losses."""
         return {} if self.critics is None else self.critics.optimizers
 
-    def start_critics(self, copy: bool = False) -> SecondCritics:
-        """
-        Replace the second pair by a new one.
-
-        :param copy: copy the model's own instead of starting afresh
-        :return: the new pair
-        :raises ValueError: if the online objective has no loss for it
-        """
-        self.critics = SecondCritics(self.model.finetuning_objective, copy)  # type: ignore[attr-defined]
-        return self.critics
-
     def update_targets(self, tau: float) -> None:
         """
         :param tau: how far the pair's target networks move
@@ -142,7 +131,7 @@ class DualCritic(FineTuningCallback):
         if model.num_timesteps == 0 and not model._finetuning_started:
             self._forget()
         if self.critics is None or not self.critics.attach_to(model.finetuning_objective):
-            self.start_critics(copy=self.second == "copy")
+            self.critics = SecondCritics(model.finetuning_objective, copy=self.second == "copy")
         # a tensor, whose value may change without compiling anew
         self.weight = th.full((), self.value, device=model.device)
 

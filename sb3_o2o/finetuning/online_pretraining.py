@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
 
 import numpy as np
+import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
+from torch.func import functional_call
 
 from sb3_o2o.data import MixedReplayBuffer
 from sb3_o2o.finetuning.dual_critic import DualCritic
 from sb3_o2o.finetuning.replay import _DatasetCallback
-from sb3_o2o.finetuning.second_critics import OnlinePretrainingObjective
-from sb3_o2o.objectives import Batch
+from sb3_o2o.finetuning.second_critics import SecondCritics
+from sb3_o2o.objectives import Batch, LossesAndMetrics, Objective, Step
+from sb3_o2o.objectives import functional as F
 
 #: of the phase; short, because it is part of the logger's keys
 PHASE = "opt"
@@ -22,7 +26,7 @@ class OnlinePretraining(_DatasetCallback):
     """
     Online pre-training (OPT; Shin et al. 2025): collect with the frozen policy, then train a fresh second pair of
     critics, without environment steps, to adapt to the online transitions in one gradient step from the dataset
-    (:class:`~sb3_o2o.finetuning.second_critics.OnlinePretrainingObjective`). Use with :class:`DualCritic`, whose
+    (:class:`OnlinePretrainingObjective`). Use with :class:`DualCritic`, whose
     second critics they are. The paper's collection acts with exploration noise of 0.1: ``action_noise=0.1``.
 
     The collection counts as online steps. The pre-training lies between the last of these and the next, logs under
@@ -119,11 +123,6 @@ class OnlinePretraining(_DatasetCallback):
                 "load_offline."
             )
         self.check_run(model._driven_callbacks)
-        if not model.finetuning_objective.supports_second_critics:
-            raise ValueError(
-                f"OnlinePretraining has no loss for a second pair of critics beside "
-                f"{type(model.finetuning_objective).__name__}: choose another online_objective."
-            )
         if isinstance(model.replay_buffer, MixedReplayBuffer):
             raise ValueError(
                 "OnlinePretraining needs online transitions apart from the dataset's, which MixedReplayBuffer mixes: "
@@ -171,20 +170,88 @@ class OnlinePretraining(_DatasetCallback):
         dual = next(callback for callback in model._driven_callbacks if isinstance(callback, DualCritic))
         critics = dual.critics
         if critics is None or PHASE not in model.phase_steps:
-            critics = dual.start_critics()
-        objective = OnlinePretrainingObjective(
-            model,
-            critics,
-            self._online_batch,
-            meta=self.meta,
-            inner_learning_rate=self.inner_learning_rate,
-            learning_rate=self.learning_rate,
-            gradient_weight=self.gradient_weight,
-            target_interval=self.target_interval,
-        )
+            critics = dual.critics = SecondCritics(model.finetuning_objective)
+        objective = OnlinePretrainingObjective(model, critics, self._online_batch, self)
         if not model.gradient_phase(PHASE, objective, self.gradient_steps, self._open(), self.log_interval):
             return
         self.done, self.buffer = True, None
         if self.reset_optimizers:
             for optimizer in (model.actor.optimizer, model.critic.optimizer):
                 optimizer.state.clear()
+
+
+class OnlinePretrainingObjective(Objective):
+    """
+    ``L_off(psi) + w L_on(psi - a grad L_off(psi))`` for the second critics psi (Shin et al. 2025): the TD errors of
+    the online objective on a batch of the dataset and on one of fresh transitions, towards the second critics' own
+    target networks. Policy and first critics stay as they are. For IQL psi are Q2 and V2, and each loss is the sum of
+    theirs; that and SAC's entropy in the targets are ours, the paper has equations for TD3 alone.
+
+    A gradient of a gradient is not compiled: this step runs eagerly.
+
+    :param model: the algorithm beside whose critics these are
+    :param critics: the second critics
+    :param online_batch: draws fresh transitions, given their number
+    :param settings: ``meta``, ``inner_learning_rate``, ``learning_rate``, ``gradient_weight`` and ``target_interval``
+    """
+
+    trains_critic: ClassVar[bool] = False
+    delayed: ClassVar[bool] = False
+    moves_targets: ClassVar[bool] = False
+
+    def __init__(
+        self, model: Any, critics: SecondCritics, online_batch: Callable[[int], Batch], settings: OnlinePretraining
+    ):
+        super().__init__(model)
+        # in a tuple: a callback owns them, this module must not register them
+        self._critics = (critics,)
+        self.optimizers = critics.optimizers
+        self.follows = {"second_critic": "critic"}
+        self.online_batch = online_batch
+        self.settings = settings
+
+    @property
+    def model(self) -> Any:
+        """The algorithm beside whose critics these are."""
+        return self._model[0]
+
+    def learning_rate_factor(self, name: str, progress_remaining: float) -> float:
+        """See :meth:`Objective.learning_rate_factor`."""
+        if name != "second_critic":
+            return 1.0
+        return self.settings.learning_rate / self.model.qf_lr_schedule(progress_remaining)
+
+    def steps(self, batch: Batch, actor_batch: Batch | None) -> Iterator[Step]:
+        """See :meth:`Objective.steps`; ``batch`` comes from the dataset."""
+        model = self.model
+        online, draws = self.online_batch(len(batch)), model.finetuning_objective.second_draws
+        n_made = model.phase_steps[model.phase]
+        yield Step(self.losses, (batch, draws(batch), online, draws(online)), eager=True)
+        if (n_made + 1) % self.settings.target_interval == 0:
+            self._critics[0].update_targets(model.tau)
+
+    def losses(
+        self, offline: Batch, offline_draws: tuple[Any, ...], online: Batch, online_draws: tuple[Any, ...]
+    ) -> LossesAndMetrics:
+        """
+        :param offline: transitions of the dataset
+        :param offline_draws: their random numbers, see :meth:`Objective.second_draws`
+        :param online: fresh transitions
+        :param online_draws: theirs
+        :return: the same loss for each optimiser of the second critics
+        """
+        (second,), td_losses = self._critics, self.model.finetuning_objective.second_losses
+
+        def loss(parameters: dict[str, th.Tensor], batch: Batch, draws: tuple[Any, ...]) -> th.Tensor:
+            losses, _ = functional_call(second, parameters, (td_losses, batch, *draws))
+            return th.stack(list(losses.values())).sum()
+
+        total, metrics = F.meta_adaptation_loss(
+            lambda parameters: loss(parameters, offline, offline_draws),
+            lambda parameters: loss(parameters, online, online_draws),
+            second.trained_parameters(),
+            rate=self.settings.inner_learning_rate,
+            meta=self.settings.meta,
+            weighted=self.settings.gradient_weight,
+        )
+        return dict.fromkeys(second.optimizers, total), metrics

@@ -13,6 +13,7 @@ from toy_tasks import assert_same, dataset, dataset_file, make, make_td3, vec
 from toy_tasks import state as state_of_model
 
 from sb3_o2o.finetuning import DatasetReplay, DualCritic, FineTuningCallback, LinearSchedule, OnlinePretraining
+from sb3_o2o.finetuning.second_critics import SecondCritics
 from sb3_o2o.objectives import functional as F
 
 COLLECT, META = 10, 6
@@ -298,7 +299,7 @@ def test_iql_weights_by_the_mixed_advantages() -> None:
 def test_each_pair_follows_its_own_targets(name: str) -> None:
     """At equal networks and draws the two losses are equal; other target networks change the second's alone."""
     model, batch = mixing(name)
-    dual_of(model).start_critics(copy=True)
+    dual_of(model).critics = SecondCritics(model.finetuning_objective, copy=True)
     objective, second = model.finetuning_objective, dual_of(model).critics
     draws = objective.second_draws(batch)
 

@@ -6,7 +6,8 @@ import pytest
 import torch as th
 from toy_tasks import dataset, make, make_td3
 
-from sb3_o2o.finetuning.second_critics import OnlinePretrainingObjective, SecondCritics
+from sb3_o2o.finetuning.online_pretraining import OnlinePretraining, OnlinePretrainingObjective
+from sb3_o2o.finetuning.second_critics import SecondCritics
 from sb3_o2o.objectives import Batch
 from sb3_o2o.objectives import functional as F
 from sb3_o2o.updates.gradients import losses_and_gradients
@@ -70,11 +71,9 @@ def ready(build: Any, meta: str, **kwargs: Any) -> tuple[Any, Batch, Batch, Onli
         model,
         model.second_critics,
         lambda size: online,
-        meta=meta,
-        inner_learning_rate=RATE,
-        learning_rate=1e-3,
-        gradient_weight=True,
-        target_interval=2,
+        OnlinePretraining(
+            meta=meta, inner_learning_rate=RATE, learning_rate=1e-3, gradient_weight=True, target_interval=2
+        ),
     )
     return model, offline, online, objective
 
@@ -140,7 +139,7 @@ def test_the_orders_differ_and_meet_where_the_inner_step_vanishes(build: Any, kw
     for meta in MODES:
         for rate in (0.0, RATE):
             model, offline, _, objective = ready(build, meta, **kwargs)
-            objective.inner_learning_rate = rate
+            objective.settings.inner_learning_rate = rate
             th.manual_seed(1)
             found[meta, rate] = th.cat([each.flatten() for each in gradients(model, objective, offline)[1]])
     for meta in MODES[:2]:
@@ -152,7 +151,7 @@ def test_the_orders_differ_and_meet_where_the_inner_step_vanishes(build: Any, kw
 
 def test_iql_trains_both_networks_by_the_sum_of_their_losses() -> None:
     model, offline, _, objective = ready(make_td3, "none", online_objective="iql")
-    objective.gradient_weight = False
+    objective.settings.gradient_weight = False
     _, formed = gradients(model, objective, offline)
     second, source = model.second_critics, model.finetuning_objective
     online = objective.online_batch(8)
