@@ -185,6 +185,13 @@ class OfflineReplayBuffer(ReplayBuffer):
         self.rng = state.pop("rng")
         self.__dict__.update(state)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "OfflineReplayBuffer":
+        copied = type(self).__new__(type(self))
+        copied.__dict__.update(self.__dict__)  # data never change, so both may have the same
+        copied.rng = self.rng
+        memo[id(self)] = copied
+        return copied
+
 
 class MixedReplayBuffer(ReplayBuffer):
     """

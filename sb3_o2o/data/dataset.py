@@ -238,6 +238,12 @@ class OfflineDataset(Episodes):
         # A dataset inside of a saved model must not carry gigabytes along
         return (DatasetReference.open, (self.reference,)) if self.reopenable else super().__reduce_ex__(protocol)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "OfflineDataset":
+        copied = type(self).__new__(type(self))
+        copied.__dict__.update(self.__dict__)  # transitions are never written to
+        memo[id(self)] = copied
+        return copied
+
     def save(self, path: str | Path) -> None:
         """
         Write an ``.npz`` that ``load`` reads back as it is now: a small dataset in one file.

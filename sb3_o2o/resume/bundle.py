@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import copy
+import io
 import os
 import pickle
 import random
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import gymnasium as gym
 import numpy as np
 import stable_baselines3
 import torch as th
 from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv
@@ -27,20 +30,17 @@ from sb3_o2o.data import OfflineReplayBuffer, SumTree
 from sb3_o2o.files import settled, whole_folder
 from sb3_o2o.networks.ratio import DensityRatio
 from sb3_o2o.resume import environment_state
+from sb3_o2o.resume.copying import CopyMixin
 from sb3_o2o.updates.hooks import walk
 from sb3_o2o.version import __version__
 
 if TYPE_CHECKING:
     from typing import Self
 
-    from sb3_o2o.updates.gradient_phases import UpdatePhases as _Base
-else:
-    _Base = object
-
 _STATE, _MODEL, _BUFFER, _NORMALIZE = "state.pkl", "model.zip", "replay_buffer.pkl", "vec_normalize.pkl"
 
 
-class ResumeMixin(_Base):
+class ResumeMixin(CopyMixin):
     """``save_resume``, ``load_resume`` and a clean stop."""
 
     _stop_requested = False
@@ -50,6 +50,8 @@ class ResumeMixin(_Base):
     #: of an interrupted call, until the next one of the same kind: whether it was offline, and each callback's
     _callback_states: tuple[bool, list[tuple[str, dict[str, Any]]]] | None = None
     _driven_offline = False
+    #: states of the callbacks of the last call, those of the constructor apart
+    _finished_callbacks: Sequence[tuple[str, dict[str, Any]]] = ()
 
     def request_stop(self) -> None:
         """
@@ -95,7 +97,7 @@ class ResumeMixin(_Base):
             "offline_buffer": self.offline_buffer,
             "metrics": self._metric_sums,
             # a bundle that is written again before any call hands on what it was given
-            "callbacks": self._callback_states or (self._driven_offline, _callback_states(self._driven_callbacks)),
+            "callbacks": self._callback_states or (self._driven_offline, self._states_of_callbacks()),
             # those of the constructor outlive calls, and may be given a dataset from memory before the next one
             "callback_buffers": [getattr(callback, "buffer", None) for callback in self.finetuning],
             "environment": environment,
@@ -162,12 +164,41 @@ class ResumeMixin(_Base):
 
     def learn(self, *args: Any, **kwargs: Any) -> Self:
         """SB3's ``learn``, with its arguments."""
-        with self._at_clean_points():
-            return super().learn(*args, **kwargs)  # type: ignore[safe-super]
+        try:
+            with self._at_clean_points():
+                return super().learn(*args, **kwargs)  # type: ignore[safe-super]
+        finally:
+            self._let_go()
+
+    def pretrain(self, *args: Any, **kwargs: Any) -> Self:
+        """See :class:`~sb3_o2o.algorithms.common.OfflineToOnlineMixin`."""
+        try:
+            return super().pretrain(*args, **kwargs)  # type: ignore[no-any-return]
+        finally:
+            self._let_go()
 
     def _pretraining_loop(self, *args: Any) -> None:
         with self._at_clean_points():
             super()._pretraining_loop(*args)
+
+    def _states_of_callbacks(self) -> list[tuple[str, dict[str, Any]]]:
+        """Of this call, or of the last one."""
+        if self._driven_callbacks:
+            return _callback_states(self._driven_callbacks)
+        return [*([] if self._driven_offline else _callback_states(self.finetuning)), *self._finished_callbacks]
+
+    def _let_go(self) -> None:
+        """
+        The callbacks of a finished call are none of the model's, and hold environments and all of the call; a bundle
+        that is asked for now still knows their states. Those of the constructor stay.
+        """
+        given = [each for each in self._driven_callbacks if not any(each is own for own in self.finetuning)]
+        if self._driven_callbacks:
+            self._finished_callbacks = _callback_states(given)
+        self._driven_callbacks = []
+        self.hooks.deliver_to(each for each in self.hooks.callbacks() if any(each is own for own in self.finetuning))
+        for callback in self.finetuning:
+            callback.parent, callback.locals, callback.globals = None, {}, {}
 
     @contextmanager
     def _at_clean_points(self) -> Iterator[None]:
@@ -214,7 +245,7 @@ class ResumeMixin(_Base):
 
     def _excluded_save_params(self) -> list[str]:
         ours = ["_driven_callbacks", "_driven_offline", "_callback_states", "_stop_requested", "_running"]
-        ours.append("_pending_resume")
+        ours += ["_pending_resume", "_finished_callbacks"]
         return [*super()._excluded_save_params(), *ours]
 
 
@@ -297,9 +328,25 @@ def _plain(attributes: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             value, (*_PLAIN, *_GENERATORS, *_WHOLE, nn.Module, OfflineReplayBuffer)
         ):  # the last without its data
             try:
-                yield name, pickle.loads(pickle.dumps(value))
+                yield name, pickle.loads(_dumped(value))
             except Exception:  # a container of something live: the callback makes it anew
                 continue
+
+
+class _StateOnly(pickle.Pickler):
+    """Refuses what is alive: a container may hold a model, an environment or another callback."""
+
+    def reducer_override(self, value: Any) -> Any:
+        """See ``pickle.Pickler``."""
+        if isinstance(value, BaseAlgorithm | BaseCallback | VecEnv | gym.Env):
+            raise pickle.PicklingError(f"{type(value).__name__} is no state of a callback.")
+        return NotImplemented
+
+
+def _dumped(value: Any) -> bytes:
+    stream = io.BytesIO()
+    _StateOnly(stream).dump(value)
+    return stream.getvalue()
 
 
 def _restore_callbacks(callbacks: list[BaseCallback], states: list[tuple[str, dict[str, Any]]]) -> None:

@@ -71,6 +71,10 @@ class Hooks:
             # in place: compiled updates hold on to what they were compiled with
             listeners[:] = [callback for callback in unique if wanted and _overrides(callback, name)]
 
+    def callbacks(self) -> list[Any]:
+        """:return: all that override a hook, each once"""
+        return list(dict.fromkeys(each for listeners in self._by_name.values() for each in listeners))
+
     def defined(self, name: str) -> list[Any]:
         """
         :param name: a hook
