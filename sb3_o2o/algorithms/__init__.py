@@ -10,6 +10,7 @@ from sb3_o2o.errors import unknown
 from sb3_o2o.transfer.archive import ALGORITHMS_BY_FAMILY, saved_family
 
 if TYPE_CHECKING:
+    from sb3_o2o.finetuning.base import FineTunedLearner
     from sb3_o2o.objectives import PPOLearner, SACLearner, TD3Learner
 
 #: any of the algorithms
@@ -23,8 +24,9 @@ ALGORITHMS: dict[str, type[O2OSAC] | type[O2OTD3] | type[O2OPPO]] = {
 }
 
 if TYPE_CHECKING:
-    # what objectives rely on is there
+    # what objectives and callbacks rely on is there
     _LEARNERS: tuple[type[SACLearner], type[TD3Learner], type[PPOLearner]] = O2OSAC, O2OTD3, O2OPPO
+    _FINE_TUNED: tuple[type[FineTunedLearner], ...] = O2OSAC, O2OTD3, O2OPPO
 
 
 def algorithm_class(name: str) -> type[O2OSAC] | type[O2OTD3] | type[O2OPPO]:

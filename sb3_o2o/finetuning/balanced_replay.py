@@ -100,7 +100,7 @@ class BalancedReplay(_DatasetCallback):
 
     @property
     def _online(self) -> ReplayBuffer:
-        return self.model.replay_buffer  # type: ignore[attr-defined]
+        return self.model.replay_buffer
 
     def _on_training_start(self) -> None:
         self._check_online_buffer()
@@ -120,7 +120,7 @@ class BalancedReplay(_DatasetCallback):
         """:raises ValueError: where online transitions cannot be drawn one by one"""
         buffer: Any = self._online
         check_drawn_by_place(buffer, "BalancedReplay")
-        for callback in self.model.finetuning:  # type: ignore[attr-defined]
+        for callback in self.model.finetuning:
             if isinstance(callback, DatasetReplay) and callback.mode != "none":
                 raise ValueError(
                     "BalancedReplay draws from the dataset itself: leave out DatasetReplay, which would make offline "
@@ -198,7 +198,7 @@ class BalancedReplay(_DatasetCallback):
         online = samples_at(self._online, rows, columns, env)
         if split == 0:
             return online
-        both = concatenate_samples(offline, online, self.model.gamma)  # type: ignore[attr-defined]
+        both = concatenate_samples(offline, online, self.model.gamma)
         return take_rows(both, np.argsort(order))  # a block is cut into minibatches: no half may come first
 
     def after_update(self, batch: Batch, metrics: dict[str, th.Tensor]) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_o2o.data import ReplaySamples
+from sb3_o2o.data import OfflineReplayBuffer, ReplaySamples
+from sb3_o2o.objectives.learner import Learner
 
 if TYPE_CHECKING:
-    from sb3_o2o.objectives import Batch, Penalty, Step
+    from sb3_o2o.objectives import Batch, Objective, Penalty, Step
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -22,6 +23,80 @@ def hook(function: Function) -> Function:
     """Mark a method that does nothing until a sub-class overrides it, so that the update can skip it."""
     function.is_no_op = True  # type: ignore[attr-defined]
     return function
+
+
+class FineTunedLearner(Learner, Protocol):
+    """
+    What a callback may rely on of the algorithm that it is given as ``self.model``, beside what objectives may touch
+    (:class:`~sb3_o2o.objectives.Learner` and the protocols of its families). It is a ``BaseAlgorithm`` of
+    Stable-Baselines3's as well.
+    """
+
+    #: what a dataset is opened from where the callback has none: the constructor's, or that of the last ``pretrain``
+    dataset: Any
+    #: gradient steps of ``pretrain`` so far
+    n_pretrain_steps: int
+    #: rewards on the scale of training are ``reward_scale * r + reward_shift``
+    reward_scale: float
+    reward_shift: float
+    #: the fine-tuning callbacks that are saved with the model
+    finetuning: list[Any]
+    #: gradient-only phases of fine-tuning: updates made of each, and the names of those that are complete
+    phase_steps: dict[str, int]
+    finished_phases: list[str]
+    #: of off-policy algorithms: online transitions
+    replay_buffer: Any
+    #: environments side by side
+    n_envs: int
+
+    @property
+    def finetuning_objective(self) -> Objective:
+        """What ``learn`` minimises."""
+
+    def set_phase(self, phase: str) -> None:
+        """Enter a phase, and tell all callbacks."""
+
+    def request_stop(self) -> None:
+        """End ``learn`` or ``pretrain`` at the next point where nothing is half-done."""
+
+    def gradient_phase(
+        self,
+        name: str,
+        objective: Objective,
+        gradient_steps: int,
+        buffer: OfflineReplayBuffer,
+        log_interval: int = 1000,
+        batch_size: int | None = None,
+    ) -> bool:
+        """:return: whether a phase of updates without environment steps is complete; False where it was stopped"""
+
+    def open_offline_buffer(
+        self, source: Any = None, for_whom: str = "pretrain", *, whole_episodes: bool = False
+    ) -> OfflineReplayBuffer:
+        """:return: a buffer with a random generator of its own on a dataset, by default on the model's"""
+
+    def to_batch(self, samples: Any) -> Batch:
+        """:return: what a buffer returned, as objectives and hooks take it"""
+
+    def copy_to_targets(self, critics: bool = True) -> None:
+        """Make target networks equal to their networks, those of the critics where asked."""
+
+    def renew_critics(self) -> None:
+        """Fresh critics, and fresh states of all optimisers; the policy stays."""
+
+    def reevaluation_objective(self) -> Objective:
+        """:return: what re-evaluates the policy before fine-tuning"""
+
+    def get_vec_normalize_env(self) -> Any:
+        """:return: the ``VecNormalize`` around the environments, if there is one"""
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, Any]:
+        """:return: actions within the action space, ``(n_envs, act)``, and the state to hand on"""
+
+    def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
+        """Write the model to a zip."""
 
 
 class FineTuningCallback(BaseCallback):
@@ -33,6 +108,8 @@ class FineTuningCallback(BaseCallback):
     Keep what must survive saving in plain attributes or tensors of the callback.
     """
 
+    #: the algorithm; many of ours look at more of it than this and say so with ``Any``
+    model: FineTunedLearner  # type: ignore[assignment]
     #: optimisers of what the callback trains in ``critic_steps`` and ``actor_penalty``, by the names of their losses
     optimizers: Mapping[str, th.optim.Optimizer] = MappingProxyType({})
     #: for such an optimiser the name of that of the algorithm's, such as ``"critic"``, whose learning rate it has;

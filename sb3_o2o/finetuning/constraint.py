@@ -229,7 +229,7 @@ class ConstrainedFineTuning(_ReferenceCallback):
         with th.no_grad():
             reference = self.policy.mode(observations)
         # of the policy itself, not of the target policy's smoothed action
-        return (self.model.policy.actor.mode(observations) - reference).pow(2)  # type: ignore[operator,union-attr]
+        return (self.model.policy.actor.mode(observations) - reference).pow(2)
 
 
 def _thresholds(penalty: str, threshold: float | None, end_threshold: float | None) -> tuple[float, float]:

@@ -176,7 +176,7 @@ class DualCritic(FineTuningCallback):
         first, second = self._pair_values()
         rewards, terminals, ends = (np.stack([row[column] for row in self.recent]) for column in (2, 3, 4))
         tails = (first + second) / 2
-        returns, observed = observed_returns(rewards, terminals, ends, tails, self.model.finetuning_objective.gamma)  # type: ignore[attr-defined]
+        returns, observed = observed_returns(rewards, terminals, ends, tails, self.model.finetuning_objective.gamma)
         if observed.sum() < 2:
             return
         errors = [float(np.var((values - returns)[observed])) for values in (first, second)]
@@ -212,7 +212,7 @@ class DualCritic(FineTuningCallback):
             self.first_update = self.n_steps
             if self.schedule is None and self.recent:
                 self._measure()
-        draws = self.model.finetuning_objective.second_draws(batch)  # type: ignore[attr-defined]
+        draws = self.model.finetuning_objective.second_draws(batch)
         yield Step(self.second_losses, (batch, draws))
 
     def second_losses(self, batch: Batch, draws: tuple[Any, ...]) -> LossesAndMetrics:

@@ -86,7 +86,7 @@ class _GradientPhase(_DatasetCallback):
         super()._on_training_start()
 
     def _is_finished(self) -> bool:
-        return self.phase in self.model.finished_phases  # type: ignore[attr-defined]
+        return self.phase in self.model.finished_phases
 
     def before_collecting(self) -> None:
         """Run the phase, or what an interruption has left of it."""
@@ -146,7 +146,7 @@ class PolicyReevaluation(_GradientPhase):
 
     def _init_callback(self) -> None:
         super()._init_callback()
-        self.model.reevaluation_objective()  # type: ignore[attr-defined]  # one that cannot is refused now
+        self.model.reevaluation_objective()  # one that cannot is refused now
 
     def _begin(self, model: Any) -> None:
         if self.fresh_critics:

@@ -141,7 +141,7 @@ class _ReferenceCallback(FineTuningCallback):
     def _network(self) -> nn.Module:
         """What a reference is a copy of."""
         actor: Any = self.model.policy.actor
-        return actor  # type: ignore[no-any-return]
+        return actor
 
     def _evaluation(self, callbacks: list[BaseCallback]) -> EvalCallback:
         for callback in callbacks:

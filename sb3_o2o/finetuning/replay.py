@@ -45,7 +45,7 @@ class _DatasetCallback(FineTuningCallback):
         if self.buffer is not None and self.buffer._dataset is None:
             self._give_back(self.buffer)
         if self.buffer is None:
-            self.buffer = self.model.open_offline_buffer(  # type: ignore[attr-defined]
+            self.buffer = self.model.open_offline_buffer(
                 self.dataset, for_whom=type(self).__name__, whole_episodes=self._whole_episodes
             )
         return self.buffer
@@ -137,7 +137,7 @@ class FIFOReplay(_DatasetCallback):
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
-        online: Any = self.model.replay_buffer  # type: ignore[attr-defined]
+        online: Any = self.model.replay_buffer
         if online.buffer_size * online.n_envs > self._open().size():
             check_drawn_by_place(online, "FIFOReplay", "or buffer_size no larger than the dataset")
 
@@ -172,7 +172,7 @@ class FIFOReplay(_DatasetCallback):
         :param n: transitions to draw
         :return: rows and columns of as many of the newest online transitions as the dataset has, ``(n,)`` each
         """
-        online: Any = self.model.replay_buffer  # type: ignore[attr-defined]
+        online: Any = self.model.replay_buffer
         buffer = self._open()
         share, rest = divmod(buffer.size(), online.n_envs)
         unfinished = unfinished_steps(online)
@@ -189,7 +189,7 @@ class FIFOReplay(_DatasetCallback):
     @property
     def n_kept(self) -> int:
         """Transitions of the dataset that have not been pushed out yet."""
-        online: Any = self.model.replay_buffer  # type: ignore[attr-defined]
+        online: Any = self.model.replay_buffer
         return max(self._open().size() - online.size() * online.n_envs, 0)
 
     def _shuffled(self, buffer: OfflineReplayBuffer) -> np.ndarray:
@@ -242,7 +242,7 @@ class DatasetReplay(_DatasetCallback):
 
     def _on_training_start(self) -> None:
         # a model that was loaded without its buffer has an empty one again
-        if self.mode == "none" or (self.loaded and self.model.replay_buffer.size() > 0):  # type: ignore[attr-defined]
+        if self.mode == "none" or (self.loaded and self.model.replay_buffer.size() > 0):
             return
         dataset = self._open().dataset
         if self.mode == "part":

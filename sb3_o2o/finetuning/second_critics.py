@@ -54,7 +54,7 @@ class SecondCritics(nn.Module):
             self.critic.load_state_dict(model.critic.state_dict())
             self.critic_target.load_state_dict(model.critic_target.state_dict())
             if self.value is not None:
-                self.value.load_state_dict(objective.value.state_dict())  # type: ignore[operator,union-attr]
+                self.value.load_state_dict(objective.value.state_dict())  # type: ignore[union-attr]
 
     def trained_parameters(self) -> dict[str, th.Tensor]:
         """:return: what the optimisers train, by name: no target networks, no extractor of the actor's, none frozen"""

@@ -23,10 +23,10 @@ class Warmup(FineTuningCallback):
         self.done = False
 
     def _on_training_start(self) -> None:
-        if self.model.num_timesteps == 0 and self.model.replay_buffer.size() == 0:  # type: ignore[attr-defined]
+        if self.model.num_timesteps == 0 and self.model.replay_buffer.size() == 0:
             self.done = False  # a new fine-tuning run of a saved model
         if not self.done and self.steps > 0:
-            self.model.set_phase("warmup")  # type: ignore[attr-defined]
+            self.model.set_phase("warmup")
 
     def allow_update(self) -> bool:
         """:return: whether the warm-up is over."""
