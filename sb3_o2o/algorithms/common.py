@@ -80,6 +80,9 @@ class OfflineToOnlineMixin(UpdatePhases):
         self.offline_objective = make_objective(self.objective, self.objective_kwargs, self, self.available_objectives)
         self.finetuning_objective = self._make_finetuning_objective()
 
+    def _networks_replaced(self) -> None:
+        """The policy is another object: whatever names its networks has to name the new ones."""
+
     def _make_finetuning_objective(self) -> Objective:
         """What ``learn`` minimises; the offline objective itself where it goes on."""
         raise NotImplementedError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.type_aliases import RolloutReturn, Schedule
-from stable_baselines3.common.utils import polyak_update
+from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 
 from sb3_o2o.algorithms.common import OfflineToOnlineMixin
 from sb3_o2o.data import MixedReplayBuffer, MonteCarloDictReplayBuffer, MonteCarloReplayBuffer, OfflineDataset
@@ -82,6 +83,13 @@ class OffPolicyMixin(OfflineToOnlineMixin, _Base):
                 raise ValueError(f"action_noise must be an ActionNoise or a number >= 0, not {noise}.")
             shape = self.action_space.shape
             self.action_noise = NormalActionNoise(np.zeros(shape), np.full(shape, float(noise)))  # type: ignore[arg-type]
+
+    def _networks_replaced(self) -> None:
+        self._create_aliases()  # type: ignore[attr-defined]
+        pairs = [(get_parameters_by_name(each, ["running_"]) for each in pair) for pair in self._target_pairs()]
+        self.batch_norm_stats, self.batch_norm_stats_target = map(
+            list, map(chain.from_iterable, zip(*pairs, strict=True))
+        )
 
     def _make_finetuning_objective(self) -> Objective:
         online = self.online_objective or self.default_online_objective

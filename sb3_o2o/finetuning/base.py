@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
@@ -134,6 +134,14 @@ class FineTuningCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         return True
+
+    def renews_critics(self, finished_phases: Sequence[str]) -> bool:
+        """
+        :param finished_phases: gradient-only phases that the model has behind it
+        :return: whether this callback throws the offline critics away before it fine-tunes, so that ``load_offline``
+            need not keep them
+        """
+        return False
 
     def begin_new_run(self) -> None:
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from stable_baselines3.common.callbacks import BaseCallback
@@ -143,6 +144,10 @@ class PolicyReevaluation(_GradientPhase):
     ):
         super().__init__(gradient_steps, ent_coef, batch_size, dataset)
         self.fresh_critics = fresh_critics
+
+    def renews_critics(self, finished_phases: Sequence[str]) -> bool:
+        """See :meth:`~sb3_o2o.finetuning.base.FineTuningCallback.renews_critics`."""
+        return self.fresh_critics and self.phase not in finished_phases
 
     def _init_callback(self) -> None:
         super()._init_callback()

@@ -98,6 +98,30 @@ def has_statistics(module: nn.Module) -> bool:
     )
 
 
+def copy_statistics(source: nn.Module, target: nn.Module) -> bool:
+    """
+    Give the statistics of one module, all of whose networks have the same, to whatever normalises in another.
+
+    :param source: a policy or features extractor
+    :param target: a policy
+    :return: whether there were some
+    """
+    statistics = next(
+        (
+            dict(child.named_buffers(recurse=False))
+            for child in source.modules()
+            if isinstance(child, NormalizedExtractor)
+        ),
+        None,
+    )
+    found = [child for child in target.modules() if isinstance(child, NormalizedExtractor)]
+    if statistics is None or not found:
+        return False
+    for child in found:
+        child.load_state_dict({**child.state_dict(), **statistics})
+    return True
+
+
 def set_observation_statistics(module: nn.Module, mean: Statistics, std: Statistics) -> None:
     """
     Give the dataset's statistics to every :class:`NormalizedExtractor` inside ``module``.

@@ -152,6 +152,8 @@ class EnsemblePolicyMixin(_Policy):
 
     #: arguments beside those of the stock policy
     extra_arguments: dict[str, Any]
+    #: the name that ``net_arch`` has for the networks of values
+    value_network_name: ClassVar[str] = "qf"
 
     def _prepare(self, extra_arguments: dict[str, Any], kwargs: dict[str, Any]) -> None:
         """
@@ -168,6 +170,13 @@ class EnsemblePolicyMixin(_Policy):
         extra = self.extra_arguments
         changes = ("critic_layer_norm", "actor_layer_norm", "normalize_observations")
         return bool(extra.get("state_dependent_std", True)) and not any(extra[name] for name in changes)
+
+    def is_of_values(self, name: str) -> bool:
+        """
+        :param name: of a parameter or buffer
+        :return: whether it belongs to the critics or their target networks
+        """
+        return name.startswith(("critic.", "critic_target."))
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
         """:return: the features extractor, behind a normaliser where asked."""

@@ -114,6 +114,8 @@ class O2OPPOPolicy(ActorCriticPolicy):
     """
 
     log_std: nn.Parameter
+    #: the name that ``net_arch`` has for the network of values
+    value_network_name: ClassVar[str] = "vf"
 
     def __init__(
         self,
@@ -156,6 +158,13 @@ class O2OPPOPolicy(ActorCriticPolicy):
         """Whether stock Stable-Baselines3 can hold the same networks in its own policy."""
         other_activation = self.extra_arguments["value_activation_fn"] not in (None, self.activation_fn)
         return not (self.extra_arguments["normalize_observations"] or self.squash_mean or other_activation)
+
+    def is_of_values(self, name: str) -> bool:
+        """
+        :param name: of a parameter or buffer
+        :return: whether it belongs to the value network
+        """
+        return name.startswith(("value_net.", "mlp_extractor.value_net.", "vf_features_extractor."))
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
         """:return: the features extractor, behind a normaliser where asked."""

@@ -41,6 +41,8 @@ class Objective(nn.Module):
     preparation: ClassVar[str] = ""
     #: fewest critics that it can do with
     least_critics: ClassVar[int] = 1
+    #: its modules that hold values, by name
+    value_networks: ClassVar[tuple[str, ...]] = ()
     #: hooks that have nothing to change here, because this objective never asks for what they change
     unused_hooks: ClassVar[tuple[str, ...]] = ()
 

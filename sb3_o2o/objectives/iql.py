@@ -48,6 +48,7 @@ class IQLObjective(Objective):
     :param critic_reduction: see :func:`~sb3_o2o.objectives.functional.ensemble_mse`; the mean in CORL
     """
 
+    value_networks: ClassVar[tuple[str, ...]] = ("value",)
     unused_hooks: ClassVar[tuple[str, ...]] = ("next_actions", "next_values", "actor_values")
 
     def __init__(

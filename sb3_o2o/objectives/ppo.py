@@ -92,6 +92,8 @@ class PPOIQLObjective(IQLObjective):
     :param tau: how fast the target critics follow, in (0, 1]
     """
 
+    value_networks: ClassVar[tuple[str, ...]] = ("value", "critic", "critic_target")
+
     def __init__(
         self,
         model: PPOLearner,

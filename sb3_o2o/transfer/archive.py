@@ -61,6 +61,15 @@ def saved_model_path(source: Any) -> Path | None:
     return None
 
 
+def saved_attributes(path: str | os.PathLike[str] | io.BufferedIOBase) -> dict[str, Any]:
+    """
+    :param path: as for :func:`saved_family`
+    :return: what the zip holds beside weights, as JSON: plain values as they are, others as dictionaries
+    :raises ValueError: likewise
+    """
+    return _data(path)
+
+
 def saved_family(path: str | os.PathLike[str] | io.BufferedIOBase) -> str:
     """
     Which family of algorithms a saved model belongs to.

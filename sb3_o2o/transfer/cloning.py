@@ -12,7 +12,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
 
 from sb3_o2o.data.filling import with_actions
-from sb3_o2o.networks.normalizer import NormalizedExtractor
+from sb3_o2o.networks.normalizer import copy_statistics
 from sb3_o2o.objectives import make_objective
 from sb3_o2o.recipes.reading import Recipe
 from sb3_o2o.transfer import conversion
@@ -25,6 +25,7 @@ from sb3_o2o.transfer.foreign import (
     same_shapes,
     warn_about_networks,
 )
+from sb3_o2o.transfer.renewal import Kept, kept_networks
 
 if TYPE_CHECKING:
     from typing import Self
@@ -47,23 +48,27 @@ class CloneReport:
     :param source: class of the source
     :param copied: networks that were copied; without ``"actor"`` the policy was cloned
     :param action_distance: mean Euclidean distance of the deterministic actions, scaled to [-1, 1]: of a clone on the
-        dataset's observations, of a copy on samples of the observation space
+        dataset's observations, of a copy on samples of the observation space; None of a fresh policy
     :param source_return: mean return of the source, None where no episodes were asked for
     :param own_return: mean return of the model, likewise
     """
 
     source: str
     copied: tuple[str, ...]
-    action_distance: float
+    action_distance: float | None
     source_return: float | None = None
     own_return: float | None = None
 
     def __str__(self) -> str:
         taken = f"copied the {' and the '.join(self.copied)} of" if self.copied else "cloned"
-        if self.copied and "actor" not in self.copied:
+        if self.copied and "actor" not in self.copied and self.action_distance is not None:
             taken = f"cloned the policy and copied the {' and the '.join(self.copied)} of"
         text = f"{taken} {self.source}, {'' if 'critics' in self.copied else 'the critics are fresh, '}"
-        text += f"mean action distance {self.action_distance:.2g}"
+        text += (
+            "the policy is fresh"
+            if self.action_distance is None
+            else f"mean action distance {self.action_distance:.2g}"
+        )
         if self.own_return is not None:
             text += f", return {self.own_return:.1f} (source: {self.source_return:.1f})"
         return text
@@ -96,7 +101,7 @@ class CrossingMixin(_Base):
     def _cut_ensemble(self, given: int | None, wanted: int | None, recipe: Recipe | None) -> None:
         raise NotImplementedError
 
-    def _ready_to_finetune(self, given: dict[str, Any]) -> Self:
+    def _ready_to_finetune(self, given: dict[str, Any], kept: Kept) -> Self:
         raise NotImplementedError
 
     @classmethod
@@ -114,15 +119,22 @@ class CrossingMixin(_Base):
             env = source.get_env()
         recipe, from_recipe = cls._read_recipe(recipe, env)
         name, source = getattr(source, "stock_class", type(source)).__name__, as_ours(source)
-        model, copied = cls._build_like(source, env, policy, recipe, given, training)
+        kept = kept_networks(training, from_recipe, given)
+        model, copied = cls._build_like(source, env, policy, recipe, from_recipe, given, kept, training["clone_std"])
         if "critics" in copied:
             model._cut_ensemble(given.get("n_critics"), from_recipe.get("n_critics"), recipe)
         if copied:
             trained = (*NETWORK_ARGUMENTS, *(VALUE_ARGUMENTS if "critics" in copied else ()))
             wanted = {key: from_recipe[key] for key in trained if key in from_recipe and key not in given}
             warn_about_networks(model, wanted, recipe)
+        distance = None
         if "actor" in copied:
             distance = model._distance(source, model._sampled_observations())
+        elif not kept.actor:
+            if not copied:
+                raise ValueError(
+                    f"load_actor=False takes over values alone, and those of {name} do not fit {cls.__name__}."
+                )
         elif given.get("dataset") is None:
             raise ValueError(
                 f"The networks of {name} do not fit {cls.__name__}: pass dataset=… to clone its policy on."
@@ -136,7 +148,7 @@ class CrossingMixin(_Base):
         model.clone_report = CloneReport(name, copied, distance, *returns)
         if model.verbose >= 1:
             print(f"load_offline: {model.clone_report}")
-        return model._ready_to_finetune(given)
+        return model._ready_to_finetune(given, kept)
 
     # -- copying ---------------------------------------------------------------------------------------------------
 
@@ -147,38 +159,40 @@ class CrossingMixin(_Base):
         env: Any,
         policy: str | None,
         recipe: Recipe | None,
+        from_recipe: dict[str, Any],
         given: dict[str, Any],
-        training: dict[str, Any],
+        wanted: Kept,
+        std: float,
     ) -> tuple[Self, tuple[str, ...]]:
         """:return: a model with what fits of the source's networks, and what was copied"""
         has_networks = getattr(source, "shares_networks", type(source).__name__ == "TQC")
         if not (cls.shares_networks and has_networks):
             return cls._build(env, policy, recipe, given), ()
         # what belongs to critics is taken over with them alone, and whether they fit shows once they are built
-        for load_critic in (True, False) if training["load_critic"] else (False,):
-            trained = network_arguments(source, cls, load_critic)
-            arguments = {**trained, **given}
-            if arguments.get("n_critics", 0) < trained.get("n_critics", 0):
-                arguments["n_critics"] = trained["n_critics"]  # to be cut afterwards
+        for kept in dict.fromkeys((wanted, Kept(wanted.actor, not wanted.actor))):
+            arguments = network_arguments(source, cls, from_recipe, given, kept)
+            if kept.critic and "critic_layer_norm" in vars(source):
+                arguments["n_critics"] = max(source.n_critics, arguments["n_critics"])  # to be cut afterwards
             model = cls._build(env, policy, recipe, arguments)
-            copied = model._copy_networks(source, load_critic, training["clone_std"])
-            if "critics" in copied or (copied and not load_critic):
+            copied = model._copy_networks(source, kept, std)
+            if "critics" in copied or (copied and not kept.critic):
                 return model, copied
             env = model.get_env()  # wrapped once
             if not copied:
                 break
         return cls._build(env, policy, recipe, given), ()
 
-    def _copy_networks(self, source: Any, load_critic: bool, std: float) -> tuple[str, ...]:
+    def _copy_networks(self, source: Any, kept: Kept, std: float) -> tuple[str, ...]:
         """:return: what was copied"""
         copied = []
-        if self._copy_actor(source, std):
+        if kept.actor and self._copy_actor(source, std):
             copied.append("actor")
         theirs = source.critic
         alike = source.policy.activation_fn is self.policy.activation_fn  # type: ignore[union-attr]
-        if load_critic and alike and same_shapes(self.critic, theirs):
+        if kept.critic and alike and same_shapes(self.critic, theirs):
             self.critic.load_state_dict(theirs.state_dict())
             self.critic_target.load_state_dict(source.critic_target.state_dict())
+            self._has_statistics = copy_statistics(source.critic, self.policy) or self._has_statistics  # type: ignore[arg-type]
             copied.append("critics")
         temperature, theirs = getattr(self, "log_ent_coef", None), getattr(source, "log_ent_coef", None)
         if "actor" in copied and temperature is not None and theirs is not None:
@@ -193,7 +207,7 @@ class CrossingMixin(_Base):
         if any(key not in fitting for key in {*own, *state} if "log_std" not in key):
             return False
         self.actor.load_state_dict({**own, **fitting})
-        self._copy_statistics(source.actor.features_extractor)
+        self._has_statistics = copy_statistics(source.actor, self.policy) or self._has_statistics
         if self.actor.stochastic and fitting.keys() != own.keys():
             self.actor.set_std(std)
         if self._distance(source, self._sampled_observations()) <= _SAME_ACTION:
@@ -201,15 +215,6 @@ class CrossingMixin(_Base):
         self.actor.load_state_dict(own)  # other activations, say
         self._has_statistics = False
         return False
-
-    def _copy_statistics(self, extractor: Any) -> None:
-        if not isinstance(extractor, NormalizedExtractor) or not self.normalize_observations:
-            return
-        statistics = dict(extractor.named_buffers(recurse=False))
-        for module in self.policy.modules():
-            if isinstance(module, NormalizedExtractor):
-                module.load_state_dict({**module.state_dict(), **statistics})
-        self._has_statistics = True
 
     def _sampled_observations(self) -> Any:
         """Observations of nowhere, without touching any random stream."""

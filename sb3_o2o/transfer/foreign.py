@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from sb3_o2o.data import OfflineDataset
 from sb3_o2o.recipes.reading import Recipe
 from sb3_o2o.transfer.archive import ALGORITHMS_BY_FAMILY, OFF_POLICY_ACTING, ON_POLICY_ACTING, opens_as_ours
+from sb3_o2o.transfer.renewal import Kept, hidden_layers, mixed_policy_kwargs
 
 #: what a trained model decides: a recipe cannot change the shape of networks that exist
 NETWORK_ARGUMENTS = ("policy_kwargs", "n_critics", "critic_layer_norm", "actor_layer_norm", "normalize_observations")
@@ -101,28 +103,45 @@ def copy_parameters(source: th.nn.Module, target: th.nn.Module) -> None:
             own.copy_(fresh)
 
 
-def network_arguments(source: Any, target: Any, load_critic: bool) -> dict[str, Any]:
+def network_arguments(
+    source: Any, target: Any, from_recipe: dict[str, Any], given: dict[str, Any], kept: Kept
+) -> dict[str, Any]:
     """
     :param source: a model of ours, or TQC, whose actor has SAC's layers
     :param target: the class to build
-    :param load_critic: the critics are to be kept, which ties their values' scale
-    :return: constructor arguments for networks of the same shapes
+    :param from_recipe: arguments of a recipe, for what is made anew
+    :param given: arguments of the user
+    :param kept: networks to be kept; with critics come the number and the scale of their values
+    :return: constructor arguments for networks of the same shapes where they are kept
     """
     accepted = inspect.signature(next(iter(target.stock_policies)).__init__).parameters
-    policy_kwargs = {name: value for name, value in source.policy_kwargs.items() if name in accepted}
-    policy_kwargs.pop("n_critics", None)
-    policy_kwargs["net_arch"] = source.policy.net_arch
+    own = {name: value for name, value in source.policy_kwargs.items() if name in accepted and name != "n_critics"}
+    layers = source.policy.net_arch
+    own["net_arch"] = layers
+    if not kept.both:
+        own = mixed_policy_kwargs(own, layers, "qf", from_recipe.get("policy_kwargs") or {}, kept)
     arguments = {
-        "policy_kwargs": policy_kwargs,
-        "actor_layer_norm": getattr(source, "actor_layer_norm", False),
+        "policy_kwargs": _with_users(own, given.get("policy_kwargs") or {}),
         "normalize_observations": getattr(source, "normalize_observations", False),
     }
-    if source.use_sde and "use_sde" in inspect.signature(target.__init__).parameters:
-        arguments["use_sde"] = True
-    if load_critic and hasattr(source, "critic_layer_norm"):
+    if kept.actor:
+        arguments["actor_layer_norm"] = getattr(source, "actor_layer_norm", False)
+        if source.use_sde and "use_sde" in inspect.signature(target.__init__).parameters:
+            arguments["use_sde"] = True
+    if kept.critic and hasattr(source, "critic_layer_norm"):
         names = ("n_critics", "critic_layer_norm", *VALUE_ARGUMENTS)
         arguments.update({name: getattr(source, name) for name in names})
-    return arguments
+    return {**arguments, **{name: value for name, value in given.items() if name != "policy_kwargs"}}
+
+
+def _with_users(own: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """A user who names the layers of all networks describes them whole; what does not fit is then not copied."""
+    layers = given.get("net_arch", {})
+    if not isinstance(layers, Mapping) or {"pi", "qf"} <= layers.keys():
+        return given
+    if layers:
+        layers = {name: layers.get(name, hidden_layers(own["net_arch"], name)) for name in ("pi", "qf")}
+    return {**own, **given, "net_arch": layers or own["net_arch"]}
 
 
 def same_shapes(one: th.nn.Module, other: th.nn.Module) -> bool:
@@ -135,7 +154,7 @@ def warn_about_networks(model: Any, wanted: dict[str, Any], recipe: Recipe | Non
     differing = []
     for name, value in wanted.items():
         differing += (
-            _differing(model, value) if name == "policy_kwargs" else _differs(name, value, getattr(model, name))
+            _differing(model, value or {}) if name == "policy_kwargs" else _differs(name, value, getattr(model, name))
         )
     if differing:
         whose = "the arguments" if recipe is None else f"recipe {recipe.reference!r}"
@@ -144,28 +163,22 @@ def warn_about_networks(model: Any, wanted: dict[str, Any], recipe: Recipe | Non
 
 def _differing(model: Any, wanted: dict[str, Any]) -> list[str]:
     """What the policy's arguments decide otherwise; how weights were drawn at the start no longer matters."""
-    found = []
-    if "net_arch" in wanted and not _same_architecture(wanted["net_arch"], model.policy.net_arch):
-        found += _differs("net_arch", wanted["net_arch"], model.policy.net_arch)
-    have = {"activation_fn": model.policy.activation_fn, **model.policy.extra_arguments}
+    found, policy = [], model.policy
+    if any(
+        asked is not None and asked != hidden_layers(policy.net_arch, network)
+        for network in ("pi", policy.value_network_name)
+        for asked in (hidden_layers(wanted.get("net_arch"), network),)
+    ):
+        found += _differs("net_arch", wanted["net_arch"], policy.net_arch)
+    have = {"activation_fn": policy.activation_fn, **policy.extra_arguments}
     if have.get("value_activation_fn", 0) is None:
         have["value_activation_fn"] = have["activation_fn"]
     for name in ("activation_fn", "value_activation_fn", "squash_mean"):
         if name in wanted and name in have:
-            found += _differs(name, wanted[name], getattr(have[name], "__name__", have[name]))
+            found += _differs(name, *(getattr(value, "__name__", value) for value in (wanted[name], have[name])))
     return found
 
 
 def _differs(name: str, wanted: Any, have: Any) -> list[str]:
     same = wanted.lower() == have.lower() if isinstance(wanted, str) and isinstance(have, str) else wanted == have
     return [] if same else [f"{name}: {wanted!r} wanted, {have!r} trained"]
-
-
-def _same_architecture(one: Any, other: Any) -> bool:
-    """A list stands for all networks, a dictionary names them."""
-    names = {name for each in (one, other) if isinstance(each, dict) for name in each} or {"pi"}
-
-    def hidden(arch: Any, name: str) -> list[int]:
-        return list(arch.get(name, []) if isinstance(arch, dict) else arch)
-
-    return all(hidden(one, name) == hidden(other, name) for name in names)

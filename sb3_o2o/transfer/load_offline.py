@@ -24,7 +24,7 @@ from sb3_o2o.networks.normalizer import has_statistics
 from sb3_o2o.recipes.reading import Recipe, environment_id, load_recipe
 from sb3_o2o.transfer import conversion
 from sb3_o2o.transfer.acting import has_predict
-from sb3_o2o.transfer.archive import saved_family, saved_model_path
+from sb3_o2o.transfer.archive import saved_attributes, saved_family, saved_model_path
 from sb3_o2o.transfer.cloning import CrossingMixin
 from sb3_o2o.transfer.foreign import (
     NETWORK_ARGUMENTS,
@@ -35,6 +35,7 @@ from sb3_o2o.transfer.foreign import (
     to_memory,
     warn_about_networks,
 )
+from sb3_o2o.transfer.renewal import Kept, RenewalMixin, kept_networks, mixed_network_arguments
 from sb3_o2o.updates.gradients import GradientFunctions
 from sb3_o2o.updates.phases import PRETRAINING
 
@@ -52,7 +53,7 @@ _RUN_ARGUMENTS = (
 _IN_MEMORY = "a model in memory"
 
 
-class TransferMixin(CrossingMixin):
+class TransferMixin(CrossingMixin, RenewalMixin):
     """``load``, ``load_offline`` and ``to_sb3``."""
 
     #: constructor arguments that training replaces by something learned
@@ -163,7 +164,8 @@ class TransferMixin(CrossingMixin):
         finetuning: list[Any] | None = None,
         dataset: Any = None,
         pretrain_steps: int | None = None,
-        load_critic: bool = True,
+        load_actor: bool = True,
+        load_critic: bool | None = None,
         load_optimizer: bool = True,
         clone_std: float = 0.1,
         clone_loss: str = "mse",
@@ -183,16 +185,21 @@ class TransferMixin(CrossingMixin):
             cloned on ``dataset`` here, one with a memory along the dataset's episodes, several side by side
         :param env: the online environment; recovered from a Minari dataset by default
         :param policy: policy class or alias, where a model is built; by the observation space by default
-        :param recipe: a recipe, its name or path: fills in every argument left out; what was trained decides the
-            networks
+        :param recipe: a recipe, its name or path: fills in every argument left out; networks that are kept stay as they
+            were trained
         :param objective: offline objective, where the model is pre-trained here
         :param finetuning: fine-tuning callbacks; replaces the recipe's and the saved model's
         :param dataset: offline data for fine-tuning callbacks, and for cloning
         :param pretrain_steps: gradient steps of pre-training or cloning, where one is needed
-        :param load_critic: keep the source's critics, and V where there is one; False starts with fresh ones. Between
-            SAC and TD3 they keep their meaning: SAC's include the entropy. There, ``gamma``, ``reward_scale`` and
-            ``reward_shift`` come along with the critics alone
-        :param load_optimizer: keep the optimisers' state, of a model of this class or its stock counterpart
+        :param load_actor: keep the source's policy; False keeps its values alone and starts with a fresh policy, of the
+            architecture that the arguments or the recipe say. The temperature belongs to the values
+        :param load_critic: keep the source's critics, and V where there is one; False starts with fresh ones: the
+            policy alone is taken over. Fresh ones have the architecture (``n_critics``, ``critic_layer_norm``,
+            ``policy_kwargs["net_arch"]["qf"]``), ``gamma``, ``reward_scale`` and ``reward_shift`` of the arguments or
+            the recipe. By default they are kept, unless a callback of the recipe or of ``finetuning`` makes them anew,
+            as ``PolicyReevaluation`` does. Between SAC and TD3 they keep their meaning: SAC's include the entropy
+        :param load_optimizer: keep the optimisers' state of what is kept, of a model of this class or its stock
+            counterpart
         :param clone_std: standard deviation, before the squashing, of a policy that comes without one, > 0: cloning
             with ``"mse"`` teaches the mean alone, and a fresh network's would explore almost at random
         :param clone_loss: ``"mse"``, or ``"likelihood"`` for the entropy-regularised likelihood (SAC and PPO; in
@@ -205,7 +212,8 @@ class TransferMixin(CrossingMixin):
         :param device: where the networks live
         :param progress_bar: show a progress bar while training here
         :param kwargs: further constructor arguments. ``n_critics`` below the trained number keeps the first members of
-            the ensemble, their moments included, and so does a recipe; a number as ``ent_coef`` stops its tuning
+            an ensemble that is kept, their moments included, and so does a recipe; a number as ``ent_coef`` stops its
+            tuning
         :return: a model whose next call is ``learn``
         :raises ValueError: if the source cannot be used, naming what would help
         """
@@ -217,10 +225,14 @@ class TransferMixin(CrossingMixin):
             given["finetuning"] = build_finetuning(finetuning)
         if clone_loss not in ("mse", "likelihood"):
             raise ValueError(f"clone_loss must be 'mse' or 'likelihood', not {clone_loss!r}.")
+        if not load_actor and load_critic is False:
+            raise ValueError("load_actor=False and load_critic=False keep nothing: build a new model instead.")
         training = {
             "pretrain_steps": pretrain_steps,
             "progress_bar": progress_bar,
+            "load_actor": load_actor,
             "load_critic": load_critic,
+            "load_optimizer": load_optimizer,
             "clone_std": clone_std,
             "clone_loss": clone_loss,
             "report_episodes": report_episodes,
@@ -230,11 +242,7 @@ class TransferMixin(CrossingMixin):
         if isinstance(source, cls.stock_class):
             path, family = to_memory(source), cls.stock_class.__name__
         if family == cls.stock_class.__name__:
-            model = cls._from_saved(path, env, recipe, given, device, load_critic)
-            model._forget(load_critic, load_optimizer)
-            if not load_critic:
-                model.phase_steps, model.finished_phases = {}, []  # what was made of the critics went with them
-            return model._ready_to_finetune(given)
+            return cls._from_saved(path, env, recipe, {**given, "device": device}, training)
         if path is not None:
             source = load_foreign(str(family), path)
         if has_predict(source) or (callable(source) and not isinstance(source, OfflineDataset)):
@@ -243,31 +251,47 @@ class TransferMixin(CrossingMixin):
 
     @classmethod
     def _from_saved(
-        cls, path: Any, env: Any, recipe: str | Recipe | None, given: dict[str, Any], device: Any, load_critic: bool
+        cls, path: Any, env: Any, recipe: str | Recipe | None, given: dict[str, Any], training: dict[str, Any]
     ) -> Self:
-        """A zip of ours or of the stock class: what was trained wins over the recipe."""
+        """A zip of ours or of the stock class: what was trained and is kept wins over the recipe."""
+        device = given.pop("device")
         recipe, from_recipe = cls._read_recipe(recipe, env)
-        trained = (*NETWORK_ARGUMENTS, *(VALUE_ARGUMENTS if load_critic else ()))
+        finished = saved_attributes(path).get("finished_phases") or ()
+        kept = kept_networks(training, from_recipe, given, finished)
+        trained = (*NETWORK_ARGUMENTS, *(VALUE_ARGUMENTS if kept.critic else ()))
         # what a recipe leaves out is the constructor's default, not what an earlier recipe left in the zip
-        settings = {} if recipe is None else cls._method_defaults()
-        settings.update(from_recipe)
-        settings = {name: value for name, value in settings.items() if name not in (*trained, *OFFLINE_ARGUMENTS)}
+        defaults = {} if recipe is None else cls._method_defaults()
+        settings = {name: value for name, value in {**defaults, **from_recipe}.items() if name not in trained}
+        for name in (*OFFLINE_ARGUMENTS, "policy"):
+            settings.pop(name, None)
         settings.update({name: value for name, value in given.items() if name not in NETWORK_ARGUMENTS})
-        settings.pop("policy", None)
         for name in cls.learned_arguments:
             settings.pop(name, None)  # it travels with the model; a temperature that is to be fixed: see below
         wanted = {name: from_recipe[name] for name in trained if name in from_recipe and name not in given}
         wanted.update({name: given[name] for name in (*NETWORK_ARGUMENTS, *cls.learned_arguments) if name in given})
         if recipe is not None:
             settings["recipe"] = recipe
-        model = cls.load(path, env=env, device=device, **settings)
+        if kept.both:
+            model = cls.load(path, env=env, device=device, **settings)
+        else:
+            model = cls.load(path, env=env, device=device)
+            model._renew_saved({**settings, **mixed_network_arguments(model, from_recipe, given, defaults, kept)}, kept)
         asked = given.get("ent_coef", from_recipe.get("ent_coef"))
         if isinstance(asked, int | float) and hasattr(model, "fix_ent_coef"):
             model.fix_ent_coef(asked)
-        if hasattr(model.policy, "critic_target"):
+        if kept.critic and hasattr(model.policy, "critic_target"):
             model._cut_ensemble(given.get("n_critics"), from_recipe.get("n_critics"), recipe)
         warn_about_networks(model, wanted, recipe)
-        return model
+        if not training["load_optimizer"]:
+            model._forget_moments()
+        return model._ready_to_finetune(given, kept)
+
+    def _renew_saved(self, settings: dict[str, Any], kept: Kept) -> None:
+        """Set a model that was just loaded up with other arguments, and make anew what is not kept."""
+        if hasattr(self, "replay_buffer"):
+            self.replay_buffer = None  # none of its own data yet, and the arguments say what it is like
+        self._renew(settings, kept, self._setup_model)
+        self.phase_steps, self.finished_phases = {}, []  # what was made of one part went with it
 
     def keep_critics(self, n_critics: int) -> None:
         """
@@ -325,23 +349,6 @@ class TransferMixin(CrossingMixin):
         kept = (*_RUN_ARGUMENTS, *cls.learned_arguments)
         return {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in kept}
 
-    def _forget(self, load_critic: bool, load_optimizer: bool) -> None:
-        """Replace critics and optimiser states by fresh ones where asked."""
-        if load_critic and load_optimizer:
-            return
-        fresh: Any = self.policy_class(
-            self.observation_space, self.action_space, self.lr_schedule, **self.full_policy_kwargs()
-        )
-        objectives = (self.offline_objective, self.finetuning_objective)
-        if not load_critic:
-            self._forget_values(fresh.to(self.device))
-            for objective in objectives:
-                objective.forget_values()
-        if not load_optimizer:
-            for optimizers in (self._all_optimizers(), *(objective.optimizers.values() for objective in objectives)):
-                for optimizer in optimizers:
-                    optimizer.state.clear()
-
     def renew_critics(self) -> None:
         """
         Fresh critics, and fresh states of all optimisers, as a new model would have them; the policy stays, and so do
@@ -350,10 +357,23 @@ class TransferMixin(CrossingMixin):
         modules = (self.policy, self.offline_objective, self.finetuning_objective)
         frozen = [each for module in modules for each in module.parameters() if not each.requires_grad]
         values = [parameter.detach().clone() for parameter in frozen]
-        self._forget(load_critic=False, load_optimizer=False)
+        fresh: Any = self.policy_class(
+            self.observation_space, self.action_space, self.lr_schedule, **self.full_policy_kwargs()
+        )
+        self._forget_values(fresh.to(self.device))
+        for objective in (self.offline_objective, self.finetuning_objective):
+            objective.forget_values()
+        self._forget_moments()
         with th.no_grad():
             for parameter, value in zip(frozen, values, strict=True):
                 parameter.copy_(value)
+
+    def _forget_moments(self) -> None:
+        """Clear the states of all optimisers."""
+        own = (objective.optimizers.values() for objective in (self.offline_objective, self.finetuning_objective))
+        for optimizers in (self._all_optimizers(), *own):
+            for optimizer in optimizers:
+                optimizer.state.clear()
 
     def _all_optimizers(self) -> Iterable[th.optim.Optimizer]:
         """The algorithm's own optimisers, those of ``learn`` included."""
@@ -369,9 +389,10 @@ class TransferMixin(CrossingMixin):
         self.critic_target.load_state_dict(self.critic.state_dict())
         self.critic.optimizer.load_state_dict(fresh.critic.optimizer.state_dict())
 
-    def _ready_to_finetune(self, given: dict[str, Any]) -> Self:
+    def _ready_to_finetune(self, given: dict[str, Any], kept: Kept) -> Self:
         """A pre-trained policy acts by itself from the first step, whatever ``learning_starts`` the source had."""
-        self._act_from_the_first_step()
+        if kept.actor:
+            self._act_from_the_first_step()
         if "learning_starts" in given:
             self.learning_starts = given["learning_starts"]
         self.num_timesteps = self._total_timesteps = 0
@@ -406,7 +427,12 @@ class TransferMixin(CrossingMixin):
         if not steps:
             raise ValueError(f"load_offline({source!r}) pre-trains on a dataset: say how long with pretrain_steps=….")
         model.pretrain(source, steps, progress_bar=training["progress_bar"])
-        return model._ready_to_finetune(given)
+        kept = Kept(training["load_actor"], training["load_critic"] is not False)
+        if not kept.both:
+            model._renew({}, kept, model._set_up_networks)
+        if not training["load_optimizer"]:
+            model._forget_moments()
+        return model._ready_to_finetune(given, kept)
 
     # -- going back ------------------------------------------------------------------------------------------------
 

@@ -54,8 +54,16 @@ class OnPolicyTransferMixin(TransferMixin):
                 own.copy_(other)
                 policy.optimizer.state.pop(own, None)
 
+    def _policy_optimizers(self) -> dict[str, th.optim.Optimizer]:
+        policy: Any = self.policy
+        return {
+            "policy": policy.optimizer,
+            "pretraining": self.pretrain_optimizer,
+            "reevaluation": self.reevaluation_optimizer,
+        }
+
     def _all_optimizers(self) -> Iterable[th.optim.Optimizer]:
-        return self.policy.optimizer, self.pretrain_optimizer, self.reevaluation_optimizer
+        return self._policy_optimizers().values()
 
 
 def _regrouped(saved: dict[str, Any], positions: list[int], current: dict[str, Any]) -> dict[str, Any]:

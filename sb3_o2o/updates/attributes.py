@@ -79,6 +79,7 @@ class AlgorithmArguments(_Base):
     _gradient_functions: GradientFunctions
     _phase_in_progress: tuple[Objective, OfflineReplayBuffer] | None
     _negative_reward: float | None
+    _has_statistics: bool
     _online_steps: tuple[int, int, float] | None
     # of PPO
     value_learning_rate: float | str | Schedule | None
@@ -97,6 +98,12 @@ class AlgorithmArguments(_Base):
 
         def full_policy_kwargs(self) -> dict[str, Any]:
             """The policy's arguments."""
+
+        def _setup_objectives(self) -> None:
+            """Make objectives and callbacks of the arguments."""
+
+        def _networks_replaced(self) -> None:
+            """Follow a new policy."""
 
         def _target_pairs(self) -> list[tuple[th.nn.Module, th.nn.Module]]:
             """Networks with their target networks."""

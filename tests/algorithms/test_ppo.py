@@ -127,7 +127,7 @@ def test_the_recipe_decides_the_entropy_coefficient(tmp_path: Path) -> None:
         model = O2OPPO.load_offline(tmp_path / "offline", vec(), recipe="o2ppo", device="cpu")
     assert (model.ent_coef, model.n_steps, model.value_lr_schedule(1.0)) == (0.01, 2048, 2e-4)
     assert [type(callback) for callback in model.finetuning] == [PolicyReevaluation, AuxiliaryAdvantage]
-    assert model.policy.net_arch == [8]
+    assert model.policy.net_arch == {"pi": [8], "vf": [256, 256, 256]}  # V is fitted anew
 
 
 # -- cloning -------------------------------------------------------------------------------------------------------

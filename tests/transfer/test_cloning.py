@@ -155,12 +155,12 @@ def crossed(**kwargs: Any) -> tuple[Any, str]:
 
 
 def test_critics_keep_the_scale_of_their_values_against_a_recipe() -> None:
-    model, warned = crossed()
+    model, warned = crossed(load_critic=True)
     assert model.clone_report.copied == ("actor", "critics")
     assert (model.reward_scale, model.reward_shift, model.gamma) == (1.0, 0.0, 0.9)
     for expected in ("reward_scale: 10.0 wanted, 1.0", "reward_shift: -5.0 wanted, 0.0", "gamma: 0.99 wanted, 0.9"):
         assert expected in warned
-    model, warned = crossed(gamma=0.8)
+    model, warned = crossed(load_critic=True, gamma=0.8)
     assert (model.reward_scale, model.gamma) == (1.0, 0.8)
     assert "gamma" not in warned
 
@@ -168,11 +168,14 @@ def test_critics_keep_the_scale_of_their_values_against_a_recipe() -> None:
 def test_the_scale_of_fresh_critics_is_the_recipes() -> None:
     fresh, warned = crossed(load_critic=False)
     assert fresh.clone_report.copied == ("actor",)
-    other, warned_of_other = crossed(critic_layer_norm=True)  # no critics of TD3's
+    by_default, warned_by_default = crossed()  # the recipe's reevaluation would throw TD3's away
+    assert by_default.clone_report.copied == ("actor",)
+    other, warned_of_other = crossed(load_critic=True, critic_layer_norm=True)  # no critics of TD3's
     assert other.clone_report.copied == ("actor",)
     cloned, warned_of_clone = crossed(policy_kwargs={"net_arch": [4]}, pretrain_steps=1)
     assert cloned.clone_report.copied == ()
-    for model, text in ((fresh, warned), (other, warned_of_other), (cloned, warned_of_clone)):
+    pairs = ((fresh, warned), (by_default, warned_by_default), (other, warned_of_other), (cloned, warned_of_clone))
+    for model, text in pairs:
         assert (model.reward_scale, model.reward_shift, model.gamma) == (10.0, -5.0, 0.99)
         assert "gamma" not in text
         assert "reward" not in text
@@ -185,7 +188,7 @@ def test_a_smaller_ensemble_is_cut_from_the_trained_one(given: dict[str, int]) -
     if given:
         model = O2OSAC.load_offline(theirs, vec(), buffer_size=50, **SMALL, **given)
     else:
-        kwargs = {"recipe": "o2sac", "dataset": dataset(), **SMALL}
+        kwargs = {"recipe": "o2sac", "dataset": dataset(), "load_critic": True, **SMALL}
         with pytest.warns(UserWarning, match="the first 1 of the 3 trained ones go on"):
             model = O2OSAC.load_offline(theirs, point_maze(), buffer_size=50, **kwargs)
     assert model.n_critics == 1
