@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sb3_o2o.recipes.reading import environment_id, load_recipe
+from sb3_o2o.updates.attributes import own_containers
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm as _Base
@@ -41,6 +42,6 @@ def fills_in_recipe(init: Init) -> Init:
             # what is saved: where the recipe can be found, and what of it is no constructor argument
             given["recipe"], self.recipe_pretrain_steps = recipe.reference, recipe.pretrain_steps
         self.explicit_arguments = explicit
-        init(**given)
+        init(**own_containers(given))
 
     return wrapper  # type: ignore[return-value]

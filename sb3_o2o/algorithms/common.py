@@ -46,6 +46,7 @@ class OfflineToOnlineMixin(UpdatePhases):
         """Store the arguments under their own names, as ``load(**kwargs)`` needs, and start the counters."""
         for name, value in arguments.items():
             setattr(self, name, value)
+        self.policy_kwargs.pop("use_sde", None)  # SB3 puts it there: what the user gave stays what the user gave
         self.n_pretrain_steps = 0
         self._finetuning_started = False
         self._n_finetuning_updates = 0

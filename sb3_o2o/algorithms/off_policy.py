@@ -49,15 +49,13 @@ class OffPolicyMixin(OfflineToOnlineMixin, _Base):
         check_n_critics(self.n_critics)
         self._check_off_policy_arguments()
         self._resolve_action_noise()
-        monte_carlo = self._monte_carlo_buffer()
-        if monte_carlo is not None:
-            self.replay_buffer_class, self.replay_buffer_kwargs = monte_carlo
+        buffer_class, buffer_kwargs = self._monte_carlo_buffer() or given
+        self.replay_buffer_class, self.replay_buffer_kwargs = buffer_class, dict(buffer_kwargs)
         try:
             super()._setup_model()
         finally:
-            if monte_carlo is not None:
-                # what the user gave: another objective needs another buffer
-                self.replay_buffer_class, self.replay_buffer_kwargs = given
+            # what the user gave: another objective, or other n_steps or gamma of ``load``, need another buffer
+            self.replay_buffer_class, self.replay_buffer_kwargs = given
 
     def _check_off_policy_arguments(self) -> None:
         """:raises ValueError: for an argument out of range"""

@@ -71,6 +71,7 @@ class O2OSAC(TransferMixin, ResumeMixin, OffPolicyMixin, SAC):
         "CnnPolicy": O2OSACCnnPolicy,
         "MultiInputPolicy": O2OSACMultiInputPolicy,
     }
+    policy_arguments: ClassVar[tuple[str, ...]] = (*OffPolicyMixin.policy_arguments, "use_sde")
     available_objectives: ClassVar = SAC_OBJECTIVES  # type: ignore[misc]
     default_online_objective: ClassVar[str] = "sac"
     stock_class: ClassVar = SAC

@@ -36,6 +36,7 @@ from sb3_o2o.transfer.foreign import (
     warn_about_networks,
 )
 from sb3_o2o.transfer.renewal import Kept, RenewalMixin, kept_networks, mixed_network_arguments
+from sb3_o2o.updates.attributes import own_containers
 from sb3_o2o.updates.gradients import GradientFunctions
 from sb3_o2o.updates.phases import PRETRAINING
 
@@ -86,6 +87,7 @@ class TransferMixin(CrossingMixin, RenewalMixin):
         of_load = ("custom_objects", "print_system_info", "force_reset")
         given = {name: value for name, value in kwargs.items() if name not in of_load}
         check_keyword_arguments(f"argument of {cls.__name__}", cls.__init__, given)
+        kwargs.update(own_containers(given))
         env = maybe_make_env(env, verbose=0)  # type: ignore[arg-type,assignment]
         if given.get("recipe") is not None:
             recipe = load_recipe(given["recipe"], environment_id(env))
