@@ -23,6 +23,10 @@ OFF_POLICY_ACTING: dict[str, Any] = {
 }
 ON_POLICY_ACTING: dict[str, Any] = {"n_steps": 1, "rollout_buffer_class": None, "rollout_buffer_kwargs": {}}
 
+from gymnasium import spaces
+from stable_baselines3.common.save_util import json_to_data
+from stable_baselines3.common.vec_env.patch_gym import _convert_space
+
 #: attributes that only one family of algorithms saves, most specific first
 _MARKS = {
     "TQC": {"top_quantiles_to_drop_per_net"},
@@ -98,6 +102,22 @@ def opens_as_ours(path: str | os.PathLike[str] | io.BufferedIOBase) -> bool:
         return is_stock
     is_box = ".box.Box" in str((data.get("action_space") or {}).get(":type:"))
     return is_stock and is_box and not data.get("use_sde")
+
+
+def saved_spaces(
+    path: str | os.PathLike[str] | io.BufferedIOBase, custom_objects: dict[str, Any] | None = None
+) -> tuple[spaces.Space | None, spaces.Space | None]:
+    """
+    What a saved model sees and does.
+
+    :param path: as for :func:`saved_family`
+    :param custom_objects: SB3's, which replace what cannot be read
+    :return: observation and action space; None for one that the file does not hold, or that cannot be read
+    """
+    data, names = _data(path), ("observation_space", "action_space")
+    read = json_to_data(json.dumps({name: data[name] for name in names if name in data}), custom_objects)
+    observations, actions = (read.get(name) and _convert_space(read[name]) for name in names)
+    return observations, actions
 
 
 def _family(data: dict[str, Any]) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_o2o.data.filling import with_actions
 from sb3_o2o.networks.normalizer import copy_statistics
@@ -26,6 +28,7 @@ from sb3_o2o.transfer.foreign import (
     warn_about_networks,
 )
 from sb3_o2o.transfer.renewal import Kept, kept_networks
+from sb3_o2o.transfer.spaces import bounds, check_spaces, same_bounds
 
 if TYPE_CHECKING:
     from typing import Self
@@ -118,28 +121,39 @@ class CrossingMixin(_Base):
         if env is None and isinstance(source, BaseAlgorithm):
             env = source.get_env()
         recipe, from_recipe = cls._read_recipe(recipe, env)
-        name, source = getattr(source, "stock_class", type(source)).__name__, as_ours(source)
-        kept = kept_networks(training, from_recipe, given)
-        model, copied = cls._build_like(source, env, policy, recipe, from_recipe, given, kept, training["clone_std"])
+        name = getattr(source, "stock_class", type(source)).__name__
+        misfit = "" if env is None else _misfit(name, source, env)
+        source, kept = as_ours(source), kept_networks(training, from_recipe, given)
+        model, copied = (
+            (cls._build(env, policy, recipe, given), ())
+            if misfit
+            else cls._build_like(source, env, policy, recipe, from_recipe, given, kept, training["clone_std"])
+        )
         if "critics" in copied:
             model._cut_ensemble(given.get("n_critics"), from_recipe.get("n_critics"), recipe)
         if copied:
             trained = (*NETWORK_ARGUMENTS, *(VALUE_ARGUMENTS if "critics" in copied else ()))
             wanted = {key: from_recipe[key] for key in trained if key in from_recipe and key not in given}
             warn_about_networks(model, wanted, recipe)
-        distance = None
+        distance, why = None, f" ({misfit})" if misfit else ""
         if "actor" in copied:
             distance = model._distance(source, model._sampled_observations())
         elif not kept.actor:
             if not copied:
                 raise ValueError(
-                    f"load_actor=False takes over values alone, and those of {name} do not fit {cls.__name__}."
+                    f"load_actor=False takes over values alone, and those of {name} do not fit {cls.__name__}{why}."
                 )
         elif given.get("dataset") is None:
             raise ValueError(
-                f"The networks of {name} do not fit {cls.__name__}: pass dataset=… to clone its policy on."
+                f"The networks of {name} do not fit {cls.__name__}{why}: pass dataset=… to clone its policy on."
             )
         else:
+            if misfit:
+                warnings.warn(
+                    f"T{misfit[1:]}: the policy is cloned and the critics are fresh, because the same weights would "
+                    "act otherwise.",
+                    stacklevel=3,
+                )
             distance = model._clone(source, training)
         for network, target in model._target_pairs():
             if "critics" not in copied or target is not model.critic_target:
@@ -202,7 +216,7 @@ class CrossingMixin(_Base):
     def _copy_actor(self, source: Any, std: float) -> bool:
         """:return: whether the actor has the shapes of the source's, and then acts as it does"""
         own = self.actor.state_dict()
-        state = conversion.actor_state(source.actor.state_dict(), deterministic=not self.actor.stochastic)
+        state = conversion.actor_state(source.actor, self.actor)
         fitting = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
         if any(key not in fitting for key in {*own, *state} if "log_std" not in key):
             return False
@@ -286,6 +300,23 @@ class CrossingMixin(_Base):
             if normalizer is not None:
                 normalizer.training = training
         return means[0], means[1]
+
+
+def _misfit(name: str, source: Any, env: VecEnv) -> str:
+    """
+    :param name: of the source, for messages
+    :param source: a policy of any kind
+    :param env: the environment
+    :return: why the source's networks would mean something else there; nothing if they would not
+    :raises ValueError: if the source cannot act there
+    """
+    if not isinstance(source, BaseAlgorithm | BasePolicy):
+        return ""
+    theirs, here = (source.observation_space, source.action_space), (env.observation_space, env.action_space)
+    check_spaces(name, *theirs, *here)
+    if same_bounds(theirs[1], here[1]):
+        return ""
+    return f"the actions of {name} lie in {bounds(theirs[1])}, the environment's in {bounds(here[1])}"
 
 
 def _mean_distance(one: np.ndarray, other: np.ndarray) -> float:

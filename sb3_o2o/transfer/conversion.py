@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch as th
+from stable_baselines3.td3.policies import Actor as DeterministicActor
 
 from sb3_o2o.networks.ensemble import EnsembleCritic, EnsembleLayerNorm, EnsembleLinear
 
@@ -177,30 +178,29 @@ def keep_flags(state: StateDict, current: StateDict) -> StateDict:
     return {**state, "param_groups": [_with_flags(group, current) for group in state["param_groups"]]}
 
 
-def actor_state(state: StateDict, deterministic: bool) -> StateDict:
+def _mean_layers(actor: th.nn.Module) -> tuple[str, str]:
+    """:return: where an actor keeps the hidden layers of its mean, and the last one"""
+    network: Any = actor.mu
+    if isinstance(actor, DeterministicActor):
+        return "mu.", f"mu.{max(index for index, layer in enumerate(network) if isinstance(layer, th.nn.Linear))}."
+    return "latent_pi.", "mu.0." if isinstance(network, th.nn.Sequential) else "mu."  # gSDE clips the mean
+
+
+def actor_state(source: th.nn.Module, target: th.nn.Module) -> StateDict:
     """
     The same mean in another actor: SAC's (and TQC's) ``latent_pi`` and ``mu`` are the hidden layers and the output
-    layer of TD3's ``mu``, and both squash with tanh.
+    layer of TD3's ``mu``, and both squash with tanh. With gSDE, the output layer is clipped in between.
 
-    :param state: state dictionary of an actor of either kind
-    :param deterministic: give it the names of TD3's actor, otherwise those of SAC's
-    :return: state dictionary; a standard deviation stays where there is one
+    :param source: an actor of SAC, TQC or TD3, stock or ours
+    :param target: another one
+    :return: state dictionary of the source with the target's names; a standard deviation stays where there is one
     """
-    is_deterministic = not any(key.startswith("mu.weight") for key in state)
-    if is_deterministic == deterministic:
-        return dict(state)
-    hidden, output = ("mu", "latent_pi") if is_deterministic else ("latent_pi", "mu")
-    numbered = re.compile(rf"^{hidden}\.(\d+)\.(.+)$")
-    indices = [int(match.group(1)) for key in state if (match := numbered.match(key))]
+    theirs, ours = _mean_layers(source), _mean_layers(target)
     converted: StateDict = {}
-    for key, value in state.items():
-        match = numbered.match(key)
-        if is_deterministic and match is not None and int(match.group(1)) == max(indices):
-            key = f"mu.{match.group(2)}"
-        elif match is not None:
-            key = f"{output}.{match.group(1)}.{match.group(2)}"
-        elif key.startswith("mu."):
-            # behind the last hidden layer, or its normalisation, comes an activation
-            key = f"mu.{max(indices, default=-2) + 2}.{key.removeprefix('mu.')}"
+    for key, value in source.state_dict().items():
+        for old, new in ((theirs[1], ours[1]), (theirs[0], ours[0])):  # the last layer may lie among the hidden ones
+            if key.startswith(old):
+                key = new + key.removeprefix(old)
+                break
         converted[key] = value
     return converted

@@ -50,12 +50,15 @@ def to_memory(model: BaseAlgorithm) -> io.BytesIO:
     return stream
 
 
-def open_saved(family: str, path: str | Path) -> BaseAlgorithm | None:
+def open_saved(
+    family: str, path: str | Path | io.BytesIO, custom_objects: dict[str, Any] | None = None
+) -> BaseAlgorithm | None:
     """
     Open a saved model by the class that can: ours where possible, which opens stock models as well.
 
     :param family: see :func:`~sb3_o2o.transfer.archive.saved_family`
     :param path: the zip
+    :param custom_objects: as SB3's ``load`` takes them
     :return: a model that only acts; None if no class of ours, of Stable-Baselines3 or of sb3-contrib opens it
     """
     import sb3_contrib
@@ -63,17 +66,17 @@ def open_saved(family: str, path: str | Path) -> BaseAlgorithm | None:
 
     if family in ALGORITHMS_BY_FAMILY and opens_as_ours(path):
         ours = ALGORITHMS_BY_FAMILY[family]
-        return ours.load(path, **ours.acting_arguments)
+        return ours.load(path, custom_objects=custom_objects, **ours.acting_arguments)
     algorithm = getattr(stable_baselines3, family, None) or getattr(sb3_contrib, family, None)
     if algorithm is None:
         return None
     acting = OFF_POLICY_ACTING if issubclass(algorithm, OffPolicyAlgorithm) else ON_POLICY_ACTING
-    return algorithm.load(path, **acting)
+    return algorithm.load(path, custom_objects=custom_objects, **acting)
 
 
-def load_foreign(family: str, path: Path) -> BaseAlgorithm:
+def load_foreign(family: str, path: Path | io.BytesIO, custom_objects: dict[str, Any] | None = None) -> BaseAlgorithm:
     """A saved model of another family, to be copied or cloned."""
-    model = open_saved(family, path)
+    model = open_saved(family, path, custom_objects)
     if model is None:
         raise ValueError(
             f"{path} holds a model that is not SAC, TQC, CrossQ, TD3, DDPG or PPO: pass the live model or its policy "

@@ -15,6 +15,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_o2o.data import MonteCarloDictReplayBuffer, MonteCarloReplayBuffer, OfflineDataset
 from sb3_o2o.errors import check_keyword_arguments
@@ -24,7 +25,7 @@ from sb3_o2o.networks.normalizer import has_statistics
 from sb3_o2o.recipes.reading import Recipe, environment_id, load_recipe
 from sb3_o2o.transfer import conversion
 from sb3_o2o.transfer.acting import has_predict
-from sb3_o2o.transfer.archive import saved_attributes, saved_family, saved_model_path
+from sb3_o2o.transfer.archive import saved_attributes, saved_family, saved_model_path, saved_spaces
 from sb3_o2o.transfer.cloning import CrossingMixin
 from sb3_o2o.transfer.foreign import (
     NETWORK_ARGUMENTS,
@@ -36,6 +37,7 @@ from sb3_o2o.transfer.foreign import (
     warn_about_networks,
 )
 from sb3_o2o.transfer.renewal import Kept, RenewalMixin, kept_networks, mixed_network_arguments
+from sb3_o2o.transfer.spaces import check_spaces, same_bounds
 from sb3_o2o.updates.attributes import own_containers
 from sb3_o2o.updates.gradients import GradientFunctions
 from sb3_o2o.updates.phases import PRETRAINING
@@ -174,10 +176,13 @@ class TransferMixin(CrossingMixin, RenewalMixin):
         report_episodes: int = 0,
         device: th.device | str = "auto",
         progress_bar: bool = False,
+        custom_objects: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Self:
         """
-        Start fine-tuning from whatever there is.
+        Start fine-tuning from whatever there is. The environment has to have the keys and shapes of the source's
+        observations and the shape of its actions. Bounds and data types of observations may differ; where the bounds of
+        actions do, the same weights would act otherwise: the policy is cloned, and the critics are fresh.
 
         :param source: a zip of ours; a zip or live model of stock SB3 or sb3-contrib; a Minari id, dataset
             file or ``OfflineDataset`` (pre-trained on here); a ``torch.nn.Module`` or other callable from
@@ -213,6 +218,8 @@ class TransferMixin(CrossingMixin, RenewalMixin):
             ``clone_report``; 0 for none
         :param device: where the networks live
         :param progress_bar: show a progress bar while training here
+        :param custom_objects: for a zip: what replaces objects that cannot be read, by the names of the model's
+            attributes, as in SB3's ``load``
         :param kwargs: further constructor arguments. ``n_critics`` below the trained number keeps the first members of
             an ensemble that is kept, their moments included, and so does a recipe; a number as ``ent_coef`` stops its
             tuning
@@ -239,21 +246,54 @@ class TransferMixin(CrossingMixin, RenewalMixin):
             "clone_loss": clone_loss,
             "report_episodes": report_episodes,
         }
+        if env is not None:
+            env = cls._wrap_env(maybe_make_env(env, verbose=0), verbose=0)
         path: Any = saved_model_path(source)
         family = None if path is None else saved_family(path)
         if isinstance(source, cls.stock_class):
             path, family = to_memory(source), cls.stock_class.__name__
-        if family == cls.stock_class.__name__:
-            return cls._from_saved(path, env, recipe, {**given, "device": device}, training)
+        as_it_is: dict[str, Any] | None = {}
+        if path is not None and env is not None:
+            as_it_is = cls._spaces_of(path, str(family), env, custom_objects)
+        if family == cls.stock_class.__name__ and as_it_is is not None:
+            objects = {**(custom_objects or {}), **as_it_is}
+            return cls._from_saved(path, env, recipe, {**given, "device": device}, training, objects)
         if path is not None:
-            source = load_foreign(str(family), path)
+            source = load_foreign(str(family), path, custom_objects)
         if has_predict(source) or (callable(source) and not isinstance(source, OfflineDataset)):
             return cls._from_policy(source, env, policy, recipe, {**given, "device": device}, training)
         return cls._from_dataset(source, env, policy, recipe, {**given, "device": device}, training)
 
+    @staticmethod
+    def _spaces_of(
+        path: Any, family: str, env: VecEnv, custom_objects: dict[str, Any] | None
+    ) -> dict[str, spaces.Space] | None:
+        """
+        :param path: a saved model
+        :param family: what it is
+        :param env: the environment to go on in
+        :param custom_objects: SB3's
+        :return: spaces of the environment that take the place of the saved ones; None where networks cannot stay
+        :raises ValueError: if the model cannot act there
+        """
+        theirs = saved_spaces(path, custom_objects)
+        check_spaces(f"The saved {family} model", *theirs, env.observation_space, env.action_space)
+        if theirs[1] is not None and not same_bounds(theirs[1], env.action_space):
+            return None
+        named = zip(
+            ("observation_space", "action_space"), theirs, (env.observation_space, env.action_space), strict=True
+        )
+        return {name: here for name, there, here in named if there is not None and there != here}
+
     @classmethod
     def _from_saved(
-        cls, path: Any, env: Any, recipe: str | Recipe | None, given: dict[str, Any], training: dict[str, Any]
+        cls,
+        path: Any,
+        env: Any,
+        recipe: str | Recipe | None,
+        given: dict[str, Any],
+        training: dict[str, Any],
+        custom_objects: dict[str, Any],
     ) -> Self:
         """A zip of ours or of the stock class: what was trained and is kept wins over the recipe."""
         device = given.pop("device")
@@ -274,9 +314,9 @@ class TransferMixin(CrossingMixin, RenewalMixin):
         if recipe is not None:
             settings["recipe"] = recipe
         if kept.both:
-            model = cls.load(path, env=env, device=device, **settings)
+            model = cls.load(path, env=env, device=device, custom_objects=custom_objects, **settings)
         else:
-            model = cls.load(path, env=env, device=device)
+            model = cls.load(path, env=env, device=device, custom_objects=custom_objects)
             model._renew_saved({**settings, **mixed_network_arguments(model, from_recipe, given, defaults, kept)}, kept)
         asked = given.get("ent_coef", from_recipe.get("ent_coef"))
         if isinstance(asked, int | float) and hasattr(model, "fix_ent_coef"):

@@ -1,0 +1,81 @@
+"""Whether a policy from elsewhere and an environment speak of the same observations and actions."""
+
+from __future__ import annotations
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+
+
+def check_spaces(
+    name: str,
+    observations: spaces.Space | None,
+    actions: spaces.Space | None,
+    env_observations: spaces.Space,
+    env_actions: spaces.Space,
+) -> None:
+    """
+    Bounds and data types of observations may differ, as they do between wrappers, and so may bounds of actions.
+
+    :param name: of the source, for the message
+    :param observations: space that the source acts on; None where it is not known
+    :param actions: space that it acts in, likewise
+    :param env_observations: the environment's observations, after the wrappers of Stable-Baselines3
+    :param env_actions: the environment's actions
+    :raises ValueError: naming what differs, if keys, shapes or kinds do
+    """
+    for what, theirs, ours in (("observations", observations, env_observations), ("actions", actions, env_actions)):
+        problem = "" if theirs is None else difference(theirs, ours)
+        if problem:
+            raise ValueError(
+                f"{name} and the environment differ in their {what}: {problem}. So its networks can neither be copied "
+                "nor asked for actions to clone: use the environment and wrappers that it was trained with, or pass "
+                "a function from the environment's observations to its actions. "
+                f"Source: {theirs}; environment: {ours}."
+            )
+
+
+def difference(theirs: spaces.Space, ours: spaces.Space) -> str:
+    """
+    :param theirs: a space of the source
+    :param ours: the environment's
+    :return: what differs beside bounds and data type; nothing if they fit
+    """
+    if isinstance(theirs, spaces.Dict) and isinstance(ours, spaces.Dict):
+        if set(theirs.spaces) != set(ours.spaces):
+            return f"the keys are {sorted(theirs.spaces)} and {sorted(ours.spaces)}"
+        found = {key: difference(subspace, ours.spaces[key]) for key, subspace in theirs.spaces.items()}
+        return ", ".join(f"of {key!r} {problem}" for key, problem in found.items() if problem)
+    if type(theirs) is not type(ours):
+        return f"one is a {type(theirs).__name__}, the other a {type(ours).__name__}"
+    if theirs.shape != ours.shape:
+        return f"the shapes are {theirs.shape} and {ours.shape}"
+    if not isinstance(theirs, spaces.Box):
+        return "" if theirs == ours else "the numbers of choices are not the same"
+    if is_image_space(theirs) != is_image_space(ours):  # SB3 divides images by 255
+        return "one is an image of 0 to 255, the other is not"
+    return ""
+
+
+def same_bounds(theirs: spaces.Space, ours: spaces.Space) -> bool:
+    """
+    :param theirs: actions of the source
+    :param ours: the environment's actions
+    :return: whether the same output of a network is the same action
+    """
+    if not isinstance(theirs, spaces.Box) or not isinstance(ours, spaces.Box):
+        return theirs == ours
+    return bool(np.allclose(theirs.low, ours.low) and np.allclose(theirs.high, ours.high))
+
+
+def bounds(space: spaces.Space) -> str:
+    """
+    :param space: actions
+    :return: their bounds, as a person writes them
+    """
+    if not isinstance(space, spaces.Box):
+        return str(space)
+    low, high = ([f"{value:g}" for value in each.flat] for each in (space.low, space.high))
+    if len({*low}) == len({*high}) == 1:
+        return f"[{low[0]}, {high[0]}]"
+    return f"[{', '.join(low)}] to [{', '.join(high)}]"
