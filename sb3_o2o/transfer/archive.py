@@ -9,6 +9,10 @@ import zipfile
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gymnasium import spaces
+from stable_baselines3.common.save_util import json_to_data
+from stable_baselines3.common.vec_env.patch_gym import _convert_space
+
 Algorithm = TypeVar("Algorithm", bound=type)
 
 #: the algorithms of ours by the name of the stock class whose saved models they open; each enters itself
@@ -22,10 +26,6 @@ OFF_POLICY_ACTING: dict[str, Any] = {
     "n_steps": 1,
 }
 ON_POLICY_ACTING: dict[str, Any] = {"n_steps": 1, "rollout_buffer_class": None, "rollout_buffer_kwargs": {}}
-
-from gymnasium import spaces
-from stable_baselines3.common.save_util import json_to_data
-from stable_baselines3.common.vec_env.patch_gym import _convert_space
 
 #: attributes that only one family of algorithms saves, most specific first
 _MARKS = {
