@@ -21,6 +21,7 @@ from sb3_o2o.algorithms.common import OfflineToOnlineMixin
 from sb3_o2o.data import MixedReplayBuffer, MonteCarloDictReplayBuffer, MonteCarloReplayBuffer, OfflineDataset
 from sb3_o2o.data.filling import fill_replay_buffer
 from sb3_o2o.data.online import can_be_sampled
+from sb3_o2o.data.rewards import scaled_rewards
 from sb3_o2o.networks.ensemble import check_n_critics
 from sb3_o2o.objectives import Batch, Objective, ReevaluationObjective, make_objective
 from sb3_o2o.transfer.archive import OFF_POLICY_ACTING
@@ -163,7 +164,7 @@ class OffPolicyMixin(OfflineToOnlineMixin, _Base):
         self, replay_buffer: Any, buffer_action: np.ndarray, new_obs: Any, reward: np.ndarray, *rest: Any
     ) -> None:
         if (self.reward_scale, self.reward_shift) != (1.0, 0.0):
-            reward = reward * self.reward_scale + self.reward_shift
+            reward = scaled_rewards(reward, self.reward_scale, self.reward_shift)
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, *rest)
 
     def _sample(self, batch_size: int) -> Batch:

@@ -15,6 +15,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from sb3_o2o.algorithms.common import OfflineToOnlineMixin, as_list
+from sb3_o2o.data.rewards import scaled_rewards
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.networks.ppo_policies import ACTIVATIONS, O2OPPOPolicy
 from sb3_o2o.objectives import MonteCarloValueObjective, Objective, PPOIQLObjective
@@ -50,7 +51,7 @@ class ScaledRewards(VecEnvWrapper):
     def step_wait(self) -> Any:
         """See ``VecEnv.step_wait``."""
         observations, rewards, dones, infos = self.venv.step_wait()
-        return observations, rewards * self.scale + self.shift, dones, infos
+        return observations, scaled_rewards(rewards, self.scale, self.shift), dones, infos
 
 
 class OnPolicyMixin(OfflineToOnlineMixin, _Base):

@@ -14,6 +14,7 @@ from sb3_o2o.data import cache as dataset_cache
 from sb3_o2o.data import compatibility, selection, statistics
 from sb3_o2o.data.arrays import write_npz
 from sb3_o2o.data.episodes import Episodes
+from sb3_o2o.data.rewards import scaled_rewards
 from sb3_o2o.data.sources import open_source
 from sb3_o2o.data.transitions import (
     Source,
@@ -326,7 +327,7 @@ class OfflineDataset(Episodes):
             raise ValueError(
                 f"reward scale and shift are {scale} and {shift}: expected finite numbers, the scale not 0."
             )
-        rewards = (self.rewards.astype(np.float64) * scale + shift).astype(np.float32)
+        rewards = scaled_rewards(self.rewards, scale, shift)
         options = {**self.options, "reward_scale": float(scale), "reward_shift": float(shift)}
         return self._derived(options, self._reopens_after("reward_scale"), rewards=rewards)
 

@@ -8,6 +8,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_o2o.data.returns import checked_gamma, checked_n_steps, returns_to_go
+from sb3_o2o.data.rewards import is_reward
 from sb3_o2o.data.samples import ReplaySamples, normalize_returns, to_column, to_tensors
 from sb3_o2o.data.transitions import map_observations
 
@@ -75,7 +76,7 @@ class MonteCarloReplayBuffer(ReplayBuffer):
         # An episode longer than the buffer overwrites its own beginning
         self._unfinished = np.minimum(self._unfinished + 1, self.buffer_size)
         if self.negative_reward is not None:
-            self._failing &= self.rewards[row] == np.float32(self.negative_reward)
+            self._failing &= is_reward(self.rewards[row], self.negative_reward)
         for column in np.flatnonzero(self.dones[row]):
             self._finish(row, int(column))
 

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from sb3_o2o.data.rewards import is_reward
+
 
 def checked_gamma(gamma: float, negative_reward: float | None = None) -> float:
     """
@@ -36,9 +38,10 @@ def sparse_negative_reward(rewards: np.ndarray) -> float | None:
         (a bonus for staying alive, not a failure)
     """
     smallest, largest = rewards.min(), rewards.max()
-    if not np.all((rewards == smallest) | (rewards == largest)):
+    if not np.all(is_reward(rewards, smallest) | is_reward(rewards, largest)):
         return None
-    return None if smallest == largest > 0 else float(smallest)
+    is_bonus = smallest > 0 and bool(is_reward(largest, smallest))
+    return None if is_bonus else float(smallest)
 
 
 def returns_to_go(
@@ -71,7 +74,7 @@ def returns_to_go(
         result[index] = running
     returns = np.array(result)
     if negative_reward is not None:
-        failed = np.logical_and.reduceat(rewards == np.float32(negative_reward), episode_starts)
+        failed = np.logical_and.reduceat(is_reward(rewards, negative_reward), episode_starts)
         lengths = np.diff(np.append(episode_starts, len(rewards)))
         returns[np.repeat(failed, lengths)] = negative_reward / (1.0 - gamma)
     return returns.astype(np.float32)

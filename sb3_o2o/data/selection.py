@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from sb3_o2o.data.rewards import is_reward
+
 
 def first_episodes(lengths: np.ndarray, fraction: float, order: np.ndarray | None = None) -> np.ndarray:
     """
@@ -34,7 +36,7 @@ def check_binary(rewards: np.ndarray, source: str) -> None:
         then does not say that the task was solved
     """
     low, high = rewards.min(), rewards.max()
-    between = (rewards != low) & (rewards != high)
+    between = ~(is_reward(rewards, low) | is_reward(rewards, high))
     advice = (
         "Give cut_at_success the reward of a success (an episode ends at the first one of at least that), or False to "
         "keep whole episodes."

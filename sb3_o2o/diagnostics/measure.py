@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_o2o.data import MixedReplayBuffer
 from sb3_o2o.data.online import can_be_sampled
+from sb3_o2o.data.rewards import scaled_rewards
 from sb3_o2o.diagnostics.drift import gaussian_kl, softmax_kl
 from sb3_o2o.diagnostics.environment import refuse_training_environment, single_environment
 from sb3_o2o.diagnostics.q_values import true_q_values
@@ -209,7 +210,7 @@ def _paid(model: Any, reward: np.ndarray) -> float:
     normalizer = model.get_vec_normalize_env()
     if normalizer is not None:
         reward = normalizer.normalize_reward(reward)
-    return float(reward[0]) * model.reward_scale + model.reward_shift
+    return float(scaled_rewards(reward, model.reward_scale, model.reward_shift)[0])
 
 
 def _state_value(model: Any, observations: PyTorchObs) -> float:

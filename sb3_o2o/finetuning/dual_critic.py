@@ -11,6 +11,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.utils import obs_as_tensor
 
+from sb3_o2o.data.rewards import scaled_rewards
 from sb3_o2o.finetuning.base import FineTuningCallback
 from sb3_o2o.finetuning.kappa import LinearSchedule, accuracy_weight, observed_returns, read_kappa
 from sb3_o2o.finetuning.second_critics import SecondCritics
@@ -165,7 +166,7 @@ class DualCritic(FineTuningCallback):
         model: Any = self.model
         seen, ends = self.locals, np.asarray(self.locals["dones"], dtype=bool)
         truncated = np.array([info.get("TimeLimit.truncated", False) for info in seen["infos"]], dtype=bool)
-        rewards = np.asarray(seen["rewards"]) * model.reward_scale + model.reward_shift
+        rewards = scaled_rewards(seen["rewards"], model.reward_scale, model.reward_shift)
         observations = model._last_obs
         observations = dict(observations) if isinstance(observations, dict) else observations
         actions = np.asarray(seen["buffer_actions"], dtype=np.float32)
