@@ -48,8 +48,7 @@ class OfflineToOnlineMixin(UpdatePhases):
             setattr(self, name, value)
         self.policy_kwargs.pop("use_sde", None)  # SB3 puts it there: what the user gave stays what the user gave
         self.n_pretrain_steps = 0
-        self._finetuning_started = False
-        self._n_finetuning_updates = 0
+        self._init_run()
         self._init_phases()
         self._has_statistics = False
         self._negative_reward: float | None = None
@@ -374,11 +373,13 @@ class OfflineToOnlineMixin(UpdatePhases):
             self.finetuning_objective.check_prepared()
         if not self._has_statistics and needs_statistics(self.policy):
             self._set_statistics(self.load_dataset(self.dataset) if self.dataset is not None else None)
-        total_timesteps, callback = super()._setup_learn(
-            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
-        )
+        with self._counting_on(reset_num_timesteps):
+            total_timesteps, callback = super()._setup_learn(
+                total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+            )
         self._is_collecting, self._shows_progress = False, progress_bar
         self._take_callbacks(callback)
+        self._bring_into_run(walk(callback))
         self.hooks.deliver_to(walk(callback))
         self._refuse_unused_hooks()
         return total_timesteps, callback
@@ -393,12 +394,6 @@ class OfflineToOnlineMixin(UpdatePhases):
         for each in callbacks:
             if hasattr(each, "check_run"):
                 each.check_run(callbacks)
-
-    def _begin_new_run(self) -> None:
-        """Forget what belongs to one fine-tuning run."""
-        self._finetuning_started, self._n_finetuning_updates = False, 0
-        for callback in self.finetuning:
-            callback.begin_new_run()
 
     def _refuse_unused_hooks(self) -> None:
         """:raises ValueError: if a callback changes what is never asked for, and so would do nothing"""

@@ -78,7 +78,7 @@ class AuxiliaryAdvantage(_ReferenceCallback):
     @property
     def weight(self) -> float:
         """Weight of the auxiliary advantage in the present rollout, from 1 to 0."""
-        return max(1.0 - self.num_timesteps / self.anneal_steps, 0.0)
+        return max(1.0 - self.model.n_finetuning_steps / self.anneal_steps, 0.0)
 
     def _on_rollout_end(self) -> None:
         super()._on_rollout_end()

@@ -73,10 +73,10 @@ class BalancedReplay(_DatasetCallback):
         self.ratio_batch_size = ratio_batch_size
         self.ratio_learning_rate = ratio_learning_rate
         self.ratio_net_arch = [256, 256] if ratio_net_arch is None else list(ratio_net_arch)
-        self._forget()
+        self.begin_new_run()
 
-    def _forget(self) -> None:
-        """Start afresh, as in a new fine-tuning run."""
+    def begin_new_run(self) -> None:
+        """See :meth:`FineTuningCallback.begin_new_run`."""
         self.tree: SumTree | None = None
         #: entries of the tree that are the dataset's; those of the online buffer follow, row by row
         self._n_offline = 0
@@ -104,8 +104,6 @@ class BalancedReplay(_DatasetCallback):
 
     def _on_training_start(self) -> None:
         self._check_online_buffer()
-        if self.model.num_timesteps == 0 and self._online.size() == 0:
-            self._forget()
         dataset = self._open().dataset
         if self.ratio is None:
             row = self._open()._get_samples(np.zeros(1, dtype=np.int64))

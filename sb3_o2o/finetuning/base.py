@@ -118,6 +118,8 @@ class FineTuningCallback(BaseCallback):
     #: works on a replay buffer, which on-policy algorithms do not have
     needs_replay_buffer: ClassVar[bool] = False
     registry: ClassVar[dict[str, type[FineTuningCallback]]] = {}
+    #: of the fine-tuning run that this callback has been in; empty before the first
+    run_id: str = ""
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
@@ -145,8 +147,10 @@ class FineTuningCallback(BaseCallback):
 
     def begin_new_run(self) -> None:
         """
-        Called where another fine-tuning run begins: ``load_offline`` takes this callback over from a saved model, or
-        ``pretrain`` starts again.
+        Called where another fine-tuning run begins: ``load_offline`` takes this callback over from a saved model,
+        ``pretrain`` starts again, or ``learn`` is given it for another run than the last. All else goes on with the
+        run: every further ``learn``, and what was saved, resumed or copied. Schedules count the run's environment steps
+        (``model.n_finetuning_steps``), not ``num_timesteps``, which ``learn`` may set to zero.
         """
 
     def check_run(self, callbacks: list[BaseCallback]) -> None:

@@ -177,7 +177,7 @@ class ConstrainedFineTuning(_ReferenceCallback):
 
     def _set_threshold(self) -> None:
         first, last = _thresholds("kl" if self.uses_density else "mse", self.threshold, self.end_threshold)
-        progress = min(self.num_timesteps / self.anneal_steps, 1.0)
+        progress = min(self.model.n_finetuning_steps / self.anneal_steps, 1.0)
         self.current_threshold.fill_(first + (last - first) * progress)
 
     # -- update ----------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ class DualCritic(FineTuningCallback):
         ``"adroit-cloned"``); or ``"auto"``
     :param second: the second pair without :class:`OnlinePretraining`: ``"fresh"``, or a ``"copy"`` of the first
     :param auto_window: online steps, of each environment, that ``"auto"`` looks back on, > 1
-    :param auto_interval: steps between two looks, > 0
+    :param auto_interval: online steps, over all environments, between two looks, > 0
     :raises ValueError: for an argument out of range, and for a schedule that decreases
     """
 
@@ -73,14 +73,14 @@ class DualCritic(FineTuningCallback):
         self.auto_window = auto_window
         self.auto_interval = auto_interval
         self.recent: deque[tuple[Any, ...]] = deque(maxlen=auto_window)
-        self._forget()
         self.weight: th.Tensor | None = None
-        #: the second pair, once training has begun
-        self.critics: SecondCritics | None = None
+        self.begin_new_run()
 
-    def _forget(self) -> None:
-        self.n_steps = 0
-        #: online environment steps at the first update
+    def begin_new_run(self) -> None:
+        """See :meth:`FineTuningCallback.begin_new_run`."""
+        #: the second pair, once training has begun; the phases that made another run's stay behind the model
+        self.critics: SecondCritics | None = None
+        #: environment steps of the run at the first update
         self.first_update: int | None = None
         #: the present weight of the second pair
         self.value = self._scheduled(0) if self.schedule is not None else 0.5
@@ -98,10 +98,6 @@ class DualCritic(FineTuningCallback):
         if getattr(self, "model", model) is not model:
             self.begin_new_run()
         super().init_callback(model)
-
-    def begin_new_run(self) -> None:
-        """See :meth:`FineTuningCallback.begin_new_run`."""
-        self.critics = None  # the phases that made them stay behind the model
 
     # -- the second pair -------------------------------------------------------------------------------------------
 
@@ -129,8 +125,6 @@ class DualCritic(FineTuningCallback):
         model: Any = self.model
         if model.phase == "pretraining" and model._online_steps is not None:
             return  # given to ``pretrain``, where there is nothing to mix
-        if model.num_timesteps == 0 and not model._finetuning_started:
-            self._forget()
         if self.critics is None or not self.critics.attach_to(model.finetuning_objective):
             self.critics = SecondCritics(model.finetuning_objective, copy=self.second == "copy")
         # a tensor, whose value may change without compiling anew
@@ -150,14 +144,15 @@ class DualCritic(FineTuningCallback):
     def _on_step(self) -> bool:
         if self.weight is None:
             return True
-        self.n_steps += self.training_env.num_envs
+        steps = self.model.n_finetuning_steps
         if self.schedule is None:
             self._remember()
-            is_due = self.n_steps // self.training_env.num_envs % self.auto_interval == 0
+            before = steps - self.training_env.num_envs
+            is_due = steps // self.auto_interval > before // self.auto_interval
             if is_due and self.first_update is not None:
                 self._measure()
         elif self.first_update is not None:
-            self._set(self._scheduled(self.n_steps))
+            self._set(self._scheduled(steps))
         self.logger.record("finetune/kappa", self.value)
         return True
 
@@ -210,7 +205,7 @@ class DualCritic(FineTuningCallback):
         :return: the second pair's step on them
         """
         if self.first_update is None:
-            self.first_update = self.n_steps
+            self.first_update = self.model.n_finetuning_steps
             if self.schedule is None and self.recent:
                 self._measure()
         draws = self.model.finetuning_objective.second_draws(batch)

@@ -85,6 +85,10 @@ class OnlinePretraining(_DatasetCallback):
         self.target_interval = target_interval
         self.reset_optimizers = reset_optimizers
         self.log_interval = log_interval
+        self.begin_new_run()
+
+    def begin_new_run(self) -> None:
+        """See :meth:`FineTuningCallback.begin_new_run`."""
         self.n_collected, self.done = 0, False
         #: row of the replay buffer that holds the first online transition
         self.first_row = 0
@@ -93,14 +97,12 @@ class OnlinePretraining(_DatasetCallback):
 
     def _on_training_start(self) -> None:
         model: Any = self.model
-        is_new = model.num_timesteps == 0 and not model._finetuning_started
-        if is_new:
-            self.n_collected, self.done = 0, False
-            model.phase_steps.pop(PHASE, None)
         if self.done:
             return
         self._check(model)
-        if not is_new and model.replay_buffer.size() == 0 and self.n_collected > 0:
+        if self.n_collected == 0:
+            model.phase_steps.pop(PHASE, None)  # of another run
+        elif model.replay_buffer.size() == 0:
             warnings.warn(
                 f"The {self.n_collected} collected transitions were not saved with the model: OnlinePretraining "
                 "collects anew. save_resume, or save_replay_buffer, keeps them.",

@@ -65,7 +65,6 @@ class _ReferenceCallback(FineTuningCallback):
         if self.policy is None:
             self._take_policy()
         self.policy.to(model.device)
-        self.taken_at = min(self.taken_at, self.num_timesteps)  # a ``learn`` may count from zero again
         if self.reference == "best":
             self._began_as_reference = not self._has_moved()
 
@@ -116,7 +115,7 @@ class _ReferenceCallback(FineTuningCallback):
     def _on_rollout_end(self) -> None:
         # evaluations run in the steps of a rollout, and the policy has not moved since
         if self.reference == "interval":
-            if self.num_timesteps - self.taken_at >= self.interval:
+            if self.model.n_finetuning_steps - self.taken_at >= self.interval:
                 self._take_policy()
             return
         evaluation = self._evaluation(self.model._driven_callbacks)  # type: ignore[attr-defined]
@@ -134,7 +133,7 @@ class _ReferenceCallback(FineTuningCallback):
         else:
             # in place: compiled updates hold on to the network
             self.policy.load_state_dict(self._network().state_dict())
-        self.taken_at = self.num_timesteps
+        self.taken_at = self.model.n_finetuning_steps
         self.n_taken += 1
         self.logger.record("finetune/reference_updates", self.n_taken - 1)
 

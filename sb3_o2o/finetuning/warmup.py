@@ -8,7 +8,8 @@ from sb3_o2o.finetuning.base import FineTuningCallback
 class Warmup(FineTuningCallback):
     """
     Collect with the pre-trained policy's own sampled actions before the first online update, so that the replay
-    buffer starts with what that policy does (WSRL, algorithm 1).
+    buffer starts with what that policy does (WSRL, algorithm 1). Each fine-tuning run warms up once. One whose replay
+    buffer was not saved does so again where ``learn`` counts from zero.
 
     :param steps: environment steps without updates, over all environments; 5000 in the paper
     """
@@ -20,15 +21,27 @@ class Warmup(FineTuningCallback):
         if steps < 0:
             raise ValueError(f"Warmup(steps) must be >= 0, not {steps}.")
         self.steps = steps
-        self.done = False
+        self.begin_new_run()
+
+    def begin_new_run(self) -> None:
+        """See :meth:`FineTuningCallback.begin_new_run`."""
+        #: environment steps of the run before it
+        self.start = 0
+
+    def _init_callback(self) -> None:
+        # before other callbacks fill the buffer
+        if self.model.num_timesteps == 0 and self.model.replay_buffer.size() == 0:
+            self.start = self.model.n_finetuning_steps
 
     def _on_training_start(self) -> None:
-        if self.model.num_timesteps == 0 and self.model.replay_buffer.size() == 0:
-            self.done = False  # a new fine-tuning run of a saved model
         if not self.done and self.steps > 0:
             self.model.set_phase("warmup")
 
+    @property
+    def done(self) -> bool:
+        """Whether updates may be made."""
+        return self.model.n_finetuning_steps - self.start > self.steps
+
     def allow_update(self) -> bool:
         """:return: whether the warm-up is over."""
-        self.done = self.done or self.model.num_timesteps > self.steps
         return self.done

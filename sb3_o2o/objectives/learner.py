@@ -66,6 +66,10 @@ class Learner(Protocol):
     qf_lr_schedule: Schedule
 
     @property
+    def n_finetuning_steps(self) -> int:
+        """Environment steps of the fine-tuning run: what schedules count."""
+
+    @property
     def actor(self) -> Any:
         """``rsample``, ``mode``, ``log_prob``, ``get_action_dist_params``, and whether it is ``stochastic``."""
 

@@ -185,7 +185,7 @@ class SPOTObjective(TD3Objective):
         """:return: lambda: constant while pre-training, then falling with the environment steps"""
         if self.model.phase == "pretraining":
             return self.weight
-        return self.weight * max(self.cooldown_floor, 1 - self.model.num_timesteps / self.cooldown_steps)
+        return self.weight * max(self.cooldown_floor, 1 - self.model.n_finetuning_steps / self.cooldown_steps)
 
     def actor_losses(self, batch: Batch, noise: th.Tensor, weight: th.Tensor) -> LossesAndMetrics:  # type: ignore[override]
         """

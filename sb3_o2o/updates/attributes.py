@@ -121,9 +121,6 @@ class AlgorithmArguments(_Base):
         def _act_from_the_first_step(self) -> None:
             """Begin without random actions."""
 
-        def _begin_new_run(self) -> None:
-            """Forget what belongs to one fine-tuning run."""
-
     @property
     def _offline_batch_size(self) -> int:
         """Transitions per update of the offline phase."""

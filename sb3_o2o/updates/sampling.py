@@ -10,7 +10,7 @@ import torch as th
 
 from sb3_o2o.data import OfflineDataset, OfflineReplayBuffer
 from sb3_o2o.objectives import Batch
-from sb3_o2o.updates.attributes import AlgorithmArguments
+from sb3_o2o.updates.finetuning_run import FineTuningRun
 from sb3_o2o.updates.phases import PRETRAINING
 
 
@@ -21,7 +21,7 @@ def _constant(value: float, device: th.device) -> th.Tensor:
         return th.tensor(value, dtype=th.float32, device=device)
 
 
-class SamplingMixin(AlgorithmArguments):
+class SamplingMixin(FineTuningRun):
     """Opens datasets, puts rewards on the training scale, and draws batches from them."""
 
     def _check_reward_scale(self) -> None:
