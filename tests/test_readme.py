@@ -1,0 +1,198 @@
+"""
+README as its reader pastes it: every Python block alone, with its own imports and without a warning; every command.
+
+Only sizes are changed, all by :func:`shorter`: a number of steps is divided by 25,000, in README and in the recipes.
+The dataset of its blocks is recorded here, under the same name.
+"""
+
+import re
+import shlex
+import shutil
+import tomllib
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from stable_baselines3 import SAC
+from tqdm import TqdmExperimentalWarning
+from typer.testing import CliRunner
+
+from sb3_o2o import O2OSAC
+from sb3_o2o.cli import app
+from sb3_o2o.data.collect import collect
+from sb3_o2o.recipes import recipe_folder
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+DATASET = "mujoco/hopper/medium-v0"
+NUMBER = r"\d{1,3}(?:_\d{3})+|\d+"
+#: warnings that Python hides by default, and the one that Stable-Baselines3 hides when it is imported
+HIDDEN = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning, TqdmExperimentalWarning)
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.M | re.S)
+
+
+PYTHON, DIFF, SHELL = blocks("python"), blocks("diff"), blocks("bash")
+COMMANDS = [line.partition("#")[0].strip() for block in SHELL for line in block.splitlines()]
+COMMANDS = [line for line in COMMANDS if line]
+#: commands in running text; what stands in for a name there is filled in
+IN_TEXT = [
+    text.replace("--seed N", "--seed 1") for text in re.findall(r"`(sb3-o2o [^`]*)`", README) if "..." not in text
+]
+
+
+def shorter(text: str, pattern: str = r"(?<![\w.]){}(?![\w.])") -> str:
+    """Every number from 5,000 on that a pattern finds, divided by 25,000; at least 2."""
+
+    def divided(match: re.Match[str]) -> str:
+        number = int(match[1])
+        return match[0] if number < 5_000 else match[0].replace(match[1], str(max(number // 25_000, 2)))
+
+    return re.sub(pattern.format(f"({NUMBER})"), divided, text)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the dataset that README speaks of, and shorter recipes."""
+    folder = tmp_path_factory.mktemp("reader")
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # Minari's: no author, no code link
+        patch.setenv("MINARI_DATASETS_PATH", str(folder / "minari"))
+        collect(None, "Hopper-v5", DATASET, n_steps=300, seed=0)
+    shutil.copytree(recipe_folder(), folder / "hyperparams")
+    for path in (folder / "hyperparams").glob("*.yml"):
+        path.write_text(shorter(path.read_text(), r"steps: {}\b"))
+    return folder
+
+
+@pytest.fixture
+def reader(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The reader's folder: what one block saves, the next one finds."""
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(home / "minari"))
+    monkeypatch.setattr("sb3_o2o.recipes.reading.recipe_folder", lambda: home / "hyperparams")
+    return home
+
+
+def paste(code: str) -> dict[str, Any]:
+    """Runs a script in a namespace of its own, and gives its names. Warnings that its user would see are errors."""
+    names: dict[str, Any] = {"__name__": "__main__"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for hidden in HIDDEN:
+            warnings.simplefilter("ignore", hidden)
+        exec(compile(shorter(code), "README.md", "exec"), names)
+    return names
+
+
+@pytest.fixture
+def saved(reader: Path) -> None:
+    """What the first block leaves for the others."""
+    if not (reader / "wsrl_hopper.zip").is_file():
+        paste(PYTHON[0])
+
+
+class TestPython:
+    def test_sizes_are_the_only_change(self) -> None:
+        assert shorter('learn(500_000) # v5 250000 "x/y-v0", 1e-4, 2_500') == 'learn(20) # v5 10 "x/y-v0", 1e-4, 2_500'
+        assert shorter("{steps: 5000} size: 1_000_000", r"steps: {}\b") == "{steps: 2} size: 1_000_000"
+
+    def test_the_headline_is_wsrl(self, reader: Path) -> None:
+        names = paste(PYTHON[0])
+        assert (reader / "wsrl_hopper.zip").is_file()
+        offline, model = O2OSAC.load("wsrl_hopper"), names["model"]
+        for each in (offline, model):
+            assert (each.recipe, each.n_critics, each.critic_subset, each.objective) == ("wsrl", 10, 2, "cql")
+            assert each.critic_layer_norm
+            assert each.actor_layer_norm
+        assert offline.n_pretrain_steps == model.n_pretrain_steps == 10
+        assert model.online_objective == "sac"
+        assert [type(callback).__name__ for callback in model.finetuning] == ["Warmup"]
+        # two steps of warm-up, and four updates for each of the others, on what was collected alone
+        assert model._n_updates - offline._n_updates == 4 * (20 - 2)
+        assert model.replay_buffer.size() == model.num_timesteps == 20
+
+    @pytest.mark.parametrize("number", range(1, len(PYTHON)))
+    def test_every_other_block(self, number: int, saved: None) -> None:
+        model = paste(PYTHON[number])["model"]
+        assert model.num_timesteps >= 4
+
+    def test_a_stock_script(self, reader: Path) -> None:
+        (difference,) = DIFF
+        before, after = (
+            "\n".join(line[1:] for line in difference.splitlines() if line[:1] != other) for other in ("+", "-")
+        )
+        stock = paste(before)["model"]
+        assert type(stock) is SAC
+        stock.save_replay_buffer("my_replay_buffer")
+        model = paste(after)["model"]
+        assert (type(model), model.objective, model.n_pretrain_steps, model.num_timesteps) == (O2OSAC, "cql", 4, 4)
+
+
+def parse(command: str) -> None:
+    """Reads a command line as the program does, options and types included, and runs nothing."""
+    program, *arguments = shlex.split(command)
+    assert program == "sb3-o2o"
+    context = (current := typer.main.get_command(app)).make_context(program, list(arguments))
+    while hasattr(current, "get_command"):
+        rest = [*context._protected_args, *context.args]
+        current = current.get_command(context, rest[0])
+        assert current is not None, command
+        context = current.make_context(rest[0], rest[1:], parent=context)
+
+
+class TestShell:
+    @pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("sb3-o2o ")])
+    def test_our_commands_are_understood(self, command: str) -> None:
+        parse(command)
+
+    @pytest.mark.parametrize("command", IN_TEXT)
+    def test_so_are_those_in_running_text(self, command: str) -> None:
+        if " -" in command:
+            parse(command)
+        else:  # named only, without what it needs
+            assert CliRunner().invoke(app, [*shlex.split(command)[1:], "--help"]).exit_code == 0
+
+    def test_no_command_is_left_out(self) -> None:
+        known = ("sb3-o2o ", "make ", "pip install ", "minari download ", "git clone ")
+        assert [line for line in COMMANDS if not line.startswith(known)] == []
+
+    def test_make_knows_its_targets(self) -> None:
+        targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+        asked = [line.split()[1] for line in COMMANDS if line.startswith("make ")]
+        asked += re.findall(r"`make ([a-z-]+)`", README)
+        assert asked
+        assert set(asked) <= targets
+
+    def test_extras_exist(self) -> None:
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        asked = re.findall(r"pip install '\.\[(\w+)\]'", README)
+        assert asked
+        assert set(asked) <= set(extras)
+
+    def test_the_quick_start_runs(self, reader: Path) -> None:
+        """Pre-train, fine-tune and evaluate: folders have the names that README gives, and the files that it lists."""
+        (block,) = [block for block in SHELL if "sb3-o2o pretrain" in block]
+        few = ["--evaluations", "1", "--eval-episodes", "1", "--checkpoints", "1"]
+        for command in ("pretrain", "finetune", "evaluate"):
+            (line,) = re.findall(rf"^sb3-o2o {command} .*$", block, re.M)
+            line, _, folder = line.partition("# -> ")
+            arguments = [shorter(part, r"^{}$") for part in shlex.split(line)[1:]]
+            sizes = ["--episodes", "1"] if command == "evaluate" else few
+            result = CliRunner().invoke(app, [*arguments, *sizes], env={"COLUMNS": "200"})
+            assert result.exit_code == 0, result.output
+            assert "Warning" not in result.output
+            if folder:
+                assert (reader / folder / "config.yml").is_file()
+        listed = re.findall(
+            r"^  ([\w.]+)/? ", README[README.index("## What a run leaves") :].partition("```\n\n")[0], re.M
+        )
+        assert "learning_curve.png" in listed
+        assert {path.name for path in (reader / "runs" / "wsrl-Hopper-v5_2").iterdir()} == set(listed)
+        with np.load(reader / "runs" / "wsrl-Hopper-v5_2" / "online" / "evaluations.npz") as evaluations:
+            assert evaluations["timesteps"].tolist() == [0, 4]
