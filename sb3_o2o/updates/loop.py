@@ -1,0 +1,145 @@
+"""The update, top to bottom: sample, prepare, steps, gradients, optimisers, targets, hooks."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import torch as th
+from stable_baselines3.common.utils import update_learning_rate
+
+from sb3_o2o.networks.optimizers import set_gradients, step_all
+from sb3_o2o.objectives.batch import Batch
+from sb3_o2o.updates.gradients import GradientFunctions
+from sb3_o2o.updates.metrics import Metrics
+from sb3_o2o.updates.sampling import sample
+from sb3_o2o.updates.trainee import Trainee
+
+
+class UpdateLoop:
+    """
+    Makes gradient updates of a model: whatever its active objective minimises, changed by whatever its callbacks hook
+    into. All that it keeps over an interruption are the sums of :attr:`metrics`; graphs are compiled anew.
+
+    :param model: the algorithm; it owns the networks, optimisers and counters
+    """
+
+    def __init__(self, model: Trainee):
+        self.model = model
+        self.metrics = Metrics()
+        self.gradients = GradientFunctions(model.compile, model.verbose)
+
+    def forget_graphs(self) -> None:
+        """Compile anew, as after networks changed their shapes."""
+        self.gradients = GradientFunctions(self.model.compile, self.model.verbose)
+
+    def run(self, gradient_steps: int, batch_size: int) -> None:
+        """
+        Make updates on sampled batches. Where the algorithm draws blocks, the transitions of all updates are sampled
+        and converted at once; the actor then steps on its own minibatch or on the whole block.
+
+        :param gradient_steps: updates to make
+        :param batch_size: transitions per update
+        """
+        model = self.model
+        if not model.policy.training:  # a walk through all modules, which a small update would notice
+            model.policy.set_training_mode(True)
+        self.update_learning_rates()
+        block = sample(model, batch_size * gradient_steps) if model.draws_blocks(gradient_steps) else None
+        for step in range(gradient_steps):
+            batch = (
+                sample(model, batch_size)
+                if block is None
+                else block.part(step * batch_size, (step + 1) * batch_size)
+            )
+            actor_batch = block if block is not None and model.actor_batch == "block" else batch
+            self.metrics.add(self.update(batch, actor_batch, step))
+
+    def update(self, batch: Batch, actor_batch: Batch | None = None, step: int = 0) -> dict[str, th.Tensor]:
+        """
+        One update: a step of each optimiser whose turn it is, target networks, hooks.
+
+        :param batch: transitions for the critics
+        :param actor_batch: transitions for the actor; the same by default
+        :param step: how many updates came before it since the last rollout
+        :return: losses and metrics, detached, on the device
+        """
+        model = self.model
+        model._n_updates += 1
+        objective = model.active_objective
+        is_actor_step = not objective.delayed or model.is_actor_step()
+        metrics = self.gradient_step(batch, (batch if actor_batch is None else actor_batch) if is_actor_step else None)
+        if objective.moves_targets and (not objective.delayed or model.is_target_step(step, is_actor_step)):
+            model.update_targets()
+        model.hooks.call("after_update", batch, metrics)
+        model.hooks.call("on_gradient_step")
+        return metrics
+
+    def gradient_step(self, batch: Batch, actor_batch: Batch | None, prepare: bool = False) -> dict[str, th.Tensor]:
+        """
+        What steps optimisers in an update. Each step of the objective sees what the steps before it changed.
+
+        :param batch: transitions for the critics
+        :param actor_batch: transitions for the actor; None when it waits
+        :param prepare: train what the objective needs before pre-training instead
+        :return: losses and metrics, detached, on the device
+        """
+        model, hooks = self.model, self.model.hooks
+        objective = model.active_objective
+        is_shared = actor_batch is batch
+        batch = hooks.prepare(batch)
+        if actor_batch is not None:
+            actor_batch = batch if is_shared else hooks.prepare(actor_batch)
+        optimizers = model.optimizers() | objective.optimizers | hooks.optimizers()
+        parameters = {name: parameters_of(optimizer) for name, optimizer in optimizers.items()}
+        steps = (
+            objective.preparation_steps(batch)
+            if prepare
+            else chain(hooks.critic_steps(batch), objective.steps(batch, actor_batch))
+        )
+        metrics: dict[str, th.Tensor] = {}
+        for step in steps:
+            losses, step_metrics, gradients = self.gradients(step, parameters)
+            for name, values in zip(losses, gradients, strict=True):
+                set_gradients(parameters[name], values)
+            step_all(optimizers[name] for name in losses)  # once all gradients of the step are formed
+            metrics.update(step_metrics, **{f"{name}_loss": loss for name, loss in losses.items()})
+        return metrics
+
+    def update_learning_rates(self) -> None:
+        """Let optimisers follow their schedules."""
+        model = self.model
+        objective, schedules = model.active_objective, model.learning_rates()
+        remaining = model._current_progress_remaining
+        for name, optimizer in (model.optimizers() | objective.optimizers | model.hooks.optimizers()).items():
+            follows = objective.follows | model.hooks.follows()
+            schedule = schedules.get(follows.get(name, name))
+            if schedule is not None:
+                factor = objective.learning_rate_factor(name, remaining)
+                update_learning_rate(optimizer, factor * schedule(remaining))
+
+    def record(self, prefix: str) -> None:
+        """
+        Hand what has been summed to the logger, and begin a new interval.
+
+        :param prefix: of the keys: ``train``, ``offline``, or ``finetune/`` and a phase
+        """
+        model, sums = self.model, self.metrics.sums
+        for name, value in self.metrics.means().items():
+            model.logger.record(f"{prefix}/{name}", value)
+        if sums:
+            optimizers = model.optimizers() | model.active_objective.optimizers
+            trained = [name for name in optimizers if f"{name}_loss" in sums]
+            # a delayed actor may have had no step since the last log, but some phases train none
+            name = trained[0] if model.phase_in_progress is not None and "actor" not in trained else "actor"
+            model.logger.record(f"{prefix}/learning_rate", optimizers[name].param_groups[0]["lr"])
+        if self.gradients.compile:
+            model.logger.record("time/compile_seconds", self.gradients.compile_seconds)
+        self.metrics.clear()
+
+
+def parameters_of(optimizer: th.optim.Optimizer) -> list[th.nn.Parameter]:
+    """
+    :param optimizer: any
+    :return: what it trains, in its order
+    """
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
