@@ -100,11 +100,11 @@ def main() -> None:
         model, callback = model_on(n, args.batch_size)
 
         def update(model: Any = model, callback: Any = callback) -> None:
-            callback.after_update(model._sample(args.batch_size), {})
+            callback.after_update(model.sample_batch(args.batch_size), {})
 
         draw = milliseconds(lambda tree=tree, rng=rng: tree.sample(args.batch_size, rng), args.repeats)
         change = milliseconds(lambda tree=tree, i=indices, v=values: tree.update(i, v), args.repeats)
-        balanced = milliseconds(lambda model=model: model._sample(args.batch_size), args.repeats)
+        balanced = milliseconds(lambda model=model: model.sample_batch(args.batch_size), args.repeats)
         uniform = milliseconds(lambda b=model.replay_buffer: b.sample(args.batch_size), args.repeats)
         whole = milliseconds(update, args.repeats) - balanced
         one = milliseconds(lambda tree=tree: tree.update(np.zeros(1, dtype=np.int64), 1.0), args.repeats)

@@ -46,8 +46,8 @@ def milliseconds(objective: str, n_critics: int, args: argparse.Namespace) -> fl
     times = []
     for _ in range(args.repeats + 3):
         started = time.perf_counter()
-        model._gradient_step(batch, batch)
-        model._update_targets()
+        model.loop.gradient_step(batch, batch)
+        model.update_targets()
         if model.device.type == "cuda":
             th.cuda.synchronize()
         times.append(time.perf_counter() - started)

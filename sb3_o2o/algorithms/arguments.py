@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sb3_o2o.recipes.reading import environment_id, load_recipe
-from sb3_o2o.updates.attributes import own_containers
+from sb3_o2o.updates.containers import own_containers
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm as _Base

@@ -1,44 +1,83 @@
-"""What O2OSAC and its siblings share: pre-training, the update loop, hooks, and what is saved."""
+"""What O2OSAC and its siblings share: what users call, what Stable-Baselines3 asks for, and what is saved."""
 
 from __future__ import annotations
 
+import copy
 import math
 import os
-import time
-from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
-from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
-from stable_baselines3.common.utils import FloatSchedule, configure_logger, update_learning_rate
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_o2o.data import OfflineDataset, OfflineReplayBuffer
 from sb3_o2o.files import whole_file
 from sb3_o2o.finetuning import build_finetuning
-from sb3_o2o.networks.normalizer import needs_statistics, set_observation_statistics
-from sb3_o2o.networks.optimizers import set_gradients, step_all
 from sb3_o2o.objectives import Batch, Objective, make_objective
-from sb3_o2o.updates.bars import PretrainingProgressBar
-from sb3_o2o.updates.gradient_phases import UpdatePhases
-from sb3_o2o.updates.gradients import GradientFunctions
-from sb3_o2o.updates.hooks import Hooks, walk
+from sb3_o2o.resume import bundle, copying
+from sb3_o2o.updates import gradient_phases, pretraining, sampling
+from sb3_o2o.updates.call import Call
+from sb3_o2o.updates.finetuning_run import FineTuningRun
+from sb3_o2o.updates.hooks import Hooks, as_list, walk
+from sb3_o2o.updates.loop import UpdateLoop
 from sb3_o2o.updates.phases import FINETUNING, PRETRAINING
-from sb3_o2o.updates.preparation import prepare_objective
 
 if TYPE_CHECKING:
     from typing import Self
 
+    _Base = BaseAlgorithm
+else:
+    _Base = object
 
-class OfflineToOnlineMixin(UpdatePhases):
+
+class OfflineToOnlineAlgorithm(_Base):
     """
-    Turns an SB3 algorithm into an offline-to-online one: pre-training, phases, hooks and what is saved. What needs a
-    replay buffer is in :class:`~sb3_o2o.algorithms.off_policy.OffPolicyMixin`.
+    Turns an SB3 algorithm into an offline-to-online one. The work is done by objects and functions that are given the
+    model: updates by :mod:`sb3_o2o.updates`, resumption by :mod:`sb3_o2o.resume`.
     """
+
+    stock_class: ClassVar[type[BaseAlgorithm]]
+    stock_policies: ClassVar[dict[type, type]]
+    #: constructor arguments that are arguments of the policy
+    policy_arguments: ClassVar[tuple[str, ...]]
+    #: constructor arguments of a model that only acts
+    acting_arguments: ClassVar[dict[str, Any]] = {}
+    available_objectives: ClassVar[dict[str, type[Objective]]]
+    qf_lr_schedule: Schedule
+    actor: Any
+    critic: Any
+    critic_target: Any
+    # constructor arguments, described at the algorithms
+    explicit_arguments: tuple[str, ...]
+    #: where its recipe can be found
+    recipe: str | None
+    #: gradient steps that the recipe wants on the dataset
+    recipe_pretrain_steps: int = 0
+    objective: str
+    objective_kwargs: dict[str, Any] | None
+    finetuning: list[Any]
+    gamma: float
+    batch_size: int
+    normalize_observations: bool
+    reward_scale: float
+    reward_shift: float
+    dataset: Any
+    dataset_kwargs: dict[str, Any] | None
+    pretrain_steps: int
+    compile: bool
+    actor_batch: str = "minibatch"
+    # state
+    hooks: Hooks
+    call: Call
+    loop: UpdateLoop
+    offline_objective: Objective
+    finetuning_objective: Objective
 
     # -- set-up ----------------------------------------------------------------------------------------------------
 
@@ -47,16 +86,24 @@ class OfflineToOnlineMixin(UpdatePhases):
         for name, value in arguments.items():
             setattr(self, name, value)
         self.policy_kwargs.pop("use_sde", None)  # SB3 puts it there: what the user gave stays what the user gave
+        # saved with the model, see :class:`~sb3_o2o.updates.trainee.Trainee`
+        self.phase: str | None = None
         self.n_pretrain_steps = 0
-        self._init_run()
-        self._init_phases()
-        self._has_statistics = False
-        self._negative_reward: float | None = None
-        self._n_offline_buffers = 0
+        self.phase_steps: dict[str, int] = {}
+        self.finished_phases: list[str] = []
+        self.has_statistics = False
+        self.n_offline_buffers = 0
+        #: reward of failure in the sparse datasets seen so far, for Monte-Carlo returns
+        self.negative_reward: float | None = None
+        self.online_counters: tuple[int, int, float] | None = None
+        self.finetuning_run = FineTuningRun()
+        # not saved
         self.offline_buffer: OfflineReplayBuffer | None = None
+        self.pretrained_on: Any = None
+        self.phase_in_progress: tuple[Objective, OfflineReplayBuffer] | None = None
         self.hooks = Hooks()
-        self._pretrained_on: Any = None
-        self._online_steps: tuple[int, int, float] | None = None
+        self.call = Call()
+        self.loop = UpdateLoop(self)
 
     def _setup_model(self) -> None:
         given = self.policy_kwargs
@@ -75,7 +122,7 @@ class OfflineToOnlineMixin(UpdatePhases):
 
     def _setup_objectives(self) -> None:
         """Create the objectives, which may own parameters, and the fine-tuning callbacks."""
-        self._gradient_functions = GradientFunctions(self.compile, self.verbose)
+        self.loop.forget_graphs()
         self.finetuning = build_finetuning(self.finetuning or [])
         self.offline_objective = make_objective(self.objective, self.objective_kwargs, self, self.available_objectives)
         self.finetuning_objective = self._make_finetuning_objective()
@@ -107,49 +154,80 @@ class OfflineToOnlineMixin(UpdatePhases):
 
     # -- update ----------------------------------------------------------------------------------------------------
 
-    def _start_finetuning(self) -> None:
+    @property
+    def active_objective(self) -> Objective:
+        """What the next gradient step minimises."""
+        if self.phase_in_progress is not None:
+            return self.phase_in_progress[0]
+        return self.offline_objective if self.phase == PRETRAINING else self.finetuning_objective
+
+    def update(self, batch: Batch) -> dict[str, th.Tensor]:
+        """
+        Make one update of the present phase on a given batch, as ``pretrain`` and ``learn`` make it on batches that
+        they sample: learning rates, losses, optimisers, target networks and hooks included.
+
+        :param batch: transitions; :meth:`to_batch` makes one of a buffer's samples
+        :return: losses (``actor_loss``, ``critic_loss`` ...) and metrics of any shape, detached, on the device
+        """
+        self.policy.set_training_mode(True)
+        self.loop.update_learning_rates()
+        return self.loop.update(batch)
+
+    def to_batch(self, samples: Any) -> Batch:
+        """
+        :param samples: what a buffer returned
+        :return: the same as objectives take it
+        """
+        return sampling.to_batch(self, samples)
+
+    def sample_batch(self, batch_size: int) -> Batch:
+        """
+        :param batch_size: number of transitions
+        :return: what an update of the present phase would be made on
+        """
+        return sampling.sample(self, batch_size)
+
+    def sample_online(self, batch_size: int) -> Any:
+        """
+        :param batch_size: number of transitions
+        :return: samples of what the algorithm learns from online
+        """
+        raise NotImplementedError
+
+    def set_phase(self, phase: str) -> None:
+        """
+        Enter a phase and tell the callbacks.
+
+        :param phase: ``"pretraining"``, ``"warmup"`` or ``"finetuning"``
+        """
+        if phase != self.phase:
+            old, self.phase = self.phase, phase
+            self.hooks.call("on_phase_change", old, phase)
+
+    def start_finetuning(self) -> None:
         """Enter the phase, and let callbacks do once what comes before it."""
         self.set_phase(FINETUNING)
-        if not self._finetuning_started:
-            self._finetuning_started = True
+        if not self.finetuning_run.started:
+            self.finetuning_run.started = True
             self.hooks.call("before_finetuning")
 
-    def _update(self, gradient_steps: int, batch_size: int) -> None:
-        """
-        Make gradient steps. Where the algorithm draws blocks, the transitions of all steps are sampled and converted
-        at once; the actor then steps on its own minibatch or on the whole block.
+    def optimizers(self) -> dict[str, th.optim.Optimizer]:
+        """:return: the algorithm's own optimisers, by the names that objectives yield"""
+        raise NotImplementedError
 
-        :param gradient_steps: updates to make
-        :param batch_size: transitions per update
-        """
-        if not self.policy.training:  # a walk through all modules, which a small update would notice
-            self.policy.set_training_mode(True)
-        self._update_learning_rates()
-        block = self._sample(batch_size * gradient_steps) if self._draws_blocks(gradient_steps) else None
-        for step in range(gradient_steps):
-            batch = (
-                self._sample(batch_size) if block is None else block.part(step * batch_size, (step + 1) * batch_size)
-            )
-            self._n_updates += 1
-            objective = self.active_objective
-            is_actor_step = not objective.delayed or self._is_actor_step()
-            actor_batch = block if block is not None and self.actor_batch == "block" else batch
-            metrics = self._gradient_step(batch, actor_batch if is_actor_step else None)
-            if objective.moves_targets and (not objective.delayed or self._is_target_step(step, is_actor_step)):
-                self._update_targets()
-            self._accumulate(metrics)
-            self.hooks.call("after_update", batch, metrics)
-            self.hooks.call("on_gradient_step")
+    def learning_rates(self) -> dict[str, Schedule]:
+        """:return: the learning rate of each optimiser"""
+        raise NotImplementedError
 
-    def _draws_blocks(self, gradient_steps: int) -> bool:
-        """Whether the transitions of all gradient steps are sampled at once."""
+    def draws_blocks(self, gradient_steps: int) -> bool:
+        """:return: whether the transitions of all gradient steps are sampled at once"""
         return False
 
-    def _is_actor_step(self) -> bool:
-        """Whether the actor steps in this update; called once in each."""
+    def is_actor_step(self) -> bool:
+        """:return: whether the actor steps in this update; asked once in each"""
         return True
 
-    def _is_target_step(self, step: int, is_actor_step: bool) -> bool:
+    def is_target_step(self, step: int, is_actor_step: bool) -> bool:
         """
         :param step: gradient step since the last rollout, from 0
         :param is_actor_step: whether the actor stepped
@@ -157,52 +235,11 @@ class OfflineToOnlineMixin(UpdatePhases):
         """
         return True
 
-    def _target_pairs(self) -> list[tuple[th.nn.Module, th.nn.Module]]:
-        """Every network that has a target network, with it."""
+    def target_pairs(self) -> list[tuple[th.nn.Module, th.nn.Module]]:
+        """:return: every network that has a target network, with it"""
         raise NotImplementedError
 
-    def _gradient_step(self, batch: Batch, actor_batch: Batch | None, prepare: bool = False) -> dict[str, th.Tensor]:
-        """
-        :param batch: transitions for the critics
-        :param actor_batch: transitions for the actor; None when it waits
-        :param prepare: train what the objective needs before pre-training instead
-        :return: losses and other scalars, on the device
-        """
-        objective = self.active_objective
-        is_shared = actor_batch is batch
-        batch = self.hooks.prepare(batch)
-        if actor_batch is not None:
-            actor_batch = batch if is_shared else self.hooks.prepare(actor_batch)
-        optimizers = self._optimizers() | objective.optimizers | self.hooks.optimizers()
-        parameters = {name: _parameters(optimizer) for name, optimizer in optimizers.items()}
-        metrics: dict[str, th.Tensor] = {}
-        steps = (
-            objective.preparation_steps(batch)
-            if prepare
-            else chain(self.hooks.critic_steps(batch), objective.steps(batch, actor_batch))
-        )
-        for step in steps:
-            losses, step_metrics, gradients = self._gradient_functions(step, parameters)
-            for name, values in zip(losses, gradients, strict=True):
-                set_gradients(parameters[name], values)
-            step_all(optimizers[name] for name in losses)  # once all gradients of the step are formed
-            metrics.update(step_metrics, **{f"{name}_loss": loss for name, loss in losses.items()})
-        return metrics
-
-    def _lr_schedules(self) -> dict[str, Schedule]:
-        """The learning rate of each optimiser."""
-        raise NotImplementedError
-
-    def _update_learning_rates(self) -> None:
-        objective, schedules, remaining = self.active_objective, self._lr_schedules(), self._current_progress_remaining
-        follows = self.hooks.follows() | objective.follows
-        for name, optimizer in (self._optimizers() | objective.optimizers | self.hooks.optimizers()).items():
-            schedule = schedules.get(follows.get(name, name))
-            if schedule is not None:
-                factor = objective.learning_rate_factor(name, remaining)
-                update_learning_rate(optimizer, factor * schedule(remaining))
-
-    def _update_targets(self) -> None:
+    def update_targets(self) -> None:
         """Let the target networks follow."""
         raise NotImplementedError
 
@@ -212,7 +249,7 @@ class OfflineToOnlineMixin(UpdatePhases):
 
         :param critics: the critics' as well
         """
-        for network, target in self._target_pairs():
+        for network, target in self.target_pairs():
             if critics or network is not self.critic:
                 target.load_state_dict(network.state_dict())
 
@@ -220,7 +257,7 @@ class OfflineToOnlineMixin(UpdatePhases):
 
     def dump_logs(self, *args: Any) -> None:
         """Write log data."""
-        self._record_metrics("offline" if self.phase == PRETRAINING else "train")
+        self.loop.record("offline" if self.phase == PRETRAINING else "train")
         super().dump_logs(*args)  # type: ignore[misc]
 
     # -- pre-training ----------------------------------------------------------------------------------------------
@@ -251,104 +288,85 @@ class OfflineToOnlineMixin(UpdatePhases):
         :return: this model
         :raises ValueError: if the dataset does not fit, or there is nothing to do
         """
-        gradient_steps = self._default_pretrain_steps() if gradient_steps is None else gradient_steps
-        self._check_reward_scale()
-        if gradient_steps <= 0:
-            raise ValueError(f"pretrain(gradient_steps) must be at least 1, not {gradient_steps}.")
-        self._open_pretraining_data(dataset)
-        if not self._custom_logger:
-            self._logger = configure_logger(self.verbose, self.tensorboard_log, tb_log_name, reset_gradient_steps)
-        start = 0 if reset_gradient_steps else self.n_pretrain_steps
-        total = start + gradient_steps
-        bars: list[BaseCallback] = [PretrainingProgressBar(total)] if progress_bar else []
-        callback = CallbackList([*as_list(callback), *bars])
-        for each in (*self.finetuning, callback):
-            each.init_callback(self)  # one that cannot start changes nothing
-        self._start_pretraining(callback, start, total)
-        try:
-            callback.on_training_start(locals() | {"total_timesteps": total}, globals())
-            self._pretraining_loop(callback, total, log_interval)
-            callback.on_training_end()
-        finally:
-            self.hooks.deliver_to(())
-            self._leave_pretraining()
-            if "learning_starts" not in self.explicit_arguments:
-                self._act_from_the_first_step()
+        pretraining.pretrain(
+            self, dataset, gradient_steps, callback, log_interval, progress_bar, tb_log_name, reset_gradient_steps
+        )
         return self
 
-    def _act_from_the_first_step(self) -> None:
+    def gradient_phase(
+        self,
+        name: str,
+        objective: Objective,
+        gradient_steps: int,
+        buffer: OfflineReplayBuffer,
+        log_interval: int = 1000,
+        batch_size: int | None = None,
+    ) -> bool:
+        """
+        A phase of fine-tuning that makes updates and no environment steps, such as the reconstruction of a critic.
+        Callbacks call it inside ``learn``. It logs under ``finetune/<name>/``, shows a progress bar where ``learn``
+        does, and can be interrupted by :meth:`request_stop`; called again, it goes on where it was. Hooks that change
+        updates are not asked: they belong to the online updates.
+
+        :param name: of the phase, which callbacks hear of by ``on_phase_change``
+        :param objective: what to minimise
+        :param gradient_steps: updates in all, those of an interrupted call included, > 0
+        :param buffer: where transitions come from
+        :param log_interval: updates between two logs
+        :param batch_size: transitions per update; the model's by default
+        :return: whether the phase is complete; False where a stop was asked for
+        """
+        return gradient_phases.run_phase(self, name, objective, gradient_steps, buffer, log_interval, batch_size)
+
+    def load_dataset(self, source: Any) -> OfflineDataset:
+        """
+        Open a dataset, check it against the spaces of this model, and put its rewards on the training scale.
+
+        :param source: what :meth:`~sb3_o2o.data.OfflineDataset.load` accepts
+        :return: the dataset
+        :raises ValueError: if it does not fit
+        """
+        return sampling.load_dataset(self, source)
+
+    def open_offline_buffer(
+        self, source: Any = None, for_whom: str = "pretrain", *, whole_episodes: bool = False
+    ) -> OfflineReplayBuffer:
+        """
+        A buffer with a random generator of its own on a dataset.
+
+        :param source: a dataset; the one of the last ``pretrain``, or of the constructor, by default
+        :param for_whom: who asks, for the error message
+        :param whole_episodes: a transition leads to the end of its episode, for Monte-Carlo returns
+        :return: the buffer
+        :raises ValueError: if there is no dataset
+        """
+        return sampling.open_offline_buffer(self, source, for_whom, whole_episodes)
+
+    @property
+    def offline_batch_size(self) -> int:
+        """Transitions per update of offline phases."""
+        return self.batch_size
+
+    @property
+    def offline_n_steps(self) -> int:
+        """Steps over which a batch of the dataset sums its rewards."""
+        return 1
+
+    def check_reward_scale(self) -> None:
+        """:raises ValueError: where rewards reach a batch on another way than through this model"""
+        if (self.reward_scale, self.reward_shift) != (1.0, 0.0) and self._vec_normalize_env is not None:
+            raise ValueError(
+                "reward_scale and reward_shift cannot be combined with VecNormalize, which stores and scales raw "
+                "rewards itself: leave them at 1 and 0, or do without VecNormalize."
+            )
+
+    def dataset_opened(self, dataset: OfflineDataset) -> None:
+        """
+        :param dataset: about to be drawn from
+        """
+
+    def act_from_the_first_step(self) -> None:
         """A pre-trained policy does not begin with random actions."""
-
-    def _default_pretrain_steps(self) -> int:
-        return self.pretrain_steps or self.recipe_pretrain_steps
-
-    def _leave_pretraining(self) -> None:
-        """Give ``num_timesteps`` back to environment steps."""
-        if self._online_steps is not None:
-            self.num_timesteps, self._total_timesteps, self._current_progress_remaining = self._online_steps
-            self._online_steps = None
-            self._metric_sums = {}  # of an interrupted interval; they are not online ones
-
-    def _open_pretraining_data(self, dataset: Any) -> None:
-        source = self.dataset if dataset is None else dataset
-        opened = self.offline_buffer
-        if opened is not None and (source is None or source is self._pretrained_on or self._is_same(source, opened)):
-            return  # its random generator goes on
-        self.offline_buffer = None
-        try:
-            buffer = self.open_offline_buffer(source)
-        except BaseException:
-            self.offline_buffer = opened  # nothing is half-applied
-            raise
-        self.offline_buffer, self._pretrained_on = buffer, source
-        if self.dataset is None:
-            self.dataset = source  # what fine-tuning callbacks draw from
-        if not self._has_statistics and needs_statistics(self.policy):
-            self._set_statistics(buffer.dataset)
-
-    def _is_same(self, source: Any, opened: OfflineReplayBuffer) -> bool:
-        dataset = self.load_dataset(source)
-        reference = opened._reference or opened.dataset.reference
-        if dataset.fingerprint != reference.fingerprint:
-            if opened._reference is not None and reference.source == dataset.source:
-                reference.open()  # refuses a file that has changed since the run was interrupted
-            return False
-        opened.dataset = dataset  # a resumed run has to be given back what is in no file
-        return True
-
-    def _start_pretraining(self, callback: BaseCallback, start: int, total: int) -> None:
-        self._online_steps = self.num_timesteps, self._total_timesteps, self._current_progress_remaining
-        self.n_pretrain_steps = start
-        self.phase_steps, self.finished_phases = {}, []  # another policy: what was made of the last one is over
-        if start == 0:
-            self._begin_new_run()
-        self._take_callbacks(callback)
-        self.hooks.deliver_to([*self.finetuning, *walk(callback)], offline=True)
-        self.num_timesteps, self._total_timesteps = self.n_pretrain_steps, total
-        self.start_time = time.time_ns()
-        if self.ep_info_buffer is None:  # as ``learn`` does it: callbacks may write logs
-            self.ep_info_buffer = deque(maxlen=self._stats_window_size)
-            self.ep_success_buffer = deque(maxlen=self._stats_window_size)
-        self._num_timesteps_at_start = self.num_timesteps
-        self.set_phase(PRETRAINING)
-
-    def _pretraining_loop(self, callback: BaseCallback, total: int, log_interval: int) -> None:
-        if not prepare_objective(self, log_interval):
-            return
-        for step in self._gradient_steps(self.n_pretrain_steps, total, anneal=True):
-            self.n_pretrain_steps = self.num_timesteps = step
-            if not callback.on_step():
-                return
-            if self.n_pretrain_steps % log_interval == 0 or self.n_pretrain_steps == total:
-                self._dump_pretraining_logs()
-
-    def _dump_pretraining_logs(self) -> None:
-        elapsed = max((time.time_ns() - self.start_time) / 1e9, 1e-9)
-        self._record_metrics("offline")
-        # x-axis of the offline run: gradient steps
-        self.logger.record("time/gradient_steps", self.n_pretrain_steps, exclude="tensorboard")
-        self.logger.record("time/updates_per_second", (self.n_pretrain_steps - self._num_timesteps_at_start) / elapsed)
-        self.logger.dump(step=self.n_pretrain_steps)
 
     # -- fine-tuning -----------------------------------------------------------------------------------------------
 
@@ -368,18 +386,20 @@ class OfflineToOnlineMixin(UpdatePhases):
             self.pretrain(None, missing, progress_bar=progress_bar, reset_gradient_steps=is_new)
             if self.n_pretrain_steps < self.pretrain_steps:
                 self.request_stop()  # it was stopped: do not go on in the environment
-        self._check_reward_scale()
+        self.check_reward_scale()
         if self.n_pretrain_steps >= self.pretrain_steps:  # and not stopped in the middle of it
             self.finetuning_objective.check_prepared()
-        if not self._has_statistics and needs_statistics(self.policy):
-            self._set_statistics(self.load_dataset(self.dataset) if self.dataset is not None else None)
-        with self._counting_on(reset_num_timesteps):
+        pretraining.set_statistics(self)
+        noise = copy.deepcopy(self.action_noise) if self.call.interrupted is not None else None
+        with self.finetuning_run.counting_on(self, reset_num_timesteps):
             total_timesteps, callback = super()._setup_learn(
                 total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
             )
-        self._is_collecting, self._shows_progress = False, progress_bar
-        self._take_callbacks(callback)
-        self._bring_into_run(walk(callback))
+        if noise is not None:
+            self.action_noise = noise  # SB3 has reset it, as if an episode had ended
+        self.call.is_collecting, self.call.shows_progress = False, progress_bar
+        self.call.take(callback, offline=False)
+        self.finetuning_run.bring_in(walk(callback))
         self.hooks.deliver_to(walk(callback))
         self._refuse_unused_hooks()
         return total_timesteps, callback
@@ -395,22 +415,87 @@ class OfflineToOnlineMixin(UpdatePhases):
             if hasattr(each, "check_run"):
                 each.check_run(callbacks)
 
+    @property
+    def n_finetuning_steps(self) -> int:
+        """Environment steps of this fine-tuning run, over all environments, calls of ``learn`` and saves."""
+        # while pre-training, ``num_timesteps`` counts gradient steps
+        return self.finetuning_run.steps(
+            self.num_timesteps if self.online_counters is None else self.online_counters[0]
+        )
+
+    def begin_new_run(self) -> None:
+        """Forget what belongs to one fine-tuning run."""
+        self.finetuning_run = FineTuningRun()
+        self.finetuning_run.bring_in(self.finetuning)
+
     def _refuse_unused_hooks(self) -> None:
         """:raises ValueError: if a callback changes what is never asked for, and so would do nothing"""
         self.hooks.refuse(self.finetuning_objective.unused_hooks, type(self.finetuning_objective).__name__)
 
-    def _set_statistics(self, dataset: OfflineDataset | None) -> None:
-        if dataset is None:
-            raise ValueError("normalize_observations=True needs the statistics of a dataset: pass dataset=…")
-        set_observation_statistics(self.policy, *dataset.observation_stats())
-        self._has_statistics = True
-
-    def _take_callbacks(self, callback: BaseCallback) -> None:
-        """Remember the callbacks of a call, for resume bundles."""
-        raise NotImplementedError
-
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         return super()._init_callback([*self.finetuning, *as_list(callback)], progress_bar)
+
+    def learn(self, *args: Any, **kwargs: Any) -> Self:
+        """SB3's ``learn``, with its arguments."""
+        try:
+            with self.call.running():
+                return super().learn(*args, **kwargs)  # type: ignore[safe-super]
+        finally:
+            self.call.let_go(self.finetuning, self.hooks)
+
+    def may_collect(self) -> bool:
+        """:return: whether a rollout may begin, after callbacks did what comes before it"""
+        return gradient_phases.may_collect(self)
+
+    # -- interruption ----------------------------------------------------------------------------------------------
+
+    def request_stop(self) -> None:
+        """
+        End ``learn`` or ``pretrain`` at the next point where nothing is half-done: between two updates, and after
+        the transitions of a rollout are stored. A stop asked for during the last step of a call ends the next call.
+        A callback that returns False stops earlier, and SB3 then drops the transition of that step.
+        """
+        self.call.request_stop()
+
+    def save_resume(self, path: str | os.PathLike[str]) -> None:
+        """
+        Write all that a run needs to go on bit for bit: the model, the online buffer, ``VecNormalize``, random
+        generators, phase, callbacks and the environment's state. A folder; one that exists is replaced whole.
+
+        Called inside ``learn`` or ``pretrain``, as by a callback, it is written at the next point where nothing is
+        half-done: before the next rollout or update, or at the end of the call.
+
+        :param path: the folder
+        :raises OSError: if it cannot be written
+        """
+        self.call.at_clean_point(lambda: bundle.save(self, path))
+
+    @classmethod
+    def load_resume(
+        cls, path: str | os.PathLike[str], env: GymEnv, device: th.device | str = "auto", **kwargs: Any
+    ) -> Self:
+        """
+        Read what :meth:`save_resume` wrote. Go on with ``learn(remaining, reset_num_timesteps=False)``, or
+        ``pretrain(dataset, remaining, reset_gradient_steps=False)``, and callbacks of the same kinds in the same
+        order: they get their state back when the call starts.
+
+        :param path: the folder
+        :param env: an environment of the same kind
+        :param device: where the networks live
+        :param kwargs: as for ``load``
+        :return: the model
+        :raises ValueError: if it is no resume bundle, or one of another version
+        """
+        return bundle.load(cls, path, env, device, **kwargs)  # type: ignore[no-any-return]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return copying.state_of(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        copying.set_state(self, state)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return copying.deep_copy(self, memo)  # type: ignore[no-any-return]
 
     # -- saving ----------------------------------------------------------------------------------------------------
 
@@ -433,8 +518,8 @@ class OfflineToOnlineMixin(UpdatePhases):
             super().save(file, exclude, include)  # type: ignore[misc,arg-type]
 
     def _excluded_save_params(self) -> list[str]:
-        ours = ["hooks", "offline_buffer", "_pretrained_on", "offline_objective", "finetuning_objective"]
-        ours += ["_metric_sums", "_gradient_functions", "_target_parameters", "_phase_in_progress"]
+        ours = ["hooks", "call", "loop", "offline_buffer", "pretrained_on", "offline_objective"]
+        ours += ["finetuning_objective", "phase_in_progress", "_target_parameters"]
         by_reference = isinstance(self.dataset, OfflineDataset) and self.dataset.reopenable
         if not (self.dataset is None or by_reference or isinstance(self.dataset, str | os.PathLike)):
             ours.append("dataset")  # data in memory: megabytes that are no weights
@@ -454,21 +539,3 @@ class OfflineToOnlineMixin(UpdatePhases):
             state_dicts.append(name)
             state_dicts += [f"{name}.optimizers.{key}" for key in getattr(self, name).optimizers]
         return state_dicts, variables
-
-
-def _parameters(optimizer: th.optim.Optimizer) -> list[th.nn.Parameter]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def as_list(callback: MaybeCallback) -> list[BaseCallback]:
-    """
-    :param callback: what ``learn`` accepts
-    :return: the callbacks
-    """
-    if callback is None:
-        return []
-    if isinstance(callback, BaseCallback):
-        return [callback]
-    if isinstance(callback, Iterable):
-        return list(callback)
-    return [ConvertCallback(callback)]

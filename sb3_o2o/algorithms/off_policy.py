@@ -17,15 +17,14 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.type_aliases import RolloutReturn, Schedule
 from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 
-from sb3_o2o.algorithms.common import OfflineToOnlineMixin
+from sb3_o2o.algorithms.common import OfflineToOnlineAlgorithm
 from sb3_o2o.data import MixedReplayBuffer, MonteCarloDictReplayBuffer, MonteCarloReplayBuffer, OfflineDataset
 from sb3_o2o.data.filling import fill_replay_buffer
 from sb3_o2o.data.online import can_be_sampled
 from sb3_o2o.data.rewards import scaled_rewards
 from sb3_o2o.networks.ensemble import check_n_critics
-from sb3_o2o.objectives import Batch, Objective, ReevaluationObjective, make_objective
+from sb3_o2o.objectives import Objective, ReevaluationObjective, make_objective
 from sb3_o2o.transfer.archive import OFF_POLICY_ACTING
-from sb3_o2o.updates.phases import PRETRAINING
 
 if TYPE_CHECKING:
     from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm as _Base
@@ -33,8 +32,22 @@ else:
     _Base = object
 
 
-class OffPolicyMixin(OfflineToOnlineMixin, _Base):
+class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
     """Online updates from a replay buffer, with critics and their target networks."""
+
+    default_online_objective: ClassVar[str]
+    # constructor arguments, described at the algorithms
+    online_objective: str | None
+    online_objective_kwargs: dict[str, Any] | None
+    n_critics: int
+    policy_delay: int
+    actor_critics: str
+    qf_learning_rate: float | Schedule | None
+    critic_subset: int | None
+    subset_replacement: bool
+    precision: str
+    batch_norm_stats: list[th.Tensor]
+    batch_norm_stats_target: list[th.Tensor]
 
     policy_arguments: ClassVar[tuple[str, ...]] = (
         *("n_critics", "critic_layer_norm", "actor_layer_norm", "normalize_observations", "precision"),
@@ -85,7 +98,7 @@ class OffPolicyMixin(OfflineToOnlineMixin, _Base):
 
     def _networks_replaced(self) -> None:
         self._create_aliases()  # type: ignore[attr-defined]
-        pairs = [(get_parameters_by_name(each, ["running_"]) for each in pair) for pair in self._target_pairs()]
+        pairs = [(get_parameters_by_name(each, ["running_"]) for each in pair) for pair in self.target_pairs()]
         self.batch_norm_stats, self.batch_norm_stats_target = map(
             list, map(chain.from_iterable, zip(*pairs, strict=True))
         )
@@ -120,10 +133,10 @@ class OffPolicyMixin(OfflineToOnlineMixin, _Base):
         if self.replay_buffer_class not in (None, ReplayBuffer, DictReplayBuffer):
             return None
         is_dict = isinstance(self.observation_space, spaces.Dict)
-        kwargs = {**self.replay_buffer_kwargs, "gamma": self.gamma, "negative_reward": self._negative_reward}
+        kwargs = {**self.replay_buffer_kwargs, "gamma": self.gamma, "negative_reward": self.negative_reward}
         return MonteCarloDictReplayBuffer if is_dict else MonteCarloReplayBuffer, kwargs
 
-    def _check_reward_scale(self) -> None:
+    def check_reward_scale(self) -> None:
         if (self.reward_scale, self.reward_shift) != (1.0, 0.0) and isinstance(
             self.replay_buffer, MixedReplayBuffer | HerReplayBuffer
         ):
@@ -132,24 +145,21 @@ class OffPolicyMixin(OfflineToOnlineMixin, _Base):
                 f"reward_scale and reward_shift do not reach what {name} makes itself: leave them at 1 and 0, "
                 "and use SymmetricReplay to mix a dataset into the batches."
             )
-        super()._check_reward_scale()
+        super().check_reward_scale()
 
-    def _no_rollout(self) -> RolloutReturn:
-        return RolloutReturn(0, 0, continue_training=False)
-
-    def _act_from_the_first_step(self) -> None:
+    def act_from_the_first_step(self) -> None:
         self.learning_starts = 0
 
     # -- data ------------------------------------------------------------------------------------------------------
 
     @property
-    def _offline_n_steps(self) -> int:
+    def offline_n_steps(self) -> int:
         return self.n_steps
 
-    def _dataset_opened(self, dataset: OfflineDataset) -> None:
+    def dataset_opened(self, dataset: OfflineDataset) -> None:
         if isinstance(self.replay_buffer, MonteCarloReplayBuffer | MonteCarloDictReplayBuffer):
             # an online episode fails by the same mark as one of the dataset
-            self.replay_buffer.negative_reward = self._negative_reward = dataset.negative_reward()
+            self.replay_buffer.negative_reward = self.negative_reward = dataset.negative_reward()
 
     def fill_replay_buffer(self, dataset: OfflineDataset) -> None:
         """
@@ -167,17 +177,21 @@ class OffPolicyMixin(OfflineToOnlineMixin, _Base):
             reward = scaled_rewards(reward, self.reward_scale, self.reward_shift)
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, *rest)
 
-    def _sample(self, batch_size: int) -> Batch:
+    def sample_online(self, batch_size: int) -> Any:
         """
         :param batch_size: number of transitions
-        :return: from the dataset, from whichever callback answers, or from the online buffer
+        :return: samples from whichever callback answers, or from the online buffer
         """
-        if self.phase == PRETRAINING or self._phase_in_progress is not None:
-            return super()._sample(batch_size)
-        samples: Any = self.hooks.first("sample", batch_size)
+        samples = self.hooks.first("sample", batch_size)
         if samples is None:
             samples = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[union-attr]
-        return self.to_batch(samples)
+        return samples
+
+    def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> RolloutReturn:
+        """SB3's; before it, callbacks may run their gradient-only phases, and a stop may be asked for."""
+        if not self.may_collect():
+            return RolloutReturn(0, 0, continue_training=False)
+        return super().collect_rollouts(env, callback, *args, **kwargs)
 
     def _sample_action(
         self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
@@ -204,13 +218,13 @@ class OffPolicyMixin(OfflineToOnlineMixin, _Base):
         :param gradient_steps: updates to make
         :param batch_size: transitions per update
         """
-        if not self.hooks.allow_update() or not self._can_sample():
+        if not self.hooks.allow_update() or not self.can_sample():
             return
-        self._start_finetuning()
-        self._update(gradient_steps, batch_size)
+        self.start_finetuning()
+        self.loop.run(gradient_steps, batch_size)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
-    def _can_sample(self) -> bool:
+    def can_sample(self) -> bool:
         """Whether the online buffer holds what may be sampled: Cal-QL's and HER's wait for the end of an episode."""
         buffer: Any = self.replay_buffer
         if can_be_sampled(buffer):
@@ -224,23 +238,23 @@ class OffPolicyMixin(OfflineToOnlineMixin, _Base):
             )
         return False
 
-    def _target_pairs(self) -> list[tuple[th.nn.Module, th.nn.Module]]:
+    def target_pairs(self) -> list[tuple[th.nn.Module, th.nn.Module]]:
         return [(self.critic, self.critic_target)]
 
-    def _optimizers(self) -> dict[str, th.optim.Optimizer]:
+    def optimizers(self) -> dict[str, th.optim.Optimizer]:
         return {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
 
-    def _lr_schedules(self) -> dict[str, Schedule]:
+    def learning_rates(self) -> dict[str, Schedule]:
         return {"actor": self.lr_schedule, "critic": self.qf_lr_schedule}
 
     @cached_property
     def _target_parameters(self) -> list[tuple[th.nn.Module, list[th.Tensor], list[th.Tensor]]]:
         return [
-            (network, list(target.parameters()), list(network.parameters())) for network, target in self._target_pairs()
+            (network, list(target.parameters()), list(network.parameters())) for network, target in self.target_pairs()
         ]
 
     @th.no_grad()
-    def _update_targets(self) -> None:
+    def update_targets(self) -> None:
         for network, targets, sources in self._target_parameters:
             if network is not self.critic or self.active_objective.trains_critic:
                 th._foreach_lerp_(targets, sources, self.tau)

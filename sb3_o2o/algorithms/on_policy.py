@@ -14,13 +14,13 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
-from sb3_o2o.algorithms.common import OfflineToOnlineMixin, as_list
+from sb3_o2o.algorithms.common import OfflineToOnlineAlgorithm
 from sb3_o2o.data.rewards import scaled_rewards
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.networks.ppo_policies import ACTIVATIONS, O2OPPOPolicy
 from sb3_o2o.objectives import MonteCarloValueObjective, Objective, PPOIQLObjective
 from sb3_o2o.transfer.archive import ON_POLICY_ACTING
-from sb3_o2o.updates.hooks import UPDATE_HOOKS, walk
+from sb3_o2o.updates.hooks import UPDATE_HOOKS, as_list, walk
 
 if TYPE_CHECKING:
     from stable_baselines3 import PPO as _Base
@@ -54,7 +54,7 @@ class ScaledRewards(VecEnvWrapper):
         return observations, scaled_rewards(rewards, self.scale, self.shift), dones, infos
 
 
-class OnPolicyMixin(OfflineToOnlineMixin, _Base):
+class O2OOnPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
     """Online, Stable-Baselines3's own rollouts and updates; offline, an optimiser of its own for the actor."""
 
     policy_arguments: ClassVar[tuple[str, ...]] = ("normalize_observations",)
@@ -133,19 +133,19 @@ class OnPolicyMixin(OfflineToOnlineMixin, _Base):
     # -- offline updates -------------------------------------------------------------------------------------------
 
     @property
-    def _offline_batch_size(self) -> int:
+    def offline_batch_size(self) -> int:
         return self.pretrain_batch_size
 
-    def _optimizers(self) -> dict[str, th.optim.Optimizer]:
+    def optimizers(self) -> dict[str, th.optim.Optimizer]:
         return {"actor": self.pretrain_optimizer}
 
-    def _lr_schedules(self) -> dict[str, Schedule]:
+    def learning_rates(self) -> dict[str, Schedule]:
         return {"actor": self.qf_lr_schedule, "critic": self.qf_lr_schedule}
 
-    def _target_pairs(self) -> list[tuple[th.nn.Module, th.nn.Module]]:
+    def target_pairs(self) -> list[tuple[th.nn.Module, th.nn.Module]]:
         return []
 
-    def _update_targets(self) -> None:
+    def update_targets(self) -> None:
         if isinstance(self.active_objective, PPOIQLObjective):
             self.active_objective.update_targets()
 
@@ -168,17 +168,11 @@ class OnPolicyMixin(OfflineToOnlineMixin, _Base):
     def _refuse_unused_hooks(self) -> None:
         self.hooks.refuse(_UNUSED_HOOKS, "PPO's own update", "leave the callback out, or use O2OSAC or O2OTD3")
 
-    def _no_rollout(self) -> bool:
-        return False
-
-    def _may_collect(self) -> bool:
-        if not super()._may_collect():
-            return False
-        self._start_finetuning()  # the first rollout is a part of the first update
-        return True
-
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, *args: Any, **kwargs: Any) -> bool:
         """Stable-Baselines3's, with rewards on the scale of training. What comes before fine-tuning runs first."""
+        if not self.may_collect():
+            return False
+        self.start_finetuning()  # the first rollout is a part of the first update
         if (self.reward_scale, self.reward_shift) != (1.0, 0.0):
             env = ScaledRewards(env, self.reward_scale, self.reward_shift)
         return super().collect_rollouts(env, callback, *args, **kwargs)

@@ -12,17 +12,16 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_o2o.algorithms.arguments import fills_in_recipe
-from sb3_o2o.algorithms.on_policy import OnPolicyMixin
+from sb3_o2o.algorithms.on_policy import O2OOnPolicyAlgorithm
 from sb3_o2o.networks.ppo_policies import O2OPPOCnnPolicy, O2OPPOMultiInputPolicy, O2OPPOPolicy
 from sb3_o2o.objectives import PPO_OBJECTIVES
 from sb3_o2o.recipes.reading import Recipe
-from sb3_o2o.resume.bundle import ResumeMixin
 from sb3_o2o.transfer.archive import opens_family
 from sb3_o2o.transfer.on_policy import OnPolicyTransferMixin
 
 
 @opens_family
-class O2OPPO(OnPolicyTransferMixin, ResumeMixin, OnPolicyMixin, PPO):
+class O2OPPO(OnPolicyTransferMixin, O2OOnPolicyAlgorithm, PPO):  # type: ignore[misc]
     """
     Proximal policy optimisation that pre-trains on a fixed dataset and fine-tunes online. ``learn`` is
     Stable-Baselines3's own: with the arguments below at their defaults it is followed bit for bit. PPO learns online

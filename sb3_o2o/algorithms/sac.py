@@ -14,20 +14,19 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.sac import policies as stock
 
 from sb3_o2o.algorithms.arguments import fills_in_recipe
-from sb3_o2o.algorithms.off_policy import OffPolicyMixin
+from sb3_o2o.algorithms.off_policy import O2OOffPolicyAlgorithm
 from sb3_o2o.networks.ensemble import EnsembleCritic
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.networks.policies import O2OActor, O2OSACCnnPolicy, O2OSACMultiInputPolicy, O2OSACPolicy
 from sb3_o2o.objectives import SAC_OBJECTIVES
 from sb3_o2o.recipes.reading import Recipe
-from sb3_o2o.resume.bundle import ResumeMixin
 from sb3_o2o.transfer.archive import opens_family
 from sb3_o2o.transfer.load_offline import TransferMixin
 from sb3_o2o.updates.phases import PRETRAINING
 
 
 @opens_family
-class O2OSAC(TransferMixin, ResumeMixin, OffPolicyMixin, SAC):
+class O2OSAC(TransferMixin, O2OOffPolicyAlgorithm, SAC):  # type: ignore[misc]
     """
     Soft actor-critic that pre-trains on a fixed dataset and fine-tunes online. With the arguments below at their
     defaults it follows Stable-Baselines3's SAC. Arguments of SAC as there; beside them:
@@ -71,7 +70,7 @@ class O2OSAC(TransferMixin, ResumeMixin, OffPolicyMixin, SAC):
         "CnnPolicy": O2OSACCnnPolicy,
         "MultiInputPolicy": O2OSACMultiInputPolicy,
     }
-    policy_arguments: ClassVar[tuple[str, ...]] = (*OffPolicyMixin.policy_arguments, "use_sde")
+    policy_arguments: ClassVar[tuple[str, ...]] = (*O2OOffPolicyAlgorithm.policy_arguments, "use_sde")
     available_objectives: ClassVar = SAC_OBJECTIVES  # type: ignore[misc]
     default_online_objective: ClassVar[str] = "sac"
     stock_class: ClassVar = SAC
@@ -234,26 +233,26 @@ class O2OSAC(TransferMixin, ResumeMixin, OffPolicyMixin, SAC):
         self.ent_coef_tensor = th.tensor(float(ent_coef), device=self.device)
         self.log_ent_coef, self.ent_coef_optimizer = None, None
 
-    def _optimizers(self) -> dict[str, th.optim.Optimizer]:
-        optimizers = super()._optimizers()
+    def optimizers(self) -> dict[str, th.optim.Optimizer]:
+        optimizers = super().optimizers()
         if self.ent_coef_optimizer is not None:
             optimizers["ent_coef"] = self.ent_coef_optimizer
         return optimizers
 
-    def _lr_schedules(self) -> dict[str, Schedule]:
-        return {**super()._lr_schedules(), "ent_coef": self.ent_coef_lr_schedule}
+    def learning_rates(self) -> dict[str, Schedule]:
+        return {**super().learning_rates(), "ent_coef": self.ent_coef_lr_schedule}
 
-    def _draws_blocks(self, gradient_steps: int) -> bool:
+    def draws_blocks(self, gradient_steps: int) -> bool:
         return self.policy_delay > 1 and gradient_steps > 1
 
-    def _is_actor_step(self) -> bool:
+    def is_actor_step(self) -> bool:
         """Pre-training updates the actor at every step; fine-tuning counts its own, so that blocks stay aligned."""
         if self.phase == PRETRAINING:
             return True
-        self._n_finetuning_updates += 1
-        return self._n_finetuning_updates % self.policy_delay == 0
+        self.finetuning_run.n_updates += 1
+        return self.finetuning_run.n_updates % self.policy_delay == 0
 
-    def _is_target_step(self, step: int, is_actor_step: bool) -> bool:
+    def is_target_step(self, step: int, is_actor_step: bool) -> bool:
         counter = self._n_updates - 1 if self.phase == PRETRAINING else step
         return counter % self.target_update_interval == 0
 

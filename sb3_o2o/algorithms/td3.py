@@ -13,18 +13,17 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.td3 import policies as stock
 
 from sb3_o2o.algorithms.arguments import fills_in_recipe
-from sb3_o2o.algorithms.off_policy import OffPolicyMixin
+from sb3_o2o.algorithms.off_policy import O2OOffPolicyAlgorithm
 from sb3_o2o.networks.ensemble import EnsembleCritic
 from sb3_o2o.networks.td3_policies import O2OTD3Actor, O2OTD3CnnPolicy, O2OTD3MultiInputPolicy, O2OTD3Policy
 from sb3_o2o.objectives import TD3_OBJECTIVES
 from sb3_o2o.recipes.reading import Recipe
-from sb3_o2o.resume.bundle import ResumeMixin
 from sb3_o2o.transfer.archive import opens_family
 from sb3_o2o.transfer.load_offline import TransferMixin
 
 
 @opens_family
-class O2OTD3(TransferMixin, ResumeMixin, OffPolicyMixin, TD3):
+class O2OTD3(TransferMixin, O2OOffPolicyAlgorithm, TD3):  # type: ignore[misc]
     """
     Twin delayed deterministic policy gradient that pre-trains on a fixed dataset and fine-tunes online. With the
     arguments below at their defaults it follows Stable-Baselines3's TD3. Arguments of TD3 as there, of which
@@ -196,15 +195,15 @@ class O2OTD3(TransferMixin, ResumeMixin, OffPolicyMixin, TD3):
         self.batch_norm_stats = [*self.critic_batch_norm_stats, *self.actor_batch_norm_stats]
         self.batch_norm_stats_target = [*self.critic_batch_norm_stats_target, *self.actor_batch_norm_stats_target]
 
-    def _draws_blocks(self, gradient_steps: int) -> bool:
+    def draws_blocks(self, gradient_steps: int) -> bool:
         """Only for an actor that steps on them: stock TD3 draws each minibatch by itself."""
         return self.actor_batch == "block" and gradient_steps > 1
 
-    def _is_actor_step(self) -> bool:
+    def is_actor_step(self) -> bool:
         return self._n_updates % self.policy_delay == 0
 
-    def _is_target_step(self, step: int, is_actor_step: bool) -> bool:
+    def is_target_step(self, step: int, is_actor_step: bool) -> bool:
         return is_actor_step
 
-    def _target_pairs(self) -> list[tuple[th.nn.Module, th.nn.Module]]:
-        return [*super()._target_pairs(), (self.actor, self.actor_target)]
+    def target_pairs(self) -> list[tuple[th.nn.Module, th.nn.Module]]:
+        return [*super().target_pairs(), (self.actor, self.actor_target)]

@@ -130,7 +130,7 @@ class _OnData(DiagnosticsCallback):
         dataset = source if opened else model.load_dataset(source)
         # not open_offline_buffer: that counts buffers, and the next one's seed would be another
         spaces = model.observation_space, model.action_space
-        n_steps = model._offline_n_steps  # as in the online buffer's rows
+        n_steps = model.offline_n_steps  # as in the online buffer's rows
         self._buffer = OfflineReplayBuffer(
             dataset, *spaces, model.device, n_steps=n_steps, gamma=model.gamma, seed=self.seed
         )

@@ -20,7 +20,7 @@ def is_pretraining(model: Any) -> bool:
     :param model: the model
     :return: whether ``pretrain`` is running. The phase alone does not say: it changes with the first online update
     """
-    return getattr(model, "_online_steps", None) is not None
+    return getattr(model, "online_counters", None) is not None
 
 
 class NormalizedEvalCallback(EvalCallback):

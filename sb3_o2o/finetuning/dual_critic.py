@@ -123,7 +123,7 @@ class DualCritic(FineTuningCallback):
 
     def _on_training_start(self) -> None:
         model: Any = self.model
-        if model.phase == "pretraining" and model._online_steps is not None:
+        if model.phase == "pretraining" and model.online_counters is not None:
             return  # given to ``pretrain``, where there is nothing to mix
         if self.critics is None or not self.critics.attach_to(model.finetuning_objective):
             self.critics = SecondCritics(model.finetuning_objective, copy=self.second == "copy")

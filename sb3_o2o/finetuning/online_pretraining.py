@@ -119,12 +119,12 @@ class OnlinePretraining(_DatasetCallback):
             raise ValueError("OnlinePretraining trains a second pair of critics that nothing uses: add DualCritic.")
 
     def _check(self, model: Any) -> None:
-        if model._finetuning_started:
+        if model.finetuning_run.started:
             raise ValueError(
                 "OnlinePretraining comes before the first online update, and this model has made some: start from "
                 "load_offline."
             )
-        self.check_run(model._driven_callbacks)
+        self.check_run(model.call.callbacks)
         if isinstance(model.replay_buffer, MixedReplayBuffer):
             raise ValueError(
                 "OnlinePretraining needs online transitions apart from the dataset's, which MixedReplayBuffer mixes: "
@@ -167,9 +167,9 @@ class OnlinePretraining(_DatasetCallback):
     def before_rollout(self) -> None:
         """Pre-train once enough is collected."""
         model: Any = self.model
-        if self.done or self.n_collected < self.collect_steps or not model._can_sample():
+        if self.done or self.n_collected < self.collect_steps or not model.can_sample():
             return
-        dual = next(callback for callback in model._driven_callbacks if isinstance(callback, DualCritic))
+        dual = next(callback for callback in model.call.callbacks if isinstance(callback, DualCritic))
         critics = dual.critics
         if critics is None or PHASE not in model.phase_steps:
             critics = dual.critics = SecondCritics(model.finetuning_objective)

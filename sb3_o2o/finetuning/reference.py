@@ -61,7 +61,7 @@ class _ReferenceCallback(FineTuningCallback):
         model: Any = self.model
         if model.n_pretrain_steps < model.pretrain_steps:
             return  # pre-training was stopped: there is no offline policy yet, and this ``learn`` ends here
-        self.check_run(model._driven_callbacks)
+        self.check_run(model.call.callbacks)
         if self.policy is None:
             self._take_policy()
         self.policy.to(model.device)
@@ -76,7 +76,7 @@ class _ReferenceCallback(FineTuningCallback):
         """
         if self.reference != "best":
             return
-        evaluation = self._evaluation(self.model._driven_callbacks)  # type: ignore[attr-defined]
+        evaluation = self._evaluation(self.model.call.callbacks)  # type: ignore[attr-defined]
         self._n_evaluations = _n_evaluations(evaluation)
         if self.best_score > -math.inf:
             return
@@ -118,7 +118,7 @@ class _ReferenceCallback(FineTuningCallback):
             if self.model.n_finetuning_steps - self.taken_at >= self.interval:
                 self._take_policy()
             return
-        evaluation = self._evaluation(self.model._driven_callbacks)  # type: ignore[attr-defined]
+        evaluation = self._evaluation(self.model.call.callbacks)  # type: ignore[attr-defined]
         if _n_evaluations(evaluation) > self._n_evaluations:  # its best score may be another run's
             self._judge(float(evaluation.last_mean_reward))
 

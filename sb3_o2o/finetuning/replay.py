@@ -13,6 +13,7 @@ from sb3_o2o.data import MixedReplayBuffer, OfflineDataset, OfflineReplayBuffer,
 from sb3_o2o.data.dataset import DatasetReference
 from sb3_o2o.data.online import samples_at, unfinished_steps
 from sb3_o2o.finetuning.base import FineTuningCallback
+from sb3_o2o.updates.sampling import is_same
 
 
 class _DatasetCallback(FineTuningCallback):
@@ -58,7 +59,7 @@ class _DatasetCallback(FineTuningCallback):
         model: Any = self.model
         buffer.device = model.device
         source = model.dataset if self.dataset is None else self.dataset
-        if source is not None and not model._is_same(source, buffer) and self.dataset is not None:
+        if source is not None and not is_same(model, source, buffer) and self.dataset is not None:
             self.buffer = None  # this callback was made for other data
         else:
             buffer.dataset  # noqa: B018  (opened now: data that are missing are an error before the first step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch as th
 from stable_baselines3 import HerReplayBuffer
@@ -13,86 +13,97 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 from sb3_o2o.data import MixedReplayBuffer, OfflineReplayBuffer
-from sb3_o2o.updates.gradients import GradientFunctions
+from sb3_o2o.updates import pretraining
+from sb3_o2o.updates.call import Call
 from sb3_o2o.updates.hooks import Hooks
-
-if TYPE_CHECKING:
-    from typing import Self
-
-    from sb3_o2o.updates.gradient_phases import UpdatePhases as _Base
-else:
-    _Base = object
+from sb3_o2o.updates.loop import UpdateLoop
 
 #: what belongs to a call of ``learn`` or ``pretrain``, or is made again from the rest
-_LEFT_OUT = (
-    *("hooks", "_driven_callbacks", "_finished_callbacks", "_gradient_functions", "_target_parameters"),
-    *("_phase_in_progress", "_running", "_stop_requested", "_pending_resume", "_logger", "_custom_logger"),
-)
+_LEFT_OUT = (*("hooks", "call", "loop", "phase_in_progress", "_target_parameters", "_logger", "_custom_logger"),)
 
 
-class CopyMixin(_Base):
+def state_of(model: Any) -> dict[str, Any]:
     """
-    What ``copy.deepcopy`` and ``pickle`` take: all that the model needs to train on with the same numbers, given the
-    same state of the global random generators. The callbacks of a call are not the model's, those of the constructor
-    are. Files of a dataset are named, data from memory go along (``copy.deepcopy`` shares them: they never change). A
-    copy logs nowhere until its own ``learn`` or ``set_logger`` says where.
+    What ``copy.deepcopy`` and ``pickle`` take of a model: all that it needs to train on with the same numbers, given
+    the same state of the global random generators. The callbacks of a call are not the model's, those of the
+    constructor are. Files of a dataset are named, data from memory go along (``copy.deepcopy`` shares them: they never
+    change). A copy logs nowhere until its own ``learn`` or ``set_logger`` says where.
+
+    :param model: an algorithm
+    :return: for :func:`set_state`
     """
+    state = {name: value for name, value in vars(model).items() if name not in _LEFT_OUT}
+    listening = model.hooks.callbacks()
+    return {
+        **state,
+        "finetuning": [_Whole(each, any(each is other for other in listening)) for each in model.finetuning or ()],
+        "_metrics": model.loop.metrics.sums,
+        "_call": (model.call.offline, model.call.finished, model.call.interrupted),
+        # what pickles of these leave out
+        "_data": [_data_in_memory(buffer) for buffer in _offline_buffers(model)],
+        "_normalized": [
+            (each, each.venv, each.returns) for each in _wrappers(model.env) if isinstance(each, VecNormalize)
+        ],
+    }
 
-    def __getstate__(self) -> dict[str, Any]:
-        state = {name: value for name, value in self.__dict__.items() if name not in _LEFT_OUT}
-        listening = self.hooks.callbacks()
-        return {
-            **state,
-            "finetuning": [_Whole(each, any(each is other for other in listening)) for each in self.finetuning or ()],
-            # what pickles of these leave out
-            "_data": [_data_in_memory(buffer) for buffer in self._offline_buffers()],
-            "_normalized": [
-                (each, each.venv, each.returns) for each in _wrappers(self.env) if isinstance(each, VecNormalize)
-            ],
-        }
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        whole, data, normalized = (state.pop(name) for name in ("finetuning", "_data", "_normalized"))
-        self.__dict__.update(state)
-        self.finetuning = [each.callback if isinstance(each, _Whole) else each for each in whole]
-        self._phase_in_progress, self._driven_callbacks = None, []
-        self._logger, self._custom_logger = Logger(None, []), False
-        self.hooks = Hooks()
-        self._gradient_functions = GradientFunctions(self.compile, self.verbose)
-        self.hooks.deliver_to(each.callback for each in whole if isinstance(each, _Whole) and each.listens)
-        for callback in self.finetuning:
-            if isinstance(callback, BaseCallback):
-                callback.model = self
-        for buffer, dataset in zip(self._offline_buffers(), data, strict=True):
-            if dataset is not None and buffer._dataset is None:
-                buffer.dataset = dataset
-        for normalizer, venv, returns in normalized:
-            normalizer.set_venv(venv)
-            normalizer.returns = returns
-        replay_buffer: Any = getattr(self, "replay_buffer", None)
-        if isinstance(replay_buffer, HerReplayBuffer) and self.env is not None:
-            replay_buffer.set_env(self.env)
-        self._leave_pretraining()  # of a copy from the middle of it
+def set_state(model: Any, state: dict[str, Any]) -> None:
+    """
+    :param model: an empty one
+    :param state: what :func:`state_of` returned
+    """
+    whole, metrics, call, data, normalized = (
+        state.pop(name) for name in ("finetuning", "_metrics", "_call", "_data", "_normalized")
+    )
+    vars(model).update(state)
+    model.finetuning = [each.callback if isinstance(each, _Whole) else each for each in whole]
+    model._logger, model._custom_logger = Logger(None, []), False
+    model.phase_in_progress, model.hooks, model.call = None, Hooks(), Call()
+    model.call.offline, model.call.finished, model.call.interrupted = call
+    model.loop = UpdateLoop(model)
+    model.loop.metrics.sums = metrics
+    model.hooks.deliver_to(each.callback for each in whole if isinstance(each, _Whole) and each.listens)
+    for callback in model.finetuning:
+        if isinstance(callback, BaseCallback):
+            callback.model = model
+    for buffer, dataset in zip(_offline_buffers(model), data, strict=True):
+        if dataset is not None and buffer._dataset is None:
+            buffer.dataset = dataset
+    for normalizer, venv, returns in normalized:
+        normalizer.set_venv(venv)
+        normalizer.returns = returns
+    replay_buffer: Any = getattr(model, "replay_buffer", None)
+    if isinstance(replay_buffer, HerReplayBuffer) and model.env is not None:
+        replay_buffer.set_env(model.env)
+    pretraining.leave(model)  # of a copy from the middle of it
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        copied = type(self).__new__(type(self))
-        memo[id(self)] = copied
-        # given data are read, never written
-        for owner in (self, *(self.finetuning or ())):
-            for given in (getattr(owner, "dataset", None), getattr(owner, "_pretrained_on", None)):
-                memo[id(given)] = given
-        for tensor in _last_samples(self.__dict__.get("policy")):
-            memo[id(tensor)] = tensor.detach().clone()  # torch copies no tensor that hangs on a graph
-        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
-        return copied
 
-    def _offline_buffers(self) -> list[OfflineReplayBuffer]:
-        """Every buffer on a dataset that this model holds."""
-        online = getattr(self, "replay_buffer", None)
-        held = [self.offline_buffer, online.offline if isinstance(online, MixedReplayBuffer) else None]
-        for callback in self.finetuning or ():
-            held += vars(callback).values() if isinstance(callback, BaseCallback) else ()
-        return [each for each in held if isinstance(each, OfflineReplayBuffer)]
+def deep_copy(model: Any, memo: dict[int, Any]) -> Any:
+    """
+    :param model: an algorithm
+    :param memo: of ``copy.deepcopy``
+    :return: a copy that trains on by itself
+    """
+    kind: Any = type(model)
+    copied = kind.__new__(kind)
+    memo[id(model)] = copied
+    # given data are read, never written
+    for owner in (model, *(model.finetuning or ())):
+        for given in (getattr(owner, "dataset", None), getattr(owner, "pretrained_on", None)):
+            memo[id(given)] = given
+    for tensor in _last_samples(vars(model).get("policy")):
+        memo[id(tensor)] = tensor.detach().clone()  # torch copies no tensor that hangs on a graph
+    set_state(copied, copy.deepcopy(state_of(model), memo))
+    return copied
+
+
+def _offline_buffers(model: Any) -> list[OfflineReplayBuffer]:
+    """Every buffer on a dataset that a model holds."""
+    online = getattr(model, "replay_buffer", None)
+    held = [model.offline_buffer, online.offline if isinstance(online, MixedReplayBuffer) else None]
+    for callback in model.finetuning or ():
+        held += vars(callback).values() if isinstance(callback, BaseCallback) else ()
+    return [each for each in held if isinstance(each, OfflineReplayBuffer)]
 
 
 class _Whole:

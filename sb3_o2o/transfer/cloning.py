@@ -33,7 +33,7 @@ from sb3_o2o.transfer.spaces import bounds, check_spaces, same_bounds
 if TYPE_CHECKING:
     from typing import Self
 
-    from sb3_o2o.updates.gradient_phases import UpdatePhases as _Base
+    _Base: Any
 else:
     _Base = object
 
@@ -82,6 +82,16 @@ class CrossingMixin(_Base):
 
     #: how far a policy taken over from elsewhere is from its source; None for one that was not
     clone_report: CloneReport | None = None
+    if TYPE_CHECKING:
+        n_critics: Any
+        n_pretrain_steps: Any
+        offline_objective: Any
+        phase: Any
+        phase_steps: Any
+        finished_phases: Any
+        has_statistics: Any
+        policy_kwargs: Any
+
     #: whether actor and critics have the layers of SAC's and TD3's, and can be copied from one to another
     shares_networks: ClassVar[bool] = True
 
@@ -155,7 +165,7 @@ class CrossingMixin(_Base):
                     stacklevel=3,
                 )
             distance = model._clone(source, training)
-        for network, target in model._target_pairs():
+        for network, target in model.target_pairs():
             if "critics" not in copied or target is not model.critic_target:
                 target.load_state_dict(network.state_dict())
         returns = model._returns(source, training["report_episodes"])
@@ -206,7 +216,7 @@ class CrossingMixin(_Base):
         if kept.critic and alike and same_shapes(self.critic, theirs):
             self.critic.load_state_dict(theirs.state_dict())
             self.critic_target.load_state_dict(source.critic_target.state_dict())
-            self._has_statistics = copy_statistics(source.critic, self.policy) or self._has_statistics  # type: ignore[arg-type]
+            self.has_statistics = copy_statistics(source.critic, self.policy) or self.has_statistics  # type: ignore[arg-type]
             copied.append("critics")
         temperature, theirs = getattr(self, "log_ent_coef", None), getattr(source, "log_ent_coef", None)
         if "actor" in copied and temperature is not None and theirs is not None:
@@ -221,13 +231,13 @@ class CrossingMixin(_Base):
         if any(key not in fitting for key in {*own, *state} if "log_std" not in key):
             return False
         self.actor.load_state_dict({**own, **fitting})
-        self._has_statistics = copy_statistics(source.actor, self.policy) or self._has_statistics
+        self.has_statistics = copy_statistics(source.actor, self.policy) or self.has_statistics
         if self.actor.stochastic and fitting.keys() != own.keys():
             self.actor.set_std(std)
         if self._distance(source, self._sampled_observations()) <= _SAME_ACTION:
             return True
         self.actor.load_state_dict(own)  # other activations, say
-        self._has_statistics = False
+        self.has_statistics = False
         return False
 
     def _sampled_observations(self) -> Any:

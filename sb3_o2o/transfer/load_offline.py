@@ -38,8 +38,8 @@ from sb3_o2o.transfer.foreign import (
 )
 from sb3_o2o.transfer.renewal import Kept, RenewalMixin, kept_networks, mixed_network_arguments
 from sb3_o2o.transfer.spaces import check_spaces, same_bounds
-from sb3_o2o.updates.attributes import own_containers
-from sb3_o2o.updates.gradients import GradientFunctions
+from sb3_o2o.updates import pretraining
+from sb3_o2o.updates.containers import own_containers
 from sb3_o2o.updates.phases import PRETRAINING
 
 if TYPE_CHECKING:
@@ -106,9 +106,9 @@ class TransferMixin(CrossingMixin, RenewalMixin):
             raise ValueError(
                 f"The saved networks have other shapes than asked for{f' by {asked}' if asked else ''}: {error}"
             ) from error
-        model._leave_pretraining()  # a checkpoint from the middle of it
+        pretraining.leave(model)  # a checkpoint from the middle of it
         # of what to_sb3 made, stock attributes say nothing
-        model._has_statistics = model._has_statistics or has_statistics(model.policy)
+        model.has_statistics = model.has_statistics or has_statistics(model.policy)
         return model
 
     def set_parameters(
@@ -254,7 +254,7 @@ class TransferMixin(CrossingMixin, RenewalMixin):
             path, family = to_memory(source), cls.stock_class.__name__
         as_it_is: dict[str, Any] | None = {}
         if path is not None and env is not None:
-            as_it_is = cls._spaces_of(path, str(family), env, custom_objects)
+            as_it_is = cls._spaces_of(path, str(family), env, custom_objects)  # type: ignore[arg-type]
         if family == cls.stock_class.__name__ and as_it_is is not None:
             objects = {**(custom_objects or {}), **as_it_is}
             return cls._from_saved(path, env, recipe, {**given, "device": device}, training, objects)
@@ -361,7 +361,7 @@ class TransferMixin(CrossingMixin, RenewalMixin):
         if "n_critics" in self.policy_kwargs:
             self.policy_kwargs = {**self.policy_kwargs, "n_critics": n_critics}
         # compiled for the shapes that were
-        self._gradient_functions = GradientFunctions(self.compile, self.verbose)
+        self.loop.forget_graphs()
 
     @classmethod
     def _read_recipe(cls, recipe: str | Recipe | None, env: Any) -> tuple[Recipe | None, dict[str, Any]]:
@@ -419,7 +419,7 @@ class TransferMixin(CrossingMixin, RenewalMixin):
 
     def _all_optimizers(self) -> Iterable[th.optim.Optimizer]:
         """The algorithm's own optimisers, those of ``learn`` included."""
-        return self._optimizers().values()
+        return self.optimizers().values()
 
     def _forget_values(self, fresh: Any) -> None:
         """
@@ -434,11 +434,11 @@ class TransferMixin(CrossingMixin, RenewalMixin):
     def _ready_to_finetune(self, given: dict[str, Any], kept: Kept) -> Self:
         """A pre-trained policy acts by itself from the first step, whatever ``learning_starts`` the source had."""
         if kept.actor:
-            self._act_from_the_first_step()
+            self.act_from_the_first_step()
         if "learning_starts" in given:
             self.learning_starts = given["learning_starts"]
         self.num_timesteps = self._total_timesteps = 0
-        self._begin_new_run()
+        self.begin_new_run()
         if self.phase != PRETRAINING:
             self.phase = None
         return self
@@ -465,7 +465,7 @@ class TransferMixin(CrossingMixin, RenewalMixin):
             env = recover_environment(source)
         recipe, _ = cls._read_recipe(recipe, env)
         model = cls._build(env, policy, recipe, {"dataset": source, **given})
-        steps = training["pretrain_steps"] or model._default_pretrain_steps()
+        steps = training["pretrain_steps"] or pretraining.default_steps(model)
         if not steps:
             raise ValueError(f"load_offline({source!r}) pre-trains on a dataset: say how long with pretrain_steps=….")
         model.pretrain(source, steps, progress_bar=training["progress_bar"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch as th
 
@@ -13,7 +13,6 @@ from sb3_o2o.errors import unknown
 from sb3_o2o.finetuning import build_finetuning
 from sb3_o2o.networks.normalizer import copy_statistics
 from sb3_o2o.objectives import Objective
-from sb3_o2o.updates.attributes import AlgorithmArguments
 
 #: arguments of a policy that shape its actor alone
 _OF_ACTORS = ("log_std_init", "use_expln", "clip_mean", "state_dependent_std", "squash_mean")
@@ -179,7 +178,7 @@ class Learned:
         if model.policy is not self.policy:
             self._give_networks(model, kept)
             self._give_moments(model, kept)
-        vars(model).update(self.temperature)
+        model.__dict__.update(self.temperature)
         optimizer = self.temperature.get("ent_coef_optimizer")
         if optimizer is not None and not kept.actor:
             optimizer.state.clear()  # its moments are of the old policy's entropy
@@ -233,7 +232,13 @@ def _give_objective(learned: Objective, fresh: Objective, kept: Kept) -> None:
             optimizer.load_state_dict(learned.optimizers[name].state_dict())
 
 
-class RenewalMixin(AlgorithmArguments):
+if TYPE_CHECKING:
+    _Base: Any
+else:
+    _Base = object
+
+
+class RenewalMixin(_Base):
     """Sets networks up anew without losing what is kept."""
 
     def _policy_optimizers(self) -> dict[str, th.optim.Optimizer]:
@@ -247,9 +252,9 @@ class RenewalMixin(AlgorithmArguments):
         :param set_up: makes networks and objectives of the arguments
         """
         learned = Learned(self)
-        vars(self).update(settings)
+        self.__dict__.update(settings)
         set_up()
-        vars(self).pop("_target_parameters", None)  # of the networks that were
+        self.__dict__.pop("_target_parameters", None)  # of the networks that were
         learned.give_to(self, kept)
 
     def _set_up_networks(self) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EventCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, EventCallback
+from stable_baselines3.common.type_aliases import MaybeCallback
 
 from sb3_o2o.objectives.batch import Penalty
 
@@ -52,6 +53,20 @@ def walk(callback: BaseCallback | None) -> Iterator[BaseCallback]:
         children = [callback.callback, getattr(callback, "callback_on_new_best", None)]
     for child in children:
         yield from walk(child)
+
+
+def as_list(callback: MaybeCallback) -> list[BaseCallback]:
+    """
+    :param callback: what ``learn`` accepts
+    :return: the callbacks
+    """
+    if callback is None:
+        return []
+    if isinstance(callback, BaseCallback):
+        return [callback]
+    if isinstance(callback, Iterable):
+        return list(callback)
+    return [ConvertCallback(callback)]
 
 
 class Hooks:

@@ -47,9 +47,7 @@ class UpdateLoop:
         block = sample(model, batch_size * gradient_steps) if model.draws_blocks(gradient_steps) else None
         for step in range(gradient_steps):
             batch = (
-                sample(model, batch_size)
-                if block is None
-                else block.part(step * batch_size, (step + 1) * batch_size)
+                sample(model, batch_size) if block is None else block.part(step * batch_size, (step + 1) * batch_size)
             )
             actor_batch = block if block is not None and model.actor_batch == "block" else batch
             self.metrics.add(self.update(batch, actor_batch, step))
@@ -109,9 +107,8 @@ class UpdateLoop:
         """Let optimisers follow their schedules."""
         model = self.model
         objective, schedules = model.active_objective, model.learning_rates()
-        remaining = model._current_progress_remaining
+        remaining, follows = model._current_progress_remaining, model.hooks.follows() | objective.follows
         for name, optimizer in (model.optimizers() | objective.optimizers | model.hooks.optimizers()).items():
-            follows = objective.follows | model.hooks.follows()
             schedule = schedules.get(follows.get(name, name))
             if schedule is not None:
                 factor = objective.learning_rate_factor(name, remaining)

@@ -1,145 +1,164 @@
-"""What updates rely on of an algorithm: its constructor's arguments, and its state."""
+"""What updates rely on of an algorithm."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, Protocol
 
 import torch as th
-from stable_baselines3.common.base_class import BaseAlgorithm
+from gymnasium import spaces
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_o2o.data import OfflineReplayBuffer
-from sb3_o2o.objectives import Objective
-from sb3_o2o.updates.gradients import GradientFunctions
+from sb3_o2o.data import OfflineDataset, OfflineReplayBuffer
+from sb3_o2o.objectives import Batch, Objective
+from sb3_o2o.updates.call import Call
 from sb3_o2o.updates.hooks import Hooks
-
-if TYPE_CHECKING:
-    from stable_baselines3.common.base_class import BaseAlgorithm as _Base
-else:
-    _Base = object
+from sb3_o2o.updates.metrics import Metrics
 
 
-class AlgorithmArguments(_Base):
-    """What the mixins of an algorithm rely on: its constructor's arguments, described there, and its state."""
+class Loop(Protocol):
+    """The algorithm's :class:`~sb3_o2o.updates.loop.UpdateLoop`."""
 
-    stock_class: ClassVar[type[BaseAlgorithm]]
-    stock_policies: ClassVar[dict[type, type]]
-    #: constructor arguments that are arguments of the policy
-    policy_arguments: ClassVar[tuple[str, ...]]
-    #: constructor arguments of a model that only acts
-    acting_arguments: ClassVar[dict[str, Any]] = {}
-    available_objectives: dict[str, type[Objective]]
-    default_online_objective: ClassVar[str]
-    qf_lr_schedule: Schedule
-    actor: Any
-    critic: Any
-    critic_target: Any
-    replay_buffer: Any  # of off-policy algorithms
-    # constructor arguments, described at the algorithms
+    metrics: Metrics
+
+    def run(self, gradient_steps: int, batch_size: int) -> None:
+        """Make updates on sampled batches."""
+
+    def gradient_step(self, batch: Batch, actor_batch: Batch | None, prepare: bool = False) -> dict[str, th.Tensor]:
+        """:return: losses and metrics of what steps optimisers in one update"""
+
+    def record(self, prefix: str) -> None:
+        """Hand what has been summed to the logger."""
+
+
+class Trainee(Protocol):
+    """
+    An algorithm, as the functions and objects of this room see it. They do the work that all algorithms have in
+    common; an algorithm says what is its own: optimisers and their learning rates, when actor and targets move, and
+    what it learns from online.
+    """
+
+    # -- constructor arguments, described at the algorithms
     explicit_arguments: tuple[str, ...]
-    #: where its recipe can be found
-    recipe: str | None
-    #: gradient steps that the recipe wants on the dataset
-    recipe_pretrain_steps: int = 0
-    objective: str
-    online_objective: str | None
-    objective_kwargs: dict[str, Any] | None
-    online_objective_kwargs: dict[str, Any] | None
+    recipe_pretrain_steps: int
     finetuning: list[Any]
     gamma: float
-    batch_size: int
-    n_critics: int
-    policy_delay: int
-    actor_batch: str
-    actor_critics: str
-    qf_learning_rate: float | Schedule | None
-    ent_coef_learning_rate: float | Schedule | None
-    critic_subset: int | None
-    subset_replacement: bool
-    normalize_observations: bool
+    seed: int | None
     reward_scale: float
     reward_shift: float
     dataset: Any
     dataset_kwargs: dict[str, Any] | None
     pretrain_steps: int
     compile: bool
-    entropy_backup: bool
-    precision: str
-    target_update_interval: int
-    batch_norm_stats: list[th.Tensor]
-    batch_norm_stats_target: list[th.Tensor]
-    # state
+    verbose: int
+    tensorboard_log: str | None
+    # -- saved with the model
+    #: ``"pretraining"``, ``"warmup"``, ``"finetuning"``, a gradient-only phase of a callback, or None before the first
     phase: str | None
     n_pretrain_steps: int
+    #: gradient-only phases: updates made of each, and the names of those that are complete
+    phase_steps: dict[str, int]
+    finished_phases: list[str]
+    #: the policy has the statistics of a dataset
+    has_statistics: bool
+    #: buffers on datasets that were opened so far: each has a random stream of its own
+    n_offline_buffers: int
+    #: while pre-training, SB3's counters of environment steps; None otherwise
+    online_counters: tuple[int, int, float] | None
+    # -- not saved with the model
+    device: th.device
+    observation_space: spaces.Space
+    action_space: spaces.Space
+    policy: Any
     hooks: Hooks
+    call: Call
     offline_objective: Objective
     finetuning_objective: Objective
     offline_buffer: OfflineReplayBuffer | None
-    _n_offline_buffers: int
-    _gradient_functions: GradientFunctions
-    _phase_in_progress: tuple[Objective, OfflineReplayBuffer] | None
-    _negative_reward: float | None
-    _has_statistics: bool
-    _online_steps: tuple[int, int, float] | None
-    # of PPO
-    value_learning_rate: float | str | Schedule | None
-    pretrain_optimizer: th.optim.Optimizer
-    reevaluation_optimizer: th.optim.Optimizer
-
-    if TYPE_CHECKING:
-        # what the algorithm does, for the mixins that stand before it
-
-        @property
-        def action_dim(self) -> int:
-            """Number of action dimensions."""
-
-        def pretrain(self, *args: Any, **kwargs: Any) -> Any:
-            """Minimise the offline objective."""
-
-        def full_policy_kwargs(self) -> dict[str, Any]:
-            """The policy's arguments."""
-
-        def _setup_objectives(self) -> None:
-            """Make objectives and callbacks of the arguments."""
-
-        def _networks_replaced(self) -> None:
-            """Follow a new policy."""
-
-        def _target_pairs(self) -> list[tuple[th.nn.Module, th.nn.Module]]:
-            """Networks with their target networks."""
-
-        def _pretraining_loop(self, callback: Any, total: int, log_interval: int) -> None:
-            """The gradient steps of ``pretrain``."""
-
-        def _leave_pretraining(self) -> None:
-            """Give ``num_timesteps`` back."""
-
-        def _default_pretrain_steps(self) -> int:
-            """Gradient steps where the user names none."""
-
-        def _act_from_the_first_step(self) -> None:
-            """Begin without random actions."""
+    #: source of the dataset of the last ``pretrain``
+    pretrained_on: Any
+    #: objective and buffer of a gradient-only phase
+    phase_in_progress: tuple[Objective, OfflineReplayBuffer] | None
+    # -- SB3's
+    num_timesteps: int
+    start_time: float
+    ep_info_buffer: Any
+    ep_success_buffer: Any
+    _n_updates: int
+    _total_timesteps: int
+    _num_timesteps_at_start: int
+    _current_progress_remaining: float
+    _stats_window_size: int
+    _custom_logger: bool
+    _logger: Logger
 
     @property
-    def _offline_batch_size(self) -> int:
-        """Transitions per update of the offline phase."""
-        return self.batch_size
+    def loop(self) -> Loop:
+        """Makes updates."""
 
+    @property
+    def logger(self) -> Logger:
+        """SB3's logger."""
 
-def own_containers(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """
-    Stable-Baselines3 writes into some of the dictionaries that it is given, and a model keeps them: a caller may use
-    one for two models.
+    def get_vec_normalize_env(self) -> VecNormalize | None:
+        """:return: SB3's normaliser around the environment"""
 
-    :param arguments: of a constructor
-    :return: the same in dictionaries and lists of their own, nested ones included; what these hold is not copied
-    """
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        """See SB3."""
 
-    def own(value: Any) -> Any:
-        if type(value) is dict:
-            return {key: own(item) for key, item in value.items()}
-        return [own(item) for item in value] if type(value) is list else value
+    @property
+    def actor_batch(self) -> str:
+        """The actor's ``"minibatch"``, or the whole ``"block"``."""
 
-    is_taken = {name: name.endswith("_kwargs") or name == "finetuning" for name in arguments}
-    return {name: own(value) if is_taken[name] else value for name, value in arguments.items()}
+    @property
+    def active_objective(self) -> Objective:
+        """What the next gradient step minimises."""
+
+    def set_phase(self, phase: str) -> None:
+        """Enter a phase and tell the callbacks."""
+
+    def begin_new_run(self) -> None:
+        """Forget what belongs to one fine-tuning run."""
+
+    def act_from_the_first_step(self) -> None:
+        """Begin without random actions, as a pre-trained policy does."""
+
+    # -- data
+
+    @property
+    def offline_batch_size(self) -> int:
+        """Transitions per update of offline phases."""
+
+    @property
+    def offline_n_steps(self) -> int:
+        """Steps over which a batch of the dataset sums its rewards."""
+
+    def check_reward_scale(self) -> None:
+        """:raises ValueError: where rewards reach a batch on another way than through this model"""
+
+    def dataset_opened(self, dataset: OfflineDataset) -> None:
+        """A dataset is about to be drawn from."""
+
+    def sample_online(self, batch_size: int) -> Any:
+        """:return: samples of a buffer, from whichever callback answers or from the online buffer"""
+
+    # -- updates
+
+    def optimizers(self) -> dict[str, th.optim.Optimizer]:
+        """:return: the algorithm's optimisers, by the names that objectives yield"""
+
+    def learning_rates(self) -> dict[str, Schedule]:
+        """:return: the learning rate of each optimiser"""
+
+    def draws_blocks(self, gradient_steps: int) -> bool:
+        """:return: whether the transitions of all gradient steps are sampled at once"""
+
+    def is_actor_step(self) -> bool:
+        """:return: whether the actor steps in this update; asked once in each"""
+
+    def is_target_step(self, step: int, is_actor_step: bool) -> bool:
+        """:return: whether the target networks follow in this update, the ``step``-th since the last rollout"""
+
+    def update_targets(self) -> None:
+        """Let the target networks follow."""

@@ -287,7 +287,7 @@ def test_an_interrupted_pretraining_is_not_logged_online() -> None:
             return self.n_calls < 3
 
     model = make_ppo(**IQL).pretrain(dataset(), 10, callback=Stop())
-    assert model._metric_sums == {}
+    assert model.loop.metrics.sums == {}
 
 
 def test_rewards_on_two_scales() -> None:

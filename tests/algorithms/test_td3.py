@@ -110,7 +110,7 @@ def test_fresh_critics_and_optimisers(tmp_path: Path) -> None:
     for own, target in zip(fresh.critic.parameters(), fresh.critic_target.parameters(), strict=True):
         assert th.equal(own, target)
     assert kept.actor.optimizer.state_dict()["state"]
-    for optimizer in fresh._optimizers().values():
+    for optimizer in fresh.optimizers().values():
         assert optimizer.state_dict()["state"] == {}
     fresh.learn(6)
 
@@ -284,7 +284,7 @@ def test_log_keys(objective: str, expected: set[str]) -> None:
 
     class Keys(FineTuningCallback):
         def _on_step(self) -> bool:
-            keys.update(self.model._metric_sums)  # type: ignore[attr-defined]
+            keys.update(self.model.loop.metrics.sums)  # type: ignore[attr-defined]
             return True
 
     model.pretrain(dataset(), 4, callback=Keys())

@@ -254,7 +254,7 @@ def terms(build: Any, **kwargs: Any) -> tuple[Any, ConstrainedFineTuning, Batch]
     constraint = ConstrainedFineTuning(reference="interval", multiplier=2.0, **kwargs)
     model = build(finetuning=[constraint]).learn(5)
     constraint.policy = frozen_copy(build(seed=9).actor)
-    return model, constraint, model._sample(6)
+    return model, constraint, model.sample_batch(6)
 
 
 @pytest.mark.parametrize("penalty", ["mse", "kl"])
@@ -411,7 +411,7 @@ def test_nothing_recompiles(build: Any, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(th, "compile", traced)
     compiled = run(True)
     torch._dynamo.reset()
-    assert len(graphs) == len(compiled._gradient_functions._compiled) == (1 if build is make else 2)
+    assert len(graphs) == len(compiled.loop.gradients._compiled) == (1 if build is make else 2)
     for name, value in compiled.policy.state_dict().items():
         assert th.allclose(value, eager[name], atol=2e-5), name
 

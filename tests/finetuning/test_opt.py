@@ -322,13 +322,13 @@ def test_each_pair_follows_its_own_targets(name: str) -> None:
 def test_the_second_pair_steps_before_the_actor() -> None:
     model, _ = mixing("td3")
     names: list[str] = []
-    functions = model._gradient_functions
+    functions = model.loop.gradients
 
     def note(step: Any, parameters: Any) -> Any:
         names.append(step.function.__name__)
         return functions(step, parameters)
 
-    model._gradient_functions = note
+    model.loop.gradients = note
     model.learn(2, reset_num_timesteps=False)
     assert names == ["second_losses", "critic_losses", "second_losses", "critic_losses", "actor_losses"]
 
@@ -374,7 +374,7 @@ def test_compiled_updates_follow_a_changing_kappa(monkeypatch: pytest.MonkeyPatc
             callbacks = [OnlinePretraining(4, 2), DualCritic(LinearSchedule(0.1, 0.9, 16))]
             runs.append(make_td3(learning_starts=0, finetuning=callbacks, dataset=dataset(), compile=on).learn(14))
     assert_same(*map(state, runs), tolerance=1e-4)
-    assert {key[0].__name__ for key in runs[1]._gradient_functions._compiled} == {
+    assert {key[0].__name__ for key in runs[1].loop.gradients._compiled} == {
         *("second_losses", "critic_losses", "actor_losses"),
     }
 

@@ -129,7 +129,7 @@ def test_alignment_freezes_the_targets_and_then_copies(build: Any, monkeypatch: 
     model.learn(4, callback=watch)  # as many steps as there are before the first update
     assert frozen == [True] * 6
     assert differs(part(watch.seen["alignment"], "actor."), model.policy.state_dict(), "actor.")  # it moves along
-    for network, target in model._target_pairs():
+    for network, target in model.target_pairs():
         assert all(th.equal(value, target.state_dict()[name]) for name, value in network.state_dict().items())
     assert model.finetuning[0].policy is None  # the offline policy is not needed any more
 

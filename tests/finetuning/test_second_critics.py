@@ -167,7 +167,7 @@ def test_one_step_of_adam_and_of_the_target_networks() -> None:
     before = {name: value.clone() for name, value in model.policy.state_dict().items()}
     targets = [value.clone() for value in model.second_critics.critic_target.parameters()]
     critics = [value.clone() for value in model.second_critics.critic.parameters()]
-    model._driven_callbacks, model.phase = [], "finetuning"
+    model.call.callbacks, model.phase = [], "finetuning"
     model.phase_steps.clear()
     buffer = model.open_offline_buffer(dataset())
     assert model.gradient_phase("opt", objective, 1, buffer)

@@ -208,7 +208,7 @@ def test_each_critic_follows_its_own_target(build: Any) -> None:
     batch = transitions()
     for model in models:
         th.manual_seed(0)
-        model._gradient_step(batch, None)
+        model.loop.gradient_step(batch, None)
     first, second = (model.critic.ensemble.layers[-1].weight.detach() for model in models)
     assert [th.equal(one, other) for one, other in zip(first, second, strict=True)] == [True, False, True]  # type: ignore[arg-type]
 

@@ -176,7 +176,7 @@ def test_each_update_follows_from_the_one_before(name: str) -> None:
             assert metrics["ent_coef"].item() == model.log_ent_coef.exp().item() != 1.0  # type: ignore[union-attr]
         if optimizer_name == "critic":
             assert differs(before, state(model), "policy/actor.")
-        optimizer = model._optimizers()[optimizer_name]
+        optimizer = model.optimizers()[optimizer_name]
         optimizer.zero_grad()
         loss.backward(inputs=[each for group in optimizer.param_groups for each in group["params"]])
         optimizer.step()

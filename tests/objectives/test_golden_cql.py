@@ -62,7 +62,7 @@ def build(golden: Arrays) -> O2OSAC:
     put(golden, arrays_of(model))
     model.phase = "pretraining"
     model.set_logger(Logger(None, []))
-    model._update_learning_rates()
+    model.loop.update_learning_rates()
     return model
 
 
@@ -98,9 +98,9 @@ def update(model: O2OSAC, golden: Arrays, number: int, monkeypatch: pytest.Monke
         patch.setattr(F, "bellman_target", spied)
         seen["log_pi"] = model.actor.rsample(batch.observations, th.zeros(len(batch), 3))[1]
         with th.enable_grad():
-            metrics = model._gradient_step(batch, batch)
+            metrics = model.loop.gradient_step(batch, batch)
     seen["grad"] = dict(arrays_of(model, gradient=True))  # type: ignore[assignment]
-    model._update_targets()
+    model.update_targets()
     return {**seen, **metrics}
 
 

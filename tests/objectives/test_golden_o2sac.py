@@ -83,7 +83,7 @@ def build(golden: Arrays, reference_acts: bool = False, **kwargs: Any) -> tuple[
     put(golden, normalised_critic_arrays(model.critic, "critic"))
     put(golden, normalised_critic_arrays(model.critic_target, "target"))
     model.set_logger(Logger(None, []))
-    model._update_learning_rates()
+    model.loop.update_learning_rates()
     return model, reference
 
 
@@ -105,13 +105,13 @@ def update(
         for formula, name in spies.items():
             patch.setattr(F, formula, spy(getattr(F, formula), name))
         patch.setattr(model, "_sample", lambda batch_size: batch)
-        model._metric_sums = {}
-        model._update(1, len(batch))
-    return {**{name: total for name, (total, _) in model._metric_sums.items()}, **seen}
+        model.loop.metrics.sums = {}
+        model.loop.run(1, len(batch))
+    return {**{name: total for name, (total, _) in model.loop.metrics.sums.items()}, **seen}
 
 
 def in_phase(model: O2OSAC, objective: Objective) -> O2OSAC:
-    model._phase_in_progress = objective, None  # type: ignore[assignment]  # batches are given
+    model.phase_in_progress = objective, None  # type: ignore[assignment]  # batches are given
     return model
 
 

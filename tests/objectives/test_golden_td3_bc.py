@@ -52,7 +52,7 @@ def build(golden: Arrays, **objective_kwargs: Any) -> O2OTD3:
     put(golden, arrays_of(model))
     model.phase = "pretraining"
     model.set_logger(Logger(None, []))
-    model._update_learning_rates()
+    model.loop.update_learning_rates()
     return model
 
 
@@ -78,10 +78,10 @@ def update(
         patch.setattr(th, "randn", lambda *shape, **_: th.zeros(*shape))
         patch.setattr(F, "bellman_target", spied)
         patch.setattr(model, "_sample", lambda batch_size: batch)
-        model._metric_sums = {}
-        model._update(1, len(batch))
+        model.loop.metrics.sums = {}
+        model.loop.run(1, len(batch))
     is_actor_step = number % 2 == 0
-    seen.update({name: model._metric_sums[name][0] for name in model._metric_sums})
+    seen.update({name: model.loop.metrics.sums[name][0] for name in model.loop.metrics.sums})
     assert ("actor_loss" in seen) == is_actor_step
     gradients = dict(critic_arrays(model.critic, "critic", gradient=True))
     if is_actor_step:

@@ -53,7 +53,7 @@ def test_fresh_critics_come_with_a_fresh_v(build: Any, tmp_path: Path) -> None:
 def test_v_reads_the_critics_features_and_leaves_them_alone(build: Any) -> None:
     model = build(objective="iql", normalize_observations=True, critic_layer_norm=True).pretrain(dataset(), 1)
     objective = of(model)
-    batch = model._sample(8)
+    batch = model.sample_batch(8)
     advantages = objective.advantages(batch)
     mean, std = (th.from_numpy(each) for each in dataset().observation_stats())
     obs = (batch.observations - mean) / (std + 1e-3)
@@ -210,7 +210,7 @@ def test_without_temperature_iql_clones(build: Any) -> None:
     """Weights of 1: the loss is that of cloning."""
     model = build(objective="iql", objective_kwargs={"beta": 0.0, "policy_loss": "mse"})
     model.pretrain(dataset(), 1)
-    batch = model._sample(8)
+    batch = model.sample_batch(8)
     losses, metrics = of(model).actor_losses(batch, th.randn(8), None)
     expected = (model.actor.mode(batch.observations) - batch.actions).pow(2).sum(dim=1).mean()
     assert losses["actor"].item() == pytest.approx(expected.item())

@@ -143,7 +143,7 @@ def test_only_the_value_network_is_trained(share: bool) -> None:
     batch, _ = all_of(model)
     before = state(model)
     model.finetuning_objective = objective
-    losses = [float(model._gradient_step(batch, batch)["value_loss"]) for _ in range(300)]
+    losses = [float(model.loop.gradient_step(batch, batch)["value_loss"]) for _ in range(300)]
     assert losses[-1] < 0.5 * losses[0]
     after = state(model)
     assert differs(before, after, "policy/value_net")

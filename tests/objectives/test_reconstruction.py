@@ -68,7 +68,7 @@ class TestDeterministicAlignment:
         model.critic.q_values = table(*values["critics"])
         model.critic_target.q_values = table(*values["targets"])
         model.critic.q1_forward = lambda obs, actions: th.full((len(obs), 1), values["policy"], requires_grad=True)  # type: ignore[method-assign]
-        batch = make_td3().pretrain(dataset(), 1)._sample(4)
+        batch = make_td3().pretrain(dataset(), 1).sample_batch(4)
         found, metrics = objective.alignment_losses(batch, th.full((4, 2), noise))
         return {name: value.item() for name, value in {**found, **metrics}.items()}
 
@@ -101,6 +101,6 @@ def test_values_by_their_mean_magnitude() -> None:
     for normalize in (False, True):
         model = make_td3(online_objective_kwargs={"normalize_values": normalize})
         model.critic.q1_forward = lambda obs, actions: th.full((len(obs), 1), -4.0)  # type: ignore[method-assign]
-        batch = make_td3().pretrain(dataset(), 1)._sample(4)
+        batch = make_td3().pretrain(dataset(), 1).sample_batch(4)
         losses.append(model.finetuning_objective.actor_losses(batch)[0]["actor"].item())  # type: ignore[operator]
     assert losses == [4.0, 1.0]

@@ -99,7 +99,7 @@ def test_shapes_and_bounds_of_the_vae() -> None:
 
 def test_the_actors_loss() -> None:
     model = spot({"n_samples": 2}).pretrain(dataset(), 2)
-    objective, batch = of(model), model._sample(8)
+    objective, batch = of(model), model.sample_batch(8)
     noise, weight = objective.latent_noise(batch), th.tensor(0.3)
     losses, metrics = objective.actor_losses(batch, noise, weight)
     actions = model.actor(batch.observations)
@@ -243,7 +243,7 @@ def test_a_discount_of_its_own_online() -> None:
     seen = Weights()
     model = spot({"online_gamma": 0.9}).pretrain(dataset(), 2)
     model.set_phase("pretraining")
-    assert model._sample(4).discounts.tolist() == pytest.approx([0.99] * 4)
+    assert model.sample_batch(4).discounts.tolist() == pytest.approx([0.99] * 4)
     model.learn(8, callback=seen)
     assert seen.discounts == {0.9}
 

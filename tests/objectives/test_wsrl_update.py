@@ -216,7 +216,7 @@ def run(
     with monkeypatch.context() as patch:
         for name in ORIGINAL:
             patch.setattr(th, name, getattr(draws, name))
-        model._update(PARTS, ROWS)
+        model.loop.run(PARTS, ROWS)
     return model, hand, before, draws
 
 

@@ -174,7 +174,7 @@ def test_a_compiled_model_is_copied(fresh_compiler: None) -> None:
     """What is compiled for one model is not for another."""
     model = make_td3(compile=True, objective="bc").pretrain(dataset(), 2)
     copied, again = (how(model) for how in COPIES.values())
-    assert again._gradient_functions.compile
+    assert again.loop.gradients.compile
     states = random_states()
     copied.pretrain(None, 2, reset_gradient_steps=False)
     set_random_states(states)

@@ -141,7 +141,7 @@ def test_a_part_trains_as_members_do_alone(tmp_path: Path) -> None:
     for model in models:
         th.manual_seed(0)
         model.set_phase("finetuning")
-        model._gradient_step(batch, None)
+        model.loop.gradient_step(batch, None)
     for one, other in zip(models[0].critic.ensemble.parameters(), models[1].critic.ensemble.parameters(), strict=True):
         assert th.allclose(one, other[:2], atol=1e-6)
 
@@ -293,7 +293,7 @@ def test_fresh_optimisers(tmp_path: Path) -> None:
     kept, fresh = (O2OSAC.load_offline(path, env=vec(), device="cpu", load_optimizer=on) for on in (True, False))
     assert not differs(state(kept), state(fresh), "policy/")
     assert kept.actor.optimizer.state_dict()["state"]
-    for optimizer in fresh._optimizers().values():
+    for optimizer in fresh.optimizers().values():
         assert optimizer.state_dict()["state"] == {}
     fresh.learn(6)
 

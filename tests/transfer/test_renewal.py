@@ -347,7 +347,7 @@ def test_a_dataset_is_pretrained_on_and_one_part_kept(part: str) -> None:
 def test_moments_after_a_dataset() -> None:
     arguments = {"pretrain_steps": 4, "policy_kwargs": {"net_arch": [16]}, **FAST}
     model = O2OSAC.load_offline(dataset(), vec(), load_optimizer=False, **arguments)
-    assert all(each.state_dict()["state"] == {} for each in model._optimizers().values())
+    assert all(each.state_dict()["state"] == {} for each in model.optimizers().values())
 
 
 @pytest.mark.parametrize("part", ["load_critic", "load_actor"])

@@ -7,10 +7,10 @@ import torch as th
 from toy_tasks import dataset, make, make_td3
 
 from sb3_o2o import O2OSAC
-from sb3_o2o.algorithms.common import _parameters
 from sb3_o2o.finetuning import FineTuningCallback
 from sb3_o2o.objectives import Batch
 from sb3_o2o.updates import gradients
+from sb3_o2o.updates.loop import parameters_of
 
 pytestmark = pytest.mark.usefixtures("fresh_compiler")
 #: |compiled - eager| <= TOLERANCE: float32, sums in another order; a step of Adam changes a weight by 3e-4
@@ -111,7 +111,7 @@ def test_every_objective_is_one_graph(name: str, traced_only: list[Any]) -> None
     expected = train(make(**SETTINGS[name]))
     model = make(**SETTINGS[name], compile=True)
     assert_close(train(model), expected)
-    assert len(traced_only) == len(model._gradient_functions._compiled) > 0
+    assert len(traced_only) == len(model.loop.gradients._compiled) > 0
 
 
 def test_the_time_to_compile_is_told(traced_only: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +121,7 @@ def test_the_time_to_compile_is_told(traced_only: list[Any], capsys: pytest.Capt
     assert "Compiled critic losses in" in output.out
     assert "compile_seconds" in output.out
     assert "Compiling" not in output.err  # a spinner is for terminals
-    assert model._gradient_functions.compile_seconds > 0
+    assert model.loop.gradients.compile_seconds > 0
 
 
 def test_learning_again_compiles_nothing(traced_only: list[Any]) -> None:
@@ -140,7 +140,7 @@ def test_spot_is_one_graph_each_while_its_weight_falls(traced_only: list[Any]) -
         make_td3(**arguments, compile=choice).pretrain(dataset(), 4).learn(12) for choice in (False, True)
     )
     assert_close(compiled.policy.state_dict(), eager.policy.state_dict())
-    assert len(traced_only) == len(compiled._gradient_functions._compiled) == 3  # density, critic, actor
+    assert len(traced_only) == len(compiled.loop.gradients._compiled) == 3  # density, critic, actor
 
 
 class Bonus(FineTuningCallback):
@@ -312,9 +312,9 @@ def test_an_older_torch_compiles_the_forward_pass(monkeypatch: pytest.MonkeyPatc
 def test_only_the_optimisers_own_parameters_get_gradients() -> None:
     model = make(objective="cql", objective_kwargs={"n_actions": 2})
     model.pretrain(dataset(), 1)
-    batch = model._sample(4)
+    batch = model.sample_batch(4)
     step = next(model.offline_objective.steps(batch, batch))
-    parameters = {name: _parameters(optimizer) for name, optimizer in model._optimizers().items()}
+    parameters = {name: parameters_of(optimizer) for name, optimizer in model.optimizers().items()}
     before = {name: None if p.grad is None else p.grad.clone() for name, p in model.policy.named_parameters()}
     losses, _, found = gradients.losses_and_gradients(step.function, parameters, step.arguments)
     assert [len(each) for each in found] == [len(parameters[name]) for name in losses]
@@ -341,10 +341,10 @@ def test_nothing_is_created_on_another_device(name: str) -> None:
 def test_bf16_keeps_what_must_be_exact(compile: bool, traced_only: list[Any]) -> None:
     model = make(precision="bf16", compile=compile, objective="cql", objective_kwargs={"n_actions": 3})
     model.pretrain(dataset(), 2)
-    batch = model._sample(6)
+    batch = model.sample_batch(6)
     step = next(model.offline_objective.steps(batch, batch))
-    parameters = {name: _parameters(optimizer) for name, optimizer in model._optimizers().items()}
-    losses, metrics, found = model._gradient_functions(step, parameters)
+    parameters = {name: parameters_of(optimizer) for name, optimizer in model.optimizers().items()}
+    losses, metrics, found = model.loop.gradients(step, parameters)
     exact = [*losses.values(), *metrics.values(), *model.policy.state_dict().values()]
     exact += [gradient for each in found for gradient in each if gradient is not None]
     exact += [value for state in model.critic.optimizer.state.values() for value in state.values()]
@@ -357,7 +357,7 @@ def test_bf16_products_are_rounded() -> None:
     exact, rounded = make(), make(precision="bf16")
     rounded.policy.load_state_dict(exact.policy.state_dict())
     exact.learn(5)
-    batch = exact._sample(8)
+    batch = exact.sample_batch(8)
     with th.no_grad():
         values = [model.critic.q_values(batch.observations, batch.actions) for model in (make(), rounded)]
     assert not th.equal(*values)

@@ -1,0 +1,125 @@
+"""The present call of ``learn`` or ``pretrain``: its callbacks, and the points at which it can be left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_o2o.updates.callback_states import State, restore, states_of
+from sb3_o2o.updates.hooks import Hooks, walk
+
+
+class Call:
+    """
+    A call is left at clean points alone, where nothing is half-done: between two updates, and before a rollout. What
+    is asked for elsewhere, to stop or to write a resume bundle, waits until then.
+
+    Kept over an interruption: the states of the callbacks (:meth:`states`), whether they were those of ``pretrain``
+    (:attr:`offline`), and :attr:`finished`. A saved model has none of it.
+    """
+
+    def __init__(self) -> None:
+        #: callbacks that are driven, nested ones included; none between two calls
+        self.callbacks: list[BaseCallback] = []
+        #: whether the last call was ``pretrain``
+        self.offline = False
+        #: rollouts have begun
+        self.is_collecting = False
+        self.shows_progress = False
+        #: states of the callbacks of the last call, those of the constructor apart
+        self.finished: Sequence[State] = ()
+        #: of an interrupted call, until the next one of the same kind: whether it was offline, and each callback's
+        self.interrupted: tuple[bool, list[State]] | None = None
+        self._stop_requested = False
+        self._waiting: Callable[[], None] | None = None
+        self._is_running = False
+
+    # -- callbacks -------------------------------------------------------------------------------------------------
+
+    def take(self, callback: BaseCallback, offline: bool) -> None:
+        """
+        A call begins: its callbacks are given the state of an interrupted call of the same kind.
+
+        :param callback: all of them
+        :param offline: the call is ``pretrain``
+        """
+        self.callbacks, self.offline = list(walk(callback)), offline
+        saved, self.interrupted = self.interrupted, None
+        if saved is not None and saved[0] == offline:
+            restore(self.callbacks, saved[1])
+
+    def let_go(self, own: Sequence[BaseCallback], hooks: Hooks) -> None:
+        """
+        A call is over: its callbacks are none of the model's, and hold environments and all of the call. A bundle that
+        is asked for afterwards still knows their states.
+
+        :param own: callbacks of the constructor, which stay
+        :param hooks: who is told what
+        """
+
+        def is_own(callback: Any) -> bool:
+            return any(callback is each for each in own)
+
+        if self.callbacks:
+            self.finished = states_of(each for each in self.callbacks if not is_own(each))
+        self.callbacks = []
+        hooks.deliver_to(each for each in hooks.callbacks() if is_own(each))
+        for callback in own:
+            callback.parent, callback.locals, callback.globals = None, {}, {}  # type: ignore[assignment]
+
+    def states(self, own: Sequence[BaseCallback]) -> tuple[bool, list[State]]:
+        """
+        :param own: callbacks of the constructor
+        :return: whether they are those of ``pretrain``, and the states of the callbacks of this call or of the last; a
+            bundle that is written again before any call hands on what it was given
+        """
+        if self.interrupted is not None:
+            return self.interrupted
+        if self.callbacks:
+            return self.offline, states_of(self.callbacks)
+        return self.offline, [*([] if self.offline else states_of(own)), *self.finished]
+
+    # -- clean points ----------------------------------------------------------------------------------------------
+
+    def request_stop(self) -> None:
+        """End the call at the next clean point."""
+        self._stop_requested = True
+
+    def at_clean_point(self, action: Callable[[], None]) -> None:
+        """
+        :param action: to be done at the next clean point or the end of the call; at once between two calls. Of several,
+            the last one counts
+        """
+        if self._is_running:
+            self._waiting = action
+        else:
+            action()
+
+    def clean_point(self) -> bool:
+        """
+        Nothing is half-done here: do what waits for that.
+
+        :return: whether to stop
+        """
+        self._act()
+        stop, self._stop_requested = self._stop_requested, False
+        return stop
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """What is asked for inside waits for a clean point; the end of the outermost call is one."""
+        outer, self._is_running = self._is_running, True
+        try:
+            yield
+        finally:
+            self._is_running = outer
+        if not outer:
+            self._act()
+
+    def _act(self) -> None:
+        if self._waiting is not None:
+            action, self._waiting = self._waiting, None
+            action()
