@@ -293,14 +293,14 @@ def test_log_keys(arguments: dict[str, Any], expected: set[str]) -> None:
 def test_logs_are_means_since_the_last_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make()
     writer, losses = logging_to(model), []
-    gradient_step = model._gradient_step
+    gradient_step = model.loop.gradient_step
 
     def recorded(*arguments: Any) -> dict[str, th.Tensor]:
         metrics = gradient_step(*arguments)
         losses.append(metrics["critic_loss"].item())
         return metrics
 
-    monkeypatch.setattr(model, "_gradient_step", recorded)
+    monkeypatch.setattr(model.loop, "gradient_step", recorded)
     model.pretrain(dataset(), 5, log_interval=3)
     logged = [values["offline/critic_loss"] for _, values in writer.written]
     assert logged == pytest.approx([np.mean(losses[:3]), np.mean(losses[3:])], rel=1e-5)

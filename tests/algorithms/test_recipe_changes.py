@@ -111,8 +111,8 @@ def test_blocks_stay_aligned_after_any_number_of_pretraining_steps(n_pretrained:
     model = make(policy_delay=3, gradient_steps=3, actor_batch="block", **FAST)
     model.pretrain(dataset(), n_pretrained)
     seen: list[bool] = []
-    original = model._gradient_step
-    model._gradient_step = lambda batch, actor: (seen.append(actor is not None), original(batch, actor))[1]  # type: ignore[method-assign]
+    original = model.loop.gradient_step
+    model.loop.gradient_step = lambda batch, actor: (seen.append(actor is not None), original(batch, actor))[1]  # type: ignore[method-assign]
     model.learn(7)
     assert seen[:6] == [False, False, True] * 2
 

@@ -11,6 +11,7 @@ from toy_tasks import assert_same, dataset, dataset_file, differs, make, make_td
 from sb3_o2o import O2OSAC
 from sb3_o2o.finetuning import FineTuningCallback, PolicyReevaluation, ValueAlignment, Warmup
 from sb3_o2o.objectives import Batch
+from sb3_o2o.updates.sampling import sample
 
 BUILDERS = [make, make_td3]
 
@@ -117,7 +118,7 @@ def test_alignment_freezes_the_targets_and_then_copies(build: Any, monkeypatch: 
     model.pretrain(None, 4)
     before = copy.deepcopy(model.critic_target.state_dict())
     frozen: list[bool] = []
-    original = model._gradient_step
+    original = model.loop.gradient_step
 
     def checked(*arguments: Any) -> Any:
         if model.phase == "alignment":
@@ -125,7 +126,7 @@ def test_alignment_freezes_the_targets_and_then_copies(build: Any, monkeypatch: 
             frozen.append(all(th.equal(value, now[name]) for name, value in before.items()))
         return original(*arguments)
 
-    monkeypatch.setattr(model, "_gradient_step", checked)
+    monkeypatch.setattr(model.loop, "gradient_step", checked)
     model.learn(4, callback=watch)  # as many steps as there are before the first update
     assert frozen == [True] * 6
     assert differs(part(watch.seen["alignment"], "actor."), model.policy.state_dict(), "actor.")  # it moves along
@@ -134,7 +135,7 @@ def test_alignment_freezes_the_targets_and_then_copies(build: Any, monkeypatch: 
     assert model.finetuning[0].policy is None  # the offline policy is not needed any more
 
 
-def test_phases_see_only_the_dataset() -> None:
+def test_phases_see_only_the_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
     rewards = set(dataset().rewards.tolist())
     drawn: list[float] = []
 
@@ -144,8 +145,12 @@ def test_phases_see_only_the_dataset() -> None:
 
     batches: list[Batch] = []
     model = make(finetuning=phases(), dataset=dataset())
-    original = model._sample
-    model._sample = lambda size: batches.append(original(size)) or batches[-1]  # type: ignore[func-returns-value,method-assign]
+
+    def kept(model: Any, size: int) -> Batch:
+        batches.append(sample(model, size))
+        return batches[-1]
+
+    monkeypatch.setattr("sb3_o2o.updates.loop.sample", kept)
     model.learn(4, callback=Look())
     assert len(drawn) == 12 * 8
     assert all(reward in rewards for reward in drawn)

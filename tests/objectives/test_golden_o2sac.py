@@ -104,7 +104,7 @@ def update(
         patch.setattr(th, "randn", lambda *shape, **_: th.zeros(*shape))
         for formula, name in spies.items():
             patch.setattr(F, formula, spy(getattr(F, formula), name))
-        patch.setattr(model, "_sample", lambda batch_size: batch)
+        patch.setattr("sb3_o2o.updates.loop.sample", lambda *_: batch)
         model.loop.metrics.sums = {}
         model.loop.run(1, len(batch))
     return {**{name: total for name, (total, _) in model.loop.metrics.sums.items()}, **seen}

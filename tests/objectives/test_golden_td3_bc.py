@@ -77,7 +77,7 @@ def update(
     with monkeypatch.context() as patch:
         patch.setattr(th, "randn", lambda *shape, **_: th.zeros(*shape))
         patch.setattr(F, "bellman_target", spied)
-        patch.setattr(model, "_sample", lambda batch_size: batch)
+        patch.setattr("sb3_o2o.updates.loop.sample", lambda *_: batch)
         model.loop.metrics.sums = {}
         model.loop.run(1, len(batch))
     is_actor_step = number % 2 == 0

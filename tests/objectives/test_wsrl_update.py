@@ -211,7 +211,7 @@ def run(
     with th.no_grad():  # targets that differ from the critics, so that a mix-up shows
         for parameter in model.critic_target.parameters():
             parameter.add_(0.01 * th.randn_like(parameter))
-    monkeypatch.setattr(model, "_sample", lambda n: block.part(0, n))
+    monkeypatch.setattr("sb3_o2o.updates.loop.sample", lambda _, n: block.part(0, n))
     hand, before, draws = ByHand(model), ByHand(model), Draws()
     with monkeypatch.context() as patch:
         for name in ORIGINAL:
