@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from sb3_o2o import O2OSAC
 from sb3_o2o.cli import app
 from sb3_o2o.data.collect import collect
-from sb3_o2o.recipes import recipe_folder
+from sb3_o2o.recipes import list_recipes, recipe_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -196,3 +196,8 @@ class TestShell:
         assert {path.name for path in (reader / "runs" / "wsrl-Hopper-v5_2").iterdir()} == set(listed)
         with np.load(reader / "runs" / "wsrl-Hopper-v5_2" / "online" / "evaluations.npz") as evaluations:
             assert evaluations["timesteps"].tolist() == [0, 4]
+
+
+def test_the_table_lists_every_recipe() -> None:
+    table = README[README.index("## Recipes") :].partition("\n## ")[0]
+    assert sorted(name for name in list_recipes() if f"`{name}`" not in table) == []
