@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
 
 from sb3_o2o.data.transitions import Observations
@@ -38,16 +39,30 @@ class Location:
         return "" if self.episode is None else f" in episode {self.episode}"
 
 
+def as_array(values: Any) -> np.ndarray:
+    """
+    :param values: anything array-like, a torch tensor on any device among it
+    :return: a NumPy array, sharing memory where that is possible
+    :raises ValueError: if it is ragged
+    """
+    if isinstance(values, th.Tensor):
+        tensor = values.detach().cpu()
+        return (tensor.float() if tensor.dtype == th.bfloat16 else tensor).numpy()  # NumPy has no bfloat16
+    if isinstance(values, (list, tuple)) and any(isinstance(value, th.Tensor) for value in values):
+        values = [as_array(value) for value in values]
+    return np.asarray(values)
+
+
 def numeric(field: str, values: Any, where: Location) -> np.ndarray:
     """
     :param field: name of the field
-    :param values: anything array-like
+    :param values: anything array-like, torch tensors among it
     :param where: for the message
     :return: an array of a boolean, integer or floating dtype
     :raises ValueError: if the values are something else: text, objects, complex numbers, ragged lists
     """
     try:
-        array = np.asarray(values)
+        array = as_array(values)
     except ValueError as error:
         raise ValueError(f"{field}{where.place}: not a rectangular array of numbers ({error}).") from error
     if array.dtype.kind not in "biuf":
@@ -55,21 +70,22 @@ def numeric(field: str, values: Any, where: Location) -> np.ndarray:
     return array
 
 
-def checked_length(field: str, values: np.ndarray, length: int, where: Location, reference: str = "actions") -> None:
+def checked_length(
+    field: str, values: Any, length: int, where: Location, reference: str = "actions", hint: str = ""
+) -> None:
     """
     :param field: name of the field
-    :param values: ``(length, ...)``
+    :param values: ``(length, ...)``, in memory or in a file
     :param length: expected number of rows
     :param where: for the message
     :param reference: the field that has this length
+    :param hint: what may be the reason, in place of the usual advice
     :raises ValueError: if there are more or fewer rows
     """
     if values.ndim == 0 or len(values) != length:
         found = "no rows (a single number)" if values.ndim == 0 else f"{len(values)} rows"
-        raise ValueError(
-            f"{field}{where.place} has {found}, expected {length} to go with {reference}. "
-            "The source may be truncated: write it again, or drop what is incomplete."
-        )
+        advice = hint or "The source may be truncated: write it again, or drop what is incomplete."
+        raise ValueError(f"{field}{where.place} has {found}, expected {length} to go with {reference}. {advice}")
 
 
 def checked_values(field: str, values: np.ndarray, where: Location) -> np.ndarray:
@@ -259,7 +275,8 @@ def infer_observation_space(observations: Any) -> spaces.Space:
 
 def _infer_box(field: str, values: Any) -> spaces.Box:
     # Only shape and dtype are looked at, so that a dataset in a file is not read
-    array = values if hasattr(values, "dtype") and hasattr(values, "shape") else numeric(field, values, Location())
+    in_a_file = hasattr(values, "dtype") and hasattr(values, "shape") and not isinstance(values, th.Tensor)
+    array = values if in_a_file else numeric(field, values, Location())
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{field} has dtype {array.dtype}: expected numbers.")
     if array.dtype == np.uint8:

@@ -2,20 +2,22 @@
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_o2o.data import cache as dataset_cache
 from sb3_o2o.data import compatibility, selection, statistics
-from sb3_o2o.data.arrays import write_npz
 from sb3_o2o.data.episodes import Episodes
+from sb3_o2o.data.formats.arrays import write_npz
+from sb3_o2o.data.formats.reading import Reading
 from sb3_o2o.data.rewards import scaled_rewards
-from sb3_o2o.data.sources import open_source
+from sb3_o2o.data.sources import naming, open_source
 from sb3_o2o.data.transitions import (
     Source,
     Transitions,
@@ -83,6 +85,7 @@ class OfflineDataset(Episodes):
     :param env_id: Gymnasium id of the environment, if it is known
     :param ref_min_score: return of a random policy, if it is known
     :param ref_max_score: return of an expert, if it is known
+    :param episode_ends: how terminations were told from time limits, one line for people
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class OfflineDataset(Episodes):
         env_id: str | None = None,
         ref_min_score: float | None = None,
         ref_max_score: float | None = None,
+        episode_ends: str = "not known",
     ) -> None:
         super().__init__(transitions)
         self.observation_space = observation_space
@@ -107,6 +111,7 @@ class OfflineDataset(Episodes):
         self.env_id = env_id
         self.ref_min_score = ref_min_score
         self.ref_max_score = ref_max_score
+        self.episode_end_rule = episode_ends
 
     # ------------------------------------------------------------------------------------------------- opening
 
@@ -117,6 +122,10 @@ class OfflineDataset(Episodes):
         *,
         observation_space: spaces.Space | None = None,
         action_space: spaces.Space | None = None,
+        columns: Mapping[str, Any] | None = None,
+        observation_keys: str | Sequence[str] | None = None,
+        reward: float | None = None,
+        dones: str | None = None,
         cut_at_success: bool | float = False,
         fraction: float | None = None,
         top_return_fraction: float | None = None,
@@ -128,12 +137,23 @@ class OfflineDataset(Episodes):
         """
         Open a source, check all of it, and apply the options in the order in which they are listed here.
 
-        :param source: a Minari id, folder or dataset; an ``.hdf5`` file in D4RL's layout; an SB3 replay buffer, live
-            or as a ``.pkl`` (unpickling runs code: open only files you trust); an ``.npz``; a dictionary of arrays;
-            or an ``OfflineDataset``
+        :param source: a Minari id, folder or dataset; an ``.hdf5`` or ``.h5`` of D4RL, robomimic or d3rlpy (1, 2); an
+            ``.npz`` of arrays, OGBench or imitation, or one that ``save`` wrote; a table ``.csv`` or ``.parquet``; a
+            folder of LeRobot (version 3) or imitation; an SB3 replay buffer, live or as a ``.pkl`` (unpickling runs
+            code: open only files you trust); a dictionary of arrays or torch tensors; a list of such dictionaries, one
+            for each episode, with T or T + 1 observations; a list of imitation's trajectories; or an ``OfflineDataset``
         :param observation_space: the environment's; must match the source's, and stands in for it if it has none.
             Channel-first images (as SB3's environments have them) also match a source with channel-last ones
         :param action_space: the environment's, likewise; its bounds scale the actions. Without any, [-1, 1] is assumed
+        :param columns: of a table: which make which field, such as ``{"observations": ["x", "v"], "actions": ["u"],
+            "rewards": "r", "terminations": "end", "episode": "trial"}``. Fields that are not named here are found by
+            their own names, or as ``observations_0``, ``observations_1``, ...
+        :param observation_keys: of several observations (robomimic, LeRobot, dictionaries): which to take; one name, or
+            a list of vectors to put side by side in this order (a dictionary of them, if the environment has one). All
+            of them by default, as a dictionary
+        :param reward: the reward of every transition, for demonstrations without any
+        :param dones: "terminations" or "truncations": what a ``done`` is, where the source does not tell these apart.
+            None takes them as terminations, with a warning
         :param cut_at_success: end each episode at its first positive reward, with a termination, where rewards have two
             values; a number instead of True ends it at the first reward of at least that, whatever the rewards are
         :param fraction: keep the first episodes, until this fraction of the transitions is reached, in (0, 1]
@@ -146,17 +166,26 @@ class OfflineDataset(Episodes):
         :return: the dataset
         :raises ValueError: naming the field, the first bad index and what was found, if anything is wrong
         :raises FileNotFoundError: if there is no such source
+        :raises ImportError: naming the extra to install, if the source needs one
         """
         if action_clip is not None and not 0.0 < action_clip <= 1.0:
             raise ValueError(f"action_clip is {action_clip}: expected a number in (0, 1].")
+        reading = Reading(observation_space, action_space, columns, observation_keys, reward, dones)
+        if isinstance(source, ReplayBuffer):  # one on a dataset, perhaps
+            held = getattr(source, "dataset", None)
+            source = held if isinstance(held, OfflineDataset) else source
         if isinstance(source, OfflineDataset):
             dataset = source
+            for name, value in reading.given.items():
+                if dataset.options.get(name) != value:
+                    raise ValueError(f"{name} is about how a source is read: {dataset.source!r} has been read already.")
             clipped_at = dataset.options.get("action_clip", ACTION_CLIP)
             if action_clip not in (None, clipped_at):
                 raise ValueError(f"The actions have been clipped at {clipped_at}, not at action_clip={action_clip}.")
         else:
-            opened = open_source(source, observation_space, action_space)
-            dataset = cls._from_source(opened, ACTION_CLIP if action_clip is None else action_clip, cache)
+            with naming(source):
+                opened = open_source(source, reading)
+                dataset = cls._from_source(opened, ACTION_CLIP if action_clip is None else action_clip, cache)
         if observation_space is not None or action_space is not None:
             dataset = dataset.adapted_to(
                 observation_space or dataset.observation_space, action_space or dataset.action_space
@@ -216,11 +245,12 @@ class OfflineDataset(Episodes):
             source.observation_space,
             source.action_space,
             source=source.name,
-            options={} if action_clip == ACTION_CLIP else {"action_clip": action_clip},
+            options={**source.options, **({} if action_clip == ACTION_CLIP else {"action_clip": action_clip})},
             reopenable=source.on_disk,
             env_id=source.env_id,
             ref_min_score=source.ref_min_score,
             ref_max_score=source.ref_max_score,
+            episode_ends=source.episode_ends,
         )
 
     # ------------------------------------------------------------------------------------------------- reading
@@ -255,6 +285,7 @@ class OfflineDataset(Episodes):
         if Path(path).suffix != ".npz":
             raise ValueError(f"Cannot save a dataset as {path}: the name must end in .npz.")
         known = {name: getattr(self, name) for name in ("env_id", "ref_min_score", "ref_max_score")}
+        known["episode_ends"] = self.episode_end_rule
         write_npz(Path(path), self._transitions, self.observation_space, self.action_space, **known)
 
     def check_compatible(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
@@ -286,12 +317,14 @@ class OfflineDataset(Episodes):
 
     def summary(self, print_table: bool = True) -> dict[str, Any]:
         """
-        Describe the dataset in numbers: episodes, returns, lengths, rewards, score.
+        Describe the dataset in numbers: episodes, returns, lengths, rewards, score; and how the ends of episodes were
+        told apart.
 
         :param print_table: whether to print them as a table
-        :return: the numbers by name, such as ``episodes``, ``return_mean``, ``length_max``, ``score_mean``
+        :return: the numbers by name, such as ``episodes``, ``return_mean``, ``length_max``, ``score_mean``, and
+            ``episode_ends``, a line of text
         """
-        numbers = statistics.describe(self)
+        numbers = {**statistics.describe(self), "episode_ends": self.episode_end_rule}
         known = self.ref_min_score is not None and self.ref_max_score is not None
         if known and "reward_scale" not in self.options:  # scores are about the environment's own rewards
             numbers["score_mean"] = float(self.normalized_score(numbers["return_mean"]))
@@ -418,4 +451,5 @@ class OfflineDataset(Episodes):
             env_id=self.env_id,
             ref_min_score=self.ref_min_score,
             ref_max_score=self.ref_max_score,
+            episode_ends=self.episode_end_rule,
         )

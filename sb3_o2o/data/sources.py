@@ -1,156 +1,176 @@
-"""Recognises what a dataset can be loaded from, and reads Minari's."""
+"""Recognises what a dataset can be loaded from: tables of objects, files and folders, each with who reads it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import minari
 import numpy as np
-from gymnasium import spaces
 from minari import MinariDataset
-from minari.dataset.minari_dataset import parse_dataset_id
-from minari.storage import get_dataset_path
 from stable_baselines3.common.buffers import ReplayBuffer
 
-from sb3_o2o.data.arrays import array_source, npz_source
-from sb3_o2o.data.checks import (
-    Location,
-    checked_actions,
-    checked_flags,
-    checked_observations,
-    checked_rewards,
-    checked_spaces,
+from sb3_o2o.data.checks import as_array
+from sb3_o2o.data.formats.arrays import array_source, npz_source
+from sb3_o2o.data.formats.buffers import replay_buffer_source, unpickled
+from sb3_o2o.data.formats.episodes import episodes_source
+from sb3_o2o.data.formats.hdf5 import hdf5_source
+from sb3_o2o.data.formats.imitation import IMITATION_FOLDER, IMITATION_OPTIONS, is_trajectory, trajectories_source
+from sb3_o2o.data.formats.lerobot import LEROBOT
+from sb3_o2o.data.formats.minari import is_minari_folder, minari_folder_source, minari_source, open_minari
+from sb3_o2o.data.formats.reading import Format, Reading, first_match, open_as
+from sb3_o2o.data.formats.steps import STEP_OPTIONS
+from sb3_o2o.data.formats.tables import CSV, PARQUET
+from sb3_o2o.data.transitions import Source
+
+_EXPECTED = (
+    "a Minari id, folder or dataset; a file .hdf5, .h5, .npz, .csv, .parquet or .pkl; a folder of LeRobot or "
+    "imitation; an SB3 replay buffer; a dictionary of arrays; a list of dictionaries (one for each episode) or of "
+    "imitation's trajectories; or an OfflineDataset"
 )
-from sb3_o2o.data.hdf5 import hdf5_source
-from sb3_o2o.data.replay import pickled_buffer_source, replay_buffer_source
-from sb3_o2o.data.transitions import Source, Transitions, close_episodes, file_states
 
 
-def open_source(
-    source: Any, observation_space: spaces.Space | None = None, action_space: spaces.Space | None = None
-) -> Source:
+def _is_episodes(value: Any) -> bool:
+    return _is_list(value) and len(value) > 0 and isinstance(value[0], Mapping)
+
+
+def _is_trajectories(value: Any) -> bool:
+    return _is_list(value) and len(value) > 0 and is_trajectory(value[0])
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
+def _episodes(episodes: Sequence[Any], reading: Reading, name: str = "episodes", **known: Any) -> Source:
+    for index, episode in enumerate(episodes):
+        if not isinstance(episode, Mapping):
+            raise ValueError(
+                f"{name}: entry {index} is a {type(episode).__name__}, while the first is a dictionary (an episode)."
+            )
+    any_done = any(
+        np.any(as_array(episode[key])) for episode in episodes for key in ("dones", "done") if key in episode
+    )
+    return episodes_source(lambda: iter(episodes), name, reading, any_done=any_done, kind="a list of episodes", **known)
+
+
+def _minari(dataset: MinariDataset, reading: Reading) -> Source:
+    return minari_source(dataset)
+
+
+_OBJECTS = (
+    Format("a Minari dataset", lambda value: isinstance(value, MinariDataset), _minari),
+    Format(
+        "a replay buffer", lambda value: isinstance(value, ReplayBuffer), replay_buffer_source, frozenset({"dones"})
+    ),
+    Format("a dictionary of arrays", lambda value: isinstance(value, Mapping), array_source, STEP_OPTIONS),
+    Format("a list of imitation's trajectories", _is_trajectories, trajectories_source, IMITATION_OPTIONS),
+    Format("a list of episodes", _is_episodes, _episodes, STEP_OPTIONS),
+)
+#: What may also be pickled: SB3's buffers, and plain data.
+_PICKLED = _OBJECTS[1:]
+
+
+def _pickle_source(path: Path, reading: Reading) -> Source:
+    value = unpickled(path)
+    kind = first_match(_PICKLED, value)
+    if kind is None:
+        raise ValueError(
+            f"{path} holds a {type(value).__name__}: expected an SB3 ReplayBuffer or DictReplayBuffer, a dictionary of "
+            "arrays, or a list of dictionaries (one for each episode) or of imitation's trajectories."
+        )
+    opener: Callable[..., Source] = partial(kind.open, name=str(path), on_disk=True)  # type: ignore[call-arg]
+    return open_as(replace(kind, open=opener), value, reading, str(path))
+
+
+_Opener = Callable[[Path, Reading], Source]
+_FILES: dict[str, _Opener] = {
+    ".hdf5": hdf5_source,
+    ".h5": hdf5_source,
+    ".npz": npz_source,
+    ".csv": partial(open_as, CSV),
+    ".tsv": partial(open_as, CSV),
+    ".parquet": partial(open_as, PARQUET),
+    ".pkl": _pickle_source,
+    ".pickle": _pickle_source,
+}
+#: What other files are, and what to do with them.
+_OTHER_FILES = {
+    ".zip": "a saved model, perhaps: give it to load_offline. Its replay buffer is in a .pkl of its own",
+    ".npy": "a single array: put observations, actions, rewards, ... into one .npz (numpy.savez)",
+    ".arrow": "one part of a dataset of Hugging Face: give its folder",
+    ".json": "no format that is known",
+    ".jsonl": "no format that is known",
+    ".pt": "a file of PyTorch: give what torch.load returns, a dictionary or list of arrays",
+}
+_FOLDERS = (
+    LEROBOT,
+    IMITATION_FOLDER,
+    Format("a Minari dataset", is_minari_folder, lambda folder, _: minari_folder_source(folder)),
+)
+
+
+@contextmanager
+def naming(source: Any) -> Iterator[None]:
+    """
+    Inside of this, what is wrong with a file is said with its name.
+
+    :param source: the file, or anything else, which has no name
+    """
+    try:
+        yield
+    except ValueError as error:
+        if type(error) is not ValueError or not isinstance(source, (str, Path)) or str(source) in str(error):
+            raise
+        raise ValueError(f"{source}: {error}") from error
+
+
+def open_source(source: Any, reading: Reading | None = None) -> Source:
     """
     Recognise a source.
 
     :param source: see ``OfflineDataset.load``
-    :param observation_space: stands in where the source has none
-    :param action_space: stands in where the source has none
+    :param reading: how to read it
     :return: the source, with nothing read but its description
     :raises TypeError: if it is nothing that can be read
-    :raises ValueError: if its description is wrong or incomplete
+    :raises ValueError: saying what it is and holds, if that is wrong or incomplete
     :raises FileNotFoundError: if there is no such file or dataset
+    :raises ImportError: naming the extra to install, if it needs one
     """
-    if isinstance(source, MinariDataset):
-        return minari_source(source)
-    if isinstance(source, ReplayBuffer):
-        return replay_buffer_source(source, type(source).__name__)
-    if isinstance(source, Mapping):
-        return array_source(source, "arrays", observation_space, action_space)
+    reading = reading or Reading()
+    kind = first_match(_OBJECTS, source)
+    if kind is not None:
+        return open_as(kind, source, reading, f"The {type(source).__name__}")
     if not isinstance(source, (str, Path)):
-        raise TypeError(
-            f"Cannot load a {type(source).__name__}: expected a Minari id or dataset, a path to .hdf5, .npz or .pkl, "
-            "an SB3 replay buffer, a dictionary of arrays, or an OfflineDataset."
-        )
-    suffix = Path(source).suffix.lower()
-    if suffix in (".hdf5", ".h5", ".npz", ".pkl", ".pickle"):
-        if not Path(source).is_file():
+        of = f" of {type(source[0]).__name__}" if _is_list(source) and len(source) else ""
+        raise TypeError(f"Cannot load a {type(source).__name__}{of}: expected {_EXPECTED}.")
+    path = Path(source)
+    if path.is_dir():
+        return _open_folder(path, reading)
+    suffix = path.suffix.lower()
+    if path.is_file() and suffix not in _FILES:
+        what = _OTHER_FILES.get(suffix, "no format that is known")
+        raise ValueError(f"Cannot load {source}: {what}. Files that can be read end in {', '.join(_FILES)}.")
+    if suffix in _FILES or suffix in _OTHER_FILES:
+        if not path.is_file():
             raise FileNotFoundError(f"There is no file {source}.")
-        if suffix in (".pkl", ".pickle"):
-            return pickled_buffer_source(Path(source))
-        opener = npz_source if suffix == ".npz" else hdf5_source
-        return opener(Path(source), observation_space, action_space)
-    return open_minari(str(source))
-
-
-def minari_source(dataset: MinariDataset, name: str | None = None) -> Source:
-    """
-    :param dataset: an opened Minari dataset, or a part of one (``filter_episodes``)
-    :param name: id or path by which it was opened; None if it came as an object
-    :return: its episodes
-    :raises ValueError: if its spaces are not supported
-    """
-    checked_spaces(dataset.observation_space, dataset.action_space)
-    metadata = dataset.storage.metadata
-    env_spec = dataset.env_spec
-    data_path = Path(dataset.storage.data_path)
-    whole = len(dataset.episode_indices) == dataset.storage.total_episodes
-    if name is None and whole and data_path == get_dataset_path(dataset.id) / "data":
-        name = dataset.id
-
-    def chunks(clip: float) -> Iterator[Transitions]:
-        offset, episodes = 0, dataset.iterate_episodes()
-        for index in dataset.episode_indices:
-            try:
-                episode = next(episodes)
-            except (OSError, KeyError) as error:
-                raise ValueError(f"Minari dataset {dataset.id!r} is damaged at episode {index}: {error}.") from error
-            chunk = _minari_episode(episode, dataset, Location(offset, int(index)), clip)
-            yield chunk
-            offset += len(chunk)
-
-    return Source(
-        name=name or (dataset.id if whole else f"part of {dataset.id}"),
-        observation_space=dataset.observation_space,
-        action_space=dataset.action_space,
-        chunks=chunks,
-        cache_key={
-            "minari": dataset.id,
-            "episodes": [int(index) for index in dataset.episode_indices],
-            "files": file_states(data_path),
-        },
-        env_id=None if env_spec is None else env_spec.id,
-        ref_min_score=metadata.get("ref_min_score"),
-        ref_max_score=metadata.get("ref_max_score"),
-        on_disk=name is not None,
+        return _FILES[suffix](path, reading)
+    return open_as(
+        Format("a Minari dataset", lambda name: True, lambda name, _: open_minari(name)),
+        str(source),
+        reading,
+        str(source),
     )
 
 
-def _minari_episode(episode: Any, dataset: MinariDataset, where: Location, clip: float) -> Transitions:
-    actions = checked_actions(episode.actions, dataset.action_space, where, clip)
-    length = len(actions)
-    terminations = checked_flags("terminations", episode.terminations, length, where)
-    truncations = checked_flags("truncations", episode.truncations, length, where)
-    row_index = np.arange(length)
-    return Transitions(
-        rows=checked_observations(
-            episode.observations, dataset.observation_space, length + 1, where, reference="actions and a last one"
-        ),
-        row_index=row_index,
-        actions=actions,
-        rewards=checked_rewards(episode.rewards, length, where),
-        terminations=terminations,
-        truncations=close_episodes(row_index, terminations, truncations)[0],
-    )
-
-
-def open_minari(name: str) -> Source:
-    """
-    :param name: id of a dataset that is on this machine, or path of its folder
-    :return: its episodes
-    :raises FileNotFoundError: if there is none, saying how to get it
-    :raises ValueError: if it cannot be read
-    """
-    folder = Path(name)
-    if folder.is_dir():
-        return minari_source(_opened(folder / "data" if (folder / "data").is_dir() else folder), name)
-    try:
-        parse_dataset_id(name)
-    except (ValueError, TypeError) as error:  # a TypeError is what an id without a version gets
+def _open_folder(folder: Path, reading: Reading) -> Source:
+    kind = first_match(_FOLDERS, folder)
+    if kind is None:
+        found = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir())
+        shown = ", ".join(found[:20]) + (f" and {len(found) - 20} more" if len(found) > 20 else "")
         raise ValueError(
-            f"Cannot load {name!r}: neither a file, nor a folder, nor a Minari id such as 'mujoco/hopper/medium-v0'."
-        ) from error
-    path = get_dataset_path(name)
-    if not (path / "data").is_dir():
-        known = sorted(minari.list_local_datasets())
-        raise FileNotFoundError(
-            f"Minari dataset {name!r} is not in {path}. Get it with `minari download {name}`, or set "
-            f"MINARI_DATASETS_PATH. Here are: {', '.join(known) if known else 'none'}."
+            f"{folder} is not a Minari dataset that can be read (metadata.json), nor one of LeRobot (meta/info.json) "
+            f"or imitation (dataset_info.json): it holds {shown or 'nothing'}."
         )
-    return minari_source(_opened(path / "data"), name)
-
-
-def _opened(folder: Path) -> MinariDataset:
-    try:
-        return MinariDataset(folder)
-    except (OSError, KeyError, ValueError, AssertionError) as error:
-        raise ValueError(f"{folder} is not a Minari dataset that can be read: {error}.") from error
+    return open_as(kind, folder, reading, str(folder))

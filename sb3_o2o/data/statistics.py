@@ -32,7 +32,7 @@ def describe(dataset: Episodes) -> dict[str, Any]:
 
 def print_table(numbers: dict[str, Any], source: str, env_id: str | None, spaces: tuple[Any, Any]) -> None:
     """
-    :param numbers: from ``describe``, and ``score_mean`` where it is known
+    :param numbers: from ``describe``, and ``score_mean`` and ``episode_ends`` where they are known
     :param source: what is described
     :param env_id: its environment, if it is known
     :param spaces: of observations and actions
@@ -51,4 +51,6 @@ def print_table(numbers: dict[str, Any], source: str, env_id: str | None, spaces
         f"({numbers['terminated']:,} terminated, {numbers['truncated']:,} truncated)"
         + (f", environment {env_id}" if env_id else "")
     )
+    if "episode_ends" in numbers:
+        console.print(f"episode ends: {numbers['episode_ends']}", highlight=False, markup=False)
     console.print(f"observations {spaces[0]}\nactions {spaces[1]}", highlight=False)

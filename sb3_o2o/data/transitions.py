@@ -7,7 +7,7 @@ memory, and taking a part of the transitions, or ending an episode early, copies
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -111,6 +111,8 @@ class Source:
     :param ref_min_score: return of a random policy, if it is known
     :param ref_max_score: return of an expert, if it is known
     :param on_disk: whether ``OfflineDataset.load`` finds it again by its name
+    :param episode_ends: how terminations were told from time limits, one line for people
+    :param options: what was said to ``OfflineDataset.load`` about how to read it; plain types
     """
 
     name: str
@@ -122,6 +124,8 @@ class Source:
     ref_min_score: float | None = None
     ref_max_score: float | None = None
     on_disk: bool = False
+    episode_ends: str = "not known"
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 def file_states(path: Path) -> list[list[Any]]:

@@ -8,8 +8,9 @@ import minari
 import numpy as np
 import pytest
 
-from sb3_o2o.data import OfflineDataset, sources
+from sb3_o2o.data import OfflineDataset
 from sb3_o2o.data.cache import cache_folder
+from sb3_o2o.data.formats import minari as minari_format
 
 from .toys import make_arrays, make_episode
 
@@ -18,13 +19,13 @@ from .toys import make_arrays, make_episode
 def conversions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The episodes that were converted, one after the other."""
     episodes: list[int] = []
-    original = sources._minari_episode
+    original = minari_format._minari_episode
 
     def counted(episode: Any, *args: Any) -> Any:
         episodes.append(int(episode.id))
         return original(episode, *args)
 
-    monkeypatch.setattr(sources, "_minari_episode", counted)
+    monkeypatch.setattr(minari_format, "_minari_episode", counted)
     return episodes
 
 
@@ -162,7 +163,7 @@ def test_a_cache_that_cannot_be_written_is_said_so(two_episodes: str, tmp_path: 
 
 
 def test_another_process_may_convert_at_the_same_time(two_episodes: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = sources._minari_episode
+    original = minari_format._minari_episode
     raced = []
 
     def slow(episode: Any, *args: Any) -> Any:
@@ -172,7 +173,7 @@ def test_another_process_may_convert_at_the_same_time(two_episodes: str, monkeyp
             OfflineDataset.load(two_episodes)
         return original(episode, *args)
 
-    monkeypatch.setattr(sources, "_minari_episode", slow)
+    monkeypatch.setattr(minari_format, "_minari_episode", slow)
     first = OfflineDataset.load(two_episodes)
     np.testing.assert_array_equal(first.rewards, [0, 1, 2, 10, 11, 12, 13])
     assert len(entries()) == 1

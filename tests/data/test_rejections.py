@@ -33,9 +33,15 @@ def replace(field: str, value: Any) -> Change:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda arrays: arrays.pop("rewards"), r"no field 'rewards': it has \['actions', 'next_observations'"),
-        (lambda arrays: arrays.pop("next_observations"), "no field 'next_observations'"),
-        (lambda arrays: arrays.clear(), "no field 'observations', 'actions', .*: it has none"),
+        (
+            lambda arrays: arrays.pop("rewards"),
+            r"no field 'rewards': it has actions \(6, 2\), next_observations \(6, 2\).*pass reward=0.0",
+        ),
+        (
+            lambda arrays: (arrays.pop("next_observations"), arrays.pop("truncations")),
+            "no field 'timeouts' and no 'next_observations': without one of them it is unknown where episodes end",
+        ),
+        (lambda arrays: arrays.clear(), "no field 'observations', 'actions', .*: it has nothing"),
         (replace("rewards", np.zeros(5)), "rewards has 5 rows, expected 6 to go with actions"),
         (replace("observations", np.zeros((7, 2))), "observations has 7 rows, expected 6"),
         (
@@ -81,7 +87,7 @@ def test_an_action_within_the_tolerance_is_clipped() -> None:
 
 def test_empty_arrays() -> None:
     arrays = {name: values[:0] for name, values in make_arrays(6).items()}
-    with pytest.raises(ValueError, match="actions is empty: expected at least one transition"):
+    with pytest.raises(ValueError, match="holds no transitions: expected at least one episode"):
         OfflineDataset.load(arrays)
 
 
@@ -214,5 +220,5 @@ def test_names_that_lead_nowhere(two_episodes: str, tmp_path: Path) -> None:
         OfflineDataset.load(tmp_path / "missing.npz")
     with pytest.raises(ValueError, match="is not a Minari dataset that can be read"):
         OfflineDataset.load(tmp_path)
-    with pytest.raises(TypeError, match="Cannot load a list: expected a Minari id"):
+    with pytest.raises(TypeError, match="Cannot load a list of int: expected a Minari id"):
         OfflineDataset.load([1, 2])

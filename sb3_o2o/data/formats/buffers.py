@@ -1,0 +1,155 @@
+"""Reads SB3's replay buffers, and what else is pickled."""
+
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+
+from sb3_o2o.data.checks import Location, checked_spaces
+from sb3_o2o.data.formats.ends import meaning_of_dones, told_of_dones
+from sb3_o2o.data.formats.fields import contents
+from sb3_o2o.data.formats.reading import Reading
+from sb3_o2o.data.formats.steps import flat_transitions
+from sb3_o2o.data.transitions import Observations, Source, Transitions, map_observations
+
+#: Attributes that every version of SB3 gave its buffers.
+_REQUIRED = (
+    "observation_space",
+    "action_space",
+    "buffer_size",
+    "pos",
+    "full",
+    "observations",
+    "actions",
+    "rewards",
+    "dones",
+)
+
+
+def unpickled(path: Path) -> Any:
+    """
+    :param path: a pickle, such as SB3's ``model.save_replay_buffer`` writes. Unpickling runs code: open only files that
+        you trust
+    :return: what it holds
+    :raises ValueError: if it is damaged, or made by classes that are not installed
+    """
+    try:
+        with open(path, "rb") as file:
+            return pickle.load(file)
+    except Exception as error:  # a damaged pickle raises whatever it happens to run into
+        raise ValueError(
+            f"{path} cannot be unpickled: {error}. It may be truncated, or from other versions."
+        ) from error
+
+
+def replay_buffer_source(buffer: ReplayBuffer, reading: Reading, name: str | None = None, **known: Any) -> Source:
+    """
+    The transitions of each environment in the order in which they were added. A full buffer has overwritten the
+    beginning of its oldest episode; what is left of it counts as an episode.
+
+    Buffers of old versions of SB3 have no ``timeouts``: they are read as SB3 reads them, as if no episode had ended by
+    a time limit, with a warning.
+
+    :param buffer: any replay buffer of SB3; its actions are scaled already
+    :param reading: says what ``dones`` are, where the buffer has not recorded time limits
+    :param name: for people; the class by default
+    :param known: further fields of ``Source``
+    :return: the transitions
+    :raises ValueError: if it is empty, lacks something that every version has, or its spaces are not supported
+    """
+    name = name or type(buffer).__name__
+    missing = [attribute for attribute in _REQUIRED if getattr(buffer, attribute, None) is None]
+    if missing:
+        raise ValueError(
+            f"{name} is a {type(buffer).__name__} without {', '.join(missing)}: it holds {contents(vars(buffer))}. It "
+            "may be from a version of Stable-Baselines3 that is not supported; fill a new buffer with its transitions."
+        )
+    for attribute in ("observation_space", "action_space"):
+        if not isinstance(getattr(buffer, attribute), spaces.Space):
+            raise ValueError(
+                f"{name} has a {attribute} of {type(getattr(buffer, attribute)).__module__}, from before "
+                "Stable-Baselines3 2.0: set it to Gymnasium's, buffer.observation_space = env.observation_space."
+            )
+    checked_spaces(buffer.observation_space, buffer.action_space)
+    action_space = buffer.action_space
+    assert isinstance(action_space, spaces.Box)
+    rows = _recorded_rows(buffer)
+    if len(rows) == 0:
+        raise ValueError(f"{name} is an empty replay buffer: expected at least one transition.")
+    ends_of, told = _ends(buffer, rows, reading, name)
+
+    def chunks(clip: float) -> Iterator[Transitions]:
+        for column in range(buffer.rewards.shape[1]):
+            where = Location(column * len(rows))
+            fields = {**_column(buffer, rows, column), **ends_of(column)}
+            yield flat_transitions(
+                fields, buffer.observation_space, action_space, clip, already_scaled=True, where=where
+            )
+
+    return Source(
+        name,
+        buffer.observation_space,
+        action_space,
+        chunks,
+        episode_ends=told,
+        options=reading.given,
+        **known,
+    )
+
+
+def _shares_observations(buffer: ReplayBuffer) -> bool:
+    """Whether one array serves for observations and next observations; old buffers do not say it."""
+    return bool(getattr(buffer, "optimize_memory_usage", getattr(buffer, "next_observations", None) is None))
+
+
+def _recorded_rows(buffer: ReplayBuffer) -> np.ndarray:
+    if not buffer.full:
+        return np.arange(buffer.pos)
+    rows = (np.arange(buffer.buffer_size) + buffer.pos) % buffer.buffer_size
+    # With one array for both, the oldest observation has been overwritten by the newest next observation
+    return rows[1:] if _shares_observations(buffer) else rows
+
+
+def _column(buffer: ReplayBuffer, rows: np.ndarray, column: int) -> dict[str, Any]:
+    stored: Observations = buffer.observations
+    following, next_rows = stored, (rows + 1) % buffer.buffer_size
+    if not _shares_observations(buffer):
+        following, next_rows = buffer.next_observations, rows
+    return {
+        "observations": map_observations(lambda array: array[rows, column], stored),
+        "next_observations": map_observations(lambda array: array[next_rows, column], following),
+        "actions": buffer.actions[rows, column],
+        "rewards": buffer.rewards[rows, column],
+    }
+
+
+def _ends(
+    buffer: ReplayBuffer, rows: np.ndarray, reading: Reading, name: str
+) -> tuple[Callable[[int], dict[str, np.ndarray]], str]:
+    """Flags of each environment, and how they were told apart."""
+    dones = buffer.dones[rows] > 0
+    timeouts = getattr(buffer, "timeouts", None)
+    # Without it SB3 leaves timeouts at zero, whatever happened
+    if timeouts is not None and getattr(buffer, "handle_timeout_termination", False):
+        if reading.dones is not None:
+            raise ValueError(f"dones={reading.dones!r} is for buffers without time limits: {name} has recorded them.")
+        limits = timeouts[rows] > 0
+        told = "replay buffer, 'dones' are terminations, those with 'timeouts' time limits"
+    else:
+        kind = meaning_of_dones(
+            bool(dones.any()), reading, f"{name} (handle_timeout_termination=False, or an old version)"
+        )
+        limits = np.full_like(dones, kind == "truncations")
+        told = f"replay buffer, {told_of_dones(kind, reading)}"
+
+    def of(column: int) -> dict[str, np.ndarray]:
+        return {
+            "terminations": dones[:, column] & ~limits[:, column],
+            "truncations": dones[:, column] & limits[:, column],
+        }
+
+    return of, told
