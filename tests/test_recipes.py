@@ -1,6 +1,7 @@
 """Recipes: every key means something, every constant says where it comes from, every recipe runs."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,12 @@ class TestEntries:
                 continue
             beside = [part for part in recipe.comments if key == part or key.startswith(f"{part}.")]
             assert beside, f"{key} has no source in {name}.yml"
+
+    def test_objectives_follow_every_argument(self, name: str, entry: str) -> None:
+        recipe = resolved(name, entry)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*has no effect")
+            algorithm_class(recipe.algorithm)("MlpPolicy", make_vec_env(tiny.BOX), **small(recipe))
 
     def test_wrappers_exist(self, name: str, entry: str) -> None:
         from sb3_o2o.runs.environments import _wrapper

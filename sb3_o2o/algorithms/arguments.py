@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from sb3_o2o.objectives.base import UNUSED
 from sb3_o2o.recipes.reading import environment_id, load_recipe
 from sb3_o2o.updates.containers import own_containers
 
@@ -45,3 +47,28 @@ def fills_in_recipe(init: Init) -> Init:
         init(**own_containers(given))
 
     return wrapper  # type: ignore[return-value]
+
+
+def warn_of_overridden_arguments(model: Any) -> None:
+    """
+    Say which of the arguments that somebody has set, a user or a recipe, no objective of the model follows.
+
+    :param model: with its objectives
+    """
+    names = {"objective": model.objective, "online_objective": getattr(model, "online_objective", None)}
+    offline, online = model.offline_objective, model.finetuning_objective
+    parameters = inspect.signature(type(model).__init__).parameters
+    for name, decided in offline.overrides.items():
+        if name not in parameters or name not in online.overrides:
+            continue
+        value, settled = getattr(model, name), (decided, online.overrides[name])
+        is_set = value != parameters[name].default or (name in model.explicit_arguments and UNUSED not in settled)
+        if not is_set or value in settled:
+            continue
+        who = " and ".join(f"{kind} {given!r}" for kind, given in names.items() if given is not None)
+        instead = "Leave it out."
+        if name in inspect.signature(type(offline).__init__).parameters:
+            instead = f"Give it in objective_kwargs={{{name!r}: {value!r}}}, or leave it out."
+        elif decided is not UNUSED:
+            instead = f"It is {decided!r} there, whatever the algorithm is given: leave it out."
+        warnings.warn(f"{name}={value!r} has no effect with {who}. {instead}", stacklevel=2)

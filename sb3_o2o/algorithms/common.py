@@ -16,6 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
+from sb3_o2o.algorithms.arguments import warn_of_overridden_arguments
 from sb3_o2o.data import OfflineDataset, OfflineReplayBuffer
 from sb3_o2o.files import whole_file
 from sb3_o2o.finetuning import build_finetuning
@@ -126,6 +127,7 @@ class OfflineToOnlineAlgorithm(_Base):
         self.finetuning = build_finetuning(self.finetuning or [])
         self.offline_objective = make_objective(self.objective, self.objective_kwargs, self, self.available_objectives)
         self.finetuning_objective = self._make_finetuning_objective()
+        warn_of_overridden_arguments(self)
 
     def _networks_replaced(self) -> None:
         """The policy is another object: whatever names its networks has to name the new ones."""
@@ -402,6 +404,7 @@ class OfflineToOnlineAlgorithm(_Base):
         self.finetuning_run.bring_in(walk(callback))
         self.hooks.deliver_to(walk(callback))
         self._refuse_unused_hooks()
+        self.loop.optimizers(self.finetuning_objective)  # refuses losses that share a name
         return total_timesteps, callback
 
     def _check_callbacks(self, callback: MaybeCallback) -> None:
@@ -411,6 +414,7 @@ class OfflineToOnlineAlgorithm(_Base):
         self._refuse_unused_hooks()
         for each in callbacks:
             each.init_callback(self)  # in order, as ``learn`` will do it: some look at those before them
+        self.loop.optimizers(self.finetuning_objective)
         for each in callbacks:
             if hasattr(each, "check_run"):
                 each.check_run(callbacks)

@@ -198,7 +198,7 @@ class OnlinePretrainingObjective(Objective):
     """
 
     trains_critic: ClassVar[bool] = False
-    delayed: ClassVar[bool] = False
+    delayed = False
     moves_targets: ClassVar[bool] = False
 
     def __init__(

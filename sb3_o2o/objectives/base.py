@@ -10,11 +10,15 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_o2o.objectives import functional as F
-from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Optimizers, Step
-from sb3_o2o.objectives.learner import CriticLearner, CriticSet, Learner, SACLearner
+from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Optimizers, Step, joined
+from sb3_o2o.objectives.learner import CriticSet, Learner, SACLearner
 
 if TYPE_CHECKING:
     from sb3_o2o.networks.ensemble import EnsembleCritic
+
+
+#: of an argument that an objective has no use for
+UNUSED = object()
 
 
 class Objective(nn.Module):
@@ -34,7 +38,7 @@ class Objective(nn.Module):
     #: the critic is trained, so its target network follows
     trains_critic: ClassVar[bool] = True
     #: actor and target networks keep the delays of the algorithm; otherwise they move at every update
-    delayed: ClassVar[bool] = True
+    delayed: bool = True
     #: target networks follow their networks
     moves_targets: ClassVar[bool] = True
     #: what this objective trains on the dataset before all else, for people; empty for nothing
@@ -54,6 +58,8 @@ class Objective(nn.Module):
         self.optimizers = Optimizers()
         #: which of the algorithm's schedules an own optimiser follows that has no learning rate of its own
         self.follows: dict[str, str] = {}
+        #: arguments of the algorithm that this objective decides by itself, with what they are here, or ``UNUSED``
+        self.overrides: dict[str, Any] = {}
 
     @property
     def model(self) -> Learner:
@@ -143,18 +149,18 @@ class Objective(nn.Module):
         return th.randn(shape, device=self.model.device)
 
 
-def check_target_reduction(model: CriticLearner, target_reduction: str) -> None:
+def check_target_reduction(target_reduction: str, critic_subset: int | None) -> None:
     """
-    :param model: whose critics are trained
     :param target_reduction: ``"min"`` over the target critics, or ``"none"`` for a target per critic
-    :raises ValueError: if it is neither, or the model draws some of the target critics and each has to be asked
+    :param critic_subset: target critics that the objective draws; None for all
+    :raises ValueError: if it is neither, or some of the target critics are drawn and each has to be asked
     """
     if target_reduction not in ("min", "none"):
         raise ValueError(f"target_reduction must be 'min' or 'none', not {target_reduction!r}.")
-    if target_reduction == "none" and model.critic_subset is not None:
+    if target_reduction == "none" and critic_subset is not None:
         raise ValueError(
             "target_reduction='none' gives every critic its own target, so there is nothing to draw: "
-            f"set critic_subset=None, not {model.critic_subset}."
+            f"set critic_subset=None, not {critic_subset}."
         )
 
 
@@ -194,7 +200,8 @@ class SACObjective(Objective):
         target_reduction: str = "min",
     ):
         super().__init__(model)
-        check_target_reduction(model, target_reduction)
+        self.target_subset, self.actor_reduction = self.reductions(model)
+        check_target_reduction(target_reduction, self.target_subset)
         if critic_reduction not in ("half_sum", "sum", "mean"):
             raise ValueError(f"critic_reduction must be 'half_sum', 'sum' or 'mean', not {critic_reduction!r}.")
         if n_actions < 1:
@@ -210,7 +217,13 @@ class SACObjective(Objective):
         self.entropy_at_next = entropy_at_next
         self.simultaneous = simultaneous
         self.target_reduction = target_reduction
-        self.target_subset, self.actor_reduction = model.critic_subset, model.actor_critics
+
+    def reductions(self, model: SACLearner) -> tuple[int | None, str]:
+        """
+        :param model: the algorithm whose networks are trained
+        :return: target critics that are drawn, None for all; and what the actor maximises over critics
+        """
+        return model.critic_subset, model.actor_critics
 
     @property
     def model(self) -> SACLearner:
@@ -254,7 +267,7 @@ class SACObjective(Objective):
         losses, metrics = self.critic_losses(batch, *draws, ent_coef)  # type: ignore[arg-type,call-arg]
         if actor_batch is not None:
             actor_losses, actor_metrics = self.actor_losses(actor_batch, noise, next_noise, ent_coef)
-            losses, metrics = losses | actor_losses, metrics | actor_metrics
+            losses, metrics = joined(losses, actor_losses), metrics | actor_metrics
         return losses, metrics
 
     # -- critic ----------------------------------------------------------------------------------------------------

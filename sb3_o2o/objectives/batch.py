@@ -57,6 +57,22 @@ class Batch(NamedTuple):
 LossesAndMetrics = tuple[dict[str, th.Tensor], dict[str, th.Tensor]]
 
 
+def joined(losses: dict[str, th.Tensor], others: dict[str, th.Tensor]) -> dict[str, th.Tensor]:
+    """
+    :param losses: scalars by the name of their optimiser
+    :param others: likewise
+    :return: all of them
+    :raises ValueError: if two have the same name, so that one would take the other's place
+    """
+    for name in others:
+        if name in losses:
+            raise ValueError(
+                f"Two losses of one step are called {name!r}, and an optimiser steps on one: give those that callbacks "
+                "add, and their optimisers, other names."
+            )
+    return losses | others
+
+
 class Step(NamedTuple):
     """
     What one or several optimisers minimise, from the same parameters: losses that are formed together belong into

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch as th
 
 from sb3_o2o.objectives import functional as F
-from sb3_o2o.objectives.base import Objective
+from sb3_o2o.objectives.base import UNUSED, Objective
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step
 from sb3_o2o.objectives.learner import Learner, SACLearner
 
@@ -68,6 +68,7 @@ class BCObjective(Objective):
         self, model: Learner, *, loss: str | None = None, entropy_term: bool = True, action_clip: float = 1 - 1e-5
     ):
         super().__init__(model)
+        self.overrides.update(critic_subset=UNUSED, actor_critics=UNUSED, entropy_backup=UNUSED, policy_delay=1)
         self.loss = check_imitation(model, "bc", "loss", loss, action_clip)
         self.entropy_term = entropy_term
         self.action_clip = action_clip

@@ -68,6 +68,7 @@ class CQLObjective(SACObjective):
             raise ValueError(f"critic_subset must lie in [1, n_critics={model.n_critics}], not {critic_subset}.")
         if model.use_sde:
             raise ValueError("CQL samples several actions per state, which gSDE cannot: set use_sde=False.")
+        self.overrides["entropy_backup"] = entropy_backup
         self.cql_weight = cql_weight
         self.importance_sampling = importance_sampling
         self.temperature_of_gap = temperature

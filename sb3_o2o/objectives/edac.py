@@ -25,6 +25,7 @@ class SACNObjective(SACObjective):
     :param max_target_backup: likewise
     :param n_actions: likewise
     :param entropy_at_next: likewise
+    :param target_reduction: likewise; ``"none"`` gives each critic a target of its own in place of the minimum
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class SACNObjective(SACObjective):
         max_target_backup: bool = False,
         n_actions: int = 10,
         entropy_at_next: bool = False,
+        target_reduction: str = "min",
     ):
         super().__init__(
             model,
@@ -44,8 +46,13 @@ class SACNObjective(SACObjective):
             max_target_backup=max_target_backup,
             n_actions=n_actions,
             entropy_at_next=entropy_at_next,
+            target_reduction=target_reduction,
         )
-        self.target_subset, self.actor_reduction = None, "min"  # SAC-N is the minimum over all
+        self.overrides.update(critic_subset=self.target_subset, actor_critics=self.actor_reduction)
+
+    def reductions(self, model: SACLearner) -> tuple[int | None, str]:
+        """See :meth:`~sb3_o2o.objectives.base.SACObjective.reductions`; SAC-N is the minimum over all."""
+        return None, "min"
 
     def steps(self, batch: Batch, actor_batch: Batch | None) -> Iterator[Step]:
         """See :meth:`~sb3_o2o.objectives.base.Objective.steps`."""
@@ -97,6 +104,7 @@ class EDACObjective(SACNObjective):
     :param max_target_backup: likewise
     :param n_actions: likewise
     :param entropy_at_next: likewise
+    :param target_reduction: likewise
     :raises ValueError: for a single critic, or a negative weight
     """
 
@@ -112,6 +120,7 @@ class EDACObjective(SACNObjective):
         max_target_backup: bool = False,
         n_actions: int = 10,
         entropy_at_next: bool = False,
+        target_reduction: str = "min",
     ):
         super().__init__(
             model,
@@ -120,6 +129,7 @@ class EDACObjective(SACNObjective):
             max_target_backup=max_target_backup,
             n_actions=n_actions,
             entropy_at_next=entropy_at_next,
+            target_reduction=target_reduction,
         )
         if not eta >= 0:
             raise ValueError(f"eta of objective 'edac' must be >= 0, not {eta}.")

@@ -12,8 +12,8 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.networks.value import ValueNetwork
 from sb3_o2o.objectives import functional as F
-from sb3_o2o.objectives.base import Objective
-from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step
+from sb3_o2o.objectives.base import UNUSED, Objective
+from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step, joined
 from sb3_o2o.objectives.bc import check_imitation
 from sb3_o2o.objectives.learner import CriticLearner, CriticSet
 
@@ -28,7 +28,8 @@ class IQLObjective(Objective):
     CORL's Gaussian policy squashes its *mean* and not its samples, and learns one standard deviation for all states;
     SAC's squashes the samples, so that the same weights meet another likelihood, above all near the bounds
     (``policy_kwargs={"state_dependent_std": False}`` gives the one standard deviation). A deterministic actor, as
-    TD3's, minimises ``w |pi(s) - a|^2``, as CORL's deterministic variant does.
+    TD3's, minimises ``w |pi(s) - a|^2``, as CORL's deterministic variant does, and moves at every update with all
+    target networks: TD3's ``policy_delay`` is none of IQL's.
 
     V reads the critics' features and does not train them, as an actor and critics with a shared extractor do.
 
@@ -80,6 +81,12 @@ class IQLObjective(Objective):
         self.actor_cosine = actor_cosine
         self.critic_reduction = critic_reduction
         self._net_arch = None if value_net_arch is None else list(value_net_arch)
+        self.overrides.update(critic_subset=None, actor_critics=UNUSED, entropy_backup=False)
+        if not model.actor.stochastic:
+            # the delay and the smoothing of target actions are parts of TD3
+            self.delayed = False
+            self.overrides.update(policy_delay=1, actor_batch="minibatch")
+            self.overrides.update(target_policy_noise=UNUSED, target_noise_clip=UNUSED)
         self.value = self.new_value_network()
         rate = model.qf_lr_schedule(1.0) if value_learning_rate is None else value_learning_rate
         self.optimizers["value"] = FusedAdam(self.value.parameters(), lr=rate)
@@ -168,7 +175,7 @@ class IQLObjective(Objective):
                 batch, advantages = apart, self.advantages(apart)
             advantages = self.model.hooks.advantages(advantages.detach(), batch)
             actor_losses, actor_metrics = self.actor_losses(batch, advantages, noise)
-            losses, metrics = losses | actor_losses, metrics | actor_metrics
+            losses, metrics = joined(losses, actor_losses), metrics | actor_metrics
         return losses, metrics
 
     def second_draws(self, batch: Batch) -> tuple[Any, ...]:

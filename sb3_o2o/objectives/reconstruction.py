@@ -26,7 +26,7 @@ class ReevaluationObjective(Objective):
     :raises ValueError: if the online objective has no rule that evaluates the policy optimistically
     """
 
-    delayed: ClassVar[bool] = False
+    delayed = False
 
     def __init__(self, model: CriticLearner):
         super().__init__(model)
@@ -62,7 +62,7 @@ class StochasticAlignmentObjective(SACObjective):
     :param action_clip: largest action magnitude that is scored, in (0, 1)
     """
 
-    delayed: ClassVar[bool] = False
+    delayed = False
     moves_targets: ClassVar[bool] = False
 
     def __init__(self, model: SACLearner, reference: nn.Module, *, action_clip: float = 1 - 1e-4):
@@ -127,7 +127,7 @@ class DeterministicAlignmentObjective(TD3Objective):
     :param largest_distance: clamp of the distance, > 0; the standard deviation of the target noise in the paper
     """
 
-    delayed: ClassVar[bool] = False
+    delayed = False
     moves_targets: ClassVar[bool] = False
 
     def __init__(self, model: TD3Learner, reference: nn.Module, *, weight: float = 1.0, largest_distance: float = 0.2):

@@ -44,7 +44,7 @@ class TD3Objective(Objective):
         target_reduction: str = "min",
     ):
         super().__init__(model)
-        check_target_reduction(model, target_reduction)
+        check_target_reduction(target_reduction, model.critic_subset)
         if critic_reduction not in ("half_sum", "sum", "mean"):
             raise ValueError(f"critic_reduction must be 'half_sum', 'sum' or 'mean', not {critic_reduction!r}.")
         self.critic_reduction = critic_reduction

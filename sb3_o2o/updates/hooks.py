@@ -9,7 +9,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, EventCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
 
-from sb3_o2o.objectives.batch import Penalty
+from sb3_o2o.objectives.batch import Penalty, joined
 
 if TYPE_CHECKING:
     from sb3_o2o.objectives import Batch, LossesAndMetrics, Step
@@ -194,16 +194,27 @@ class Hooks:
         for method in self.defined("actor_penalty"):
             penalty = method(actions, log_prob, batch)
             if isinstance(penalty, Penalty):
-                losses, metrics = losses | penalty.losses, metrics | penalty.metrics
+                losses, metrics = joined(losses, penalty.losses), metrics | penalty.metrics
                 penalty = penalty.values
             loss = loss + penalty
-        return {"actor": loss.mean(), **losses}, metrics
+        return joined({"actor": loss.mean()}, losses), metrics
 
-    def optimizers(self) -> dict[str, th.optim.Optimizer]:
-        """:return: the optimisers of callbacks that train parameters of their own, by the names of their losses"""
+    def optimizers(self, taken: Iterable[str] = ()) -> dict[str, th.optim.Optimizer]:
+        """
+        :param taken: names of the losses of the algorithm and its objective
+        :return: the optimisers of callbacks that train parameters of their own, by the names of their losses
+        :raises ValueError: if two have the same name, so that one would not step, or on the other's loss
+        """
         merged: dict[str, th.optim.Optimizer] = {}
-        for callback in self._training():
-            merged.update(getattr(callback, "optimizers", {}))
+        owners = dict.fromkeys(taken, "the algorithm")
+        for callback in dict.fromkeys(self._training()):
+            for name, optimizer in getattr(callback, "optimizers", {}).items():
+                if name in owners:
+                    raise ValueError(
+                        f"{type(callback).__name__} trains a loss {name!r}, and so does {owners[name]}: leave one of "
+                        "them out, or give the callback's loss and optimiser another name."
+                    )
+                owners[name], merged[name] = type(callback).__name__, optimizer
         return merged
 
     def follows(self) -> dict[str, str]:

@@ -8,6 +8,7 @@ import torch as th
 from stable_baselines3.common.utils import update_learning_rate
 
 from sb3_o2o.networks.optimizers import set_gradients, step_all
+from sb3_o2o.objectives import Objective
 from sb3_o2o.objectives.batch import Batch
 from sb3_o2o.updates.gradients import GradientFunctions
 from sb3_o2o.updates.metrics import Metrics
@@ -49,7 +50,8 @@ class UpdateLoop:
             batch = (
                 sample(model, batch_size) if block is None else block.part(step * batch_size, (step + 1) * batch_size)
             )
-            actor_batch = block if block is not None and model.actor_batch == "block" else batch
+            on_block = block is not None and model.actor_batch == "block" and model.active_objective.delayed
+            actor_batch = block if on_block else batch
             self.metrics.add(self.update(batch, actor_batch, step))
 
     def update(self, batch: Batch, actor_batch: Batch | None = None, step: int = 0) -> dict[str, th.Tensor]:
@@ -87,7 +89,7 @@ class UpdateLoop:
         batch = hooks.prepare(batch)
         if actor_batch is not None:
             actor_batch = batch if is_shared else hooks.prepare(actor_batch)
-        optimizers = model.optimizers() | objective.optimizers | hooks.optimizers()
+        optimizers = self.optimizers(objective)
         parameters = {name: parameters_of(optimizer) for name, optimizer in optimizers.items()}
         steps = (
             objective.preparation_steps(batch)
@@ -103,12 +105,22 @@ class UpdateLoop:
             metrics.update(step_metrics, **{f"{name}_loss": loss for name, loss in losses.items()})
         return metrics
 
+    def optimizers(self, objective: Objective) -> dict[str, th.optim.Optimizer]:
+        """
+        :param objective: what is minimised
+        :return: the optimisers of an update, by the names of their losses: the algorithm's, the objective's and those
+            of callbacks
+        :raises ValueError: if a callback's has a name that another has
+        """
+        own = self.model.optimizers() | objective.optimizers
+        return own | self.model.hooks.optimizers(own)
+
     def update_learning_rates(self) -> None:
         """Let optimisers follow their schedules."""
         model = self.model
         objective, schedules = model.active_objective, model.learning_rates()
         remaining, follows = model._current_progress_remaining, model.hooks.follows() | objective.follows
-        for name, optimizer in (model.optimizers() | objective.optimizers | model.hooks.optimizers()).items():
+        for name, optimizer in self.optimizers(objective).items():
             schedule = schedules.get(follows.get(name, name))
             if schedule is not None:
                 factor = objective.learning_rate_factor(name, remaining)

@@ -164,6 +164,26 @@ def test_sac_n_loss_by_hand() -> None:
 
 
 @pytest.mark.parametrize("name", ["sac_n", "edac"])
+def test_a_target_for_each_critic(name: str) -> None:
+    """Also where online updates draw two of the four: here nothing is drawn."""
+    model, objective = build(name, objective_kwargs={"target_reduction": "none"}, ent_coef=0.3, critic_subset=2)
+    batch = transitions()
+    th.manual_seed(7)
+    noise = th.randn(ROWS, 2)
+    th.manual_seed(7)
+    loss = critic_losses(objective, batch)[0]["critic"].item()
+    with th.no_grad():
+        actions, log_prob = model.actor.rsample(batch.next_observations, noise)
+        values = model.critic_target.q_values(batch.next_observations, actions)
+        targets = batch.rewards + (1 - batch.dones) * 0.9 * (values - 0.3 * log_prob)
+        expected = (model.critic.q_values(batch.observations, batch.actions) - targets).pow(2).mean(dim=1).sum().item()
+    if name == "edac":
+        expected += penalty_by_loop(gradients_by_loop(model, batch)).item()
+    assert loss == pytest.approx(expected, rel=1e-5)
+    assert model.pretrain(dataset(), 1).n_pretrain_steps == 1
+
+
+@pytest.mark.parametrize("name", ["sac_n", "edac"])
 def test_each_update_follows_from_the_one_before(name: str) -> None:
     """Temperature, actor, critics: the actor sees the stepped temperature, the target the stepped actor."""
     model, objective = build(name, learning_rate=0.05)

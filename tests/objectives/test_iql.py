@@ -1,6 +1,7 @@
 """IQL and TD3+BC beyond the recorded updates: V, the schedule, the hooks, and that better actions are preferred."""
 
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,23 @@ def test_an_actor_with_a_batch_of_its_own() -> None:
     assert model._n_updates == 4
     assert ["actor_loss" in metrics for metrics in seen] == [False, False, False, True]
     assert math.isfinite(seen[-1]["actor_loss"].item())
+
+
+@pytest.mark.parametrize("actor_batch", ["minibatch", "block"])
+def test_td3_does_not_delay_iql_online(actor_batch: str) -> None:
+    """The actor steps at each of four updates, on the critics' transitions, and all target networks follow."""
+    model = make_td3(online_objective="iql", gradient_steps=4, learning_starts=8, actor_batch=actor_batch)
+    callback, seen = FineTuningCallback(), []
+    callback.after_update = lambda batch, metrics: seen.append((state(model), metrics))  # type: ignore[method-assign]
+    moved = [state(model)]
+    model.learn(9, callback=callback)
+    assert ["actor_loss" in metrics for _, metrics in seen] == [True] * 4
+    moved += [after for after, _ in seen]
+    for name in ("actor", "actor_target", "critic", "critic_target"):
+        assert [differs(one, other, f"policy/{name}.") for one, other in pairwise(moved)] == [True] * 4
+    once = make_td3(online_objective="iql", gradient_steps=4, learning_starts=8).learn(9)
+    if actor_batch == "minibatch":
+        assert_same(state(model), state(once))
 
 
 @pytest.mark.parametrize("build", BUILDERS)
