@@ -26,7 +26,8 @@ class O2OPPO(OnPolicyTransferMixin, O2OOnPolicyAlgorithm, PPO):  # type: ignore[
     Proximal policy optimisation that pre-trains on a fixed dataset and fine-tunes online. ``learn`` is
     Stable-Baselines3's own: with the arguments below at their defaults it is followed bit for bit. PPO learns online
     from its last rollout alone, so the dataset is for the time before. Arguments of PPO as there, of which
-    ``learning_rate`` may also be ``"lin_3e-4"``: falling linearly to 0. Beside them:
+    ``learning_rate`` may also be ``"lin_3e-4"``: falling linearly to 0, which it reaches in the last rollout, as in
+    Stable-Baselines3 (the release of O2PPO ends at 1/n of the rate, n being the number of rollouts). Beside them:
 
     :param objective: what ``pretrain`` minimises: ``"bc"`` or ``"iql"``
     :param objective_kwargs: its arguments

@@ -265,6 +265,19 @@ def test_rates_of_the_offline_phases() -> None:
     assert rows[2]["finetune/reevaluation/learning_rate"] == pytest.approx(1e-4)
 
 
+def test_linear_rates_count_a_rollout_before_it_is_learned_from() -> None:
+    """As the recipes' notes say of four rollouts: 3/4 of the rate in the first, nothing in the last."""
+    rates: list[list[float]] = []
+
+    class Rates(FineTuningCallback):
+        def on_gradient_step(self) -> None:
+            rates.append([group["lr"] for group in model.policy.optimizer.param_groups])
+
+    model = make_ppo(learning_rate="lin_1e-2", value_learning_rate="lin_4e-2", n_epochs=1)
+    model.learn(32, callback=Rates())
+    np.testing.assert_allclose(rates, np.outer([0.75, 0.5, 0.25, 0.0], [1e-2, 4e-2]))
+
+
 def test_a_rate_of_v_is_none_of_the_critics() -> None:
     model = make_ppo(objective="iql", objective_kwargs={"value_learning_rate": 1e-5}, pretrain_learning_rate=2e-3)
     model.pretrain(dataset(), 2)
