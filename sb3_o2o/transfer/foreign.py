@@ -78,11 +78,19 @@ def load_foreign(family: str, path: Path | io.BytesIO, custom_objects: dict[str,
     """A saved model of another family, to be copied or cloned."""
     model = open_saved(family, path, custom_objects)
     if model is None:
-        raise ValueError(
-            f"{path} holds a model that is not SAC, TQC, CrossQ, TD3, DDPG or PPO: pass the live model or its policy "
-            "instead."
-        )
+        raise unknown_family(path)
     return model
+
+
+def unknown_family(path: Any) -> ValueError:
+    """
+    :param path: of a saved model that nobody here opens
+    :return: what to raise
+    """
+    return ValueError(
+        f"{path} holds a model that is not SAC, TQC, CrossQ, TD3, DDPG or PPO: pass the live model or its policy "
+        "instead."
+    )
 
 
 def as_ours(source: Any) -> Any:

@@ -34,6 +34,7 @@ from sb3_o2o.transfer.foreign import (
     load_foreign,
     recover_environment,
     to_memory,
+    unknown_family,
     warn_about_networks,
 )
 from sb3_o2o.transfer.renewal import Kept, RenewalMixin, kept_networks, mixed_network_arguments
@@ -252,6 +253,8 @@ class TransferMixin(CrossingMixin, RenewalMixin):
         family = None if path is None else saved_family(path)
         if isinstance(source, cls.stock_class):
             path, family = to_memory(source), cls.stock_class.__name__
+        if family == "unknown":
+            raise unknown_family(path)
         as_it_is: dict[str, Any] | None = {}
         if path is not None and env is not None:
             as_it_is = cls._spaces_of(path, str(family), env, custom_objects)  # type: ignore[arg-type]

@@ -156,7 +156,7 @@ def test_datasets_of_another_environment(env: gym.Env[Any, Any], message: str) -
 @pytest.mark.parametrize("load", [O2OSAC.load, O2OSAC.load_offline])
 def test_models_of_another_environment(load: Callable[..., Any], tmp_path: Path) -> None:
     make().save(tmp_path / "model")
-    with pytest.raises(ValueError, match="spaces do not match"):
+    with pytest.raises(ValueError, match=r"spaces do not match|the shapes are \(3,\) and \(4,\)"):
         load(tmp_path / "model", env=Longer())
 
 

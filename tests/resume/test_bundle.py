@@ -347,7 +347,7 @@ def test_a_stop_at_the_very_end_ends_the_next_call() -> None:
 
 def test_a_stop_during_the_constructors_pretraining_does_not_go_on_online(tmp_path: Path) -> None:
     model = make(dataset=dataset_file(tmp_path), pretrain_steps=6)
-    original, calls = model._update, []
+    original, calls = model.loop.run, []
 
     def update(*arguments: Any) -> None:
         calls.append(arguments)
@@ -355,10 +355,10 @@ def test_a_stop_during_the_constructors_pretraining_does_not_go_on_online(tmp_pa
             model.request_stop()
         original(*arguments)
 
-    model._update = update  # type: ignore[method-assign]
+    model.loop.run = update  # type: ignore[method-assign]
     model.learn(8)
     assert (model.n_pretrain_steps, model.num_timesteps) == (3, 0)
-    del model._update
+    del model.loop.run
     model.learn(8)
     assert (model.n_pretrain_steps, model.num_timesteps) == (6, 8)
 
