@@ -1,6 +1,7 @@
 """The command line, as a user meets it: what works, what it leaves, and one line for what does not."""
 
 import re
+import shlex
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -55,7 +56,7 @@ def fails(*arguments: Any) -> str:
 def pretrained(tiny_dataset: Callable[..., str]) -> Path:
     """A small pre-training run."""
     output = succeeds("pretrain", tiny_dataset(), "--recipe", "cql", "--gradient-steps", 4, *SMALL, *SHORT)
-    assert "Fine-tune it: sb3-o2o finetune runs/cql-TinyBox-v0_1 --recipe wsrl" in output
+    assert "Fine-tune it: sb3-o2o finetune runs/cql-TinyBox-v0_1 --recipe cql" in output
     return Path("runs/cql-TinyBox-v0_1")
 
 
@@ -413,3 +414,9 @@ def test_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "fine-tuned policy (30 steps)" in output
     assert f"Picture: {folder}/learning_curve.png" in output
     assert (folder / "learning_curve.png").is_file()
+    # what it advises fits the networks that it trained
+    (command,) = re.findall(r"Go on from its policy: sb3-o2o (.*)", output)
+    assert "--steps 50000" in command
+    output = succeeds(*shlex.split(command.replace("50000", "10")), *SHORT)
+    assert "fine-tuned policy (10 steps)" in output
+    assert "What was trained wins" not in output

@@ -187,6 +187,8 @@ class TestShell:
             result = CliRunner().invoke(app, [*arguments, *sizes], env={"COLUMNS": "200"})
             assert result.exit_code == 0, result.output
             assert "Warning" not in result.output
+            if command == "pretrain":  # what is advised is what README does next
+                assert "Fine-tune it: sb3-o2o finetune runs/wsrl-Hopper-v5_1 --recipe wsrl\n" in result.output
             if folder:
                 assert (reader / folder / "config.yml").is_file()
         listed = re.findall(

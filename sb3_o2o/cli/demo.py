@@ -116,4 +116,7 @@ def demo(
         n_checkpoints=1,
     )
     folder = start_run(config, log_dir, recipe)
-    next_command("Go on from its policy:", f"sb3-o2o finetune {quote(str(folder.path))} --steps 50000")
+    trained = config.overrides  # the recipe's networks are larger
+    networks = f"n_critics={trained['n_critics']}", f"policy_kwargs.net_arch={trained['policy_kwargs']['net_arch']}"
+    command = f"sb3-o2o finetune {quote(str(folder.path))} --recipe wsrl --steps 50000"
+    next_command("Go on from its policy:", " ".join([command, *(f"--set {quote(setting)}" for setting in networks)]))

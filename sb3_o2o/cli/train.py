@@ -83,7 +83,7 @@ Steps = Annotated[
 
 def pretrain(
     dataset: DatasetArgument = None,
-    recipe: RecipeOption = "calql",
+    recipe: RecipeOption = "wsrl",
     env: EnvOption = None,
     gradient_steps: GradientSteps = None,
     settings: Settings = None,
@@ -99,9 +99,9 @@ def pretrain(
 ) -> None:
     """Train a policy on a dataset, without touching the environment (but for evaluation).
 
-    `sb3-o2o pretrain mujoco/hopper/medium-v0 --recipe calql --gradient-steps 100000`
+    `sb3-o2o pretrain mujoco/hopper/medium-v0 --recipe wsrl --gradient-steps 100000`
 
-    Use `--recipe wsrl` to pre-train the ensemble that WSRL fine-tunes.
+    Fine-tune with the same recipe: it pre-trains the networks that its online phase needs.
     """
     from sb3_o2o.runs.folder import RunConfig
 
@@ -130,9 +130,8 @@ def pretrain(
     if config.pretrain_steps == 0:
         raise ValueError(f"Recipe {recipe!r} does not pre-train by itself: say how long with --gradient-steps.")
     folder = start_run(config, log_dir, loaded)
-    # one that keeps the algorithm
-    following = "wsrl" if loaded.algorithm == "O2OSAC" else recipe
-    next_command("Fine-tune it:", f"sb3-o2o finetune {quote(str(folder.path))} --recipe {quote(following)}")
+    # the same one: another recipe wants other networks than those that were trained
+    next_command("Fine-tune it:", f"sb3-o2o finetune {quote(str(folder.path))} --recipe {quote(recipe)}")
 
 
 def finetune(
@@ -156,7 +155,7 @@ def finetune(
 ) -> None:
     """Make a pre-trained policy better in its environment.
 
-    `sb3-o2o finetune runs/calql-Hopper-v5_1 --recipe wsrl --steps 100000`
+    `sb3-o2o finetune runs/wsrl-Hopper-v5_1 --recipe wsrl --steps 100000`
 
     Other starts: a stock Stable-Baselines3 model (`sb3-o2o finetune sac_hopper.zip --env Hopper-v5`), or
     nothing but a dataset (`sb3-o2o finetune --dataset mujoco/hopper/medium-v0 --recipe rlpd`).
