@@ -40,7 +40,7 @@ def _open_version_1(opened: tuple[Path, h5py.File], reading: Reading) -> Source:
             "is read as d3rlpy 1.0 wrote it.",
             stacklevel=2,
         )
-    steps = described_steps(_as_steps(file), reading, f"{path} (d3rlpy 1)")
+    steps = described_steps(_as_steps(file), reading, f"{path} (d3rlpy 1)", {"dones": "episode_terminals"})
 
     def chunks(clip: float) -> Iterator[Transitions]:
         with h5py.File(path, "r") as file:
@@ -54,7 +54,7 @@ def _open_version_1(opened: tuple[Path, h5py.File], reading: Reading) -> Source:
         chunks,
         cache_key=key,
         on_disk=True,
-        episode_ends="d3rlpy 1, 'terminals' are terminations, other 'episode_terminals' time limits",
+        episode_ends=f"d3rlpy 1, {steps.ends.told}",
         options=reading.given,
     )
 

@@ -41,6 +41,7 @@ def step_ends(
     has_rewards: bool = True,
     one_episode: bool = False,
     where: Location | None = None,
+    called: Mapping[str, str] | None = None,
 ) -> Ends:
     """
     :param flags: any of ``fields.FLAGS``, one value a step
@@ -52,6 +53,7 @@ def step_ends(
     :param has_rewards: whether rewards are; OGBench's files have none, and another meaning of ``terminals``
     :param one_episode: whether all steps belong to one episode
     :param where: for messages
+    :param called: other names of fields, for messages
     :return: the ends
     :raises ValueError: if they cannot be told, or a flag is something else than 0 or 1
     """
@@ -67,7 +69,7 @@ def step_ends(
     if "valids" in checked or "masks" in checked or _is_ogbench(checked, names, has_rewards):
         _refuse_dones(reading, source)
         return _ogbench(checked, names, length, last, source, has_next)
-    return _general(checked, names, length, last, reading, source, has_next)
+    return _general(checked, {**names, **(called or {})}, length, last, reading, source, has_next)
 
 
 def _is_ogbench(flags: Mapping[str, np.ndarray], names: Mapping[str, str], has_rewards: bool) -> bool:

@@ -40,11 +40,14 @@ class EpisodeReader:
     :param first: the first episode, by name; observations have T + 1 rows, or T (with or without next observations)
     :param reading: how to read it
     :param source: its name, for messages
+    :param called: other names of fields, for messages
     :raises ValueError: if something is missing, or says where episodes end in no way that is known
     """
 
-    def __init__(self, first: Mapping[str, Any], reading: Reading, source: str) -> None:
-        self.reading, self.source = reading, source
+    def __init__(
+        self, first: Mapping[str, Any], reading: Reading, source: str, called: Mapping[str, str] | None = None
+    ) -> None:
+        self.reading, self.source, self.called = reading, source, dict(called or {})
         first = grouped(first)
         self.names = named_fields(first, source)
         found = contents(first)
@@ -72,7 +75,7 @@ class EpisodeReader:
         :return: how ends are told, one line
         """
         if "dones" in self.names and not {"terminations", "truncations"} & set(self.names):
-            field = repr(self.names["dones"])
+            field = repr(self.called.get("dones", self.names["dones"]))
             kind = meaning_of_dones(any_done, self.reading, self.source, field)
             told = told_of_dones(kind, self.reading, field)
             self.reading = replace(self.reading, dones=kind)
@@ -168,6 +171,7 @@ def episodes_source(
     *,
     any_done: bool = True,
     kind: str = "",
+    called: Mapping[str, str] | None = None,
     **known: Any,
 ) -> Source:
     """
@@ -176,6 +180,7 @@ def episodes_source(
     :param reading: how to read them
     :param any_done: whether any of their ``dones`` is set, where they have nothing else
     :param kind: what the source is, for ``summary``
+    :param called: other names of fields, for messages
     :param known: further fields of ``Source``
     :return: the source
     :raises ValueError: if there is no episode, or something is missing or wrong in the first one
@@ -183,7 +188,7 @@ def episodes_source(
     first = next(iter(episodes()), None)
     if first is None:
         raise ValueError(f"{name} holds no transitions: expected at least one episode.")
-    reader = EpisodeReader(first, reading, name)
+    reader = EpisodeReader(first, reading, name, called)
     told = reader.decide(first, any_done)
 
     def chunks(clip: float) -> Iterator[Transitions]:

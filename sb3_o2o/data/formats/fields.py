@@ -14,6 +14,7 @@ from sb3_o2o.data.formats.reading import Reading
 SYNONYMS = {
     "terminals": "terminations",
     "terminated": "terminations",
+    "terminal": "terminations",
     "timeouts": "truncations",
     "truncated": "truncations",
     "done": "dones",

@@ -66,11 +66,13 @@ def _source(episodes: list[dict[str, Any]], name: str, reading: Reading, **known
     for episode, limit in zip(episodes, told, strict=True):
         ended = bool(np.asarray(episode["terminal"]).all())
         fields = {key: value for key, value in episode.items() if key not in ("infos", "terminal")}
-        flags = {"terminated": ended and not limit} if apart else {"terminal": ended}
+        flags = {"terminated": ended and not limit} if apart else {"done": ended}
         result.append({**fields, **flags})
     kind = f"{_KIND}, time limits from 'TimeLimit.truncated' in infos" if apart else _KIND
-    any_done = any(episode.get("terminal", False) for episode in result)
-    return episodes_source(lambda: iter(result), name, reading, any_done=any_done, kind=kind, **known)
+    any_done = any(episode.get("done", False) for episode in result)
+    return episodes_source(
+        lambda: iter(result), name, reading, any_done=any_done, kind=kind, called={"dones": "terminal"}, **known
+    )
 
 
 def _time_limit(infos: Sequence[Any]) -> bool | None:

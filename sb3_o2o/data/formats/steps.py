@@ -108,13 +108,16 @@ class Steps:
         return flat_transitions({**fields, **flags}, *bounds, already_scaled, where)
 
 
-def described_steps(arrays: Mapping[str, Any], reading: Reading, source: str) -> Steps:
+def described_steps(
+    arrays: Mapping[str, Any], reading: Reading, source: str, called: Mapping[str, str] | None = None
+) -> Steps:
     """
     Look at names, shapes, lengths and flags, before anything else is read.
 
     :param arrays: all that the source holds, in memory or in a file
     :param reading: how to read them
     :param source: its name, and what it is, for messages
+    :param called: other names of fields, for messages
     :return: the description
     :raises ValueError: if something is missing, has another length, or says where episodes end in no way that is known
     """
@@ -142,6 +145,7 @@ def described_steps(arrays: Mapping[str, Any], reading: Reading, source: str) ->
         source,
         has_next="next_observations" in names,
         has_rewards="rewards" in names,
+        called=called,
     )
     called = {names[field]: value for field, value in values.items()}
     check_lengths(called, length, hint=_hint(values, length, int(ends.breaks.sum())))

@@ -120,7 +120,8 @@ def table_source(
         return {field: _field(field, value, arrays) for field, value in chosen.items()}
 
     held = [fields()]
-    steps = described_steps(held[0], reading, f"{path} (a table)")
+    called = {field: value for field, value in chosen.items() if isinstance(value, str)}
+    steps = described_steps(held[0], reading, f"{path} (a table)", called)
     spaces = steps.observation_space, steps.action_space
     key = {"table": file_states(path), "columns": chosen, "spaces": list(map(str, spaces)), **reading.given}
 
