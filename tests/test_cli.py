@@ -163,6 +163,28 @@ class TestTraining:
         assert (model.policy_delay, model.num_timesteps) == (3, 10)
         assert "2 episodes" in succeeds("evaluate", "runs/td3_bc-TinyBox-v0_2", "--episodes", 2)
 
+    def test_a_recipe_with_settings_for_each_phase(self, tiny_dataset: Callable[..., str]) -> None:
+        """Plain critics of the offline method, then the paper's, whether in one run or in two."""
+        sizes = ("--set", "policy_kwargs.net_arch=[4]", "--set", "batch_size=4", "--set", "buffer_size=100")
+        phases = "finetuning=[{PolicyReevaluation: {gradient_steps: 2}}, {ValueAlignment: {gradient_steps: 2}}]"
+        options = ("--set", phases, "--steps", 10, *sizes, *SHORT)
+        data = tiny_dataset()
+        output = succeeds("pretrain", data, "--recipe", "o2sac", "--gradient-steps", 4, *sizes, *SHORT)
+        assert "sb3-o2o finetune runs/o2sac-TinyBox-v0_1 --recipe o2sac" in output
+        succeeds("finetune", "runs/o2sac-TinyBox-v0_1", "--recipe", "o2sac", *options)
+        succeeds("finetune", "--dataset", data, "--pretrain-steps", 4, "--recipe", "o2sac", *options)
+        for run, phase in ((1, "offline"), (2, "online"), (3, "offline"), (3, "online")):
+            layer_norm = phase == "online"
+            model = O2OSAC.load(f"runs/o2sac-TinyBox-v0_{run}/{phase}/model.zip", device="cpu")
+            assert model.critic_layer_norm is layer_norm
+            assert len(list(model.critic.ensemble.parameters())) == (6 if layer_norm else 4)
+            assert model.learning_rate == (1e-4 if layer_norm else 3e-5)
+            if phase == "online":
+                assert model.finished_phases == ["reevaluation", "alignment"]
+        written = yaml.safe_load(Path("runs/o2sac-TinyBox-v0_1/config.yml").read_text())
+        assert written["arguments"]["critic_layer_norm"] is True
+        assert written["arguments"]["pretrain_kwargs"]["critic_layer_norm"] is False
+
     def test_from_a_model_of_another_algorithm(self, tiny_dataset: Callable[..., str]) -> None:
         """The recipe says which algorithm goes on."""
         TD3("MlpPolicy", gym.make(tiny.BOX), policy_kwargs={"net_arch": [4]}).save("stock")

@@ -1,4 +1,4 @@
-"""Constructor arguments: which were given, and what a recipe adds."""
+"""Constructor arguments: which were given, what a recipe adds, and which hold while pre-training alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def fills_in_recipe(init: Init) -> Init:
     """
     Decorate a constructor that takes ``recipe``, a name, a path, or one that has been read: arguments that the caller
     left out come from the recipe for the environment, whose keys are checked against the constructor's parameters. The
-    names of those that were given are kept in ``self.explicit_arguments``.
+    names of those that were given are kept in ``self.explicit_arguments``; they win over the recipe's
+    ``pretrain_kwargs`` as well.
 
     :param init: the constructor
     :return: the constructor with the same signature
@@ -39,7 +40,10 @@ def fills_in_recipe(init: Init) -> Init:
         self.recipe_pretrain_steps = 0
         if given.get("recipe") is not None:
             recipe = load_recipe(given["recipe"], environment_id(given.get("env")))
-            for name, value in recipe.arguments_for(type(self).__name__, signature.parameters).items():
+            from_recipe = recipe.arguments_for(type(self).__name__, signature.parameters)
+            for name in (*explicit, *(given.get("policy_kwargs") or {})):  # where stock names its number of critics
+                (from_recipe.get("pretrain_kwargs") or {}).pop(name, None)
+            for name, value in from_recipe.items():
                 given.setdefault(name, value)
             # what is saved: where the recipe can be found, and what of it is no constructor argument
             given["recipe"], self.recipe_pretrain_steps = recipe.reference, recipe.pretrain_steps

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,6 +18,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_o2o.algorithms.arguments import warn_of_overridden_arguments
+from sb3_o2o.algorithms.pretrain_kwargs import apply_pretrain_kwargs, arguments_of_finetuning
 from sb3_o2o.data import OfflineDataset, OfflineReplayBuffer
 from sb3_o2o.files import whole_file
 from sb3_o2o.finetuning import build_finetuning
@@ -71,6 +73,9 @@ class OfflineToOnlineAlgorithm(_Base):
     dataset: Any
     dataset_kwargs: dict[str, Any] | None
     pretrain_steps: int
+    #: arguments that have another value while pre-training, and which may
+    pretrain_kwargs: dict[str, Any] | None = None
+    pretrain_keys: ClassVar[tuple[str, ...]] = ()
     compile: bool
     actor_batch: str = "minibatch"
     # state
@@ -90,6 +95,8 @@ class OfflineToOnlineAlgorithm(_Base):
         # saved with the model, see :class:`~sb3_o2o.updates.trainee.Trainee`
         self.phase: str | None = None
         self.n_pretrain_steps = 0
+        #: the arguments of fine-tuning, where those of pre-training are in their place
+        self.online_arguments: dict[str, Any] = {}
         self.phase_steps: dict[str, int] = {}
         self.finished_phases: list[str] = []
         self.has_statistics = False
@@ -105,6 +112,7 @@ class OfflineToOnlineAlgorithm(_Base):
         self.hooks = Hooks()
         self.call = Call()
         self.loop = UpdateLoop(self)
+        apply_pretrain_kwargs(self)
 
     def _setup_model(self) -> None:
         given = self.policy_kwargs
@@ -126,8 +134,13 @@ class OfflineToOnlineAlgorithm(_Base):
         self.loop.forget_graphs()
         self.finetuning = build_finetuning(self.finetuning or [])
         self.offline_objective = make_objective(self.objective, self.objective_kwargs, self, self.available_objectives)
-        self.finetuning_objective = self._make_finetuning_objective()
-        warn_of_overridden_arguments(self)
+        with arguments_of_finetuning(self):
+            self.finetuning_objective = self._make_finetuning_objective()
+            warn_of_overridden_arguments(self)
+
+    def _hand_over(self) -> None:
+        """Go over from the arguments of pre-training to those of fine-tuning, once."""
+        raise NotImplementedError
 
     def _networks_replaced(self) -> None:
         """The policy is another object: whatever names its networks has to name the new ones."""
@@ -290,6 +303,12 @@ class OfflineToOnlineAlgorithm(_Base):
         :return: this model
         :raises ValueError: if the dataset does not fit, or there is nothing to do
         """
+        if self.pretrain_kwargs and not self.online_arguments:
+            warnings.warn(
+                "This model has begun to fine-tune, and pre-trains with the arguments of that: pretrain_kwargs held "
+                "until then.",
+                stacklevel=2,
+            )
         pretraining.pretrain(
             self, dataset, gradient_steps, callback, log_interval, progress_bar, tb_log_name, reset_gradient_steps
         )
@@ -390,6 +409,7 @@ class OfflineToOnlineAlgorithm(_Base):
                 self.request_stop()  # it was stopped: do not go on in the environment
         self.check_reward_scale()
         if self.n_pretrain_steps >= self.pretrain_steps:  # and not stopped in the middle of it
+            self._hand_over()
             self.finetuning_objective.check_prepared()
         pretraining.set_statistics(self)
         noise = copy.deepcopy(self.action_noise) if self.call.interrupted is not None else None
@@ -412,12 +432,13 @@ class OfflineToOnlineAlgorithm(_Base):
         callbacks = [each for given in (*self.finetuning, *as_list(callback)) for each in walk(given)]
         self.hooks.deliver_to(callbacks)
         self._refuse_unused_hooks()
-        for each in callbacks:
-            each.init_callback(self)  # in order, as ``learn`` will do it: some look at those before them
-        self.loop.optimizers(self.finetuning_objective)
-        for each in callbacks:
-            if hasattr(each, "check_run"):
-                each.check_run(callbacks)
+        with arguments_of_finetuning(self):
+            for each in callbacks:
+                each.init_callback(self)  # in order, as ``learn`` will do it: some look at those before them
+            self.loop.optimizers(self.finetuning_objective)
+            for each in callbacks:
+                if hasattr(each, "check_run"):
+                    each.check_run(callbacks)
 
     @property
     def n_finetuning_steps(self) -> int:

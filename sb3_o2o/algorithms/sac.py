@@ -60,6 +60,10 @@ class O2OSAC(TransferMixin, O2OOffPolicyAlgorithm, SAC):  # type: ignore[misc]
     :param dataset: dataset for ``pretrain`` and for callbacks: an id, a path, or an ``OfflineDataset``
     :param dataset_kwargs: arguments of ``OfflineDataset.load``
     :param pretrain_steps: gradient steps that ``learn`` makes on ``dataset`` first, if they have not been made
+    :param pretrain_kwargs: arguments of this list that have another value while pre-training: learning rates,
+        ``batch_size``, ``tau``, and all that concerns the critics (of ``policy_kwargs`` ``{"net_arch": {"qf": […]}}``).
+        Those of fine-tuning hold from the first ``learn`` or ``load_offline`` on, with fresh critics where their
+        architecture is another one. An argument given beside a ``recipe`` holds in both phases
     :param compile: compile the loss functions with ``torch.compile``
     :param precision: ``"bf16"`` runs the matrix products in bfloat16; weights, targets and optimisers stay float32
     :raises ValueError: for an argument out of range or an unknown name
@@ -73,6 +77,11 @@ class O2OSAC(TransferMixin, O2OOffPolicyAlgorithm, SAC):  # type: ignore[misc]
     policy_arguments: ClassVar[tuple[str, ...]] = (*O2OOffPolicyAlgorithm.policy_arguments, "use_sde")
     available_objectives: ClassVar = SAC_OBJECTIVES  # type: ignore[misc]
     default_online_objective: ClassVar[str] = "sac"
+    pretrain_keys: ClassVar[tuple[str, ...]] = (
+        *("learning_rate", "qf_learning_rate", "ent_coef_learning_rate", "batch_size", "tau", "target_update_interval"),
+        *("n_critics", "critic_layer_norm", "policy_kwargs"),
+        *("critic_subset", "subset_replacement", "actor_critics", "entropy_backup"),
+    )
     stock_class: ClassVar = SAC
     stock_policies: ClassVar[dict[type[BasePolicy], type[BasePolicy]]] = {
         stock.SACPolicy: O2OSACPolicy,
@@ -137,6 +146,7 @@ class O2OSAC(TransferMixin, O2OOffPolicyAlgorithm, SAC):  # type: ignore[misc]
         dataset: Any = None,
         dataset_kwargs: dict[str, Any] | None = None,
         pretrain_steps: int = 0,
+        pretrain_kwargs: dict[str, Any] | None = None,
         compile: bool = False,
         precision: str = "fp32",
         _init_setup_model: bool = True,
@@ -195,6 +205,7 @@ class O2OSAC(TransferMixin, O2OOffPolicyAlgorithm, SAC):  # type: ignore[misc]
             dataset=dataset,
             dataset_kwargs=dataset_kwargs,
             pretrain_steps=pretrain_steps,
+            pretrain_kwargs=pretrain_kwargs,
             compile=compile,
             precision=precision,
         )

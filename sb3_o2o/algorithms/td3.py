@@ -55,6 +55,10 @@ class O2OTD3(TransferMixin, O2OOffPolicyAlgorithm, TD3):  # type: ignore[misc]
     :param dataset: dataset for ``pretrain`` and for callbacks: an id, a path, or an ``OfflineDataset``
     :param dataset_kwargs: arguments of ``OfflineDataset.load``
     :param pretrain_steps: gradient steps that ``learn`` makes on ``dataset`` first, if they have not been made
+    :param pretrain_kwargs: arguments of this list that have another value while pre-training: learning rates,
+        ``batch_size``, ``tau``, and all that concerns the critics (of ``policy_kwargs`` ``{"net_arch": {"qf": […]}}``).
+        Those of fine-tuning hold from the first ``learn`` or ``load_offline`` on, with fresh critics where their
+        architecture is another one. An argument given beside a ``recipe`` holds in both phases
     :param compile: compile the loss functions with ``torch.compile``
     :param precision: ``"bf16"`` runs the matrix products in bfloat16; weights, targets and optimisers stay float32
     :raises ValueError: for an argument out of range or an unknown name
@@ -67,6 +71,11 @@ class O2OTD3(TransferMixin, O2OOffPolicyAlgorithm, TD3):  # type: ignore[misc]
     }
     available_objectives: ClassVar = TD3_OBJECTIVES  # type: ignore[misc]
     default_online_objective: ClassVar[str] = "td3"
+    pretrain_keys: ClassVar[tuple[str, ...]] = (
+        *("learning_rate", "qf_learning_rate", "batch_size", "tau"),
+        *("policy_delay", "target_policy_noise", "target_noise_clip"),
+        *("n_critics", "critic_layer_norm", "policy_kwargs", "critic_subset", "subset_replacement", "actor_critics"),
+    )
     stock_class: ClassVar = TD3
     stock_policies: ClassVar[dict[type[BasePolicy], type[BasePolicy]]] = {
         stock.TD3Policy: O2OTD3Policy,
@@ -126,6 +135,7 @@ class O2OTD3(TransferMixin, O2OOffPolicyAlgorithm, TD3):  # type: ignore[misc]
         dataset: Any = None,
         dataset_kwargs: dict[str, Any] | None = None,
         pretrain_steps: int = 0,
+        pretrain_kwargs: dict[str, Any] | None = None,
         compile: bool = False,
         precision: str = "fp32",
         _init_setup_model: bool = True,
@@ -178,6 +188,7 @@ class O2OTD3(TransferMixin, O2OOffPolicyAlgorithm, TD3):  # type: ignore[misc]
             dataset=dataset,
             dataset_kwargs=dataset_kwargs,
             pretrain_steps=pretrain_steps,
+            pretrain_kwargs=pretrain_kwargs,
             compile=compile,
             precision=precision,
         )

@@ -17,6 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_o2o.algorithms import O2OSAC, OfflineToOnlineAlgorithm, algorithm_class, algorithm_of
+from sb3_o2o.algorithms.pretrain_kwargs import arguments_of_finetuning
 from sb3_o2o.data import OfflineDataset
 from sb3_o2o.diagnostics import (
     DataDiagnostics,
@@ -32,8 +33,8 @@ from sb3_o2o.evaluation.plotting import plot_learning_curve
 from sb3_o2o.recipes import Recipe, load_recipe
 from sb3_o2o.runs.environments import policy_for
 from sb3_o2o.runs.folder import PHASES, RunConfig, RunFolder, saved_model
+from sb3_o2o.transfer.architecture import NETWORK_ARGUMENTS
 from sb3_o2o.transfer.cloning import CloneReport
-from sb3_o2o.transfer.load_offline import NETWORK_ARGUMENTS
 
 #: Added to a run's seed for its evaluation episodes, so that they are not the training's.
 EVALUATION_SEED_OFFSET = 10_000
@@ -122,7 +123,9 @@ class Prepared:
     def arguments(self) -> dict[str, Any]:
         """The constructor arguments in force: the recipe's, the user's, and for the networks what was trained."""
         asked = {**(self.recipe.arguments if self.recipe else {}), **self.config.overrides}
-        return {name: getattr(self.model, name) if name in NETWORK_ARGUMENTS else asked[name] for name in asked}
+        model, of_model = self.model, (*NETWORK_ARGUMENTS, "pretrain_kwargs")
+        with arguments_of_finetuning(model):
+            return {name: getattr(model, name) if name in of_model else asked[name] for name in asked}
 
 
 def prepare(config: RunConfig, resume_from: Path | None = None, recipe: Recipe | None = None) -> Prepared:

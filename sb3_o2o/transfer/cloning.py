@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,15 +20,14 @@ from sb3_o2o.objectives import make_objective
 from sb3_o2o.recipes.reading import Recipe
 from sb3_o2o.transfer import conversion
 from sb3_o2o.transfer.acting import Acting
+from sb3_o2o.transfer.architecture import NETWORK_ARGUMENTS, Kept, warn_about_networks
 from sb3_o2o.transfer.foreign import (
-    NETWORK_ARGUMENTS,
     VALUE_ARGUMENTS,
     as_ours,
     network_arguments,
     same_shapes,
-    warn_about_networks,
 )
-from sb3_o2o.transfer.renewal import Kept, kept_networks
+from sb3_o2o.transfer.renewal import kept_networks
 from sb3_o2o.transfer.spaces import bounds, check_spaces, same_bounds
 
 if TYPE_CHECKING:
@@ -134,6 +134,8 @@ class CrossingMixin(_Base):
         name = getattr(source, "stock_class", type(source)).__name__
         misfit = "" if env is None else _misfit(name, source, env)
         source, kept = as_ours(source), kept_networks(training, from_recipe, given)
+        if "pretrain_kwargs" in inspect.signature(cls.__init__).parameters:
+            given = {**given, "pretrain_kwargs": None}  # what is built here fine-tunes
         model, copied = (
             (cls._build(env, policy, recipe, given), ())
             if misfit
@@ -144,7 +146,7 @@ class CrossingMixin(_Base):
         if copied:
             trained = (*NETWORK_ARGUMENTS, *(VALUE_ARGUMENTS if "critics" in copied else ()))
             wanted = {key: from_recipe[key] for key in trained if key in from_recipe and key not in given}
-            warn_about_networks(model, wanted, recipe)
+            warn_about_networks(model, wanted, None if recipe is None else recipe.reference)
         distance, why = None, f" ({misfit})" if misfit else ""
         if "actor" in copied:
             distance = model._distance(source, model._sampled_observations())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import io
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_o2o.data import OfflineDataset
-from sb3_o2o.recipes.reading import Recipe
+from sb3_o2o.transfer.architecture import Kept, hidden_layers, mixed_policy_kwargs
 from sb3_o2o.transfer.archive import ALGORITHMS_BY_FAMILY, OFF_POLICY_ACTING, ON_POLICY_ACTING, opens_as_ours
-from sb3_o2o.transfer.renewal import Kept, hidden_layers, mixed_policy_kwargs
 
-#: what a trained model decides: a recipe cannot change the shape of networks that exist
-NETWORK_ARGUMENTS = ("policy_kwargs", "n_critics", "critic_layer_norm", "actor_layer_norm", "normalize_observations")
 #: the scale of the values that trained critics hold
 VALUE_ARGUMENTS = ("reward_scale", "reward_shift", "gamma")
 
@@ -158,38 +154,3 @@ def _with_users(own: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 def same_shapes(one: th.nn.Module, other: th.nn.Module) -> bool:
     shapes = [{name: value.shape for name, value in module.state_dict().items()} for module in (one, other)]
     return shapes[0] == shapes[1]
-
-
-def warn_about_networks(model: Any, wanted: dict[str, Any], recipe: Recipe | None) -> None:
-    """Name what the trained networks decide otherwise than the recipe."""
-    differing = []
-    for name, value in wanted.items():
-        differing += (
-            _differing(model, value or {}) if name == "policy_kwargs" else _differs(name, value, getattr(model, name))
-        )
-    if differing:
-        whose = "the arguments" if recipe is None else f"recipe {recipe.reference!r}"
-        warnings.warn(f"What was trained wins over {whose}: {'; '.join(differing)}.", stacklevel=4)
-
-
-def _differing(model: Any, wanted: dict[str, Any]) -> list[str]:
-    """What the policy's arguments decide otherwise; how weights were drawn at the start no longer matters."""
-    found, policy = [], model.policy
-    if any(
-        asked is not None and asked != hidden_layers(policy.net_arch, network)
-        for network in ("pi", policy.value_network_name)
-        for asked in (hidden_layers(wanted.get("net_arch"), network),)
-    ):
-        found += _differs("net_arch", wanted["net_arch"], policy.net_arch)
-    have = {"activation_fn": policy.activation_fn, **policy.extra_arguments}
-    if have.get("value_activation_fn", 0) is None:
-        have["value_activation_fn"] = have["activation_fn"]
-    for name in ("activation_fn", "value_activation_fn", "squash_mean"):
-        if name in wanted and name in have:
-            found += _differs(name, *(getattr(value, "__name__", value) for value in (wanted[name], have[name])))
-    return found
-
-
-def _differs(name: str, wanted: Any, have: Any) -> list[str]:
-    same = wanted.lower() == have.lower() if isinstance(wanted, str) and isinstance(have, str) else wanted == have
-    return [] if same else [f"{name}: {wanted!r} wanted, {have!r} trained"]

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import os
 import warnings
-from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_o2o.data import MonteCarloDictReplayBuffer, MonteCarloReplayBuffer, OfflineDataset
+from sb3_o2o.data import OfflineDataset
 from sb3_o2o.errors import check_keyword_arguments
 from sb3_o2o.finetuning import build_finetuning
 from sb3_o2o.networks.ensemble import check_n_critics
@@ -25,19 +23,26 @@ from sb3_o2o.networks.normalizer import has_statistics
 from sb3_o2o.recipes.reading import Recipe, environment_id, load_recipe
 from sb3_o2o.transfer import conversion
 from sb3_o2o.transfer.acting import has_predict
+from sb3_o2o.transfer.architecture import (
+    CRITIC_ARGUMENTS,
+    NETWORK_ARGUMENTS,
+    Kept,
+    critics_differ,
+    mixed_network_arguments,
+    warn_about_networks,
+)
 from sb3_o2o.transfer.archive import saved_attributes, saved_family, saved_model_path, saved_spaces
 from sb3_o2o.transfer.cloning import CrossingMixin
+from sb3_o2o.transfer.export import ExportMixin
 from sb3_o2o.transfer.foreign import (
-    NETWORK_ARGUMENTS,
     VALUE_ARGUMENTS,
     copy_parameters,
     load_foreign,
     recover_environment,
     to_memory,
     unknown_family,
-    warn_about_networks,
 )
-from sb3_o2o.transfer.renewal import Kept, RenewalMixin, kept_networks, mixed_network_arguments
+from sb3_o2o.transfer.renewal import RenewalMixin, kept_networks
 from sb3_o2o.transfer.spaces import check_spaces, same_bounds
 from sb3_o2o.updates import pretraining
 from sb3_o2o.updates.containers import own_containers
@@ -47,7 +52,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 #: what belongs to the offline phase that a saved model has behind it
-OFFLINE_ARGUMENTS = ("objective", "objective_kwargs", "pretrain_steps", "learning_starts")
+OFFLINE_ARGUMENTS = ("objective", "objective_kwargs", "pretrain_steps", "pretrain_kwargs", "learning_starts")
 #: what is no part of a method: a recipe that does not name it leaves it alone
 _RUN_ARGUMENTS = (
     *("policy", "env", "recipe", "seed", "device", "verbose", "tensorboard_log", "stats_window_size"),
@@ -57,7 +62,7 @@ _RUN_ARGUMENTS = (
 _IN_MEMORY = "a model in memory"
 
 
-class TransferMixin(CrossingMixin, RenewalMixin):
+class TransferMixin(CrossingMixin, RenewalMixin, ExportMixin):
     """``load``, ``load_offline`` and ``to_sb3``."""
 
     #: constructor arguments that training replaces by something learned
@@ -90,6 +95,8 @@ class TransferMixin(CrossingMixin, RenewalMixin):
         of_load = ("custom_objects", "print_system_info", "force_reset")
         given = {name: value for name, value in kwargs.items() if name not in of_load}
         check_keyword_arguments(f"argument of {cls.__name__}", cls.__init__, given)
+        if "pretrain_kwargs" in given:
+            raise ValueError("pretrain_kwargs are applied when a model is built: give load the arguments themselves.")
         kwargs.update(own_containers(given))
         env = maybe_make_env(env, verbose=0)  # type: ignore[arg-type,assignment]
         if given.get("recipe") is not None:
@@ -108,6 +115,8 @@ class TransferMixin(CrossingMixin, RenewalMixin):
                 f"The saved networks have other shapes than asked for{f' by {asked}' if asked else ''}: {error}"
             ) from error
         pretraining.leave(model)  # a checkpoint from the middle of it
+        for name in given:
+            model.online_arguments.pop(name, None)  # holds in both phases from now on
         # of what to_sb3 made, stock attributes say nothing
         model.has_statistics = model.has_statistics or has_statistics(model.policy)
         return model
@@ -140,11 +149,6 @@ class TransferMixin(CrossingMixin, RenewalMixin):
                 parameters["actor.optimizer"], self.actor.optimizer.state_dict()
             )
         return converted
-
-    def _n_extractor_parameters(self) -> int:
-        """Parameters in front of the Q-networks' in the critic's optimiser."""
-        n_optimized = sum(len(group["params"]) for group in self.critic.optimizer.param_groups)
-        return n_optimized - len(list(self.critic.ensemble.parameters()))
 
     def _match_objectives(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """An objective that is new to a saved model starts afresh; one that is gone is left behind."""
@@ -250,6 +254,10 @@ class TransferMixin(CrossingMixin, RenewalMixin):
         if env is not None:
             env = cls._wrap_env(maybe_make_env(env, verbose=0), verbose=0)
         path: Any = saved_model_path(source)
+        is_policy = path is not None or has_predict(source)
+        is_policy = is_policy or (callable(source) and not isinstance(source, OfflineDataset))
+        if given.get("pretrain_kwargs") and is_policy:
+            raise ValueError("pretrain_kwargs say how to pre-train on a dataset, and this source is a policy.")
         family = None if path is None else saved_family(path)
         if isinstance(source, cls.stock_class):
             path, family = to_memory(source), cls.stock_class.__name__
@@ -263,7 +271,7 @@ class TransferMixin(CrossingMixin, RenewalMixin):
             return cls._from_saved(path, env, recipe, {**given, "device": device}, training, objects)
         if path is not None:
             source = load_foreign(str(family), path, custom_objects)
-        if has_predict(source) or (callable(source) and not isinstance(source, OfflineDataset)):
+        if is_policy:
             return cls._from_policy(source, env, policy, recipe, {**given, "device": device}, training)
         return cls._from_dataset(source, env, policy, recipe, {**given, "device": device}, training)
 
@@ -299,44 +307,55 @@ class TransferMixin(CrossingMixin, RenewalMixin):
         custom_objects: dict[str, Any],
     ) -> Self:
         """A zip of ours or of the stock class: what was trained and is kept wins over the recipe."""
-        device = given.pop("device")
+        device, custom = given.pop("device"), custom_objects
         recipe, from_recipe = cls._read_recipe(recipe, env)
-        finished = saved_attributes(path).get("finished_phases") or ()
-        kept = kept_networks(training, from_recipe, given, finished)
-        trained = (*NETWORK_ARGUMENTS, *(VALUE_ARGUMENTS if kept.critic else ()))
+        saved, apart = saved_attributes(path), from_recipe.get("pretrain_kwargs") or {}
+        kept = kept_networks(training, from_recipe, given, saved.get("finished_phases") or ())
+        model = None
+        if not kept.both or saved.get("online_arguments") or not CRITIC_ARGUMENTS.isdisjoint(apart):
+            model = cls.load(path, env=env, device=device, custom_objects=custom)
+            if recipe is None:  # saved with the arguments of pre-training in place, and these beside them
+                from_recipe, apart = model.online_arguments, model.pretrain_kwargs or {}
         # what a recipe leaves out is the constructor's default, not what an earlier recipe left in the zip
         defaults = {} if recipe is None else cls._method_defaults()
-        settings = {name: value for name, value in {**defaults, **from_recipe}.items() if name not in trained}
-        for name in (*OFFLINE_ARGUMENTS, "policy"):
-            settings.pop(name, None)
-        settings.update({name: value for name, value in given.items() if name not in NETWORK_ARGUMENTS})
-        for name in cls.learned_arguments:
-            settings.pop(name, None)  # it travels with the model; a temperature that is to be fixed: see below
-        wanted = {name: from_recipe[name] for name in trained if name in from_recipe and name not in given}
-        wanted.update({name: given[name] for name in (*NETWORK_ARGUMENTS, *cls.learned_arguments) if name in given})
-        if recipe is not None:
-            settings["recipe"] = recipe
-        if kept.both:
-            model = cls.load(path, env=env, device=device, custom_objects=custom_objects, **settings)
+        if model is not None and training["load_critic"] is None and kept.both:
+            of_user = {name: given[name] for name in apart if name in given}
+            anew = mixed_network_arguments(model, from_recipe, of_user, defaults, Kept(critic=False))
+            kept = Kept(critic=not critics_differ(model, anew))
+        trained = (*NETWORK_ARGUMENTS, *(VALUE_ARGUMENTS if kept.critic else ()))
+        # what was learned travels with the model; a temperature that is to be fixed: see below
+        left_out = {*trained, *OFFLINE_ARGUMENTS, *cls.learned_arguments, "policy"}
+        settings = {name: value for name, value in {**defaults, **from_recipe}.items() if name not in left_out}
+        of_model = (*NETWORK_ARGUMENTS, *cls.learned_arguments)
+        settings.update({name: value for name, value in given.items() if name not in of_model})
+        if model is None:
+            settings.update({} if recipe is None else {"recipe": recipe})
+            model = cls.load(path, env=env, device=device, custom_objects=custom, **settings)
         else:
-            model = cls.load(path, env=env, device=device, custom_objects=custom_objects)
-            model._renew_saved({**settings, **mixed_network_arguments(model, from_recipe, given, defaults, kept)}, kept)
+            if recipe is not None:
+                settings.update(recipe=recipe.reference, recipe_pretrain_steps=recipe.pretrain_steps)
+            settings.update(mixed_network_arguments(model, from_recipe, given, defaults, kept))
+            model._renew_saved(own_containers(settings), kept)
         asked = given.get("ent_coef", from_recipe.get("ent_coef"))
         if isinstance(asked, int | float) and hasattr(model, "fix_ent_coef"):
             model.fix_ent_coef(asked)
         if kept.critic and hasattr(model.policy, "critic_target"):
             model._cut_ensemble(given.get("n_critics"), from_recipe.get("n_critics"), recipe)
-        warn_about_networks(model, wanted, recipe)
+        wanted = {name: from_recipe[name] for name in trained if name in from_recipe and name not in given}
+        wanted.update({name: given[name] for name in of_model if name in given})
+        warn_about_networks(model, wanted, None if recipe is None else recipe.reference)
         if not training["load_optimizer"]:
             model._forget_moments()
         return model._ready_to_finetune(given, kept)
 
     def _renew_saved(self, settings: dict[str, Any], kept: Kept) -> None:
         """Set a model that was just loaded up with other arguments, and make anew what is not kept."""
+        self.online_arguments = {}
         if hasattr(self, "replay_buffer"):
             self.replay_buffer = None  # none of its own data yet, and the arguments say what it is like
         self._renew(settings, kept, self._setup_model)
-        self.phase_steps, self.finished_phases = {}, []  # what was made of one part went with it
+        if not kept.both:
+            self.phase_steps, self.finished_phases = {}, []  # what was made of one part went with it
 
     def keep_critics(self, n_critics: int) -> None:
         """
@@ -436,6 +455,8 @@ class TransferMixin(CrossingMixin, RenewalMixin):
 
     def _ready_to_finetune(self, given: dict[str, Any], kept: Kept) -> Self:
         """A pre-trained policy acts by itself from the first step, whatever ``learning_starts`` the source had."""
+        if self.pretrain_kwargs:
+            self.pretrain_kwargs = None  # they have had their time
         if kept.actor:
             self.act_from_the_first_step()
         if "learning_starts" in given:
@@ -472,62 +493,8 @@ class TransferMixin(CrossingMixin, RenewalMixin):
         if not steps:
             raise ValueError(f"load_offline({source!r}) pre-trains on a dataset: say how long with pretrain_steps=….")
         model.pretrain(source, steps, progress_bar=training["progress_bar"])
-        kept = Kept(training["load_actor"], training["load_critic"] is not False)
-        if not kept.both:
-            model._renew({}, kept, model._set_up_networks)
+        actor, critic = training["load_actor"], training["load_critic"]
+        model._hand_over(None if actor and critic is None else Kept(actor, critic is not False))
         if not training["load_optimizer"]:
             model._forget_moments()
-        return model._ready_to_finetune(given, kept)
-
-    # -- going back ------------------------------------------------------------------------------------------------
-
-    def to_sb3(self) -> BaseAlgorithm:
-        """
-        The same model as a stock Stable-Baselines3 algorithm, Adam moments and temperature included. Without layer
-        normalisation or normaliser its policy is stock as well; with them its policy class is ours, and loading it
-        needs this package installed.
-
-        :return: a model of the stock class, without replay buffer contents
-        """
-        policy: Any = self.policy
-        inverse = {ours: theirs for theirs, ours in self.stock_policies.items()}
-        is_stock = policy.is_stock and type(policy) in inverse
-        policy_class: Any = inverse[type(self.policy)] if is_stock else type(self.policy)
-        constructor: Any = self.stock_class
-        model = constructor(policy=policy_class, env=None, device=self.device, _init_setup_model=False)
-        own = ("policy_class", "policy", "device", "replay_buffer", "policy_kwargs", "seed")
-        shared = {name: value for name, value in vars(self).items() if name in vars(model) and name not in own}
-        # copies of what training adds to: the two models may go on apart
-        vars(model).update(
-            {name: copy.copy(value) if isinstance(value, dict | deque) else value for name, value in shared.items()}
-        )
-        extra = () if not is_stock else tuple(policy.extra_arguments)
-        model.policy_kwargs = {name: value for name, value in self.full_policy_kwargs().items() if name not in extra}
-        for name in ("env", "n_envs", "observation_space", "action_space"):
-            setattr(model, name, getattr(self, name))
-        if getattr(self, "replay_buffer_class", None) in (MonteCarloReplayBuffer, MonteCarloDictReplayBuffer):
-            model.replay_buffer_class, model.replay_buffer_kwargs = None, {}
-        # exporting must not change the run: no seeding, and weights that are replaced at once are drawn aside
-        with th.random.fork_rng(devices=[]):
-            model._setup_model()
-        model.seed = self.seed
-        parameters = self._to_stock(model) if is_stock else super().get_parameters()
-        names = model._get_torch_save_params()
-        model.set_parameters({name: parameters[name] for name in names[0]}, device=self.device)
-        for name in names[1]:
-            recursive_getattr(model, name).data.copy_(recursive_getattr(self, name).data)
-        return model
-
-    def _to_stock(self, model: Any) -> dict[str, Any]:
-        parameters = self.get_parameters()
-        parameters["policy"] = conversion.policy_to_stock(parameters["policy"], self.critic)
-        parameters["critic.optimizer"] = conversion.optimizer_to_stock(
-            parameters["critic.optimizer"],
-            self.critic,
-            self._n_extractor_parameters(),
-            model.critic.optimizer.state_dict(),
-        )
-        parameters["actor.optimizer"] = conversion.keep_flags(
-            parameters["actor.optimizer"], model.actor.optimizer.state_dict()
-        )
-        return parameters
+        return model._ready_to_finetune(given, Kept(actor=actor))

@@ -1,55 +1,19 @@
-"""Networks that are made anew while the others stay: which architecture each has, and what goes on in it."""
+"""Networks that are made anew while others go on with all that they have learned."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch as th
 
-from sb3_o2o.errors import unknown
 from sb3_o2o.finetuning import build_finetuning
 from sb3_o2o.networks.normalizer import copy_statistics
 from sb3_o2o.objectives import Objective
+from sb3_o2o.transfer.architecture import CRITIC_ARGUMENTS, Kept, critics_differ, hidden_layers, warn_about_networks
 
-#: arguments of a policy that shape its actor alone
-_OF_ACTORS = ("log_std_init", "use_expln", "clip_mean", "state_dependent_std", "squash_mean")
-#: that shape its value networks alone
-_OF_VALUES = ("n_critics", "value_activation_fn")
-#: that say how fresh weights are drawn
-_OF_FRESH = ("orthogonal_gain", "last_hidden_gain", "ortho_init")
 #: what a temperature is kept in
 _TEMPERATURE = ("log_ent_coef", "ent_coef_optimizer", "ent_coef_tensor")
-
-
-@dataclass(frozen=True)
-class Kept:
-    """
-    Which networks of a source go on; the others are made anew.
-
-    :param actor: the policy
-    :param critic: critics, their target networks, and V
-    """
-
-    actor: bool = True
-    critic: bool = True
-
-    @property
-    def both(self) -> bool:
-        """Whether nothing is made anew."""
-        return self.actor and self.critic
-
-    def keeps(self, policy: Any, name: str) -> bool:
-        """
-        :param policy: whose parameter it is
-        :param name: of a parameter or buffer
-        :return: whether it goes on. A features extractor that actor and critics share does, whichever of them is kept
-        """
-        if policy.share_features_extractor and "features_extractor." in name:
-            return True
-        return self.critic if policy.is_of_values(name) else self.actor
 
 
 def kept_networks(
@@ -67,94 +31,6 @@ def kept_networks(
         callbacks = given["finetuning"] if "finetuning" in given else build_finetuning(from_recipe.get("finetuning"))
         asked = not any(each.renews_critics(finished) for each in callbacks) or not training["load_actor"]
     return Kept(training["load_actor"], asked)
-
-
-# -- architecture --------------------------------------------------------------------------------------------------
-
-
-def hidden_layers(net_arch: Any, network: str) -> list[int] | None:
-    """
-    :param net_arch: as Stable-Baselines3 takes it: a list for all networks, or a dictionary by their names
-    :param network: ``"pi"``, ``"qf"`` or ``"vf"``
-    :return: units of the network's hidden layers; None where it says nothing of it
-    """
-    if isinstance(net_arch, Mapping):
-        return list(net_arch[network]) if network in net_arch else None
-    return None if net_arch is None else list(net_arch)
-
-
-def mixed_policy_kwargs(
-    own: dict[str, Any], net_arch: Any, values: str, wanted: dict[str, Any], kept: Kept
-) -> dict[str, Any]:
-    """
-    Arguments of a policy of which a part is kept. What both parts have in common (features extractor, activation
-    function) is the kept part's.
-
-    :param own: arguments of the policy that was trained
-    :param net_arch: its layers, as :func:`hidden_layers` reads them
-    :param values: the name that they have for the networks of values
-    :param wanted: arguments for what is made anew; what they leave out stays as it was
-    :param kept: what goes on
-    :return: arguments for the new policy
-    """
-    mixed = dict(own)
-    for name in (*(() if kept.actor else _OF_ACTORS), *(() if kept.critic else _OF_VALUES), *_OF_FRESH):
-        if name in wanted:
-            mixed[name] = wanted[name]
-    if not kept.critic and "n_critics" not in wanted:
-        mixed.pop("n_critics", None)  # the algorithm's argument says it
-    trained = {network: hidden_layers(net_arch, network) for network in ("pi", values)}
-    layers = dict(trained)
-    for network, stays in (("pi", kept.actor), (values, kept.critic)):
-        asked = hidden_layers(wanted.get("net_arch"), network)
-        if not stays and asked is not None:
-            layers[network] = asked
-    mixed["net_arch"] = net_arch if layers == trained else layers
-    return mixed
-
-
-def mixed_network_arguments(
-    model: Any, from_recipe: dict[str, Any], given: dict[str, Any], defaults: dict[str, Any], kept: Kept
-) -> dict[str, Any]:
-    """
-    :param model: as it was trained
-    :param from_recipe: arguments of a recipe
-    :param given: arguments of the user, which win over it
-    :param defaults: of the constructor, where a recipe leaves them out; empty to leave them as they were trained
-    :param kept: what goes on
-    :return: constructor arguments for the networks that are made anew
-    :raises ValueError: for an argument that the policy does not take
-    """
-    wanted = {**from_recipe, **given}
-    names = (
-        *(() if kept.critic else ("n_critics", "critic_layer_norm")),
-        *(() if kept.actor else ("actor_layer_norm",)),
-    )
-    arguments = {
-        name: wanted.get(name, defaults.get(name, getattr(model, name))) for name in names if hasattr(model, name)
-    }
-    policy, of_policy = model.policy, wanted.get("policy_kwargs") or {}
-    check_policy_kwargs(type(policy), of_policy)
-    mixed = mixed_policy_kwargs(model.policy_kwargs, policy.net_arch, policy.value_network_name, of_policy, kept)
-    if not kept.critic and "n_critics" in given:
-        mixed.pop("n_critics", None)  # Stable-Baselines3's way to say it would win
-    return {**arguments, "policy_kwargs": mixed}
-
-
-def check_policy_kwargs(policy: type, given: Mapping[str, Any]) -> None:
-    """
-    :param policy: a class of policies
-    :param given: arguments for it
-    :raises ValueError: for one that it does not take, naming the nearest
-    """
-    parameters = {name for kind in policy.__mro__ for name in inspect.signature(kind).parameters}
-    accepted = parameters - {"self", "args", "kwargs", "observation_space", "action_space", "lr_schedule"}
-    for name in given:
-        if name not in accepted:
-            raise unknown(f"argument of {policy.__name__}", name, accepted)
-
-
-# -- weights and moments -------------------------------------------------------------------------------------------
 
 
 class Learned:
@@ -241,6 +117,10 @@ else:
 class RenewalMixin(_Base):
     """Sets networks up anew without losing what is kept."""
 
+    if TYPE_CHECKING:
+        online_arguments: Any
+        pretrain_kwargs: Any
+
     def _policy_optimizers(self) -> dict[str, th.optim.Optimizer]:
         """The optimisers of the policy's networks, by name."""
         return {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
@@ -257,8 +137,38 @@ class RenewalMixin(_Base):
         self.__dict__.pop("_target_parameters", None)  # of the networks that were
         learned.give_to(self, kept)
 
+    def _hand_over(self, kept: Kept | None = None) -> None:
+        """
+        Go over from the arguments of pre-training to those of fine-tuning, once.
+
+        :param kept: networks that go on; by default all, but for critics of another architecture
+        """
+        settings, self.online_arguments = self.online_arguments, {}
+        differ = bool(settings) and critics_differ(self, settings)
+        kept = Kept(critic=not differ) if kept is None else kept
+        if differ and kept.critic:
+            wanted = {name: settings.pop(name) for name in CRITIC_ARGUMENTS if name in settings}
+            warn_about_networks(self, wanted, self.recipe)
+        if not kept.both:
+            self._renew(settings, kept, self._set_up_networks)
+        elif settings:
+            self._renew(settings, kept, self._set_up_settings)
+        if differ and not kept.critic and self.verbose >= 1:
+            print(f"Fine-tuning begins with fresh critics: {self._described_critics()}")
+
+    def _described_critics(self) -> str:
+        layers = hidden_layers(self.policy.net_arch, "qf")
+        return (
+            f"{self.n_critics} of {layers} units, {'with' if self.critic_layer_norm else 'without'} layer normalisation"
+        )
+
+    def _set_up_settings(self) -> None:
+        """Learning rates and objectives of the arguments as they are now."""
+        self._setup_lr_schedule()
+        self._setup_objectives()
+
     def _set_up_networks(self) -> None:
-        """Networks and objectives of the arguments as they are now; environment, buffer and random streams go on."""
+        """The same, and networks; environment, buffer and random streams go on."""
         self._setup_lr_schedule()
         self.policy = self.policy_class(
             self.observation_space, self.action_space, self.lr_schedule, **self.full_policy_kwargs()
