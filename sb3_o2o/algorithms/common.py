@@ -22,7 +22,7 @@ from sb3_o2o.algorithms.pretrain_kwargs import apply_pretrain_kwargs, arguments_
 from sb3_o2o.data import OfflineDataset, OfflineReplayBuffer
 from sb3_o2o.files import whole_file
 from sb3_o2o.finetuning import build_finetuning
-from sb3_o2o.objectives import Batch, Objective, make_objective
+from sb3_o2o.objectives import Batch, Draws, Objective, make_objective
 from sb3_o2o.resume import bundle, copying
 from sb3_o2o.updates import gradient_phases, pretraining, sampling
 from sb3_o2o.updates.call import Call
@@ -109,6 +109,8 @@ class OfflineToOnlineAlgorithm(_Base):
         self.offline_buffer: OfflineReplayBuffer | None = None
         self.pretrained_on: Any = None
         self.phase_in_progress: tuple[Objective, OfflineReplayBuffer] | None = None
+        #: where updates draw their random numbers
+        self.draws = Draws(self.device)
         self.hooks = Hooks()
         self.call = Call()
         self.loop = UpdateLoop(self)
@@ -543,7 +545,7 @@ class OfflineToOnlineAlgorithm(_Base):
             super().save(file, exclude, include)  # type: ignore[misc,arg-type]
 
     def _excluded_save_params(self) -> list[str]:
-        ours = ["hooks", "call", "loop", "offline_buffer", "pretrained_on", "offline_objective"]
+        ours = ["hooks", "call", "loop", "draws", "offline_buffer", "pretrained_on", "offline_objective"]
         ours += ["finetuning_objective", "phase_in_progress", "_target_parameters"]
         by_reference = isinstance(self.dataset, OfflineDataset) and self.dataset.reopenable
         if not (self.dataset is None or by_reference or isinstance(self.dataset, str | os.PathLike)):

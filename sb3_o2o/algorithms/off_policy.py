@@ -23,7 +23,7 @@ from sb3_o2o.data.filling import fill_replay_buffer
 from sb3_o2o.data.online import can_be_sampled
 from sb3_o2o.data.rewards import scaled_rewards
 from sb3_o2o.networks.ensemble import check_n_critics
-from sb3_o2o.objectives import Objective, ReevaluationObjective, make_objective
+from sb3_o2o.objectives import Objective, ReevaluationObjective, make_objective, objective_class
 from sb3_o2o.transfer.archive import OFF_POLICY_ACTING
 
 if TYPE_CHECKING:
@@ -125,8 +125,9 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
         :return: class and arguments of the buffer that an online objective with returns-to-go needs; None for SB3's
             choice, or the user's
         """
-        online = self.available_objectives.get(self.online_objective or self.default_online_objective)
-        if online is None or not online.needs_returns:
+        name = self.online_objective or self.default_online_objective
+        online = objective_class(name, self.available_objectives, type(self).__name__)
+        if not online.needs_returns:
             return None
         if self.n_steps > 1:
             raise ValueError(f"Online objective {self.online_objective!r} needs n_steps=1, not {self.n_steps}.")
@@ -263,13 +264,12 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
         if self.batch_norm_stats:
             polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
 
-    def draw_critics(self, size: int | None) -> th.Tensor | None:
+    def draw_critics(self, size: int | None, name: str = "target_critics") -> th.Tensor | None:
         """
         :param size: critics to draw; None for all
+        :param name: of the draw, see :class:`~sb3_o2o.objectives.draws.Draws`
         :return: their indices, ``(size,)``, or None for all
         """
         if size is None or (size == self.n_critics and not self.subset_replacement):
             return None
-        if self.subset_replacement:
-            return th.randint(self.n_critics, (size,), device=self.device)
-        return th.randperm(self.n_critics, device=self.device)[:size]
+        return self.draws.members(name, self.n_critics, size, self.subset_replacement)

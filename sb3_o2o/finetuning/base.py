@@ -115,6 +115,8 @@ class FineTuningCallback(BaseCallback):
     #: for such an optimiser the name of that of the algorithm's, such as ``"critic"``, whose learning rate it has;
     #: others keep the one that they were made with
     follows: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    #: :meth:`after_update` is called in pre-training and gradient-only phases as well
+    hears_offline_updates: ClassVar[bool] = False
     #: works on a replay buffer, which on-policy algorithms do not have
     needs_replay_buffer: ClassVar[bool] = False
     registry: ClassVar[dict[str, type[FineTuningCallback]]] = {}
@@ -310,10 +312,11 @@ class FineTuningCallback(BaseCallback):
     @hook
     def after_update(self, batch: Batch, metrics: dict[str, th.Tensor]) -> None:
         """
-        Called after each update: multipliers, priorities, extra critics.
+        Called after each online update: multipliers, priorities, extra critics. With :attr:`hears_offline_updates`
+        after those of pre-training as well.
 
         :param batch: the critics' transitions
-        :param metrics: losses and other scalars of the update, on the device
+        :param metrics: losses and metrics of the update, on the device; those of more than one number are not logged
         """
 
     @hook

@@ -48,7 +48,9 @@ class PerturbedTargets(FineTuningCallback):
         return batch.with_extras(target_noise=self._noise(batch))
 
     def _noise(self, batch: Batch) -> th.Tensor:
-        return (self.sigma * th.randn_like(batch.actions)).clamp(-self.clip, self.clip)
+        return (self.sigma * self.model.draws.normal("perturbation", tuple(batch.actions.shape))).clamp(
+            -self.clip, self.clip
+        )
 
     def next_actions(self, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch) -> th.Tensor:
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from sb3_o2o.errors import check_keyword_arguments, unknown
@@ -9,6 +10,7 @@ from sb3_o2o.objectives.base import Objective, SACObjective
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Penalty, Step
 from sb3_o2o.objectives.bc import BCObjective
 from sb3_o2o.objectives.cql import CalQLObjective, CQLObjective
+from sb3_o2o.objectives.draws import Draws
 from sb3_o2o.objectives.edac import EDACObjective, SACNObjective
 from sb3_o2o.objectives.iql import IQLObjective
 from sb3_o2o.objectives.learner import CriticLearner, CriticSet, Learner, PPOLearner, SACLearner, TD3Learner
@@ -44,22 +46,72 @@ TD3_OBJECTIVES: dict[str, type[Objective]] = {
 PPO_OBJECTIVES: dict[str, type[Objective]] = {"bc": PPOBCObjective, "iql": PPOIQLObjective}
 
 
+#: the same by the algorithm's short name
+_FAMILIES = {"sac": SAC_OBJECTIVES, "td3": TD3_OBJECTIVES, "ppo": PPO_OBJECTIVES}
+
+
+def register_objective(name: str, objective: type[Objective], *algorithms: str) -> None:
+    """
+    Give an objective of one's own a name, which recipes and the command line can hold.
+
+    :param name: that no other objective of these algorithms has
+    :param objective: the class
+    :param algorithms: that can minimise it: ``"sac"``, ``"td3"`` or ``"ppo"``
+    :raises ValueError: for another class, an unknown algorithm, or a name that is taken; nothing is registered then
+    """
+    _check_class(objective)
+    if not algorithms:
+        raise ValueError(f"register_objective({name!r}) needs the algorithms that can minimise it: sac, td3 or ppo.")
+    for algorithm in algorithms:
+        if algorithm not in _FAMILIES:
+            raise unknown("algorithm", algorithm, _FAMILIES)
+        if _FAMILIES[algorithm].get(name, objective) is not objective:
+            raise ValueError(f"{name!r} is the name of {_FAMILIES[algorithm][name].__name__} already.")
+    for algorithm in algorithms:
+        _FAMILIES[algorithm][name] = objective
+
+
+def objective_class(name: str | type[Objective], available: dict[str, type[Objective]], whose: str) -> type[Objective]:
+    """
+    :param name: an objective's name, ``"package.module.Class"``, or the class itself
+    :param available: the objectives of an algorithm by their names
+    :param whose: the algorithm, for the error message
+    :return: the class
+    :raises ValueError: if there is none, naming the nearest
+    """
+    if not isinstance(name, str):
+        return _check_class(name)
+    if name in available:
+        return available[name]
+    module, _, attribute = name.rpartition(".")
+    if not module:
+        raise unknown(f"objective for {whose}", name, available)
+    try:
+        return _check_class(getattr(importlib.import_module(module), attribute))
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"There is no objective {name!r}: {error}.") from error
+
+
+def _check_class(objective: Any) -> type[Objective]:
+    if not (isinstance(objective, type) and issubclass(objective, Objective)):
+        raise ValueError(f"An objective is a sub-class of sb3_o2o.objectives.Objective, which {objective!r} is not.")
+    return objective
+
+
 def make_objective(
-    name: str, kwargs: dict[str, Any] | None, model: Learner, available: dict[str, type[Objective]]
+    name: str | type[Objective], kwargs: dict[str, Any] | None, model: Any, available: dict[str, type[Objective]]
 ) -> Objective:
     """
-    :param name: an objective's name
+    :param name: see :func:`objective_class`
     :param kwargs: its keyword arguments
     :param model: the algorithm whose networks are trained
     :param available: the objectives of this algorithm
     :return: the objective
     :raises ValueError: for an unknown name or argument, naming the nearest
     """
-    if name not in available:
-        raise unknown(f"objective for {type(model).__name__}", name, available)
-    objective_class = available[name]
-    check_keyword_arguments(f"argument of objective {name!r}", objective_class, kwargs or {}, skip=("model",))
-    return objective_class(model, **(kwargs or {}))
+    kind = objective_class(name, available, type(model).__name__)
+    check_keyword_arguments(f"argument of objective {name!r}", kind, kwargs or {}, skip=("model",))
+    return kind(model, **(kwargs or {}))
 
 
 __all__ = [
@@ -73,6 +125,7 @@ __all__ = [
     "CriticLearner",
     "CriticSet",
     "DeterministicAlignmentObjective",
+    "Draws",
     "EDACObjective",
     "IQLObjective",
     "Learner",
@@ -94,4 +147,6 @@ __all__ = [
     "TD3Learner",
     "TD3Objective",
     "make_objective",
+    "objective_class",
+    "register_objective",
 ]

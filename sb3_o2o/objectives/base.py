@@ -134,10 +134,11 @@ class Objective(nn.Module):
         """Whether a second set of critics can learn beside this objective's."""
         return type(self).second_losses is not Objective.second_losses
 
-    def noise(self, observations: PyTorchObs, n_actions: int | None = None) -> th.Tensor | None:
+    def noise(self, name: str, observations: PyTorchObs, n_actions: int | None = None) -> th.Tensor | None:
         """
         Standard normal draws for one action (or several) per state; ``None`` with gSDE, which has its own.
 
+        :param name: of the draw, see :class:`~sb3_o2o.objectives.draws.Draws`
         :param observations: ``(B, *obs)`` or a dict of them
         :param n_actions: actions per state, K; one without the extra axis by default
         :return: ``(B, act)`` or ``(B, K, act)``
@@ -146,7 +147,7 @@ class Objective(nn.Module):
             return None
         rows = len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
         shape = (rows, self.model.action_dim) if n_actions is None else (rows, n_actions, self.model.action_dim)
-        return th.randn(shape, device=self.model.device)
+        return self.model.draws.normal(name, shape)
 
 
 def check_target_reduction(target_reduction: str, critic_subset: int | None) -> None:
@@ -236,7 +237,7 @@ class SACObjective(Objective):
             self.model.actor.reset_noise()  # it was drawn with the standard deviation before the last step
         ent_coef = self.model.current_ent_coef()
         # drawn before the critic's draws: the order of Stable-Baselines3, so that a seed gives the same numbers
-        policy_noise = None if actor_batch is None else self.noise(actor_batch.observations)
+        policy_noise = None if actor_batch is None else self.noise("policy", actor_batch.observations)
         draws = self.critic_draws(batch)
         next_noise = None if actor_batch is None else self.temperature_draws(actor_batch)
         if self.simultaneous:
@@ -277,7 +278,7 @@ class SACObjective(Objective):
         :param batch: transitions
         :return: the random numbers of :meth:`critic_losses`
         """
-        noise = self.noise(batch.next_observations, self.n_actions if self.max_target_backup else None)
+        noise = self.noise("next_policy", batch.next_observations, self.n_actions if self.max_target_backup else None)
         return noise, self.model.draw_critics(self.target_subset)
 
     def critic_losses(
@@ -349,7 +350,7 @@ class SACObjective(Objective):
         :return: noise for the actions whose entropy tunes the temperature, where these are not the actor loss's
         """
         is_tuned = self.model.log_ent_coef is not None
-        return self.noise(batch.next_observations) if is_tuned and self.entropy_at_next else None
+        return self.noise("entropy", batch.next_observations) if is_tuned and self.entropy_at_next else None
 
     def actor_losses(
         self, batch: Batch, noise: th.Tensor | None, next_noise: th.Tensor | None, ent_coef: th.Tensor

@@ -84,7 +84,7 @@ class BCObjective(Objective):
         if self.loss == "mse":
             yield Step(self.distance_loss, (batch,))
         else:
-            noise = self.noise(batch.observations)
+            noise = self.noise("policy", batch.observations)
             yield Step(self.likelihood_losses, (batch, noise, self.model.current_ent_coef()))
 
     def distance_loss(self, batch: Batch) -> LossesAndMetrics:

@@ -90,12 +90,20 @@ class CQLObjective(SACObjective):
         :return: the random numbers of :meth:`critic_losses`
         """
         model = self.model
-        td_noise = self.noise(batch.next_observations, self.n_actions if self.max_target_backup else None)
+        td_noise = self.noise(
+            "next_policy", batch.next_observations, self.n_actions if self.max_target_backup else None
+        )
         # what the conservative term draws: uniform actions, then noise for pi(.|s) and pi(.|s')
         shape = (len(batch), self.n_actions, model.action_dim)
-        uniform = th.empty(shape, device=model.device).uniform_(-1, 1)
-        noise = th.randn((2, *shape), device=model.device)
-        return td_noise, uniform, noise, model.draw_critics(self.target_subset), model.draw_critics(self.critic_subset)
+        uniform = model.draws.uniform("cql_actions", shape)
+        noise = model.draws.normal("cql_policy", (2, *shape))
+        return (
+            td_noise,
+            uniform,
+            noise,
+            model.draw_critics(self.target_subset),
+            model.draw_critics(self.critic_subset, "cql_critics"),
+        )
 
     def critic_losses(  # type: ignore[override]
         self,

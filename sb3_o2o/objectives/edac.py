@@ -61,9 +61,9 @@ class SACNObjective(SACObjective):
             model.actor.reset_noise()  # it was drawn with the standard deviation before the last step
         if actor_batch is not None:
             if model.log_ent_coef is not None:
-                own_noise = self.noise(actor_batch.observations)
+                own_noise = self.noise("policy", actor_batch.observations)
                 yield Step(self.temperature_losses, (actor_batch, own_noise, self.temperature_draws(actor_batch)))
-            noise, ent_coef = self.noise(actor_batch.observations), model.current_ent_coef()
+            noise, ent_coef = self.noise("policy", actor_batch.observations), model.current_ent_coef()
             yield Step(self.actor_losses, (actor_batch, noise, None, ent_coef))
         yield Step(self.critic_losses, (batch, *self.critic_draws(batch), model.current_ent_coef()))
 

@@ -148,7 +148,7 @@ class IQLObjective(Objective):
         """See :meth:`Objective.steps`."""
         noise = None
         if actor_batch is not None and self.model.actor.stochastic and self.model.hooks.defined("actor_penalty"):
-            noise = self.noise(actor_batch.observations)
+            noise = self.noise("policy", actor_batch.observations)
         # the advantages of the critics' batch are there already
         apart = None if actor_batch is batch else actor_batch
         yield Step(self.all_losses, (batch, apart, actor_batch is not None, noise))

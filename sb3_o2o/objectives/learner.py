@@ -12,6 +12,7 @@ from torch import nn
 
 from sb3_o2o.networks.ensemble import EnsembleCritic
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics
+from sb3_o2o.objectives.draws import Draws
 
 
 class LossHooks(Protocol):
@@ -50,6 +51,8 @@ class Learner(Protocol):
 
     #: where networks and batches are
     device: th.device
+    #: where random numbers are drawn
+    draws: Draws
     observation_space: spaces.Space
     action_space: spaces.Space
     #: discount factor
@@ -113,7 +116,7 @@ class CriticLearner(Learner, Protocol):
     def finetuning_objective(self) -> Any:
         """The objective of ``learn``."""
 
-    def draw_critics(self, size: int | None) -> th.Tensor | None:
+    def draw_critics(self, size: int | None, name: str = "target_critics") -> th.Tensor | None:
         """:return: indices of ``size`` critics, ``(size,)``; None for all"""
 
 

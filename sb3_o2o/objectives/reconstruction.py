@@ -73,7 +73,7 @@ class StochasticAlignmentObjective(SACObjective):
 
     def steps(self, batch: Batch, actor_batch: Batch | None) -> Iterator[Step]:
         """See :meth:`Objective.steps`."""
-        noise = self.noise(batch.observations)
+        noise = self.noise("policy", batch.observations)
         yield Step(self.alignment_losses, (batch, noise, self.model.current_ent_coef()))
 
     def alignment_losses(self, batch: Batch, noise: th.Tensor, ent_coef: th.Tensor) -> LossesAndMetrics:
@@ -138,7 +138,7 @@ class DeterministicAlignmentObjective(TD3Objective):
 
     def steps(self, batch: Batch, actor_batch: Batch | None) -> Iterator[Step]:
         """See :meth:`Objective.steps`."""
-        yield Step(self.alignment_losses, (batch, self.noise(batch.observations)))
+        yield Step(self.alignment_losses, (batch, self.noise("policy", batch.observations)))
 
     def alignment_losses(self, batch: Batch, noise: th.Tensor) -> LossesAndMetrics:
         """

@@ -142,7 +142,7 @@ class SPOTObjective(TD3Objective):
         :param batch: transitions
         :return: standard normal draws for the latent samples, ``(B, K, latent)``
         """
-        return th.randn((len(batch), self.n_samples, self.density.latent_dim), device=self.model.device)
+        return self.model.draws.normal("density", (len(batch), self.n_samples, self.density.latent_dim))
 
     def density_losses(self, batch: Batch, noise: th.Tensor) -> LossesAndMetrics:
         """

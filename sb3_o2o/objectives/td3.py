@@ -58,7 +58,10 @@ class TD3Objective(Objective):
 
     def steps(self, batch: Batch, actor_batch: Batch | None) -> Iterator[Step]:
         """See :meth:`Objective.steps`."""
-        noise, members = self.noise(batch.next_observations), self.model.draw_critics(self.model.critic_subset)
+        noise, members = (
+            self.noise("target_smoothing", batch.next_observations),
+            self.model.draw_critics(self.model.critic_subset),
+        )
         yield Step(self.critic_losses, (batch, noise, members))
         if actor_batch is not None:
             yield Step(self.actor_losses, (actor_batch,))
@@ -78,7 +81,9 @@ class TD3Objective(Objective):
 
     def second_draws(self, batch: Batch) -> tuple[Any, ...]:
         """See :meth:`Objective.second_draws`."""
-        return self.noise(batch.next_observations), self.model.draw_critics(self.model.critic_subset)
+        return self.noise("target_smoothing", batch.next_observations), self.model.draw_critics(
+            self.model.critic_subset
+        )
 
     def second_losses(self, second: CriticSet, batch: Batch, *draws: Any) -> LossesAndMetrics:
         """See :meth:`Objective.second_losses`."""

@@ -82,9 +82,12 @@ class Hooks:
         """
         unique = list(dict.fromkeys(callbacks))
         for name, listeners in self._by_name.items():
-            wanted = name in EVENT_HOOKS or not offline
             # in place: compiled updates hold on to what they were compiled with
-            listeners[:] = [callback for callback in unique if wanted and _overrides(callback, name)]
+            listeners[:] = [
+                callback
+                for callback in unique
+                if (not offline or _hears_offline(callback, name)) and _overrides(callback, name)
+            ]
 
     def callbacks(self) -> list[Any]:
         """:return: all that override a hook, each once"""
@@ -226,6 +229,10 @@ class Hooks:
 
     def _training(self) -> list[Any]:
         return [*self._by_name["critic_steps"], *self._by_name["actor_penalty"]]
+
+
+def _hears_offline(callback: BaseCallback, name: str) -> bool:
+    return name in EVENT_HOOKS or (name == "after_update" and getattr(callback, "hears_offline_updates", False))
 
 
 def _overrides(callback: BaseCallback, name: str) -> bool:

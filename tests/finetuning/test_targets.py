@@ -2,6 +2,7 @@
 
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,16 @@ from sb3_o2o.finetuning import (
 )
 from sb3_o2o.finetuning.second_critics import SecondCritics
 from sb3_o2o.networks import frozen_copy
-from sb3_o2o.objectives import Batch
+from sb3_o2o.objectives import Batch, Draws
 
 ROWS = 6
+
+
+def drawing(**kwargs: Any) -> PerturbedTargets:
+    """Perturbed targets that draw as a model's would."""
+    hook = PerturbedTargets(**kwargs)
+    hook.model = SimpleNamespace(draws=Draws(th.device("cpu")))  # type: ignore[assignment]
+    return hook
 
 
 def transitions(rows: int = ROWS) -> Batch:
@@ -52,7 +60,7 @@ class Batches(FineTuningCallback):
 
 def test_noise_is_clipped_and_so_is_the_sum() -> None:
     batch = transitions(20_000)
-    prepared = PerturbedTargets(sigma=0.3, clip=0.6).prepare(batch)
+    prepared = drawing(sigma=0.3, clip=0.6).prepare(batch)
     assert prepared.extras is not None
     noise = prepared.extras["target_noise"]
     assert noise.shape == batch.actions.shape
@@ -61,14 +69,14 @@ def test_noise_is_clipped_and_so_is_the_sum() -> None:
     assert (noise.abs() == noise.abs().max()).float().mean().item() == pytest.approx(0.0455, abs=0.005)
     assert noise.std().item() == pytest.approx(0.3 * 0.9598, abs=0.005)
     actions = th.full_like(batch.actions, 0.9)
-    perturbed = PerturbedTargets().next_actions(actions, None, prepared)
+    perturbed = drawing().next_actions(actions, None, prepared)
     assert th.equal(perturbed, (actions + noise).clamp(-1, 1))
     assert perturbed.max().item() == 1.0
     assert perturbed.min().item() == pytest.approx(0.3)
 
 
 def test_several_actions_of_a_state_are_perturbed_alike() -> None:
-    hook, batch = PerturbedTargets(sigma=0.1), transitions()
+    hook, batch = drawing(sigma=0.1), transitions()
     prepared = hook.prepare(batch)
     assert prepared.extras is not None
     perturbed = hook.next_actions(th.zeros(ROWS, 4, 2), th.zeros(ROWS, 4), prepared)
@@ -78,7 +86,7 @@ def test_several_actions_of_a_state_are_perturbed_alike() -> None:
 
 def test_without_sigma_nothing_changes() -> None:
     actions = th.rand(ROWS, 2) * 2 - 1
-    hook = PerturbedTargets(sigma=0.0)
+    hook = drawing(sigma=0.0)
     assert th.equal(hook.next_actions(actions, None, hook.prepare(transitions())), actions)
 
 
@@ -131,7 +139,7 @@ def test_target_by_hand(objective: str, reduction: str, second: bool) -> None:
     """Of the policy's own critics and of a second set."""
     kwargs = {"target_reduction": reduction, "entropy_backup": True}
     model = make(online_objective=objective, online_objective_kwargs=kwargs, n_critics=3, ent_coef=0.3)
-    hook = PerturbedTargets()
+    hook = drawing()
     model.hooks.deliver_to([hook])
     batch, noise = hook.prepare(transitions()), th.randn(ROWS, 2)
     critics = SecondCritics(model.finetuning_objective).critic_target if second else model.critic_target
@@ -150,7 +158,7 @@ def test_target_of_td3_by_hand(objective: str, smoothing: float, reduction: str,
     model = make_td3(
         online_objective=objective, online_objective_kwargs=kwargs, n_critics=3, target_policy_noise=smoothing
     )
-    hook = PerturbedTargets()
+    hook = drawing()
     model.hooks.deliver_to([hook])
     batch, noise = hook.prepare(transitions()), th.randn(ROWS, 2)
     critics = SecondCritics(model.finetuning_objective).critic_target if second else model.critic_target
@@ -169,7 +177,7 @@ def test_a_policy_does_not_diverge_from_itself(objective: str, reduction: str, s
     with th.no_grad():
         model.actor.log_std.weight.zero_()
         model.actor.log_std.bias.fill_(-4.0)
-    hook, constraint = PerturbedTargets(), ConstrainedFineTuning(reference="interval")
+    hook, constraint = drawing(), ConstrainedFineTuning(reference="interval")
     constraint.init_callback(model)
     constraint.policy = frozen_copy(model.actor)
     batch, noise = hook.prepare(transitions()), th.randn(ROWS, 4, 2) if several else th.randn(ROWS, 2)
