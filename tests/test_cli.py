@@ -249,6 +249,68 @@ class TestTraining:
             assert np.array_equal(one["results"], other["results"])
 
 
+class TestFiles:
+    """Datasets in files that say neither what their columns are nor which environment they are for."""
+
+    COLUMNS = (
+        "--set",
+        "dataset_kwargs.columns={observations: [x, time], actions: push, episode: trial}",
+        "--set",
+        "dataset_kwargs.columns.rewards=gain",
+    )
+
+    @pytest.fixture
+    def log(self, tmp_path: Path) -> Path:
+        """Ten steps in two episodes, as a spreadsheet has them."""
+        lines = ["trial,x,time,push,gain"]
+        lines += [f"{step // 5},{step / 8},{step % 5 / 10},{step % 3 / 4},{-step}" for step in range(10)]
+        (tmp_path / "log.csv").write_text("\n".join(lines))
+        return tmp_path / "log.csv"
+
+    def test_from_a_table_to_fine_tuning(self, log: Path) -> None:
+        succeeds(
+            "pretrain", log, "--recipe", "cql", "--env", tiny.BOX, "--gradient-steps", 2, *self.COLUMNS, *SMALL, *SHORT
+        )
+        run = Path(f"runs/cql-{tiny.BOX}_1")
+        config = yaml.safe_load((run / "config.yml").read_text())
+        assert config["overrides"]["dataset_kwargs"]["columns"]["rewards"] == "gain"
+        # The source run's dataset is read as the source run read it
+        succeeds("finetune", run, "--recipe", "cql", "--steps", 12, *SMALL, *SHORT)
+
+    def test_what_is_missing_is_said(self, log: Path) -> None:
+        options = ("--recipe", "cql", "--gradient-steps", 2)
+        assert "Say which are: columns=" in fails("pretrain", log, *options, "--env", tiny.BOX)
+        assert "log.csv does not say which environment it is for: add --env." in fails(
+            "pretrain", log, *options, *self.COLUMNS
+        )
+
+    def test_actions_have_the_environments_bounds(self, tmp_path: Path) -> None:
+        rows = np.random.default_rng(0).uniform(-1, 1, (13, 3))
+        arrays = {
+            "observations": rows[:-1],
+            "next_observations": rows[1:],
+            "actions": np.linspace(-2, 2, 12)[:, None],
+            "rewards": np.zeros(12),
+            "terminations": np.zeros(12),
+        }
+        np.savez(tmp_path / "pendulum.npz", **arrays)
+        succeeds(
+            "pretrain",
+            tmp_path / "pendulum.npz",
+            "--recipe",
+            "cql",
+            "--env",
+            "Pendulum-v1",
+            "--gradient-steps",
+            2,
+            *SMALL,
+            "--eval-episodes",
+            1,
+            "--evaluations",
+            1,
+        )
+
+
 class TestInterruption:
     @pytest.fixture
     def ctrl_c(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:

@@ -117,27 +117,14 @@ def parse_settings(
     """
     from sb3_o2o.algorithms import O2OSAC, algorithm_class
     from sb3_o2o.errors import check_keyword_arguments
-    from sb3_o2o.recipes import PlainLoader, load_recipe
+    from sb3_o2o.recipes import load_recipe
 
     base: dict[str, Any] = {}
     algorithm: Any = O2OSAC
     if recipe is not None:
         loaded = load_recipe(recipe, env_id)
         base, algorithm = dict(loaded.arguments), algorithm_class(loaded.algorithm)
-    overrides = dict(extra or {})
-    for setting in settings or ():
-        name, equals, text = setting.partition("=")
-        if not equals or not name:
-            raise ValueError(f"--set takes NAME=VALUE, got {setting!r}.")
-        try:
-            value = yaml.load(text, Loader=PlainLoader)
-        except yaml.YAMLError as error:
-            raise ValueError(f"The value of --set {name} is not YAML: {text!r}.") from error
-        root, *nested = name.split(".")
-        if nested:
-            overrides[root] = _with_nested(overrides.get(root, copy.deepcopy(base.get(root))), nested, value, name)
-        else:
-            overrides[root] = value
+    overrides = _parsed(settings, base, extra)
     own_options = (
         "policy",
         "env",
@@ -152,6 +139,41 @@ def parse_settings(
     check_keyword_arguments(
         "constructor argument", algorithm.__init__, overrides, skip=("_init_setup_model", *own_options)
     )
+    return overrides
+
+
+def dataset_settings(settings: Sequence[str] | None, known: dict[str, Any] | None = None) -> dict[str, Any]:
+    """
+    What ``--set dataset_kwargs.NAME=VALUE`` says, before recipe and environment are known.
+
+    :param settings: the options
+    :param known: arguments of the dataset that hold unless they are set
+    :return: keyword arguments of ``OfflineDataset.load``
+    :raises ValueError: another spelling
+    """
+    chosen = [setting for setting in settings or () if setting.partition("=")[0].split(".")[0] == "dataset_kwargs"]
+    return dict(_parsed(chosen, {"dataset_kwargs": known or {}}).get("dataset_kwargs", known) or {})
+
+
+def _parsed(
+    settings: Sequence[str] | None, base: dict[str, Any], extra: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    from sb3_o2o.recipes import PlainLoader
+
+    overrides = dict(extra or {})
+    for setting in settings or ():
+        name, equals, text = setting.partition("=")
+        if not equals or not name:
+            raise ValueError(f"--set takes NAME=VALUE, got {setting!r}.")
+        try:
+            value = yaml.load(text, Loader=PlainLoader)
+        except yaml.YAMLError as error:
+            raise ValueError(f"The value of --set {name} is not YAML: {text!r}.") from error
+        root, *nested = name.split(".")
+        if nested:
+            overrides[root] = _with_nested(overrides.get(root, copy.deepcopy(base.get(root))), nested, value, name)
+        else:
+            overrides[root] = value
     return overrides
 
 

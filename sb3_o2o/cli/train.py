@@ -20,6 +20,7 @@ from sb3_o2o.cli.common import (
     Settings,
     Threads,
     console,
+    dataset_settings,
     next_command,
     parse_settings,
 )
@@ -35,7 +36,11 @@ DEFAULT_EVALUATIONS, DEFAULT_EPISODES = 20, 10
 
 DatasetArgument = Annotated[
     str | None,
-    typer.Argument(help="Minari id, or path of an .hdf5, .npz or replay buffer .pkl.", show_default=False),
+    typer.Argument(
+        help="Minari id, or path of an .hdf5, .h5, .npz, .csv, .parquet, a replay buffer .pkl or a LeRobot folder. "
+        "How to read it: --set dataset_kwargs.NAME=VALUE (columns, observation_keys, reward, dones).",
+        show_default=False,
+    ),
 ]
 Source = Annotated[
     str | None,
@@ -110,8 +115,8 @@ def pretrain(
         return
     if dataset is None:
         raise typer.BadParameter("give a dataset (or --resume DIR)", param_hint="DATASET")
-    dataset, recipe = _absolute(dataset), _absolute(recipe)
-    loaded, environment = _recipe_and_environment(recipe, env, dataset)
+    dataset, recipe = _absolute_dataset(dataset), _absolute(recipe)
+    loaded, environment = _recipe_and_environment(recipe, env, dataset, dataset_settings(settings))
     config = RunConfig(
         command="pretrain",
         environment=environment,
@@ -169,10 +174,15 @@ def finetune(
         raise typer.BadParameter("give a SOURCE, a --dataset or an --env (or --resume DIR)", param_hint="SOURCE")
     model = None if source is None else _absolute(saved_model(source))
     origin = _origin(source)
-    dataset = origin.dataset if dataset is None and origin is not None else dataset
-    recipe, dataset = _absolute(recipe), None if dataset is None else _absolute(dataset)
+    same_dataset = dataset is None and origin is not None
+    inherited = _how_to_read(origin) if same_dataset and origin is not None else {}
+    dataset = origin.dataset if same_dataset and origin is not None else dataset
+    recipe, dataset = _absolute(recipe), None if dataset is None else _absolute_dataset(dataset)
     known = origin.environment if origin and not env else None
-    loaded, environment = _recipe_and_environment(recipe, env, dataset, known)
+    loaded, environment = _recipe_and_environment(
+        recipe, env, dataset, dataset_settings(settings, inherited), known=known
+    )
+    extra = {"dataset_kwargs": {**(loaded.arguments.get("dataset_kwargs") or {}), **inherited}} if inherited else None
     if pretrain_steps is None:
         pretrain_steps = loaded.pretrain_steps if source is None and dataset is not None else 0
     config = RunConfig(
@@ -181,7 +191,7 @@ def finetune(
         recipe=recipe,
         dataset=dataset,
         source=model,
-        overrides=parse_settings(settings, loaded, environment.id),
+        overrides=parse_settings(settings, loaded, environment.id, extra),
         pretrain_steps=pretrain_steps,
         online_steps=loaded.online_steps if steps is None else steps,
         n_envs=n_envs,
@@ -203,6 +213,19 @@ def _absolute(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).is_file() else name
 
 
+def _absolute_dataset(name: str) -> str:
+    """The same for datasets, which may also be folders."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
+def _how_to_read(origin: "RunConfig") -> dict[str, Any]:
+    """Arguments that the source run read its dataset with, without those about what was then done with it."""
+    from sb3_o2o.data.formats.reading import READING_OPTIONS
+
+    given = origin.overrides.get("dataset_kwargs") or {}
+    return {name: given[name] for name in READING_OPTIONS if name in given}
+
+
 def _origin(source: str | None) -> "RunConfig | None":
     """The configuration of the run that a source comes from, if it comes from one."""
     from sb3_o2o.runs.folder import RunFolder
@@ -211,7 +234,11 @@ def _origin(source: str | None) -> "RunConfig | None":
 
 
 def _recipe_and_environment(
-    recipe: str, env_id: str | None, dataset: str | None, known: "Environment | None" = None
+    recipe: str,
+    env_id: str | None,
+    dataset: str | None,
+    dataset_kwargs: dict[str, Any] | None = None,
+    known: "Environment | None" = None,
 ) -> tuple["Recipe", "Environment"]:
     """
     The recipe's entry and the environment: what the user named, else the source run's, else the dataset's.
@@ -225,7 +252,7 @@ def _recipe_and_environment(
     opened = open_recipe(recipe)  # a wrong name is said before a dataset is searched
     if known is not None:
         return check_recipe(opened.entry(known.id)), known
-    recorded = None if dataset is None else environment_of(dataset)
+    recorded = None if dataset is None else environment_of(dataset, dataset_kwargs)
     if env_id is not None:
         check_registered(env_id)
         environment = recorded if recorded is not None and recorded.id == env_id else Environment(env_id)

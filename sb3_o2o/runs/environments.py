@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_o2o.data import OfflineDataset
+from sb3_o2o.data.formats.reading import READING_OPTIONS, Reading
+from sb3_o2o.data.sources import naming, open_source
 from sb3_o2o.errors import unknown
 
 #: Longer episodes than this are a dataset's way to say "never reset" (Minari's point mazes: a million steps).
@@ -101,21 +103,25 @@ def _nearby(env_id: str) -> list[str]:
     return difflib.get_close_matches(env_id, list(gym.registry), n=5, cutoff=0.3) or ["HalfCheetah-v5", "Hopper-v5"]
 
 
-def environment_of(dataset: str) -> Environment | None:
+def environment_of(dataset: str, dataset_kwargs: Mapping[str, Any] | None = None) -> Environment | None:
     """
     The environment that a dataset was recorded in.
 
     Episodes that would practically never end become the registered ones: Minari's D4RL point mazes record with a limit
     of a million steps and a goal that jumps, so that an evaluation would not come back.
 
-    :param dataset: Minari id, or path of a file
+    :param dataset: Minari id, or path of a file or folder
+    :param dataset_kwargs: arguments of ``OfflineDataset.load``, of which only those about reading matter
     :return: how to make it; None if the dataset is not on this machine or names no environment
     :raises ValueError: the file is not a dataset
     """
     import minari
 
     if Path(dataset).is_file():
-        env_id = OfflineDataset.load(dataset).env_id
+        reading = {name: value for name, value in (dataset_kwargs or {}).items() if name in READING_OPTIONS}
+        with warnings.catch_warnings(), naming(dataset):
+            warnings.simplefilter("ignore")  # they come again when the data are read
+            env_id = open_source(dataset, Reading(**reading)).env_id
         return None if env_id is None else Environment(env_id)
     try:
         spec = minari.load_dataset(dataset).env_spec

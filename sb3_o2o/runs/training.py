@@ -147,7 +147,9 @@ def prepare(config: RunConfig, resume_from: Path | None = None, recipe: Recipe |
     dataset = None
     if config.dataset is not None:
         kwargs = _dataset_kwargs(config, recipe)
-        dataset = OfflineDataset.load(config.dataset, **kwargs)
+        # Files without spaces of their own have the environment's: its bounds scale their actions
+        spaces_ = {"observation_space": env.observation_space, "action_space": env.action_space}
+        dataset = OfflineDataset.load(config.dataset, **{**spaces_, **kwargs})
         dataset.check_compatible(env.observation_space, env.action_space)
     model = _model(config, recipe, env, resume_from)
     if config.diagnostics:

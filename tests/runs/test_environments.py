@@ -46,6 +46,15 @@ def test_of_a_file(tmp_path: Path) -> None:
         environment_of(str(tmp_path / "broken.npz"))
 
 
+def test_of_a_file_that_has_to_be_told_how_to_read(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("x,v,u,trial\n0,0,0.5,0\n1,0,0.5,0\n")
+    columns = {"observations": ["x", "v"], "actions": "u", "episode": "trial"}
+    kwargs = {"columns": columns, "reward": 0.0, "fraction": 0.5}
+    assert environment_of(str(tmp_path / "log.csv"), kwargs) is None
+    with pytest.raises(ValueError, match=r"log.csv .*no field 'rewards'"):
+        environment_of(str(tmp_path / "log.csv"), {"columns": columns})
+
+
 def test_endless_episodes_become_the_registered_ones() -> None:
     """Minari's D4RL point mazes: a million steps, and a goal that jumps when it is reached."""
     kwargs = {"continuing_task": True, "reset_target": True, "maze_map": [[1]]}

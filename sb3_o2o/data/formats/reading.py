@@ -11,7 +11,8 @@ from sb3_o2o.data.transitions import Source
 
 #: What a ``done`` may stand for where a source does not tell the two apart.
 DONES = ("terminations", "truncations")
-_OPTIONS = ("columns", "observation_keys", "reward", "dones")
+#: Options of ``OfflineDataset.load`` about how a source is read, as opposed to what is done with it.
+READING_OPTIONS = ("columns", "observation_keys", "reward", "dones")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Reading:
     @property
     def given(self) -> dict[str, Any]:
         """The options that were given, without the spaces, as plain types."""
-        return {name: plain(getattr(self, name)) for name in _OPTIONS if getattr(self, name) is not None}
+        return {name: plain(getattr(self, name)) for name in READING_OPTIONS if getattr(self, name) is not None}
 
 
 def plain(value: Any) -> Any:
