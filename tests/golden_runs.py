@@ -12,7 +12,7 @@ from gymnasium import spaces
 from torch import nn
 
 from sb3_o2o.networks.ensemble import EnsembleCritic, EnsembleLinear
-from sb3_o2o.objectives import Batch
+from sb3_o2o.objectives import Batch, Draws
 
 #: largest |x - y| / (1 + |x|); for the change of a weight (at most one Adam step an update) relative to the largest one
 INTERMEDIATES, WEIGHTS, CHANGES = 2e-4, 2e-5, 2e-3
@@ -26,6 +26,25 @@ LIMITS = {
 
 Arrays = dict[str, np.ndarray]
 Named = Iterator[tuple[str, th.Tensor]]
+
+
+class Still(Draws):
+    """
+    No noise, as in the recorded runs.
+
+    :param uniform: what is drawn uniformly instead
+    """
+
+    def __init__(self, uniform: th.Tensor | None = None):
+        super().__init__(th.device("cpu"))
+        self.recorded = uniform
+
+    def normal(self, name: str, shape: tuple[int, ...]) -> th.Tensor:
+        return th.zeros(shape)
+
+    def uniform(self, name: str, shape: tuple[int, ...]) -> th.Tensor:
+        assert self.recorded is not None
+        return self.recorded.reshape(shape)
 
 
 class Spaces(gym.Env[np.ndarray, np.ndarray]):

@@ -13,6 +13,7 @@ from golden_runs import (
     WEIGHTS,
     Arrays,
     Spaces,
+    Still,
     batch_of,
     critic_arrays,
     deviation,
@@ -62,7 +63,6 @@ def build(golden: Arrays) -> O2OSAC:
     put(golden, arrays_of(model))
     model.phase = "pretraining"
     model.set_logger(Logger(None, []))
-    model.loop.update_learning_rates()
     return model
 
 
@@ -93,14 +93,12 @@ def update(model: O2OSAC, golden: Arrays, number: int, monkeypatch: pytest.Monke
         return seen["td_target"]
 
     with monkeypatch.context() as patch, th.no_grad():
-        patch.setattr(th, "randn", lambda *shape, **_: th.zeros(*shape))
-        patch.setattr(th.Tensor, "uniform_", lambda tensor, *_: tensor.copy_(uniform))
+        model.draws = Still(uniform)
         patch.setattr(F, "bellman_target", spied)
         seen["log_pi"] = model.actor.rsample(batch.observations, th.zeros(len(batch), 3))[1]
         with th.enable_grad():
-            metrics = model.loop.gradient_step(batch, batch)
+            metrics = model.update(batch)
     seen["grad"] = dict(arrays_of(model, gradient=True))  # type: ignore[assignment]
-    model.update_targets()
     return {**seen, **metrics}
 
 

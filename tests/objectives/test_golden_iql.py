@@ -83,7 +83,6 @@ def build(golden: Arrays, algorithm: type[O2OSAC] | type[O2OTD3] = O2OSAC, **obj
     put(golden, arrays_of(model))
     model.phase = "pretraining"
     model.set_logger(Logger(None, []))
-    model.loop.update_learning_rates()
     return model
 
 
@@ -116,8 +115,7 @@ def update(model: Any, golden: Arrays, number: int, monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patch:
         spy(patch, "bellman_target", "td_target")
         spy(patch, "advantage_weights", "weights")
-        metrics = model.loop.gradient_step(batch, batch)
-    model.update_targets()
+        metrics = model.update(batch)
     return {**seen, **metrics}
 
 

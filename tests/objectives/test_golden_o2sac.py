@@ -11,6 +11,7 @@ from golden_runs import (
     INTERMEDIATES,
     Arrays,
     Spaces,
+    Still,
     assert_within,
     batch_of,
     compare,
@@ -83,7 +84,6 @@ def build(golden: Arrays, reference_acts: bool = False, **kwargs: Any) -> tuple[
     put(golden, normalised_critic_arrays(model.critic, "critic"))
     put(golden, normalised_critic_arrays(model.critic_target, "target"))
     model.set_logger(Logger(None, []))
-    model.loop.update_learning_rates()
     return model, reference
 
 
@@ -101,13 +101,11 @@ def update(
         return spied
 
     with monkeypatch.context() as patch:
-        patch.setattr(th, "randn", lambda *shape, **_: th.zeros(*shape))
         for formula, name in spies.items():
             patch.setattr(F, formula, spy(getattr(F, formula), name))
-        patch.setattr("sb3_o2o.updates.loop.sample", lambda *_: batch)
-        model.loop.metrics.sums = {}
-        model.loop.run(1, len(batch))
-    return {**{name: total for name, (total, _) in model.loop.metrics.sums.items()}, **seen}
+        model.draws = Still()
+        metrics = model.update(batch)
+    return {**metrics, **seen}
 
 
 def in_phase(model: O2OSAC, objective: Objective) -> O2OSAC:
