@@ -5,51 +5,20 @@ import shlex
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import tiny
 import yaml
+from command_line import SHORT, SMALL, fails, sb3_o2o, succeeds
 from stable_baselines3 import PPO, SAC, TD3
-from typer.testing import CliRunner, Result
 
 from sb3_o2o import O2OPPO, O2OSAC, O2OTD3, OfflineDataset
-from sb3_o2o.cli import app
+from sb3_o2o.__main__ import main
 from sb3_o2o.cli.common import parse_settings
 from sb3_o2o.cli.progress import Bars
 from sb3_o2o.version import __version__
-
-SMALL = [
-    "--set",
-    "policy_kwargs.net_arch=[4]",
-    "--set",
-    "batch_size=4",
-    "--set",
-    "buffer_size=100",
-    "--set",
-    "n_critics=2",
-]
-SHORT = ["--eval-episodes", "2", "--evaluations", "2", "--checkpoints", "1"]
-
-
-def sb3_o2o(*arguments: Any) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
-
-
-def succeeds(*arguments: Any) -> str:
-    result = sb3_o2o(*arguments)
-    assert result.exit_code == 0, result.output
-    return re.sub(r"\s+", " ", result.output)
-
-
-def fails(*arguments: Any) -> str:
-    """The one line of an error."""
-    result = sb3_o2o(*arguments)
-    assert result.exit_code == 2, result.output
-    assert "Traceback" not in result.output
-    return re.sub(r"\s+", " ", result.stderr)
 
 
 @pytest.fixture
@@ -73,6 +42,12 @@ class TestHelp:
 
     def test_version(self) -> None:
         assert succeeds("--version").strip() == f"sb3_o2o {__version__}"
+
+    def test_the_installed_command(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        monkeypatch.setattr("sys.argv", ["sb3-o2o", "--version"])
+        with pytest.raises(SystemExit, match=r"^0$"):
+            main()
+        assert capsys.readouterr().out.strip() == f"sb3_o2o {__version__}"
 
 
 class TestRecipes:

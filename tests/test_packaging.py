@@ -61,7 +61,7 @@ def test_no_tool_is_configured_twice() -> None:
 def test_the_console_script_exists() -> None:
     from sb3_o2o.cli import app
 
-    assert PYPROJECT["project"]["scripts"] == {"sb3-o2o": "sb3_o2o.cli:app"}
+    assert PYPROJECT["project"]["scripts"] == {"sb3-o2o": "sb3_o2o.__main__:main"}
     assert callable(app)
 
 

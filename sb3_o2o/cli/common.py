@@ -4,7 +4,7 @@ import copy
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 import yaml
@@ -19,6 +19,8 @@ error_console = Console(stderr=True)
 
 #: Where runs go unless said otherwise.
 DEFAULT_LOG_DIR = Path("runs")
+
+_TRAINING_COMMANDS = ("demo", "pretrain", "finetune")
 
 LogDir = Annotated[Path, typer.Option("--log-dir", help="Folder of all runs; each run makes a numbered one in it.")]
 Seed = Annotated[int, typer.Option(help="Seed of networks, batches and environments.", min=0)]
@@ -78,6 +80,17 @@ def acting_threads(asked: int | None) -> None:
     console.print(str(chosen), markup=False, highlight=False, soft_wrap=True)
 
 
+def stop(message: str) -> NoReturn:
+    """
+    End the command, as after Ctrl-C.
+
+    :param message: what became of its work
+    :raises typer.Exit: always
+    """
+    error_console.print(message, markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(130)
+
+
 class FriendlyGroup(TyperGroup):
     """Turns what a user can put right into one clear line and exit code 2; bugs keep their traceback."""
 
@@ -88,6 +101,9 @@ class FriendlyGroup(TyperGroup):
                 warnings.filterwarnings("ignore", category=DeprecationWarning)
                 warnings.showwarning = _show_warning
                 return super().invoke(ctx)
+        except KeyboardInterrupt:
+            when = " before training started" if ctx.invoked_subcommand in _TRAINING_COMMANDS else ""
+            stop(f"Interrupted{when}: nothing was saved.")
         except (ValueError, OSError, ImportError) as error:
             if ctx.find_root().params.get("traceback"):
                 raise

@@ -61,6 +61,7 @@ Actions = Annotated[
 
 
 def demo(
+    ctx: typer.Context,
     gradient_steps: GradientSteps = SIZES.gradient_steps,
     steps: Steps = SIZES.steps,
     warmup: WarmupSteps = SIZES.warmup,
@@ -87,7 +88,7 @@ def demo(
     from sb3_o2o.runs.folder import RunConfig
 
     if resume is not None:
-        resume_run(resume, "demo")
+        resume_run(resume, ctx)
         return
     environment = Environment(DEMO_ENVIRONMENT)
     recipe = load_recipe("wsrl", environment.id)

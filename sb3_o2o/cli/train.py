@@ -23,6 +23,7 @@ from sb3_o2o.cli.common import (
     dataset_settings,
     next_command,
     parse_settings,
+    stop,
 )
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ Steps = Annotated[
 
 
 def pretrain(
+    ctx: typer.Context,
     dataset: DatasetArgument = None,
     recipe: RecipeOption = "wsrl",
     env: EnvOption = None,
@@ -111,7 +113,7 @@ def pretrain(
     from sb3_o2o.runs.folder import RunConfig
 
     if resume is not None:
-        resume_run(resume, "pretrain")
+        resume_run(resume, ctx)
         return
     if dataset is None:
         raise typer.BadParameter("give a dataset (or --resume DIR)", param_hint="DATASET")
@@ -140,6 +142,7 @@ def pretrain(
 
 
 def finetune(
+    ctx: typer.Context,
     source: Source = None,
     recipe: RecipeOption = "wsrl",
     env: EnvOption = None,
@@ -168,7 +171,7 @@ def finetune(
     from sb3_o2o.runs.folder import RunConfig, saved_model
 
     if resume is not None:
-        resume_run(resume, "finetune")
+        resume_run(resume, ctx)
         return
     if source is None and dataset is None and env is None:
         raise typer.BadParameter("give a SOURCE, a --dataset or an --env (or --resume DIR)", param_hint="SOURCE")
@@ -281,9 +284,29 @@ def start_run(
     from sb3_o2o.runs.folder import RunFolder
 
     prepared = _prepare(config, "Opening dataset and environment …", recipe=recipe)
-    config = prepared.config
     name = Path(config.recipe).stem if config.recipe else "run"
     folder = RunFolder.create(log_dir, f"{name}-{config.environment.id.replace('/', '-')}")
+    trained_before = prepared.model.n_pretrain_steps
+    try:
+        _begin(prepared, folder, offline_from)
+        _run(prepared, folder)
+    except (ValueError, OSError, KeyboardInterrupt) as error:
+        # What a callback only finds out when training starts, such as a missing dataset: leave nothing behind.
+        if (prepared.model.num_timesteps, prepared.model.n_pretrain_steps) == (0, trained_before):
+            shutil.rmtree(folder.path)
+            with suppress(OSError):
+                log_dir.rmdir()
+        elif isinstance(error, KeyboardInterrupt):
+            stop(_what_is_left(folder))
+        raise
+    return folder
+
+
+def _begin(prepared: Any, folder: "RunFolder", offline_from: Path | None) -> None:
+    """Notes what was asked for, takes over the source's offline evaluations, and says where the run lies."""
+    import shutil
+
+    config = prepared.config
     folder.write_start(config, prepared.arguments())
     if offline_from is not None and (offline_from / "offline" / "evaluations.npz").is_file():
         shutil.copy(offline_from / "offline" / "evaluations.npz", folder.phase("offline"))
@@ -292,37 +315,33 @@ def start_run(
     console.print(f"Run folder: [bold]{folder.path}[/]", soft_wrap=True, highlight=False)
     if prepared.clone_report is not None:
         console.print(f"From the source: {prepared.clone_report}", markup=False, soft_wrap=True, highlight=False)
-    trained_before = prepared.model.n_pretrain_steps
-    try:
-        _run(prepared, folder)
-    except ValueError:
-        # What a callback only finds out when training starts, such as a missing dataset: leave nothing behind.
-        if (prepared.model.num_timesteps, prepared.model.n_pretrain_steps) == (0, trained_before):
-            shutil.rmtree(folder.path)
-            with suppress(OSError):
-                log_dir.rmdir()
-        raise
-    return folder
 
 
-def resume_run(path: Path, command: str) -> "RunFolder":
+def resume_run(path: Path, ctx: typer.Context) -> "RunFolder":
     """
     Go on with an interrupted run.
 
     :param path: its folder
-    :param command: sub-command that asks
+    :param ctx: of the sub-command that asks
     :return: the finished run's folder
-    :raises ValueError: there is nothing to go on with
+    :raises ValueError: there is nothing to go on with, or an option asks for another run
     """
+    from sb3_o2o.cli.resume_options import refuse_contradictions
     from sb3_o2o.runs.folder import RunFolder
 
     folder = RunFolder.open(path)
     config = folder.read_config()
-    if config.command != command:
-        raise ValueError(f"{str(path)!r} is a run of `{config.command}`: sb3-o2o {config.command} --resume {path}")
+    if config.command != ctx.info_name:
+        command = f"sb3-o2o {config.command} --resume {quote(str(path))}"
+        raise ValueError(f"{str(path)!r} is a run of `{config.command}`: {command}")
     if not folder.resume_bundle.is_dir():
         raise ValueError(f"The run in {str(path)!r} was not interrupted, so there is nothing to go on with.")
-    _run(_prepare(config, "Opening what was saved …", folder.resume_bundle), folder)
+    refuse_contradictions(ctx, config, folder)
+    try:
+        _run(_prepare(config, "Opening what was saved …", folder.resume_bundle), folder)
+    except KeyboardInterrupt:
+        command = f"sb3-o2o {config.command} --resume {quote(str(path))}"
+        stop(f"Stopped at once, nothing more was saved. Go on from where the run was before with: {command}")
     return folder
 
 
@@ -352,6 +371,15 @@ def _prepare(
     console.print(str(threads), markup=False, highlight=False, soft_wrap=True)
     prepared.config = replace(config, threads=threads.count)
     return prepared
+
+
+def _what_is_left(folder: "RunFolder") -> str:
+    """What a run has that was stopped at once, without a resume bundle of where it stood."""
+    text = f"Stopped at once: this run's last state was not saved. Run folder: {folder.path}"
+    checkpoints = [*folder.path.glob("*/checkpoints/*.zip"), *folder.path.glob("*/model.zip")]
+    if checkpoints:
+        text += f"\nIts last saved model: {max(checkpoints, key=lambda path: path.stat().st_mtime)}"
+    return text
 
 
 def _run(prepared: Any, folder: "RunFolder") -> None:

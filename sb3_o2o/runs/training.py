@@ -173,7 +173,8 @@ def _dataset_kwargs(config: RunConfig, recipe: Recipe | None) -> dict[str, Any]:
 
 def _model(config: RunConfig, recipe: Recipe | None, env: VecEnv, resume_from: Path | None) -> OfflineToOnlineAlgorithm:
     if resume_from is not None:
-        return (algorithm_of(resume_from / "model.zip") or O2OSAC).load_resume(resume_from, env=env)
+        algorithm_of_run = algorithm_of(resume_from / "model.zip") or O2OSAC
+        return algorithm_of_run.load_resume(resume_from, env=env, device=config.device)
     # A copy: Stable-Baselines3 writes into the dictionaries that it is given.
     arguments: dict[str, Any] = {"seed": config.seed, **copy.deepcopy(dict(config.overrides))}
     if config.dataset is not None:

@@ -1,0 +1,134 @@
+"""Options beside ``--resume``: those that say what the run says are welcome, the others are refused."""
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from sb3_o2o.cli.common import parse_settings
+
+if TYPE_CHECKING:
+    from sb3_o2o.runs.folder import RunConfig, RunFolder
+
+#: Options that are called otherwise in :class:`RunConfig`.
+_FIELDS = {
+    "gradient_steps": "pretrain_steps",
+    "steps": "online_steps",
+    "eval_episodes": "n_eval_episodes",
+    "evaluations": "n_evaluations",
+    "checkpoints": "n_checkpoints",
+}
+
+
+def refuse_contradictions(ctx: typer.Context, config: "RunConfig", folder: "RunFolder") -> None:
+    """
+    Refuse options that ask for another run than the one that goes on.
+
+    :param ctx: the command's, which knows what was typed
+    :param config: the run's configuration
+    :param folder: the run's folder
+    :raises ValueError: naming each such option, the run's value and the given one
+    """
+    found: list[str] = []
+    for option, name, value in _given(ctx):
+        if name == "settings":
+            found += _settings_that_differ(value, config)
+        elif name != "resume":
+            run_value, given = _values(name, value, config, folder)
+            if given != run_value:
+                found.append(_sentence(option, run_value, given))
+    if found:
+        raise ValueError(
+            f"The run in {str(folder.path)!r} goes on as it began: {'; '.join(found)}. "
+            "Leave that out, or start a new run."
+        )
+
+
+def _given(ctx: typer.Context) -> list[tuple[str, str, Any]]:
+    """What was typed: how a user calls it, the parameter's name and its value."""
+    return [
+        (parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.opts[0].upper(), name, ctx.params[name])
+        for parameter in ctx.command.params
+        if (name := parameter.name) and getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    ]
+
+
+def _values(name: str, given: Any, config: "RunConfig", folder: "RunFolder") -> tuple[Any, Any]:
+    """The run's value of an option and the given one, both in the same spelling."""
+    from stable_baselines3.common.utils import get_device
+
+    from sb3_o2o.runs.folder import saved_model
+
+    if name == "env":
+        return config.environment.id, given
+    if name == "log_dir":
+        same = given.resolve() == folder.path.resolve().parent
+        return str(folder.path.parent), str(folder.path.parent if same else given)
+    if name == "source":
+        return config.source, str(Path(saved_model(given)).resolve())
+    if name in ("recipe", "dataset"):
+        return getattr(config, name), str(Path(given).resolve()) if Path(given).is_file() else given
+    if name == "device":
+        same = get_device(given) == get_device(config.device)
+        return config.device, config.device if same else given
+    if name == "evaluations" and config.eval_freq is not None:
+        return f"one every {config.eval_freq:,} steps", given
+    if name in ("warmup", "n_critics", "n_actions"):  # the demo's, which stand for constructor arguments
+        return _demo_values(config)[name], given
+    return getattr(config, _FIELDS.get(name, name)), given
+
+
+def _demo_values(config: "RunConfig") -> dict[str, Any]:
+    overrides = config.overrides
+    return {
+        "warmup": overrides["finetuning"][0]["Warmup"]["steps"],
+        "n_critics": overrides["n_critics"],
+        "n_actions": overrides["objective_kwargs"]["n_actions"],
+    }
+
+
+def _settings_that_differ(settings: list[str], config: "RunConfig") -> list[str]:
+    """Those of ``--set`` under which the constructor's arguments would be others."""
+    before = _arguments(config, {})
+    found = []
+    for setting in settings:
+        changes = parse_settings([setting], config.recipe, config.environment.id, dict(config.overrides))
+        after = _arguments(config, changes)
+        name = setting.partition("=")[0]
+        root = name.split(".")[0]
+        if after[root] != before[root]:
+            found.append(_sentence(f"--set {name}", _inside(before[root], name), _inside(after[root], name)))
+    return found
+
+
+def _arguments(config: "RunConfig", changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The constructor's arguments: its defaults, the recipe's, the run's and what is to change."""
+    from sb3_o2o.algorithms import O2OSAC, algorithm_class
+    from sb3_o2o.recipes import load_recipe
+
+    algorithm: Any = O2OSAC
+    recipe: Mapping[str, Any] = {}
+    if config.recipe is not None:
+        entry = load_recipe(config.recipe, config.environment.id)
+        algorithm, recipe = algorithm_class(entry.algorithm), entry.arguments
+    defaults = {name: parameter.default for name, parameter in inspect.signature(algorithm.__init__).parameters.items()}
+    return {**defaults, **recipe, **config.overrides, **changes}
+
+
+def _inside(value: Any, name: str) -> Any:
+    """What a dotted name leads to."""
+    for part in name.split(".")[1:]:
+        if isinstance(value, list | tuple):
+            value = {key: item[key] for item in value if isinstance(item, Mapping) for key in item}
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _sentence(option: str, run_value: Any, given: Any) -> str:
+    return f"{option} is {_shown(run_value)} there, not {_shown(given)}"
+
+
+def _shown(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

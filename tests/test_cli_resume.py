@@ -1,0 +1,168 @@
+"""Going on with an interrupted run: what may be said beside ``--resume``, and what Ctrl-C says."""
+
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import typer
+import typer.main
+from command_line import SHORT, SMALL, fails, sb3_o2o, succeeds
+
+from sb3_o2o.cli import app
+from sb3_o2o.cli.progress import Bars
+
+Interrupted = Callable[..., tuple[str, Path]]
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> Interrupted:
+    """Runs a command, presses Ctrl-C at its second step, and gives what it said and the run's folder."""
+
+    def run(*arguments: Any) -> tuple[str, Path]:
+        on_step = Bars._on_step
+
+        def pressing(self: Bars) -> bool:
+            if self.num_timesteps == 2:
+                signal.raise_signal(signal.SIGINT)
+            return on_step(self)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Bars, "_on_step", pressing)
+            result = sb3_o2o(*arguments)
+        assert result.exit_code == 130, result.output
+        (folder,) = re.findall(r"Run folder: (\S+)", result.output)
+        return result.output, Path(folder)
+
+    return run
+
+
+class TestOptionsBesideResume:
+    @pytest.mark.parametrize(
+        ("option", "words"),
+        [
+            (["--gradient-steps", "7"], "--gradient-steps is 6 there, not 7"),
+            (["--seed", "3"], "--seed is 0 there, not 3"),
+            (["--recipe", "bc"], "--recipe is cql there, not bc"),
+            (["--env", tiny.GOAL], f"--env is {tiny.BOX} there, not {tiny.GOAL}"),
+            (["other/data-v0"], "DATASET is tests/tinybox-v0/random-v0 there, not other/data-v0"),
+            (["--evaluations", "1"], "--evaluations is 2 there, not 1"),
+            (["--eval-episodes", "1"], "--eval-episodes is 2 there, not 1"),
+            (["--checkpoints", "2"], "--checkpoints is 1 there, not 2"),
+            (["--diagnostics"], "--diagnostics is False there, not True"),
+            (["--log-dir", "elsewhere"], "--log-dir is runs there, not elsewhere"),
+            (["--device", "meta"], "--device is auto there, not meta"),
+            (["--set", "batch_size=8"], "--set batch_size is 4 there, not 8"),
+            (["--set", "gamma=0.5"], "--set gamma is 0.99 there, not 0.5"),
+            (["--set", "objective_kwargs.cql_weight=0.5"], "--set objective_kwargs.cql_weight is 10.0 there, not 0.5"),
+            (["--seed", "3", "--checkpoints", "2"], "--seed is 0 there, not 3; --checkpoints is 1 there, not 2"),
+        ],
+    )
+    def test_contradictions_are_refused(
+        self, option: list[str], words: str, tiny_dataset: Callable[..., str], interrupted: Interrupted
+    ) -> None:
+        given = ["pretrain", tiny_dataset(), "--recipe", "cql", "--gradient-steps", "6", *SMALL, *SHORT]
+        _, folder = interrupted(*given)
+        before = sorted(folder.rglob("*"))
+        assert f"goes on as it began: {words}. Leave that out" in fails("pretrain", "--resume", folder, *option)
+        assert sorted(folder.rglob("*")) == before
+
+    def test_what_the_run_says_too_is_welcome(self, tiny_dataset: Callable[..., str], interrupted: Interrupted) -> None:
+        given = ["pretrain", tiny_dataset(), "--recipe", "cql", "--gradient-steps", "6", *SMALL, *SHORT]
+        _, folder = interrupted(*given)
+        same = ["--log-dir", folder.resolve().parent, "--seed", "0", "--device", "cpu", "--set", "gamma=0.99"]
+        assert "offline policy" in succeeds(*given, "--resume", folder, *same)
+
+    def test_of_finetuning(self, tiny_dataset: Callable[..., str], interrupted: Interrupted) -> None:
+        Path("mine.yml").write_text("default: {batch_size: 4, buffer_size: 30}\nevaluation: {default: {eval_freq: 8}}")
+        given = ["finetune", "--env", tiny.BOX, "--recipe", "mine.yml", "--steps", "6", "--eval-episodes", "1"]
+        _, folder = interrupted(*given)
+        wrong = ["--steps", "9", "--n-envs", "2", "--evaluations", "3"]
+        words = "--steps is 6 there, not 9; --n-envs is 1 there, not 2; --evaluations is one every 8 steps there, not 3"
+        assert words in fails("finetune", "--resume", folder, *wrong)
+        succeeds(*given, "--resume", folder)
+
+    def test_of_the_demo(self, interrupted: Interrupted) -> None:
+        sizes = ["--gradient-steps", "4", "--steps", "30", "--warmup", "10", "--n-critics", "2"]
+        short = ["--eval-episodes", "1", "--evaluations", "1", "--set", "batch_size=8"]
+        _, folder = interrupted("demo", *sizes, *short)
+        wrong = ["--warmup", "11", "--n-critics", "3", "--n-actions", "2"]
+        words = "--warmup is 10 there, not 11; --n-critics is 2 there, not 3; --n-actions is 4 there, not 2"
+        assert words in fails("demo", *sizes, *wrong, "--resume", folder)
+
+    def test_every_option_is_known(self) -> None:
+        """A new option of these commands needs a value of the run to be compared with."""
+        from sb3_o2o.cli.resume_options import _FIELDS
+        from sb3_o2o.runs.folder import RunConfig
+
+        special = {"settings", "resume", "env", "log_dir", "warmup", "n_critics", "n_actions"}
+        commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+        for command in ("pretrain", "finetune", "demo"):
+            for parameter in commands[command].params:
+                if parameter.name not in {*special, "help"}:
+                    assert _FIELDS.get(parameter.name, parameter.name) in RunConfig.__dataclass_fields__
+
+
+class TestCtrlC:
+    """No traceback, and a word on what was saved."""
+
+    def pressed_in(self, monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+        def press(*_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(target, press)
+
+    @pytest.mark.parametrize("where", ["runs.training.OfflineDataset.load", "runs.folder.RunFolder.write_start"])
+    def test_before_training(
+        self, where: str, tiny_dataset: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        dataset = tiny_dataset()
+        self.pressed_in(monkeypatch, f"sb3_o2o.{where}")
+        result = sb3_o2o("pretrain", dataset, "--recipe", "cql", "--gradient-steps", "2", *SMALL, *SHORT)
+        assert (result.exit_code, result.stderr) == (130, "Interrupted before training started: nothing was saved.\n")
+        assert not Path("runs").exists()
+
+    def test_twice_before_the_first_step(
+        self, tiny_dataset: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        dataset = tiny_dataset()
+        self.pressed_in(monkeypatch, "sb3_o2o.evaluation.callbacks.evaluate")
+        result = sb3_o2o("pretrain", dataset, "--recipe", "cql", "--gradient-steps", "2", *SMALL, *SHORT)
+        assert (result.exit_code, result.stderr) == (130, "Interrupted before training started: nothing was saved.\n")
+        assert not Path("runs").exists()
+
+    def test_twice_while_training(self, tiny_dataset: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+        dataset = tiny_dataset()
+        on_step = Bars._on_step
+
+        def pressing(self: Bars) -> bool:
+            for _ in range(2 if self.num_timesteps == 5 else 0):
+                signal.raise_signal(signal.SIGINT)
+            return on_step(self)
+
+        monkeypatch.setattr(Bars, "_on_step", pressing)
+        options = ["--gradient-steps", "6", *SMALL, "--eval-episodes", "1", "--checkpoints", "3"]
+        result = sb3_o2o("pretrain", dataset, "--recipe", "cql", *options)
+        folder = "runs/cql-TinyBox-v0_1"
+        assert result.exit_code == 130
+        assert f"last state was not saved. Run folder: {folder}\n" in result.stderr
+        assert f"Its last saved model: {folder}/offline/checkpoints/model_4_steps.zip\n" in result.stderr
+
+    def test_before_going_on(
+        self, tiny_dataset: Callable[..., str], interrupted: Interrupted, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        _, folder = interrupted("pretrain", tiny_dataset(), "--recipe", "cql", "--gradient-steps", "6", *SMALL, *SHORT)
+        with monkeypatch.context() as patch:
+            self.pressed_in(patch, "sb3_o2o.runs.training.OfflineDataset.load")
+            result = sb3_o2o("pretrain", "--resume", folder)
+        assert result.exit_code == 130
+        (command,) = re.findall(r"Go on from where the run was before with: sb3-o2o (.+)", result.stderr)
+        succeeds(*command.split())
+
+    def test_elsewhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.pressed_in(monkeypatch, "sb3_o2o.runs.environments.Environment.make")
+        result = sb3_o2o("collect", tiny.BOX, "tests/x/y-v0", "--n-steps", "5")
+        assert (result.exit_code, result.stderr) == (130, "Interrupted: nothing was saved.\n")
