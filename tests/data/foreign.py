@@ -187,6 +187,7 @@ def lerobot(folder: Path, episodes: list[Episode], version: str = "v3.0", reward
     half = (len(episodes) + 1) // 2
     shapes = {"observation.state": 2, "observation.environment_state": 1, "action": 2}
     features = {name: {"dtype": "float32", "shape": [size]} for name, size in shapes.items()}
+    features["observation.note"] = {"dtype": "string", "shape": [1]}
     features["observation.images.top"] = {"dtype": "video", "shape": [3, 8, 8]}
     for number, part in enumerate((episodes[:half], episodes[half:])):
         if not part:
@@ -197,6 +198,7 @@ def lerobot(folder: Path, episodes: list[Episode], version: str = "v3.0", reward
         table = {
             "observation.state": arrays["observations"],
             "observation.environment_state": arrays["observations"][:, :1],
+            "observation.note": np.full(len(index), "none", dtype=object),
             "action": arrays["actions"],
             "episode_index": index,
             "frame_index": joined([np.arange(len(each.actions)) for each in part]),

@@ -16,6 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sb3_o2o.data import OfflineDataset
+from sb3_o2o.data.formats.reading import READING_OPTIONS
+from sb3_o2o.data.sources import _FILES
 
 from . import foreign
 from .foreign import COLUMNS, NEXT_COLUMNS, Episode, make
@@ -416,6 +418,24 @@ def test_parquet_columns_that_are_no_numbers(column: list[Any], message: str, tm
 
 
 @needs_pyarrow
+def test_parquet_vectors_of_every_kind(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    rows = np.arange(6, dtype=np.float32)
+    table = {
+        "observations": pa.FixedSizeListArray.from_arrays(pa.array(rows), 2),
+        "actions": pa.array([[0.0], [0.25], [0.5]], pa.large_list(pa.float32())),
+        "rewards": pa.array([1, 2, 3]),
+        "dones": pa.array([False, False, False]),
+    }
+    pyarrow.parquet.write_table(pa.table(table), tmp_path / "t.parquet")
+    dataset = OfflineDataset.load(tmp_path / "t.parquet")
+    np.testing.assert_array_equal(dataset.observations, rows.reshape(3, 2)[:2])
+    np.testing.assert_array_equal(dataset.actions[:, 0], np.float32([0, 0.25]))
+
+
+@needs_pyarrow
 def test_damaged_parquet(tmp_path: Path) -> None:
     path = foreign.parquet(tmp_path / "t.parquet", foreign.flat(make(*THREE)))
     path.write_bytes(path.read_bytes()[:-20])
@@ -567,3 +587,11 @@ def test_a_list_of_episodes_has_dictionary_observations_too() -> None:
     assert nested.fingerprint == named.fingerprint
     chosen = OfflineDataset.load([{**episode, "observations": {"state": rows, "goal": rows}}], observation_keys="goal")
     np.testing.assert_array_equal(chosen.next_observations, rows[1:])
+
+
+def test_readme_lists_what_can_be_read() -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    table = readme.partition("\n## Datasets")[2].partition("\n## ")[0]
+    assert all(f"`{suffix}`" in table for suffix in _FILES)
+    assert all(name in table for name in ("Minari", "OGBench", "robomimic", "d3rlpy 1 and 2", "LeRobot", "imitation"))
+    assert all(f"`{option}=" in table for option in READING_OPTIONS)

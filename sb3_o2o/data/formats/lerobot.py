@@ -18,6 +18,7 @@ from sb3_o2o.data.transitions import Source
 _OBSERVATION = "observation."
 _VERSIONS = ("v2", "v3")
 _PICTURES = ("video", "image")
+_NUMBERS = ("float", "int", "uint", "bool")
 
 
 def is_lerobot(folder: Path) -> bool:
@@ -59,7 +60,8 @@ def lerobot_source(folder: Path, reading: Reading) -> Source:
 
 def _columns(features: dict[str, Any], names: Sequence[str], reading: Reading, folder: Path) -> dict[str, Any]:
     pictures = [name for name, about in features.items() if about.get("dtype") in _PICTURES]
-    observations = [name for name in names if name.startswith(_OBSERVATION) and name not in pictures]
+    numbers = {name for name, about in features.items() if str(about.get("dtype")).startswith(_NUMBERS)}
+    observations = [name for name in names if name.startswith(_OBSERVATION) and name in numbers]
     found = f"LeRobot's features {', '.join(sorted(features))}"
     asked = _asked(reading)
     if asked is not None:

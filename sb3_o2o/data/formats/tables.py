@@ -4,6 +4,7 @@ import csv
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -181,10 +182,11 @@ def csv_source(path: Path, reading: Reading) -> Source:
 
 def _csv_columns(path: Path, names: list[str], delimiter: str, wanted: Sequence[str]) -> dict[str, np.ndarray]:
     places = [names.index(name) for name in wanted]
-    try:
-        text = np.loadtxt(
+
+    def read(dtype: Any) -> np.ndarray:
+        return np.loadtxt(
             path,
-            dtype=np.str_,
+            dtype=dtype,
             delimiter=delimiter,
             skiprows=1,
             usecols=places,
@@ -193,6 +195,13 @@ def _csv_columns(path: Path, names: list[str], delimiter: str, wanted: Sequence[
             quotechar='"',
             encoding="utf-8-sig",
         )
+
+    with suppress(ValueError):
+        numbers = read(np.float64)
+        return {name: numbers[:, column] for column, name in enumerate(wanted)}
+    # Some words are there, which takes ten times the memory
+    try:
+        text = read(np.str_)
     except ValueError as error:
         raise ValueError(f"{path} is not a table of {len(names)} columns: {error}.") from error
     return {name: _numbers(text[:, column], name, path) for column, name in enumerate(wanted)}
