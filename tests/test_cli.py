@@ -13,11 +13,14 @@ import tiny
 import yaml
 from command_line import SHORT, SMALL, fails, sb3_o2o, succeeds
 from stable_baselines3 import PPO, SAC, TD3
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_o2o import O2OPPO, O2OSAC, O2OTD3, OfflineDataset
 from sb3_o2o.__main__ import main
 from sb3_o2o.cli.common import parse_settings
 from sb3_o2o.cli.progress import Bars
+from sb3_o2o.evaluation import evaluate
 from sb3_o2o.version import __version__
 
 
@@ -371,6 +374,17 @@ class TestEvaluate:
         assert (
             "normalised" not in succeeds("evaluate", "ppo", "--env", tiny.BOX, "--episodes", 2).split("No reference")[0]
         )
+
+    def test_a_policy_sees_what_it_was_trained_on(self) -> None:
+        """Behind the statistics that it was saved with, and with the environment's own rewards."""
+        env = VecNormalize(make_vec_env(tiny.BOX, 1, seed=0), training=False)
+        env.obs_rms.mean, env.ret_rms.var = np.array([-40.0, 0.0]), np.array(400.0)
+        O2OSAC("MlpPolicy", env, buffer_size=10, seed=0, policy_kwargs={"net_arch": [8]}).save("normalised")
+        model = O2OSAC.load("normalised")
+        env.norm_reward = False
+        expected, blind = (evaluate(model, each, 3, seed=0).returns.mean() for each in (env, env.venv))
+        assert abs(expected - blind) > 0.1
+        assert f"{expected:.2f}" in succeeds("evaluate", "normalised", "--env", tiny.BOX, "--episodes", 3)
 
     def test_rejections(self, pretrained: Path) -> None:
         model = pretrained / "offline" / "model.zip"

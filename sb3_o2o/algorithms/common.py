@@ -20,6 +20,7 @@ from stable_baselines3.common.utils import FloatSchedule
 from sb3_o2o.algorithms.arguments import warn_of_overridden_arguments
 from sb3_o2o.algorithms.pretrain_kwargs import apply_pretrain_kwargs, arguments_of_finetuning
 from sb3_o2o.data import OfflineDataset, OfflineReplayBuffer
+from sb3_o2o.data.normalization import Normalizer
 from sb3_o2o.files import whole_file
 from sb3_o2o.finetuning import build_finetuning
 from sb3_o2o.objectives import Batch, Draws, Objective, make_objective
@@ -79,6 +80,8 @@ class OfflineToOnlineAlgorithm(_Base):
     compile: bool
     actor_batch: str = "minibatch"
     # state
+    #: settings and statistics of ``VecNormalize`` when this model was last saved; None where it had none
+    saved_normalizer: Normalizer | None = None
     hooks: Hooks
     call: Call
     loop: UpdateLoop
@@ -295,6 +298,10 @@ class OfflineToOnlineAlgorithm(_Base):
         SB3 callbacks run, one ``on_step`` per gradient step. While they do, ``num_timesteps`` counts gradient
         steps, so that checkpoints and evaluations are numbered; afterwards it is what it was.
 
+        A ``VecNormalize`` that has seen nothing yet starts with the statistics of the dataset, observations and
+        discounted sums of rewards, as if it had been shown it. With its ``training=True`` they move on online from
+        there, slowly because the dataset counts; with ``training=False`` they stay.
+
         :param dataset: what :meth:`~sb3_o2o.data.OfflineDataset.load` accepts; the constructor's by default
         :param gradient_steps: updates to make, > 0; by default the constructor's ``pretrain_steps``, else the recipe's
         :param callback: as in ``learn``
@@ -414,6 +421,9 @@ class OfflineToOnlineAlgorithm(_Base):
             self._hand_over()
             self.finetuning_objective.check_prepared()
         pretraining.set_statistics(self)
+        sampling.fit_normalizer_to_callbacks(
+            self, (each for given in (*self.finetuning, *as_list(callback)) for each in walk(given))
+        )
         noise = copy.deepcopy(self.action_noise) if self.call.interrupted is not None else None
         with self.finetuning_run.counting_on(self, reset_num_timesteps):
             total_timesteps, callback = super()._setup_learn(
@@ -528,13 +538,16 @@ class OfflineToOnlineAlgorithm(_Base):
 
     def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
         """
-        Stable-Baselines3's ``save``. The file replaces what was there when it is complete and on the disk.
+        Stable-Baselines3's ``save``. The file replaces what was there when it is complete and on the disk. The
+        statistics of ``VecNormalize``, without which the policy cannot act, go along.
 
         :param path: of the zip, whose ending may be left out, or a binary file
         :param exclude: attributes to leave out as well
         :param include: attributes to save although they are left out otherwise
         :raises OSError: if it cannot be written
         """
+        if self.env is not None:
+            self.saved_normalizer = Normalizer.of(self._vec_normalize_env)
         if not isinstance(path, str | os.PathLike):
             super().save(path, exclude, include)  # type: ignore[misc]
             return

@@ -25,6 +25,7 @@ from sb3_o2o.data.rewards import scaled_rewards
 from sb3_o2o.networks.ensemble import check_n_critics
 from sb3_o2o.objectives import Objective, ReevaluationObjective, make_objective, objective_class
 from sb3_o2o.transfer.archive import OFF_POLICY_ACTING
+from sb3_o2o.updates.sampling import fit_normalizer
 
 if TYPE_CHECKING:
     from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm as _Base
@@ -205,6 +206,8 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
     def _setup_learn(
         self, total_timesteps: int, callback: Any = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
     ) -> tuple[int, BaseCallback]:
+        if isinstance(self.replay_buffer, MixedReplayBuffer):
+            fit_normalizer(self, self.replay_buffer.offline.dataset)  # before the environment is reset
         resets = reset_num_timesteps or self._last_obs is None
         if resets and isinstance(self.replay_buffer, MonteCarloReplayBuffer):
             self.replay_buffer.truncate_last_trajectory()  # the environments begin new episodes

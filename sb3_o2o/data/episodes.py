@@ -1,5 +1,6 @@
 """Recorded transitions, to be read: what a dataset is before it has spaces and a name."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -171,6 +172,15 @@ class Episodes:
             return moments.mean_and_std(self._rows, self._row_index)
         pairs = {key: moments.mean_and_std(rows, self._row_index) for key, rows in self._rows.items()}
         return {key: mean for key, (mean, _) in pairs.items()}, {key: std for key, (_, std) in pairs.items()}
+
+    def observation_moments(self, keys: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """
+        :param keys: of the observations that are asked for; the empty one where they are no dictionaries
+        :return: mean and population variance of each entry over the N observations, ``obs_shape`` float64, of the keys
+            that there are
+        """
+        rows = self._rows if isinstance(self._rows, dict) else {"": self._rows}
+        return {key: moments.mean_and_variance(rows[key], self._row_index) for key in keys if key in rows}
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

@@ -3,12 +3,12 @@
 import numpy as np
 
 
-def mean_and_std(rows: np.ndarray, row_index: np.ndarray, part: int = 65536) -> tuple[np.ndarray, np.ndarray]:
+def mean_and_variance(rows: np.ndarray, row_index: np.ndarray, part: int = 65536) -> tuple[np.ndarray, np.ndarray]:
     """
     :param rows: ``(R, *shape)``, possibly larger than memory
     :param row_index: rows that count, ``(N,)``
     :param part: rows to look at in one go
-    :return: mean and population standard deviation of each entry, ``shape`` float32
+    :return: mean and population variance of each entry, ``shape`` float64
     """
     parts = [row_index[start : start + part] for start in range(0, len(row_index), part)]
     mean, variance = np.zeros(rows.shape[1:]), np.zeros(rows.shape[1:])
@@ -17,4 +17,15 @@ def mean_and_std(rows: np.ndarray, row_index: np.ndarray, part: int = 65536) -> 
     # About the mean, in a second pass: the difference of two large sums would lose the digits of a small deviation
     for chosen in parts:
         variance += np.square(rows[chosen] - mean).sum(axis=0) / len(row_index)
+    return mean, variance
+
+
+def mean_and_std(rows: np.ndarray, row_index: np.ndarray, part: int = 65536) -> tuple[np.ndarray, np.ndarray]:
+    """
+    :param rows: ``(R, *shape)``, possibly larger than memory
+    :param row_index: rows that count, ``(N,)``
+    :param part: rows to look at in one go
+    :return: mean and population standard deviation of each entry, ``shape`` float32
+    """
+    mean, variance = mean_and_variance(rows, row_index, part)
     return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)

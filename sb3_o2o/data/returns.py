@@ -63,18 +63,37 @@ def returns_to_go(
     :raises ValueError: if gamma is out of range
     """
     checked_gamma(gamma, negative_reward)
-    # float64, and plain numbers: ten times faster than indexing an array in a loop
-    result, running = [0.0] * len(rewards), 0.0
-    values = rewards.astype(np.float64).tolist()
     ends = np.zeros(len(rewards), dtype=bool)
     ends[np.append(episode_starts[1:], len(rewards)) - 1] = True
-    is_end = ends.tolist()
-    for index in range(len(values) - 1, -1, -1):
-        running = values[index] + (0.0 if is_end[index] else gamma * running)
-        result[index] = running
-    returns = np.array(result)
+    returns = _accumulated(rewards[::-1], ends[::-1], gamma)[::-1]
     if negative_reward is not None:
         failed = np.logical_and.reduceat(is_reward(rewards, negative_reward), episode_starts)
         lengths = np.diff(np.append(episode_starts, len(rewards)))
         returns[np.repeat(failed, lengths)] = negative_reward / (1.0 - gamma)
     return returns.astype(np.float32)
+
+
+def discounted_sums(rewards: np.ndarray, episode_starts: np.ndarray, gamma: float) -> np.ndarray:
+    """
+    Discounted sum of the rewards from the beginning of an episode to each transition, ``R_t = gamma R_{t-1} + r_t``:
+    the "returns" by whose deviation ``VecNormalize`` divides rewards.
+
+    :param rewards: ``(N,)``
+    :param episode_starts: first transition of each episode, ``(E,)``
+    :param gamma: discount factor, in [0, 1]
+    :return: ``(N,)`` float64
+    """
+    starts = np.zeros(len(rewards), dtype=bool)
+    starts[episode_starts] = True
+    return _accumulated(rewards, starts, gamma)
+
+
+def _accumulated(rewards: np.ndarray, begins: np.ndarray, gamma: float) -> np.ndarray:
+    """:return: each reward and gamma times what was accumulated before it, nothing where it begins, ``(N,)`` float64"""
+    # float64, and plain numbers: ten times faster than indexing an array in a loop
+    result, running = [0.0] * len(rewards), 0.0
+    values, is_new = rewards.astype(np.float64).tolist(), begins.tolist()
+    for index, value in enumerate(values):
+        running = value + (0.0 if is_new[index] else gamma * running)
+        result[index] = running
+    return np.array(result)

@@ -155,6 +155,15 @@ class FineTuningCallback(BaseCallback):
         (``model.n_finetuning_steps``), not ``num_timesteps``, which ``learn`` may set to zero.
         """
 
+    def drawn_from(self, dataset: Any) -> Any:
+        """
+        Asked before a run begins.
+
+        :param dataset: the model's, as it was given, or None
+        :return: the dataset that this callback will draw transitions from, or None
+        """
+        return None
+
     def check_run(self, callbacks: list[BaseCallback]) -> None:
         """
         Called by a ``learn`` that pre-trains, before it does. Raise what would otherwise be raised after it.

@@ -77,13 +77,6 @@ class _GradientPhase(_DatasetCallback):
                     stacklevel=2,
                 )
             return
-        normalize = model.get_vec_normalize_env()
-        if normalize is not None and normalize.norm_reward and normalize.ret_rms.count < 1:
-            warnings.warn(
-                f"VecNormalize has seen no reward yet, so {type(self).__name__} makes values on another scale than the "
-                "rewards online will have: use reward_scale with norm_reward=False, or load VecNormalize's statistics.",
-                stacklevel=2,
-            )
         super()._on_training_start()
 
     def _is_finished(self) -> bool:

@@ -40,6 +40,12 @@ class _DatasetCallback(FineTuningCallback):
             state["dataset"] = None  # the data themselves
         return state
 
+    def drawn_from(self, dataset: Any) -> Any:
+        """See :meth:`FineTuningCallback.drawn_from`."""
+        if isinstance(self.dataset, DatasetReference):
+            self.dataset = self.dataset.open()
+        return dataset if self.dataset is None else self.dataset
+
     def _open(self) -> OfflineReplayBuffer:
         if isinstance(self.dataset, DatasetReference):
             self.dataset = self.dataset.open()
@@ -240,6 +246,10 @@ class DatasetReplay(_DatasetCallback):
         self.mode = mode
         self.n_trajectories = n_trajectories
         self.loaded = False
+
+    def drawn_from(self, dataset: Any) -> Any:
+        """See :meth:`FineTuningCallback.drawn_from`."""
+        return None if self.mode == "none" else super().drawn_from(dataset)
 
     def _on_training_start(self) -> None:
         # a model that was loaded without its buffer has an empty one again

@@ -15,6 +15,7 @@ from stable_baselines3.common.distributions import StateDependentNoiseDistributi
 from stable_baselines3.common.policies import BasePolicy
 
 from sb3_o2o.data import OfflineDataset
+from sb3_o2o.data.normalization import Normalizer
 
 #: transitions that a policy without memory sees at once
 _CHUNK = 4096
@@ -40,10 +41,12 @@ class Acting:
     :param source: a model or policy of SB3, another object with SB3's ``predict``, or a ``torch.nn.Module`` or other
         callable without memory
     :param action_space: the bounds of what is executed
+    :param normalizer: by which it sees observations; None where it sees them as they are
     """
 
-    def __init__(self, source: Any, action_space: spaces.Box):
+    def __init__(self, source: Any, action_space: spaces.Box, normalizer: Normalizer | None = None):
         self.source = source
+        self.normalizer = normalizer
         self.action_space = action_space
         self.may_sample = has_predict(source)
         self._function = None if self.may_sample else _as_function(source)
@@ -52,12 +55,15 @@ class Acting:
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
     ) -> tuple[np.ndarray, Any]:
         """
-        :param observation: ``(batch, *obs_shape)``, or a dictionary of such
+        :param observation: as the environment gives it without normaliser, ``(batch, *obs_shape)``, or a dictionary of
+            such
         :param state: what was returned before, None at first
         :param episode_start: which of them begin an episode, ``(batch,)`` bool
         :param deterministic: the mode, or a sample where the policy has a distribution
         :return: actions within the bounds, ``(batch, *action_shape)`` float32, and the state to hand on
         """
+        if self.normalizer is not None:
+            observation = self.normalizer.normalize_obs(observation)
         if self._function is not None:
             actions = self._function(observation)
         else:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -104,6 +105,23 @@ def opens_as_ours(path: str | os.PathLike[str] | io.BufferedIOBase) -> bool:
     return is_stock and is_box and not data.get("use_sde")
 
 
+def saved_objects(
+    path: str | os.PathLike[str] | io.BufferedIOBase,
+    names: Sequence[str],
+    custom_objects: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """
+    Some of a saved model's attributes, and no others: those may need code that is not there.
+
+    :param path: as for :func:`saved_family`
+    :param names: of the attributes
+    :param custom_objects: SB3's, which replace what cannot be read
+    :return: those that the file holds and that can be read, by name
+    """
+    data = _data(path)
+    return json_to_data(json.dumps({name: data[name] for name in names if name in data}), custom_objects)
+
+
 def saved_spaces(
     path: str | os.PathLike[str] | io.BufferedIOBase, custom_objects: dict[str, Any] | None = None
 ) -> tuple[spaces.Space | None, spaces.Space | None]:
@@ -114,9 +132,10 @@ def saved_spaces(
     :param custom_objects: SB3's, which replace what cannot be read
     :return: observation and action space; None for one that the file does not hold, or that cannot be read
     """
-    data, names = _data(path), ("observation_space", "action_space")
-    read = json_to_data(json.dumps({name: data[name] for name in names if name in data}), custom_objects)
-    observations, actions = (read.get(name) and _convert_space(read[name]) for name in names)
+    read = saved_objects(path, ("observation_space", "action_space"), custom_objects)
+    observations, actions = (
+        _convert_space(read[name]) if name in read else None for name in ("observation_space", "action_space")
+    )
     return observations, actions
 
 

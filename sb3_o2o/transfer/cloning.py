@@ -12,9 +12,10 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_o2o.data.filling import with_actions
+from sb3_o2o.data.normalization import Normalizer
 from sb3_o2o.networks.normalizer import copy_statistics
 from sb3_o2o.objectives import make_objective
 from sb3_o2o.recipes.reading import Recipe
@@ -130,51 +131,70 @@ class CrossingMixin(_Base):
         """Copy the networks whose shapes match; clone a policy that cannot be copied on the dataset."""
         if env is None and isinstance(source, BaseAlgorithm):
             env = source.get_env()
+        if env is None:
+            raise ValueError(f"load_offline needs env=…: {type(source).__name__} does not say where it acts.")
         recipe, from_recipe = cls._read_recipe(recipe, env)
-        name = getattr(source, "stock_class", type(source)).__name__
-        misfit = "" if env is None else _misfit(name, source, env)
-        source, kept = as_ours(source), kept_networks(training, from_recipe, given)
+        name, seen = getattr(source, "stock_class", type(source)).__name__, training["seen"]
+        misfit = _other_spaces(name, source, env)
+        is_model, source = isinstance(source, BaseAlgorithm | BasePolicy), as_ours(source)
+        has_networks = cls.shares_networks and getattr(source, "shares_networks", type(source).__name__ == "TQC")
+        alike = seen.give_to(env, given.get("verbose", 0)) if has_networks and not misfit else env
+        if is_model:
+            misfit = misfit or seen.misfit(name, alike)
+        may_copy = has_networks and not misfit
+        if may_copy and hasattr(source, "shares_networks"):  # TQC's values are none of ours
+            training = {**training, "load_critic": seen.keeps_values(name, alike, training)}
+        kept = kept_networks(training, from_recipe, given)
         if "pretrain_kwargs" in inspect.signature(cls.__init__).parameters:
             given = {**given, "pretrain_kwargs": None}  # what is built here fine-tunes
-        model, copied = (
-            (cls._build(env, policy, recipe, given), ())
-            if misfit
-            else cls._build_like(source, env, policy, recipe, from_recipe, given, kept, training["clone_std"])
+        like, copied = (
+            cls._build_like(source, alike, policy, recipe, from_recipe, given, kept, training["clone_std"])
+            if may_copy
+            else (None, ())
         )
+        model = cls._build(env, policy, recipe, given) if like is None else like
+        seen.warn_of_wrapping(env, model.env)
         if "critics" in copied:
             model._cut_ensemble(given.get("n_critics"), from_recipe.get("n_critics"), recipe)
         if copied:
             trained = (*NETWORK_ARGUMENTS, *(VALUE_ARGUMENTS if "critics" in copied else ()))
             wanted = {key: from_recipe[key] for key in trained if key in from_recipe and key not in given}
             warn_about_networks(model, wanted, None if recipe is None else recipe.reference)
-        distance, why = None, f" ({misfit})" if misfit else ""
-        if "actor" in copied:
-            distance = model._distance(source, model._sampled_observations())
-        elif not kept.actor:
-            if not copied:
-                raise ValueError(
-                    f"load_actor=False takes over values alone, and those of {name} do not fit {cls.__name__}{why}."
-                )
-        elif given.get("dataset") is None:
-            raise ValueError(
-                f"The networks of {name} do not fit {cls.__name__}{why}: pass dataset=… to clone its policy on."
-            )
-        else:
-            if misfit:
-                warnings.warn(
-                    f"T{misfit[1:]}: the policy is cloned and the critics are fresh, because the same weights would "
-                    "act otherwise.",
-                    stacklevel=3,
-                )
-            distance = model._clone(source, training)
+        if misfit and (has_networks or not seen.is_known):
+            _warn_of_misfit(misfit, has_networks, given)
+        theirs = Acting(source, model.action_space, seen.normalizer)  # type: ignore[arg-type]
+        distance = model._taken_over(name, theirs, copied, kept, training, misfit)
         for network, target in model.target_pairs():
             if "critics" not in copied or target is not model.critic_target:
                 target.load_state_dict(network.state_dict())
-        returns = model._returns(source, training["report_episodes"])
+        returns = model._returns(theirs, training["report_episodes"])
         model.clone_report = CloneReport(name, copied, distance, *returns)
         if model.verbose >= 1:
             print(f"load_offline: {model.clone_report}")
         return model._ready_to_finetune(given, kept)
+
+    def _taken_over(
+        self, name: str, theirs: Acting, copied: tuple[str, ...], kept: Kept, training: dict[str, Any], misfit: str
+    ) -> float | None:
+        """
+        Clone the policy where it was not copied.
+
+        :return: distance of its actions from the source's; None where a fresh policy is wanted
+        """
+        why = f" ({misfit})" if misfit else ""
+        if "actor" in copied:
+            return self._distance(theirs, self._as_it_acts(), self._sampled_observations())
+        if not kept.actor:
+            if copied:
+                return None
+            raise ValueError(
+                f"load_actor=False takes over values alone, and those of {name} do not fit {type(self).__name__}{why}."
+            )
+        if self.dataset is None:
+            raise ValueError(
+                f"The networks of {name} do not fit {type(self).__name__}{why}: pass dataset=… to clone its policy on."
+            )
+        return self._clone(theirs, training)
 
     # -- copying ---------------------------------------------------------------------------------------------------
 
@@ -189,11 +209,8 @@ class CrossingMixin(_Base):
         given: dict[str, Any],
         wanted: Kept,
         std: float,
-    ) -> tuple[Self, tuple[str, ...]]:
-        """:return: a model with what fits of the source's networks, and what was copied"""
-        has_networks = getattr(source, "shares_networks", type(source).__name__ == "TQC")
-        if not (cls.shares_networks and has_networks):
-            return cls._build(env, policy, recipe, given), ()
+    ) -> tuple[Self | None, tuple[str, ...]]:
+        """:return: a model with what fits of the source's networks, and what was copied; none where nothing fits"""
         # what belongs to critics is taken over with them alone, and whether they fit shows once they are built
         for kept in dict.fromkeys((wanted, Kept(wanted.actor, not wanted.actor))):
             arguments = network_arguments(source, cls, from_recipe, given, kept)
@@ -203,10 +220,9 @@ class CrossingMixin(_Base):
             copied = model._copy_networks(source, kept, std)
             if "critics" in copied or (copied and not kept.critic):
                 return model, copied
-            env = model.get_env()  # wrapped once
             if not copied:
                 break
-        return cls._build(env, policy, recipe, given), ()
+        return None, ()
 
     def _copy_networks(self, source: Any, kept: Kept, std: float) -> tuple[str, ...]:
         """:return: what was copied"""
@@ -236,7 +252,13 @@ class CrossingMixin(_Base):
         self.has_statistics = copy_statistics(source.actor, self.policy) or self.has_statistics
         if self.actor.stochastic and fitting.keys() != own.keys():
             self.actor.set_std(std)
-        if self._distance(source, self._sampled_observations()) <= _SAME_ACTION:
+        # the same network, whatever it is shown: by which statistics it sees is another question
+        inputs = self._sampled_observations()
+        normalizer = Normalizer.of(self.get_vec_normalize_env())
+        if normalizer is not None:
+            inputs = normalizer.normalize_obs(inputs)
+        own_actor, theirs = (Acting(each, self.action_space) for each in (self, source))  # type: ignore[arg-type]
+        if self._distance(own_actor, theirs, inputs) <= _SAME_ACTION:
             return True
         self.actor.load_state_dict(own)  # other activations, say
         self.has_statistics = False
@@ -253,9 +275,9 @@ class CrossingMixin(_Base):
 
     # -- cloning ---------------------------------------------------------------------------------------------------
 
-    def _clone(self, source: Any, training: dict[str, Any]) -> float:
+    def _clone(self, theirs: Acting, training: dict[str, Any]) -> float:
         """
-        Imitate a policy's actions on the dataset's observations (OCR-CFT, eq. 52).
+        Imitate a policy's actions on the dataset's observations (OCR-CFT, eq. 52). Each sees these in its own way.
 
         :return: mean distance of the actions afterwards
         """
@@ -263,7 +285,7 @@ class CrossingMixin(_Base):
             raise ValueError(
                 f"The policy of {type(self).__name__} is deterministic and has no likelihood: use clone_loss='mse'."
             )
-        dataset, theirs = self.load_dataset(self.dataset), self._acting(source)
+        dataset = self.load_dataset(self.dataset)
         wanted = imitated = self._scaled(theirs.on_dataset(dataset))
         if training["clone_loss"] == "likelihood" and theirs.may_sample:
             imitated = self._scaled(theirs.on_dataset(dataset, seed=self.seed or 0))
@@ -278,48 +300,41 @@ class CrossingMixin(_Base):
             steps, self.n_pretrain_steps = self.n_pretrain_steps, 0
         if self.actor.stochastic and training["clone_loss"] == "mse":
             self.actor.set_std(training["clone_std"])
-        distance = _mean_distance(self._scaled(self._acting(self).on_dataset(dataset)), wanted)
+        distance = _mean_distance(self._scaled(self._as_it_acts().on_dataset(dataset)), wanted)
         self.logger.record("offline/clone_distance", distance)
         self.logger.dump(step=steps)
         return distance
 
-    def _acting(self, source: Any) -> Acting:
-        return Acting(source, self.action_space)  # type: ignore[arg-type]
+    def _as_it_acts(self) -> Acting:
+        """This model, on observations as the environment gives them without normaliser."""
+        return Acting(self, self.action_space, Normalizer.of(self.get_vec_normalize_env()))  # type: ignore[arg-type]
 
     def _scaled(self, actions: np.ndarray) -> np.ndarray:
         """:return: on the scale of [-1, 1], ``(N, act)``"""
         return self.policy.scale_action(actions).reshape(len(actions), -1)  # type: ignore[misc]
 
-    def _distance(self, source: Any, observations: Any) -> float:
-        """:return: mean distance of the deterministic actions of a policy without memory from this model's"""
-        policies = [self._acting(each) for each in (self, source)]
-        return _mean_distance(*(self._scaled(each.predict(observations)[0]) for each in policies))
+    def _distance(self, one: Acting, other: Acting, observations: Any) -> float:
+        """:return: mean distance of the deterministic actions of two policies without memory"""
+        return _mean_distance(*(self._scaled(each.predict(observations)[0]) for each in (one, other)))
 
-    def _returns(self, source: Any, n_episodes: int) -> tuple[float | None, float | None]:
+    def _returns(self, theirs: Acting, n_episodes: int) -> tuple[float | None, float | None]:
         """:return: mean returns of the source and of this model, over whole episodes of the environment"""
         if n_episodes <= 0 or self.env is None:
             return None, None
-        normalizer: VecNormalize | None = unwrap_vec_normalize(self.env)
-        training = normalizer is not None and normalizer.training
-        if normalizer is not None:
-            normalizer.training = False  # statistics belong to the run
-        try:
-            means = [
-                float(np.mean(evaluate_policy(self._acting(each), self.env, n_episodes, warn=False)[0]))
-                for each in (source, self)
-            ]
-        finally:
-            if normalizer is not None:
-                normalizer.training = training
+        # statistics belong to the run, and each sees in its own way
+        normalizing = self.get_vec_normalize_env()
+        env = self.env if normalizing is None else normalizing.venv
+        theirs_and_own = (theirs, self._as_it_acts())
+        means = [float(np.mean(evaluate_policy(each, env, n_episodes, warn=False)[0])) for each in theirs_and_own]
         return means[0], means[1]
 
 
-def _misfit(name: str, source: Any, env: VecEnv) -> str:
+def _other_spaces(name: str, source: Any, env: VecEnv) -> str:
     """
     :param name: of the source, for messages
     :param source: a policy of any kind
     :param env: the environment
-    :return: why the source's networks would mean something else there; nothing if they would not
+    :return: why the source's networks would act otherwise there; nothing if they would not
     :raises ValueError: if the source cannot act there
     """
     if not isinstance(source, BaseAlgorithm | BasePolicy):
@@ -329,6 +344,17 @@ def _misfit(name: str, source: Any, env: VecEnv) -> str:
     if same_bounds(theirs[1], here[1]):
         return ""
     return f"the actions of {name} lie in {bounds(theirs[1])}, the environment's in {bounds(here[1])}"
+
+
+def _warn_of_misfit(misfit: str, has_networks: bool, given: dict[str, Any]) -> None:
+    if given.get("dataset") is None:
+        return  # an error will say it
+    means = (
+        "the policy is cloned and the critics are fresh, because the same weights would act otherwise"
+        if has_networks
+        else "its actions are asked for on observations as they are"
+    )
+    warnings.warn(f"{misfit[0].upper()}{misfit[1:]}: {means}.", stacklevel=4)
 
 
 def _mean_distance(one: np.ndarray, other: np.ndarray) -> float:

@@ -13,7 +13,6 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv
-from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_o2o.data import OfflineDataset
 from sb3_o2o.errors import check_keyword_arguments
@@ -31,7 +30,7 @@ from sb3_o2o.transfer.architecture import (
     mixed_network_arguments,
     warn_about_networks,
 )
-from sb3_o2o.transfer.archive import saved_attributes, saved_family, saved_model_path, saved_spaces
+from sb3_o2o.transfer.archive import saved_attributes, saved_family, saved_model_path
 from sb3_o2o.transfer.cloning import CrossingMixin
 from sb3_o2o.transfer.export import ExportMixin
 from sb3_o2o.transfer.foreign import (
@@ -43,7 +42,8 @@ from sb3_o2o.transfer.foreign import (
     unknown_family,
 )
 from sb3_o2o.transfer.renewal import RenewalMixin, kept_networks
-from sb3_o2o.transfer.spaces import check_spaces, same_bounds
+from sb3_o2o.transfer.seeing import Seen, restore_normalizer, saved_model_sees
+from sb3_o2o.transfer.spaces import saved_model_fits
 from sb3_o2o.updates import pretraining
 from sb3_o2o.updates.containers import own_containers
 from sb3_o2o.updates.phases import PRETRAINING
@@ -119,7 +119,19 @@ class TransferMixin(CrossingMixin, RenewalMixin, ExportMixin):
             model.online_arguments.pop(name, None)  # holds in both phases from now on
         # of what to_sb3 made, stock attributes say nothing
         model.has_statistics = model.has_statistics or has_statistics(model.policy)
+        restore_normalizer(model)
         return model
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """
+        Stable-Baselines3's ``set_env``. A ``VecNormalize`` that has seen nothing is given the statistics that the model
+        was saved with.
+
+        :param env: the environment to go on in
+        :param force_reset: begin new episodes there
+        """
+        super().set_env(env, force_reset)
+        restore_normalizer(self)
 
     def set_parameters(
         self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto"
@@ -182,12 +194,19 @@ class TransferMixin(CrossingMixin, RenewalMixin, ExportMixin):
         device: th.device | str = "auto",
         progress_bar: bool = False,
         custom_objects: dict[str, Any] | None = None,
+        vec_normalize: Any = None,
         **kwargs: Any,
     ) -> Self:
         """
         Start fine-tuning from whatever there is. The environment has to have the keys and shapes of the source's
         observations and the shape of its actions. Bounds and data types of observations may differ; where the bounds of
         actions do, the same weights would act otherwise: the policy is cloned, and the critics are fresh.
+
+        Each policy sees observations in its own way: a live model by the ``VecNormalize`` of its environment, a zip of
+        ours by the one it was saved with, anything else what ``env`` gives, unless ``vec_normalize`` says otherwise.
+        Networks that are kept need the same statistics: a ``VecNormalize`` of ``env`` that has seen nothing is given
+        the source's, an ``env`` without one is wrapped, and behind other statistics the policy is cloned. Where a model
+        is trained here, a ``VecNormalize`` that has seen nothing starts with the dataset's (see ``pretrain``).
 
         :param source: a zip of ours; a zip or live model of stock SB3 or sb3-contrib; a Minari id, dataset
             file or ``OfflineDataset`` (pre-trained on here); a ``torch.nn.Module`` or other callable from
@@ -225,6 +244,9 @@ class TransferMixin(CrossingMixin, RenewalMixin, ExportMixin):
         :param progress_bar: show a progress bar while training here
         :param custom_objects: for a zip: what replaces objects that cannot be read, by the names of the model's
             attributes, as in SB3's ``load``
+        :param vec_normalize: by which statistics the source saw observations and rewards: a ``VecNormalize``, or a file
+            that its ``save`` wrote (RL Zoo's ``vecnormalize.pkl``; unpickling runs code: open only files you trust);
+            False if it saw them as they are; None to ask the source
         :param kwargs: further constructor arguments. ``n_critics`` below the trained number keeps the first members of
             an ensemble that is kept, their moments included, and so does a recipe; a number as ``ent_coef`` stops its
             tuning
@@ -241,7 +263,7 @@ class TransferMixin(CrossingMixin, RenewalMixin, ExportMixin):
             raise ValueError(f"clone_loss must be 'mse' or 'likelihood', not {clone_loss!r}.")
         if not load_actor and load_critic is False:
             raise ValueError("load_actor=False and load_critic=False keep nothing: build a new model instead.")
-        training = {
+        training: dict[str, Any] = {
             "pretrain_steps": pretrain_steps,
             "progress_bar": progress_bar,
             "load_actor": load_actor,
@@ -251,50 +273,32 @@ class TransferMixin(CrossingMixin, RenewalMixin, ExportMixin):
             "clone_loss": clone_loss,
             "report_episodes": report_episodes,
         }
-        if env is not None:
-            env = cls._wrap_env(maybe_make_env(env, verbose=0), verbose=0)
+        if vec_normalize is True:
+            raise ValueError("vec_normalize takes a VecNormalize, the file of one, False or None, not True.")
+        here: Any = None if env is None else cls._wrap_env(maybe_make_env(env, verbose=0), verbose=0)
         path: Any = saved_model_path(source)
         is_policy = path is not None or has_predict(source)
         is_policy = is_policy or (callable(source) and not isinstance(source, OfflineDataset))
         if given.get("pretrain_kwargs") and is_policy:
             raise ValueError("pretrain_kwargs say how to pre-train on a dataset, and this source is a policy.")
-        family = None if path is None else saved_family(path)
+        family = "" if path is None else saved_family(path)
         if isinstance(source, cls.stock_class):
             path, family = to_memory(source), cls.stock_class.__name__
         if family == "unknown":
             raise unknown_family(path)
-        as_it_is: dict[str, Any] | None = {}
-        if path is not None and env is not None:
-            as_it_is = cls._spaces_of(path, str(family), env, custom_objects)  # type: ignore[arg-type]
-        if family == cls.stock_class.__name__ and as_it_is is not None:
-            objects = {**(custom_objects or {}), **as_it_is}
-            return cls._from_saved(path, env, recipe, {**given, "device": device}, training, objects)
+        training["seen"] = Seen.by(source, path, here, vec_normalize, custom_objects)
+        fits, objects = True, custom_objects or {}
+        if path is not None and here is not None:
+            fits, objects = saved_model_fits(path, family, here, objects)
+        if family == cls.stock_class.__name__ and fits:
+            alike = saved_model_sees(family, here, training, given.get("verbose", 0))
+            if alike is not None or here is None:
+                return cls._from_saved(path, alike, recipe, {**given, "device": device}, training, objects)
         if path is not None:
-            source = load_foreign(str(family), path, custom_objects)
+            source = load_foreign(family, path, custom_objects)
         if is_policy:
-            return cls._from_policy(source, env, policy, recipe, {**given, "device": device}, training)
-        return cls._from_dataset(source, env, policy, recipe, {**given, "device": device}, training)
-
-    @staticmethod
-    def _spaces_of(
-        path: Any, family: str, env: VecEnv, custom_objects: dict[str, Any] | None
-    ) -> dict[str, spaces.Space] | None:
-        """
-        :param path: a saved model
-        :param family: what it is
-        :param env: the environment to go on in
-        :param custom_objects: SB3's
-        :return: spaces of the environment that take the place of the saved ones; None where networks cannot stay
-        :raises ValueError: if the model cannot act there
-        """
-        theirs = saved_spaces(path, custom_objects)
-        check_spaces(f"The saved {family} model", *theirs, env.observation_space, env.action_space)
-        if theirs[1] is not None and not same_bounds(theirs[1], env.action_space):
-            return None
-        named = zip(
-            ("observation_space", "action_space"), theirs, (env.observation_space, env.action_space), strict=True
-        )
-        return {name: here for name, there, here in named if there is not None and there != here}
+            return cls._from_policy(source, here, policy, recipe, {**given, "device": device}, training)
+        return cls._from_dataset(source, here, policy, recipe, {**given, "device": device}, training)
 
     @classmethod
     def _from_saved(
@@ -488,6 +492,11 @@ class TransferMixin(CrossingMixin, RenewalMixin, ExportMixin):
         if env is None:
             env = recover_environment(source)
         recipe, _ = cls._read_recipe(recipe, env)
+        seen: Seen = training["seen"]
+        if seen.is_known:
+            given_env = cls._wrap_env(env, verbose=0)
+            env = seen.give_to(given_env, given.get("verbose", 0))
+            seen.warn_of_wrapping(given_env, env)
         model = cls._build(env, policy, recipe, {"dataset": source, **given})
         steps = training["pretrain_steps"] or pretraining.default_steps(model)
         if not steps:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_o2o.transfer.archive import saved_spaces
 
 
 def check_spaces(
@@ -33,6 +38,27 @@ def check_spaces(
                 "a function from the environment's observations to its actions. "
                 f"Source: {theirs}; environment: {ours}."
             )
+
+
+def saved_model_fits(
+    path: Any, family: str, env: VecEnv, custom_objects: dict[str, Any]
+) -> tuple[bool, dict[str, Any]]:
+    """
+    :param path: a saved model
+    :param family: what it is
+    :param env: the environment to go on in
+    :param custom_objects: SB3's
+    :return: whether its networks act there as they did, and ``custom_objects`` with the environment's spaces where the
+        saved ones have other bounds or data types
+    :raises ValueError: if the model cannot act there
+    """
+    theirs = saved_spaces(path, custom_objects)
+    check_spaces(f"The saved {family} model", *theirs, env.observation_space, env.action_space)
+    here = {"observation_space": env.observation_space, "action_space": env.action_space}
+    named = zip(theirs, here.items(), strict=True)
+    others = {name: space for there, (name, space) in named if there is not None and there != space}
+    fits = theirs[1] is None or same_bounds(theirs[1], env.action_space)
+    return fits, {**custom_objects, **others} if fits else custom_objects
 
 
 def difference(theirs: spaces.Space, ours: spaces.Space) -> str:

@@ -16,7 +16,7 @@ from sb3_o2o.updates.bars import PretrainingProgressBar
 from sb3_o2o.updates.gradient_phases import gradient_steps, prepare_objective
 from sb3_o2o.updates.hooks import as_list, walk
 from sb3_o2o.updates.phases import PRETRAINING
-from sb3_o2o.updates.sampling import is_same, load_dataset, open_offline_buffer
+from sb3_o2o.updates.sampling import fit_normalizer, is_same, load_dataset, open_offline_buffer
 from sb3_o2o.updates.trainee import Trainee
 
 
@@ -84,6 +84,7 @@ def open_data(model: Trainee, dataset: Any) -> None:
     model.offline_buffer = None
     try:
         buffer = open_offline_buffer(model, source, "pretrain", whole_episodes=False)
+        fit_normalizer(model, buffer.dataset)
     except BaseException:
         model.offline_buffer = opened  # nothing is half-applied
         raise

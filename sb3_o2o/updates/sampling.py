@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch as th
 
 from sb3_o2o.data import OfflineDataset, OfflineReplayBuffer
+from sb3_o2o.data.normalization import fit, is_fresh
 from sb3_o2o.objectives.batch import Batch
 from sb3_o2o.updates.phases import PRETRAINING
 from sb3_o2o.updates.trainee import Trainee
@@ -142,3 +144,43 @@ def is_same(model: Trainee, source: Any, opened: OfflineReplayBuffer) -> bool:
         return False
     opened.dataset = dataset  # a resumed run has to be given back what is in no file
     return True
+
+
+# -- normalisation -------------------------------------------------------------------------------------------------
+
+
+def fit_normalizer(model: Trainee, dataset: OfflineDataset) -> None:
+    """
+    Give a ``VecNormalize`` that has seen nothing the statistics of what is trained on. One that is frozen and in which
+    the model has acted is the identity by choice.
+
+    :param model: the algorithm
+    :param dataset: on the training scale of rewards
+    :raises ValueError: if its observations have other keys or shapes
+    """
+    env = model.get_vec_normalize_env()
+    if env is None or (not env.training and model.num_timesteps > 0):
+        return
+    fitted = fit(env, dataset)
+    if fitted and model.verbose >= 1:
+        print(
+            f"VecNormalize starts with the statistics of the {' and '.join(fitted)} of {dataset.source!r} "
+            f"({len(dataset)} transitions)."
+        )
+
+
+def fit_normalizer_to_callbacks(model: Trainee, callbacks: Iterable[Any]) -> None:
+    """
+    The same with the first dataset that a callback draws from. To be called before the environment is reset, because
+    ``VecNormalize`` counts what it shows then.
+
+    :param model: the algorithm
+    :param callbacks: all of a run
+    """
+    env = model.get_vec_normalize_env()
+    if env is None or not is_fresh(env):
+        return
+    asked = (each.drawn_from(model.dataset) for each in callbacks if hasattr(each, "drawn_from"))
+    source = next((each for each in asked if each is not None), None)
+    if source is not None:
+        fit_normalizer(model, load_dataset(model, source))

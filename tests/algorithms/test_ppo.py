@@ -303,10 +303,11 @@ def test_an_interrupted_pretraining_is_not_logged_online() -> None:
     assert model.loop.metrics.sums == {}
 
 
-def test_rewards_on_two_scales() -> None:
-    model = make_ppo(env=VecNormalize(vec()), dataset=dataset(), finetuning=[PolicyReevaluation(1)])
-    with pytest.warns(UserWarning, match="VecNormalize has seen no reward yet"):
-        model.learn(8)
+def test_values_are_made_on_the_scale_that_rewards_have_online() -> None:
+    env, data = VecNormalize(vec()), dataset()
+    model = make_ppo(env=env, dataset=data, finetuning=[PolicyReevaluation(1)])
+    model.learn(8)
+    assert env.ret_rms.count == pytest.approx(len(data) + 8, abs=0.1)
 
 
 # -- resumption ----------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from sb3_o2o import O2OSAC
 from sb3_o2o.data import OfflineDataset
 from sb3_o2o.data.collect import collect
 
@@ -90,6 +91,16 @@ def test_a_model_sees_observations_as_it_did_in_training() -> None:
     env.obs_rms.mean, env.obs_rms.var = np.array([1.0, 5.0]), np.array([4.0, 9.0])
     model = SAC("MlpPolicy", env, seed=0, device="cpu", buffer_size=10, policy_kwargs={"net_arch": [8]})
     dataset = collect(model, WalkEnv(), "me/normalised-v0", n_steps=5, deterministic=True, seed=0)
+    expected = model.predict(env.normalize_obs(dataset.observations), deterministic=True)[0]
+    np.testing.assert_allclose(dataset.actions, model.policy.scale_action(expected), atol=1e-5)
+
+
+def test_a_saved_model_of_ours_sees_them_without_its_environment(tmp_path: Path) -> None:
+    env = VecNormalize(DummyVecEnv([WalkEnv]), training=False)
+    env.obs_rms.mean, env.obs_rms.var = np.array([1.0, 5.0]), np.array([4.0, 9.0])
+    O2OSAC("MlpPolicy", env, seed=0, device="cpu", buffer_size=10, policy_kwargs={"net_arch": [8]}).save(tmp_path / "m")
+    model = O2OSAC.load(tmp_path / "m", device="cpu")
+    dataset = collect(model, WalkEnv(), "me/saved-v0", n_steps=5, deterministic=True, seed=0)
     expected = model.predict(env.normalize_obs(dataset.observations), deterministic=True)[0]
     np.testing.assert_allclose(dataset.actions, model.policy.scale_action(expected), atol=1e-5)
 

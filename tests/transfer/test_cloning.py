@@ -302,8 +302,12 @@ def test_losses_that_do_not_exist(algorithm: Any, loss: str, message: str) -> No
 @pytest.mark.parametrize("normalized", [False, True])
 def test_scores_of_both(normalized: bool, tmp_path: Path) -> None:
     env: Any = VecNormalize(vec()) if normalized else vec()
-    before = env.obs_rms.count if normalized else None
-    model = O2OTD3.load_offline(stock(SAC), env, buffer_size=100, report_episodes=3, **SMALL)
+    source = stock(SAC)
+    if normalized:
+        source.set_env(VecNormalize(vec()))
+        source.learn(12)
+    model = O2OTD3.load_offline(source, env, buffer_size=100, report_episodes=3, **SMALL)
+    before = source.env.obs_rms.count if normalized else None
     report = model.clone_report
     assert report is not None
     assert report.source_return is not None

@@ -1,0 +1,179 @@
+"""Training behind ``VecNormalize``: a new one begins with the statistics of the dataset."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecNormalize
+from toy_tasks import FAST, assert_same, dataset, make, make_ppo, make_td3, state, vec
+
+from sb3_o2o import O2OSAC
+from sb3_o2o.data import MixedReplayBuffer
+from sb3_o2o.finetuning import DatasetReplay, FIFOReplay, PolicyReevaluation, SymmetricReplay
+
+BUILD = [make, make_td3, make_ppo]
+
+
+def fresh(n_envs: int = 1, **kwargs: Any) -> VecNormalize:
+    return VecNormalize(vec(n_envs), **kwargs)
+
+
+def fitted(env: VecNormalize, n_more: int = 0) -> bool:
+    return env.obs_rms.count == pytest.approx(60 + n_more, abs=1e-3)
+
+
+@pytest.mark.parametrize("build", BUILD)
+def test_pretraining_sees_what_fine_tuning_will_see(build: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    env, data = fresh(), dataset()
+    model = build(env=env, objective="bc", verbose=1)
+    model.pretrain(data, 2)
+    out = capsys.readouterr().out
+    assert out.count("VecNormalize starts with the statistics of the observations and rewards of 'arrays' (60 tr") == 1
+    assert fitted(env)
+    assert np.allclose(env.obs_rms.mean, data.observations.mean(axis=0), atol=1e-6)
+    assert env.ret_rms.count == pytest.approx(60, abs=1e-3)
+    seen = model.offline_buffer.sample(400, env=env).observations
+    assert np.allclose(seen.mean(axis=0), 0.0, atol=0.2)
+    assert np.allclose(seen.std(axis=0), 1.0, atol=0.2)
+    model.learn(8)
+    assert fitted(env, n_more=9)  # an observation for each step, and that of the reset: they go on from there
+
+
+def test_frozen_statistics_stay() -> None:
+    """No update is made, so the policy answers as it did."""
+    env = fresh(training=False, norm_reward=False)
+    model = make(env=env, objective="bc").pretrain(dataset(), 20)
+    seen = dataset().observations
+    before = model.predict(env.normalize_obs(seen), deterministic=True)[0]
+    model.learning_starts = 1000
+    model.learn(30)
+    assert fitted(env)
+    assert np.array_equal(model.predict(env.normalize_obs(seen), deterministic=True)[0], before)
+
+
+def test_running_statistics_move_slowly() -> None:
+    """As many observations online as in the dataset, of the same kind, move the statistics less than a new one's."""
+    found = []
+    for source in (dataset(2000), None):
+        env = fresh(norm_reward=False)
+        model = make(env=env, objective="bc", seed=1)
+        if source is not None:
+            model.pretrain(source, 1)
+        model.learning_starts = 1000
+        model.learn(20)
+        early = env.obs_rms.mean.copy()
+        model.learn(40, reset_num_timesteps=False)
+        found.append(np.abs(env.obs_rms.mean - early).max())
+    assert found[0] < 0.3 * found[1]
+
+
+@pytest.mark.parametrize("algorithm", [make, make_td3])
+@pytest.mark.parametrize("callback", [SymmetricReplay, FIFOReplay, DatasetReplay, PolicyReevaluation])
+@pytest.mark.parametrize("where", ["constructor", "learn", "own data"])
+def test_callbacks_that_draw_from_the_dataset(algorithm: Any, callback: Any, where: str) -> None:
+    """Without pre-training, before the environment gives its first observation."""
+    env, data = fresh(norm_reward=False), dataset()
+    given = {"gradient_steps": 1} if callback is PolicyReevaluation else {}
+    made = callback(dataset=data if where == "own data" else None, **given)
+    model = algorithm(
+        env=env,
+        dataset=None if where == "own data" else data,
+        finetuning=[made] if where == "constructor" else [],
+    )
+    first: list[Any] = []
+
+    class Look(BaseCallback):
+        def _on_training_start(self) -> None:
+            first.append((self.model._last_obs, env.normalize_obs(env.get_original_obs())))
+
+        def _on_step(self) -> bool:
+            return True
+
+    model.learn(4, callback=[Look(), *([] if where == "constructor" else [made])])
+    assert fitted(env, n_more=5)
+    assert np.array_equal(*first[0])  # the policy never acts on anything else
+
+
+def test_a_buffer_that_mixes_the_dataset_in() -> None:
+    env, kwargs = fresh(), {"dataset": dataset()}
+    make(env=env, replay_buffer_class=MixedReplayBuffer, replay_buffer_kwargs=kwargs).learn(4)
+    assert fitted(env, n_more=5)
+
+
+def test_a_dataset_that_nobody_draws_from_is_left_alone() -> None:
+    env = fresh()
+    make(env=env, dataset=dataset(), finetuning=[DatasetReplay("none")]).learn(4)
+    assert env.obs_rms.count == pytest.approx(5, abs=1e-3)
+
+
+def test_statistics_of_a_moment_are_warned_of() -> None:
+    model = make(env=fresh()).learn(8)
+    with pytest.warns(UserWarning, match="VecNormalize has seen 9 observations"):
+        model.pretrain(dataset(), 1)
+
+
+def test_a_frozen_identity_stays_one() -> None:
+    """It is one by choice where the model has acted behind it."""
+    env = fresh(training=False)
+    model = make(env=env).learn(8)
+    model.pretrain(dataset(), 1)
+    assert env.obs_rms.count < 1
+
+
+def test_a_dataset_that_does_not_fit_changes_nothing() -> None:
+    env: Any = fresh()
+    model = make(env=env)
+    env.obs_rms.mean, env.obs_rms.var = np.zeros(6), np.ones(6)
+    with pytest.raises(ValueError, match="wrap the environment in VecNormalize last"):
+        model.pretrain(dataset(), 1)
+    assert model.offline_buffer is None
+    assert env.obs_rms.count < 1
+
+
+@pytest.mark.parametrize("build", BUILD)
+def test_statistics_of_the_dataset_travel_with_a_bundle(build: Any, tmp_path: Path) -> None:
+    """Interrupted in the middle of pre-training, and gone on with behind a new VecNormalize, or none."""
+    whole = build(env=fresh(), objective="bc").pretrain(dataset(), 6)
+    half = build(env=fresh(), objective="bc").pretrain(dataset(), 3)
+    half.save_resume(tmp_path / "bundle")
+    for env in (fresh(), vec()):
+        model = type(half).load_resume(tmp_path / "bundle", env=env)
+        model.pretrain(dataset(), 3, reset_gradient_steps=False)
+        own = model.get_vec_normalize_env()
+        assert fitted(own)
+        assert own.ret_rms.count == pytest.approx(60, abs=1e-3)
+        assert_same(state(whole), state(model))
+
+
+def test_pretrained_by_load_offline() -> None:
+    """A dataset as the source, behind the statistics of another run or behind its own."""
+    own = fresh()
+    O2OSAC.load_offline(dataset(), own, pretrain_steps=1, **FAST)
+    assert fitted(own)
+    given = fresh()
+    O2OSAC.load_offline(dataset(), given, pretrain_steps=1, vec_normalize=own, **FAST)
+    assert np.array_equal(given.obs_rms.mean, own.obs_rms.mean)
+    with pytest.warns(UserWarning, match="wrapped"):
+        model = O2OSAC.load_offline(dataset(), vec(), pretrain_steps=1, vec_normalize=own, **FAST)
+    assert model.get_vec_normalize_env() is not None
+
+
+def test_losses_are_those_of_a_dataset_that_was_normalised_before() -> None:
+    """End to end: the same weights as from normalised data without VecNormalize."""
+    from toy_tasks import Drift, arrays
+
+    from sb3_o2o.data import OfflineDataset
+
+    env, data = fresh(norm_reward=False, training=False), dataset()
+    model = make(env=env, objective="iql").pretrain(data, 3)
+    fields = arrays()
+    for name in ("observations", "next_observations"):
+        fields[name] = env.normalize_obs(fields[name])
+    space = Drift()
+    plain = OfflineDataset.load(fields, observation_space=space.observation_space, action_space=space.action_space)
+    other = make(objective="iql").pretrain(plain, 3)
+    for own, wanted in zip(model.policy.parameters(), other.policy.parameters(), strict=True):
+        assert th.allclose(own, wanted, atol=1e-5)
