@@ -100,8 +100,6 @@ _OTHER_FILES = {
     ".zip": "a saved model, perhaps: give it to load_offline. Its replay buffer is in a .pkl of its own",
     ".npy": "a single array: put observations, actions, rewards, ... into one .npz (numpy.savez)",
     ".arrow": "one part of a dataset of Hugging Face: give its folder",
-    ".json": "no format that is known",
-    ".jsonl": "no format that is known",
     ".pt": "a file of PyTorch: give what torch.load returns, a dictionary or list of arrays",
 }
 _FOLDERS = (
@@ -109,6 +107,8 @@ _FOLDERS = (
     IMITATION_FOLDER,
     Format("a Minari dataset", is_minari_folder, lambda folder, _: minari_folder_source(folder)),
 )
+#: Whatever is neither a file nor a folder.
+_MINARI_ID = Format("a Minari dataset", lambda _: True, lambda name, _: open_minari(name))
 
 
 @contextmanager
@@ -156,12 +156,7 @@ def open_source(source: Any, reading: Reading | None = None) -> Source:
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {source}.")
         return _FILES[suffix](path, reading)
-    return open_as(
-        Format("a Minari dataset", lambda name: True, lambda name, _: open_minari(name)),
-        str(source),
-        reading,
-        str(source),
-    )
+    return open_as(_MINARI_ID, str(source), reading)
 
 
 def _open_folder(folder: Path, reading: Reading) -> Source:

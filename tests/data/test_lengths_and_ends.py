@@ -312,6 +312,10 @@ def test_options_that_a_source_cannot_follow(two_episodes: str) -> None:
         OfflineDataset.load(steps(), reward=1.0)
     with pytest.raises(ValueError, match=r"reward is nan: expected a finite number"):
         OfflineDataset.load(steps(), reward=np.nan)
+    wrong: dict[str, Any] = {"reward": "none", "columns": ["x"], "observation_keys": [1]}
+    for option, value in wrong.items():
+        with pytest.raises(ValueError, match=f"{option} is .*: expected a"):
+            OfflineDataset.load(steps(), **{option: value})
     dataset = OfflineDataset.load(steps())
     with pytest.raises(ValueError, match=r"reward is about how a source is read: 'arrays' has been read already"):
         OfflineDataset.load(dataset, reward=0.0)

@@ -36,8 +36,13 @@ class Reading:
     dones: str | None = None
 
     def __post_init__(self) -> None:
-        if self.reward is not None and not math.isfinite(self.reward):
-            raise ValueError(f"reward is {self.reward}: expected a finite number.")
+        if self.reward is not None and not (isinstance(self.reward, (int, float)) and math.isfinite(self.reward)):
+            raise ValueError(f"reward is {self.reward!r}: expected a finite number.")
+        if self.columns is not None and not isinstance(self.columns, Mapping):
+            raise ValueError(f"columns is {self.columns!r}: expected a dictionary from fields to columns.")
+        keys = [] if self.observation_keys is None else self.observation_keys
+        if not isinstance(keys, (str, list, tuple)) or not all(isinstance(key, str) for key in keys):
+            raise ValueError(f"observation_keys is {keys!r}: expected a name or a list of names.")
         if self.dones is not None and self.dones not in DONES:
             raise ValueError(f"dones is {self.dones!r}: expected 'terminations' or 'truncations'.")
 
