@@ -21,6 +21,7 @@ from sb3_o2o.finetuning import (
     FineTuningCallback,
     LinearSchedule,
     OnlinePretraining,
+    PerturbedTargets,
     PolicyReevaluation,
     SymmetricReplay,
     Warmup,
@@ -531,10 +532,10 @@ def test_other_algorithms_are_refused() -> None:
 
 class TestFineTuning:
     def test_all_spellings(self) -> None:
-        callback = Warmup(7)
-        built = build_finetuning([callback, "Warmup", {"Warmup": {"steps": 3}}, {"SymmetricReplay": None}])
+        callback = PerturbedTargets()
+        built = build_finetuning([callback, "DualCritic", {"Warmup": {"steps": 3}}, {"SymmetricReplay": None}])
         assert built[0] is callback
-        assert isinstance(built[1], Warmup)
+        assert isinstance(built[1], DualCritic)
         assert isinstance(built[2], Warmup)
         assert built[2].steps == 3
         assert isinstance(built[3], SymmetricReplay)

@@ -28,7 +28,7 @@ from sb3_o2o.resume import bundle, copying
 from sb3_o2o.updates import gradient_phases, pretraining, sampling
 from sb3_o2o.updates.call import Call
 from sb3_o2o.updates.finetuning_run import FineTuningRun
-from sb3_o2o.updates.hooks import Hooks, as_list, walk
+from sb3_o2o.updates.hooks import Hooks, as_list, refuse_conflicts, walk
 from sb3_o2o.updates.loop import UpdateLoop
 from sb3_o2o.updates.phases import FINETUNING, PRETRAINING
 
@@ -408,10 +408,12 @@ class OfflineToOnlineAlgorithm(_Base):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        callbacks = [each for given in (*self.finetuning, *as_list(callback)) for each in walk(given)]
+        self._check_callbacks(callbacks)  # one that cannot work changes nothing
         if self.pretrain_steps > 0 and self.n_pretrain_steps < self.pretrain_steps:
             # RL Zoo knows only the constructor and ``learn``. Its callbacks belong to the online phase: their
             # evaluations and checkpoints are numbered by environment steps
-            self._check_callbacks(callback)  # before hours of training
+            self._check_run(callbacks)  # before hours of training
             is_new, missing = self.n_pretrain_steps == 0, self.pretrain_steps - self.n_pretrain_steps
             self.pretrain(None, missing, progress_bar=progress_bar, reset_gradient_steps=is_new)
             if self.n_pretrain_steps < self.pretrain_steps:
@@ -435,15 +437,19 @@ class OfflineToOnlineAlgorithm(_Base):
         self.call.take(callback, offline=False)
         self.finetuning_run.bring_in(walk(callback))
         self.hooks.deliver_to(walk(callback))
-        self._refuse_unused_hooks()
         self.loop.optimizers(self.finetuning_objective)  # refuses losses that share a name
         return total_timesteps, callback
 
-    def _check_callbacks(self, callback: MaybeCallback) -> None:
-        """:raises ValueError: if a callback of this run would do nothing, or cannot work beside the others"""
-        callbacks = [each for given in (*self.finetuning, *as_list(callback)) for each in walk(given)]
+    def _check_callbacks(self, callbacks: list[BaseCallback]) -> None:
+        """:raises ValueError: if a callback of a ``learn`` would do nothing, or cannot work beside the others"""
+        refuse_conflicts(callbacks)
+        hooks = Hooks()
+        hooks.deliver_to(callbacks)
+        self._refuse_unused_hooks(hooks)
+
+    def _check_run(self, callbacks: list[BaseCallback]) -> None:
+        """:raises ValueError: if a callback could not start"""
         self.hooks.deliver_to(callbacks)
-        self._refuse_unused_hooks()
         with arguments_of_finetuning(self):
             for each in callbacks:
                 each.init_callback(self)  # in order, as ``learn`` will do it: some look at those before them
@@ -465,12 +471,17 @@ class OfflineToOnlineAlgorithm(_Base):
         self.finetuning_run = FineTuningRun()
         self.finetuning_run.bring_in(self.finetuning)
 
-    def _refuse_unused_hooks(self) -> None:
-        """:raises ValueError: if a callback changes what is never asked for, and so would do nothing"""
-        self.hooks.refuse(self.finetuning_objective.unused_hooks, type(self.finetuning_objective).__name__)
+    def _refuse_unused_hooks(self, hooks: Hooks) -> None:
+        """
+        :param hooks: of a run
+        :raises ValueError: if a callback changes what is never asked for, and so would do nothing
+        """
+        hooks.refuse(self.finetuning_objective.unused_hooks, type(self.finetuning_objective).__name__)
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        return super()._init_callback([*self.finetuning, *as_list(callback)], progress_bar)
+        own = {id(each) for each in self.finetuning}
+        given = [each for each in as_list(callback) if id(each) not in own]  # an event is one, whoever names it twice
+        return super()._init_callback([*self.finetuning, *given], progress_bar)
 
     def learn(self, *args: Any, **kwargs: Any) -> Self:
         """SB3's ``learn``, with its arguments."""

@@ -184,7 +184,7 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
         :param batch_size: number of transitions
         :return: samples from whichever callback answers, or from the online buffer
         """
-        samples = self.hooks.first("sample", batch_size)
+        samples = self.hooks.answer("sample", batch_size)
         if samples is None:
             samples = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[union-attr]
         return samples
@@ -198,7 +198,7 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
     def _sample_action(
         self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        actions = self.hooks.first("act", self._last_obs)
+        actions = self.hooks.answer("act", self._last_obs)
         if actions is None:
             return super()._sample_action(learning_starts, action_noise, n_envs)
         return actions, self.policy.scale_action(actions)

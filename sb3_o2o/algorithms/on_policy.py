@@ -20,7 +20,7 @@ from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.networks.ppo_policies import ACTIVATIONS, O2OPPOPolicy
 from sb3_o2o.objectives import MonteCarloValueObjective, Objective, PPOIQLObjective
 from sb3_o2o.transfer.archive import ON_POLICY_ACTING
-from sb3_o2o.updates.hooks import UPDATE_HOOKS, as_list, walk
+from sb3_o2o.updates.hooks import UPDATE_HOOKS, Hooks, as_list, walk
 
 if TYPE_CHECKING:
     from stable_baselines3 import PPO as _Base
@@ -165,8 +165,8 @@ class O2OOnPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
                     "the callback out, or fine-tune with O2OSAC or O2OTD3."
                 )
 
-    def _refuse_unused_hooks(self) -> None:
-        self.hooks.refuse(_UNUSED_HOOKS, "PPO's own update", "leave the callback out, or use O2OSAC or O2OTD3")
+    def _refuse_unused_hooks(self, hooks: Hooks) -> None:
+        hooks.refuse(_UNUSED_HOOKS, "PPO's own update", "leave the callback out, or use O2OSAC or O2OTD3")
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, *args: Any, **kwargs: Any) -> bool:
         """Stable-Baselines3's, with rewards on the scale of training. What comes before fine-tuning runs first."""

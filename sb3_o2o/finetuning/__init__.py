@@ -17,6 +17,7 @@ from sb3_o2o.finetuning.reconstruction import PolicyReevaluation, ValueAlignment
 from sb3_o2o.finetuning.replay import DatasetReplay, FIFOReplay, SymmetricReplay
 from sb3_o2o.finetuning.targets import PerturbedTargets
 from sb3_o2o.finetuning.warmup import Warmup
+from sb3_o2o.updates.hooks import refuse_conflicts
 
 
 def build_finetuning(specs: Sequence[Any] | None) -> list[FineTuningCallback]:
@@ -26,14 +27,17 @@ def build_finetuning(specs: Sequence[Any] | None) -> list[FineTuningCallback]:
     :param specs: for each callback an instance, a name (``"Warmup"``), or a one-entry dictionary with keyword arguments
         (``{"Warmup": {"steps": 5000}}``)
     :return: the callbacks, in the same order
-    :raises ValueError: unknown name or keyword argument (the nearest is named), or another spelling
+    :raises ValueError: unknown name or keyword argument (the nearest is named), another spelling, or two callbacks that
+        decide what only one can
     """
     if isinstance(specs, str | Mapping | FineTuningCallback):
         raise ValueError(f"finetuning must be a list of callbacks, got {specs!r}: put it in brackets.")
-    return [
+    callbacks: list[FineTuningCallback] = [
         spec if isinstance(spec, FineTuningCallback) else _build_callback(spec, FineTuningCallback.registry)
         for spec in specs or ()
     ]
+    refuse_conflicts(callbacks)
+    return callbacks
 
 
 def _build_callback(spec: Any, registry: Mapping[str, Callable[..., Any]]) -> Any:

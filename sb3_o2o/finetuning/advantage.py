@@ -40,6 +40,8 @@ class AuxiliaryAdvantage(_ReferenceCallback):
     :raises ValueError: for a number out of range, or a reference that follows evaluations where there are none
     """
 
+    exclusive = ("what is mixed into the advantages",)
+
     def __init__(
         self,
         anneal_steps: int = 250_000,

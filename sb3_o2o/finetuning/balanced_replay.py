@@ -11,7 +11,8 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from sb3_o2o.data import ReplaySamples, SumTree, concatenate_samples
 from sb3_o2o.data.online import samples_at, unfinished_steps
 from sb3_o2o.data.samples import take_rows
-from sb3_o2o.finetuning.replay import DatasetReplay, _DatasetCallback, check_drawn_by_place
+from sb3_o2o.finetuning.base import MIXTURE
+from sb3_o2o.finetuning.replay import _DatasetCallback, check_drawn_by_place
 from sb3_o2o.networks.normalizer import NormalizedExtractor
 from sb3_o2o.networks.ratio import DensityRatio, state_action_inputs
 from sb3_o2o.objectives import Batch
@@ -42,6 +43,9 @@ class BalancedReplay(_DatasetCallback):
     :param dataset: see :class:`~sb3_o2o.finetuning.replay._DatasetCallback`
     :raises ValueError: for a number out of range, or an unknown rule
     """
+
+    needs_replay_buffer = True
+    exclusive = (MIXTURE,)
 
     def __init__(
         self,
@@ -102,8 +106,11 @@ class BalancedReplay(_DatasetCallback):
     def _online(self) -> ReplayBuffer:
         return self.model.replay_buffer
 
+    def _init_callback(self) -> None:
+        super()._init_callback()
+        check_drawn_by_place(self._online, "BalancedReplay")
+
     def _on_training_start(self) -> None:
-        self._check_online_buffer()
         dataset = self._open().dataset
         if self.ratio is None:
             row = self._open()._get_samples(np.zeros(1, dtype=np.int64))
@@ -113,17 +120,6 @@ class BalancedReplay(_DatasetCallback):
         self.ratio.to(self.model.device)
         if self.tree is None or not self._fits(self.tree, len(dataset)):
             self._plant(len(dataset))
-
-    def _check_online_buffer(self) -> None:
-        """:raises ValueError: where online transitions cannot be drawn one by one"""
-        buffer: Any = self._online
-        check_drawn_by_place(buffer, "BalancedReplay")
-        for callback in self.model.finetuning:
-            if isinstance(callback, DatasetReplay) and callback.mode != "none":
-                raise ValueError(
-                    "BalancedReplay draws from the dataset itself: leave out DatasetReplay, which would make offline "
-                    "transitions count as online ones."
-                )
 
     def _fits(self, tree: SumTree, n_offline: int) -> bool:
         """Whether the tree still describes the data: a buffer may have been loaded, or the dataset exchanged."""

@@ -25,6 +25,11 @@ def hook(function: Function) -> Function:
     return function
 
 
+#: what several of ours decide, each in its own way
+FIRST_UPDATE = "when the first online update comes"
+MIXTURE = "how the dataset is mixed with the online transitions"
+
+
 class FineTunedLearner(Learner, Protocol):
     """
     What a callback may rely on of the algorithm that it is given as ``self.model``, beside what objectives may touch
@@ -117,6 +122,9 @@ class FineTuningCallback(BaseCallback):
     follows: ClassVar[Mapping[str, str]] = MappingProxyType({})
     #: :meth:`after_update` is called in pre-training and gradient-only phases as well
     hears_offline_updates: ClassVar[bool] = False
+    #: what only one callback of a run may decide: two that name the same are refused. Each text completes "would both
+    #: decide". Whoever answers ``act`` or ``sample`` need not say so
+    exclusive: Sequence[str] = ()
     #: works on a replay buffer, which on-policy algorithms do not have
     needs_replay_buffer: ClassVar[bool] = False
     registry: ClassVar[dict[str, type[FineTuningCallback]]] = {}
@@ -179,7 +187,8 @@ class FineTuningCallback(BaseCallback):
         Asked when the environment needs an action.
 
         :param observations: ``(n_envs, *obs)``, normalised as the policy sees them
-        :return: actions within the action space, ``(n_envs, act)``, or None to let the policy act
+        :return: actions within the action space, ``(n_envs, act)``, or None to let the policy act. Only one callback of
+            a run may answer
         """
         return None
 
@@ -215,10 +224,10 @@ class FineTuningCallback(BaseCallback):
     @hook
     def sample(self, batch_size: int) -> ReplaySamples | None:
         """
-        Asked when an update needs transitions. The first callback that answers wins.
+        Asked when an update needs transitions.
 
         :param batch_size: number of transitions
-        :return: a batch, or None for the online buffer
+        :return: a batch, or None for the online buffer. Only one callback of a run may answer
         """
         return None
 

@@ -80,6 +80,8 @@ class ConstrainedFineTuning(_ReferenceCallback):
         penalty needs one, or a reference that follows evaluations where there are none
     """
 
+    exclusive = ("what the policy stays near",)
+
     def __init__(
         self,
         threshold: float | None = None,

@@ -57,6 +57,8 @@ class DualCritic(FineTuningCallback):
     :raises ValueError: for an argument out of range, and for a schedule that decreases
     """
 
+    exclusive = ("the second pair of critics",)
+
     def __init__(
         self, kappa: Any = "medium-replay", second: str = "fresh", auto_window: int = 2000, auto_interval: int = 1000
     ):

@@ -12,6 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch.func import functional_call
 
 from sb3_o2o.data import MixedReplayBuffer
+from sb3_o2o.finetuning.base import FIRST_UPDATE
 from sb3_o2o.finetuning.dual_critic import DualCritic
 from sb3_o2o.finetuning.replay import _DatasetCallback
 from sb3_o2o.finetuning.second_critics import SecondCritics
@@ -46,6 +47,9 @@ class OnlinePretraining(_DatasetCallback):
         pre-trained on by default
     :raises ValueError: for an argument out of range
     """
+
+    needs_replay_buffer = True
+    exclusive = (FIRST_UPDATE,)
 
     def __init__(
         self,

@@ -32,6 +32,11 @@ class _GradientPhase(_DatasetCallback):
 
     phase: ClassVar[str]
 
+    @property
+    def exclusive(self) -> tuple[str, ...]:  # type: ignore[override]
+        """See :attr:`FineTuningCallback.exclusive`."""
+        return (f"how the phase {self.phase!r} is made",)
+
     def __init__(
         self, gradient_steps: int, ent_coef: float | None = None, batch_size: int | None = None, dataset: Any = None
     ):
@@ -58,8 +63,6 @@ class _GradientPhase(_DatasetCallback):
     def check_run(self, callbacks: list[BaseCallback]) -> None:
         """See :meth:`~sb3_o2o.finetuning.base.FineTuningCallback.check_run`."""
         order = [type(each).__name__ for each in callbacks if isinstance(each, _GradientPhase)]
-        if len(set(order)) < len(order):
-            raise ValueError(f"A run makes each phase once, and this one has {', '.join(order)}: leave the others out.")
         if order == ["ValueAlignment", "PolicyReevaluation"]:
             raise ValueError(
                 "PolicyReevaluation after ValueAlignment would undo it: put PolicyReevaluation first in the list."

@@ -12,7 +12,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from sb3_o2o.data import MixedReplayBuffer, OfflineDataset, OfflineReplayBuffer, ReplaySamples, concatenate_samples
 from sb3_o2o.data.dataset import DatasetReference
 from sb3_o2o.data.online import samples_at, unfinished_steps
-from sb3_o2o.finetuning.base import FineTuningCallback
+from sb3_o2o.finetuning.base import MIXTURE, FineTuningCallback
 from sb3_o2o.updates.sampling import is_same
 
 
@@ -75,6 +75,13 @@ class _DatasetCallback(FineTuningCallback):
         """Whether each transition has to lead to the end of its episode."""
         return False
 
+    def _init_callback(self) -> None:
+        buffer = getattr(self.model, "replay_buffer", None)
+        if MIXTURE in self.exclusive and isinstance(buffer, MixedReplayBuffer):
+            raise ValueError(
+                f"{type(self).__name__} and MixedReplayBuffer would both decide {MIXTURE}: leave one of them out."
+            )
+
     def _on_training_start(self) -> None:
         self._open()
 
@@ -89,6 +96,7 @@ class SymmetricReplay(_DatasetCallback):
     """
 
     needs_replay_buffer = True
+    exclusive = (MIXTURE,)
 
     def __init__(self, offline_fraction: float = 0.5, dataset: Any = None):
         super().__init__(dataset)
@@ -130,6 +138,9 @@ class FIFOReplay(_DatasetCallback):
     :raises ValueError: for a number out of range, or an online buffer larger than the dataset whose newest transitions
         cannot be drawn
     """
+
+    needs_replay_buffer = True
+    exclusive = (MIXTURE,)
 
     def __init__(self, online_fraction: float = 0.1, dataset: Any = None):
         super().__init__(dataset)
@@ -233,6 +244,11 @@ class DatasetReplay(_DatasetCallback):
     """
 
     needs_replay_buffer = True
+
+    @property
+    def exclusive(self) -> tuple[str, ...]:  # type: ignore[override]
+        """See :attr:`FineTuningCallback.exclusive`."""
+        return () if self.mode == "none" else (MIXTURE,)
 
     def __init__(self, mode: str = "all", n_trajectories: int = 50, dataset: Any = None):
         super().__init__(dataset)

@@ -29,6 +29,8 @@ class PerturbedTargets(FineTuningCallback):
     :param clip: largest magnitude of the noise, >= 0
     """
 
+    exclusive = ("the noise of the target actions",)
+
     def __init__(self, sigma: float = 0.3, clip: float = 0.6):
         super().__init__()
         for name, value in (("sigma", sigma), ("clip", clip)):
@@ -41,10 +43,7 @@ class PerturbedTargets(FineTuningCallback):
         """
         :param batch: the critics' transitions
         :return: the same with the noise of their next actions, ``(B, act)``
-        :raises ValueError: if another callback of this kind has perturbed them already
         """
-        if "target_noise" in (batch.extras or {}):
-            raise ValueError("Two PerturbedTargets would perturb the same actions: give one, with a larger sigma.")
         return batch.with_extras(target_noise=self._noise(batch))
 
     def _noise(self, batch: Batch) -> th.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sb3_o2o.finetuning.base import FineTuningCallback
+from sb3_o2o.finetuning.base import FIRST_UPDATE, FineTuningCallback
 
 
 class Warmup(FineTuningCallback):
@@ -15,6 +15,7 @@ class Warmup(FineTuningCallback):
     """
 
     needs_replay_buffer = True
+    exclusive = (FIRST_UPDATE,)
 
     def __init__(self, steps: int = 5000):
         super().__init__()

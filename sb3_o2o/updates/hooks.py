@@ -32,6 +32,8 @@ UPDATE_HOOKS = (
     "update_targets",
     "after_update",
 )
+#: hooks of which one answer is taken, and what it decides
+EXCLUSIVE_HOOKS = {"act": "which actions the environment gets", "sample": "which transitions an update sees"}
 #: two names of what a policy follows: a callback that changes both fits objectives that ask for either
 _ALTERNATIVES = {"actor_values": "advantages", "advantages": "actor_values"}
 #: hooks that only look; delivered offline as well
@@ -62,11 +64,44 @@ def as_list(callback: MaybeCallback) -> list[BaseCallback]:
     """
     if callback is None:
         return []
+    if type(callback) is CallbackList:
+        return [each for inner in callback.callbacks for each in as_list(inner)]
     if isinstance(callback, BaseCallback):
         return [callback]
     if isinstance(callback, Iterable):
         return list(callback)
     return [ConvertCallback(callback)]
+
+
+def refuse_conflicts(callbacks: Iterable[BaseCallback | None]) -> None:
+    """
+    :param callbacks: of one run, with all that is nested in them; one that is named twice is one
+    :raises ValueError: if two decide what only one can, because both answer an exclusive hook or both say that they do
+        (``FineTuningCallback.exclusive``)
+    """
+    deciders: dict[str, BaseCallback] = {}
+    for callback in (each for given in callbacks for each in walk(given)):
+        answered = [what for name, what in EXCLUSIVE_HOOKS.items() if _overrides(callback, name)]
+        for what in (*answered, *getattr(callback, "exclusive", ())):
+            other = deciders.setdefault(what, callback)
+            if other is not callback:
+                one, two = type(other).__name__, type(callback).__name__
+                who = f"Two {one}" if one == two else f"{one} and {two}"
+                raise ValueError(f"{who} would both decide {what}, which only one can: leave one of them out.")
+
+
+def refuse_unheard(callbacks: Iterable[BaseCallback | None]) -> None:
+    """
+    :param callbacks: given to ``pretrain``
+    :raises ValueError: if one only changes online updates, which ``pretrain`` does not make
+    """
+    for callback in (each for given in callbacks for each in walk(given)):
+        overridden = [name for name in (*UPDATE_HOOKS, *EVENT_HOOKS) if _overrides(callback, name)]
+        if overridden and not any(_hears_offline(callback, name) for name in overridden):
+            raise ValueError(
+                f"{type(callback).__name__} changes online updates ({', '.join(overridden)}), and pretrain makes none: "
+                "give it to learn, to load_offline or to the constructor."
+            )
 
 
 class Hooks:
@@ -100,16 +135,14 @@ class Hooks:
         """
         return [getattr(callback, name) for callback in self._by_name[name]]
 
-    def first(self, name: str, *arguments: Any) -> Any:
+    def answer(self, name: str, *arguments: Any) -> Any:
         """
-        :param name: a hook
+        :param name: an exclusive hook
         :param arguments: its arguments
-        :return: the first answer that is not None, or None
+        :return: what the callback that overrides it says, or None where there is none
         """
         for method in self.defined(name):
-            answer = method(*arguments)
-            if answer is not None:
-                return answer
+            return method(*arguments)
         return None
 
     def call(self, name: str, *arguments: Any) -> None:

@@ -14,7 +14,7 @@ from sb3_o2o.data import OfflineDataset
 from sb3_o2o.networks.normalizer import needs_statistics, set_observation_statistics
 from sb3_o2o.updates.bars import PretrainingProgressBar
 from sb3_o2o.updates.gradient_phases import gradient_steps, prepare_objective
-from sb3_o2o.updates.hooks import as_list, walk
+from sb3_o2o.updates.hooks import as_list, refuse_conflicts, refuse_unheard, walk
 from sb3_o2o.updates.phases import PRETRAINING
 from sb3_o2o.updates.sampling import fit_normalizer, is_same, load_dataset, open_offline_buffer
 from sb3_o2o.updates.trainee import Trainee
@@ -35,6 +35,9 @@ def pretrain(
     ``online_counters`` holds SB3's counters of environment steps meanwhile; both are saved with it.
     """
     n_steps = default_steps(model) if n_steps is None else n_steps
+    given = as_list(callback)
+    refuse_conflicts([*model.finetuning, *given])
+    refuse_unheard(each for each in given if not any(each is own for own in model.finetuning))
     model.check_reward_scale()
     if n_steps <= 0:
         raise ValueError(f"pretrain(gradient_steps) must be at least 1, not {n_steps}.")
@@ -44,7 +47,7 @@ def pretrain(
     start = 0 if reset_gradient_steps else model.n_pretrain_steps
     total = start + n_steps
     bars: list[BaseCallback] = [PretrainingProgressBar(total)] if progress_bar else []
-    callbacks = CallbackList([*as_list(callback), *bars])
+    callbacks = CallbackList([*given, *bars])
     for each in (*model.finetuning, callbacks):
         each.init_callback(model)  # type: ignore[arg-type]  # one that cannot start changes nothing
     try:

@@ -11,8 +11,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from toy_tasks import assert_same, dataset, dataset_file, make, make_td3, state, vec
 
 from sb3_o2o import O2OSAC
-from sb3_o2o.data import MixedReplayBuffer
-from sb3_o2o.finetuning import BalancedReplay, DatasetReplay, FineTuningCallback
+from sb3_o2o.finetuning import BalancedReplay, FineTuningCallback
 from sb3_o2o.networks import DensityRatio
 from sb3_o2o.networks.ratio import state_action_inputs
 from sb3_o2o.objectives import Batch
@@ -364,13 +363,8 @@ def test_out_of_range(arguments: dict[str, Any], message: str) -> None:
 
 
 def test_buffers_that_cannot_be_drawn_from() -> None:
-    mixed = {"replay_buffer_class": MixedReplayBuffer, "replay_buffer_kwargs": {"dataset": dataset()}}
-    with pytest.raises(ValueError, match="plain replay buffer, not from MixedReplayBuffer"):
-        make(finetuning=[balanced()], dataset=dataset(), **mixed).learn(8)
     saving = {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}
     with pytest.raises(ValueError, match="optimize_memory_usage=False"):
         make(finetuning=[balanced()], dataset=dataset(), **saving).learn(8)
-    with pytest.raises(ValueError, match="leave out DatasetReplay"):
-        make(finetuning=[DatasetReplay(), balanced()], dataset=dataset()).learn(8)
     with pytest.raises(ValueError, match="BalancedReplay needs a dataset"):
         make(finetuning=[balanced()]).learn(8)

@@ -276,14 +276,11 @@ def test_numbers_of_updates_may_come_from_yaml(callback: Any) -> None:
 
 @pytest.mark.parametrize("in_learn", [False, True])
 def test_phases_in_an_order_that_undoes_them(in_learn: bool) -> None:
-    for given, message in (
-        ([ValueAlignment(2), PolicyReevaluation(2)], "put PolicyReevaluation first"),
-        ([PolicyReevaluation(2), PolicyReevaluation(3)], "makes each phase once"),
-    ):
-        model = make(finetuning=[] if in_learn else given, dataset=dataset(), pretrain_steps=3)
-        with pytest.raises(ValueError, match=message):
-            model.learn(5, callback=given if in_learn else None)
-        assert (model.n_pretrain_steps, model._n_updates) == (0, 0)
+    given = [ValueAlignment(2), PolicyReevaluation(2)]
+    model = make(finetuning=[] if in_learn else given, dataset=dataset(), pretrain_steps=3)
+    with pytest.raises(ValueError, match="put PolicyReevaluation first"):
+        model.learn(5, callback=given if in_learn else None)
+    assert (model.n_pretrain_steps, model._n_updates) == (0, 0)
 
 
 def test_what_learn_is_given_is_refused_before_its_pretraining() -> None:

@@ -11,7 +11,6 @@ import torch as th
 from toy_tasks import assert_same, dataset, dataset_file, differs, make, make_td3, state, vec
 
 from sb3_o2o import O2OSAC
-from sb3_o2o.data import MixedReplayBuffer
 from sb3_o2o.finetuning import (
     BalancedReplay,
     ConstrainedFineTuning,
@@ -95,12 +94,6 @@ def test_bad_noise(kwargs: dict[str, float]) -> None:
     name = next(iter(kwargs))
     with pytest.raises(ValueError, match=rf"PerturbedTargets\({name}\) must be >= 0, not"):
         PerturbedTargets(**kwargs)
-
-
-def test_two_of_them_are_refused() -> None:
-    model = make(finetuning=[PerturbedTargets(), PerturbedTargets()])
-    with pytest.raises(ValueError, match="Two PerturbedTargets"):
-        model.learn(6)
 
 
 # -- the target ----------------------------------------------------------------------------------------------------
@@ -400,15 +393,11 @@ def test_the_newest_of_which_the_return_is_known(n_envs: int) -> None:
 
 
 def test_buffers_of_which_the_newest_cannot_be_drawn() -> None:
-    mixed = {"replay_buffer_class": MixedReplayBuffer, "replay_buffer_kwargs": {"dataset": dataset()}}
     saving = {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}
-    for arguments, message in (
-        (mixed, "FIFOReplay draws from a plain replay buffer, or buffer_size no larger"),
-        (saving, "FIFOReplay needs optimize_memory_usage=False, or buffer_size no larger than the dataset"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            make(finetuning=[FIFOReplay()], dataset=dataset(), **arguments).learn(6)
-        make(finetuning=[FIFOReplay()], dataset=dataset(), **arguments, buffer_size=20).learn(25)
+    message = "FIFOReplay needs optimize_memory_usage=False, or buffer_size no larger than the dataset"
+    with pytest.raises(ValueError, match=message):
+        make(finetuning=[FIFOReplay()], dataset=dataset(), **saving).learn(6)
+    make(finetuning=[FIFOReplay()], dataset=dataset(), **saving, buffer_size=20).learn(25)
 
 
 @pytest.mark.parametrize(("fraction", "n_online"), [(0.1, 10), (0.5, 50), (1.0, 100)])

@@ -160,7 +160,7 @@ def test_callbacks_that_would_do_nothing_are_refused(build: Any, hook: str) -> N
     setattr(Changes, hook, lambda self, first, *_: first)
     with pytest.raises(ValueError, match=f"Changes changes {hook}, which IQLObjective never asks for"):
         build(online_objective="iql").learn(6, callback=Changes())
-    build(objective="iql", finetuning=[Warmup(2)]).pretrain(dataset(), 1, callback=Changes()).learn(6)
+    build(objective="iql", finetuning=[Changes(), Warmup(2)]).pretrain(dataset(), 1).learn(6)
 
 
 @pytest.mark.parametrize(
