@@ -17,6 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_o2o import O2OSAC
 from sb3_o2o.evaluation import (
     NormalizedEvalCallback,
     ReferenceScore,
@@ -311,6 +312,25 @@ class TestCallback:
         self.learn(tmp_path, env=train, eval_env=held_out)
         assert np.allclose(train.obs_rms.mean, held_out.obs_rms.mean, atol=0.2)
         assert held_out.obs_rms.count > 1
+
+    def test_an_environment_without_normaliser_shows_what_was_trained_on(self, tmp_path: Path) -> None:
+        """The statistics are the training's, or those that a model was saved with; rewards are the environment's."""
+        env = VecNormalize(make_vec_env(tiny.BOX), training=False)
+        env.obs_rms.mean, env.ret_rms.var = np.array([-40.0, 0.0]), np.array(400.0)
+        model = O2OSAC("MlpPolicy", env, policy_kwargs={"net_arch": [8]}, buffer_size=50, seed=0, device="cpu")
+        wrapped = VecNormalize(make_vec_env(tiny.BOX), training=False, norm_reward=False)
+        wrapped.obs_rms = env.obs_rms
+        expected = evaluate(model, wrapped, 3, seed=1).returns
+        plain = make_vec_env(tiny.BOX)
+        np.testing.assert_allclose(evaluate(model, plain, 3, seed=1).returns, expected)
+        model.save(tmp_path / "model")
+        loaded = O2OSAC.load(tmp_path / "model", device="cpu")
+        np.testing.assert_allclose(evaluate(loaded, plain, 3, seed=1).returns, expected)
+        assert not np.allclose(evaluate(model.policy, plain, 3, seed=1).returns, expected, atol=1e-3)
+        callback = NormalizedEvalCallback(plain, n_eval_episodes=3, eval_freq=0, seed=1, verbose=0)
+        model.learning_starts = 100
+        model.learn(1, callback=callback)
+        np.testing.assert_allclose(callback.evaluations_results[0], expected)
 
     def test_no_evaluations(self, tmp_path: Path) -> None:
         assert read_evaluations(tmp_path) is None

@@ -39,7 +39,6 @@ def evaluate(
         raise ValueError(f"{model} does not say which environment it is for: add --env.")
     vec_env = environment.make_vectorised(1, seed)
     _check_spaces(policy, vec_env, environment.id)
-    vec_env = _as_it_was_trained(policy, vec_env)
     with console.status(f"Running {episodes} episodes of {environment.id} …"):
         result = evaluate_policy(policy, vec_env, episodes, deterministic=deterministic, seed=seed)
     vec_env.close()
@@ -73,16 +72,6 @@ def _check_spaces(policy: Any, env: Any, env_id: str) -> None:
         trained, here = getattr(policy, name), getattr(env, name)
         if trained.shape != here.shape or type(trained) is not type(here):
             raise ValueError(f"The policy was trained with {name} {trained}, but {env_id} has {here}.")
-
-
-def _as_it_was_trained(policy: Any, env: Any) -> Any:
-    """:return: the environment behind the normaliser that a model of ours was saved with; rewards stay as they are"""
-    normalizer = getattr(policy, "saved_normalizer", None)
-    if normalizer is None:
-        return env
-    env = normalizer.wrap(env)
-    env.training = env.norm_reward = False
-    return env
 
 
 def _table(result: "Evaluation", env_id: str) -> Table:

@@ -133,8 +133,9 @@ def _as_function(policy: BaseAlgorithm | Policy | None, env: gym.Env, determinis
         if not callable(policy):
             raise ValueError(f"policy is a {type(policy).__name__}: expected an SB3 model, a function, or None.")
         return policy
-    # without its environment, a model of ours knows what it was saved with
-    model, normalizer = policy, policy.get_vec_normalize_env() or getattr(policy, "saved_normalizer", None)
+    model, normalizer = policy, policy.get_vec_normalize_env()
+    if model.get_env() is None:  # a model of ours knows what it was saved with
+        normalizer = getattr(model, "saved_normalizer", None)
 
     def act(observation: Any) -> np.ndarray:
         if normalizer is not None:

@@ -8,9 +8,9 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import EvalCallback
-from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
+from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_o2o.evaluation.evaluate import Evaluation, evaluate, spec_id
+from sb3_o2o.evaluation.evaluate import Evaluation, evaluate, spec_id, synchronise_normalizer
 from sb3_o2o.evaluation.scores import ReferenceScore, reference_score
 from sb3_o2o.files import whole_file
 
@@ -92,8 +92,7 @@ class NormalizedEvalCallback(EvalCallback):
 
     def _evaluate(self) -> bool:
         """:return: False if a callback wants training to stop"""
-        if self.model.get_vec_normalize_env() is not None:
-            sync_envs_normalization(self.training_env, self.eval_env)
+        synchronise_normalizer(self.training_env, self.eval_env)
         result = evaluate(
             self.model,
             self.eval_env,

@@ -10,10 +10,16 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.type_aliases import PolicyPredictor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecEnv,
+    sync_envs_normalization,
+    unwrap_vec_normalize,
+)
 
 from sb3_o2o.evaluation.metrics import is_success
 from sb3_o2o.evaluation.scores import ReferenceScore, reference_score
@@ -93,7 +99,8 @@ def evaluate(
     Run whole episodes of a policy. The training's random streams are left as they were.
 
     :param model: anything with Stable-Baselines3's ``predict``
-    :param env: environment that pays raw rewards, or its id; it is reset first
+    :param env: environment that pays raw rewards, or its id; it is reset first. Where it has no ``VecNormalize``, a
+        model that was trained behind one sees observations by its own
     :param n_episodes: number of episodes
     :param deterministic: act by the mode of the policy (the convention of published scores) or by sampling
     :param reference: references of the normalised score; default: the table's, by the environment's id
@@ -111,14 +118,58 @@ def evaluate(
         try:
             if seed is not None:
                 vec_env.seed(seed)
+            policy = acting_in(model, vec_env)
             returns, lengths = evaluate_policy(
-                model, vec_env, n_episodes, deterministic, callback=successes, return_episode_rewards=True, warn=False
+                policy, vec_env, n_episodes, deterministic, callback=successes, return_episode_rewards=True, warn=False
             )
         finally:
             if isinstance(env, str):
                 vec_env.close()
     reference = reference or reference_score(env_id)
     return _result(np.asarray(returns), np.asarray(lengths), successes.episodes, reference, env_id)
+
+
+class _BehindNormalizer:
+    """
+    A policy that sees observations by statistics of its own.
+
+    :param model: the policy
+    :param normalizer: has ``VecNormalize``'s ``normalize_obs``
+    """
+
+    def __init__(self, model: PolicyPredictor, normalizer: Any):
+        self.model, self.normalizer = model, normalizer
+
+    def predict(self, observation: Any, *args: Any, **kwargs: Any) -> Any:
+        """As the model does, on an observation as the environment gives it."""
+        return self.model.predict(self.normalizer.normalize_obs(observation), *args, **kwargs)
+
+
+def acting_in(model: PolicyPredictor, env: VecEnv) -> PolicyPredictor:
+    """
+    :param model: anything with Stable-Baselines3's ``predict``
+    :param env: where it is to act
+    :return: the same; behind its own statistics where it was trained behind ``VecNormalize`` and the environment has
+        none
+    """
+    if unwrap_vec_normalize(env) is not None or not isinstance(model, BaseAlgorithm):
+        return model
+    # a model that was loaded to act has no environment, but what it was saved with
+    normalizer = model.get_vec_normalize_env()
+    if model.get_env() is None:
+        normalizer = getattr(model, "saved_normalizer", None)
+    return model if normalizer is None else _BehindNormalizer(model, normalizer)
+
+
+def synchronise_normalizer(training_env: VecEnv, env: VecEnv) -> None:
+    """
+    Give an evaluation's ``VecNormalize`` the training's present statistics, where both have one.
+
+    :param training_env: the training's environment
+    :param env: the evaluation's
+    """
+    if unwrap_vec_normalize(training_env) is not None and unwrap_vec_normalize(env) is not None:
+        sync_envs_normalization(training_env, env)
 
 
 def _vectorised(env: gym.Env[Any, Any] | VecEnv | str) -> VecEnv:

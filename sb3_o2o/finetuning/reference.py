@@ -9,9 +9,9 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import sync_envs_normalization
 from torch import nn
 
+from sb3_o2o.evaluation.evaluate import acting_in, synchronise_normalizer
 from sb3_o2o.finetuning.base import FineTuningCallback
 from sb3_o2o.networks import frozen_copy
 
@@ -99,10 +99,9 @@ class _ReferenceCallback(FineTuningCallback):
         with th.random.fork_rng(devices=[]):  # actions may be sampled, and not from the training's random numbers
             try:
                 network.load_state_dict(parameters)
-                if self.model.get_vec_normalize_env() is not None:
-                    sync_envs_normalization(evaluation.training_env, evaluation.eval_env)
+                synchronise_normalizer(evaluation.training_env, evaluation.eval_env)
                 mean, _ = evaluate_policy(
-                    self.model,
+                    acting_in(self.model, evaluation.eval_env),
                     evaluation.eval_env,
                     n_eval_episodes=evaluation.n_eval_episodes,
                     deterministic=evaluation.deterministic,

@@ -41,6 +41,7 @@ def pretrain(
     model.check_reward_scale()
     if n_steps <= 0:
         raise ValueError(f"pretrain(gradient_steps) must be at least 1, not {n_steps}.")
+    check_normalizers(model)
     open_data(model, dataset)
     if not model._custom_logger:
         model._logger = configure_logger(model.verbose, model.tensorboard_log, tb_log_name, reset_gradient_steps)
@@ -104,8 +105,9 @@ def set_statistics(model: Trainee, dataset: OfflineDataset | None = None) -> Non
 
     :param model: the algorithm
     :param dataset: the constructor's by default
-    :raises ValueError: if they are needed and there is no dataset
+    :raises ValueError: if they are needed and there is no dataset, or ``VecNormalize`` normalises observations already
     """
+    check_normalizers(model)
     if model.has_statistics or not needs_statistics(model.policy):
         return
     if dataset is None:
@@ -114,6 +116,19 @@ def set_statistics(model: Trainee, dataset: OfflineDataset | None = None) -> Non
         dataset = load_dataset(model, model.dataset)
     set_observation_statistics(model.policy, *dataset.observation_stats())
     model.has_statistics = True
+
+
+def check_normalizers(model: Trainee) -> None:
+    """
+    :param model: the algorithm
+    :raises ValueError: if both its policy and ``VecNormalize`` would normalise observations
+    """
+    env = model.get_vec_normalize_env()
+    if env is not None and env.norm_obs and needs_statistics(model.policy):
+        raise ValueError(
+            "normalize_observations=True and VecNormalize would both normalise observations, one by statistics that "
+            "belong before the other: set normalize_observations=False, or norm_obs=False of VecNormalize."
+        )
 
 
 def _start(model: Trainee, callback: BaseCallback, start: int, total: int) -> None:

@@ -148,6 +148,16 @@ def test_statistics_of_the_dataset_travel_with_a_bundle(build: Any, tmp_path: Pa
         assert_same(state(whole), state(model))
 
 
+@pytest.mark.parametrize("build", BUILD)
+def test_two_normalisers_are_one_too_many(build: Any) -> None:
+    model = build(env=fresh(), normalize_observations=True, dataset=dataset())
+    for call in (lambda: model.pretrain(dataset(), 1), lambda: model.learn(8)):
+        with pytest.raises(ValueError, match="normalize_observations=True and VecNormalize would both normalise"):
+            call()
+    assert model.get_vec_normalize_env().obs_rms.count < 1
+    build(env=fresh(norm_obs=False), normalize_observations=True).pretrain(dataset(), 1).learn(8)
+
+
 def test_pretrained_by_load_offline() -> None:
     """A dataset as the source, behind the statistics of another run or behind its own."""
     own = fresh()
