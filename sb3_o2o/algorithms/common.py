@@ -6,25 +6,25 @@ import copy
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_o2o.algorithms.arguments import warn_of_overridden_arguments
 from sb3_o2o.algorithms.pretrain_kwargs import apply_pretrain_kwargs, arguments_of_finetuning
+from sb3_o2o.algorithms.resumable import ResumableAlgorithm
+from sb3_o2o.algorithms.transferable import TransferableAlgorithm
 from sb3_o2o.data import OfflineDataset, OfflineReplayBuffer
 from sb3_o2o.data.normalization import Normalizer
-from sb3_o2o.files import whole_file
 from sb3_o2o.finetuning import build_finetuning
 from sb3_o2o.objectives import Batch, Draws, Objective, make_objective
-from sb3_o2o.resume import bundle, copying
+from sb3_o2o.transfer import renewal
 from sb3_o2o.updates import gradient_phases, pretraining, sampling
 from sb3_o2o.updates.call import Call
 from sb3_o2o.updates.finetuning_run import FineTuningRun
@@ -35,12 +35,8 @@ from sb3_o2o.updates.phases import FINETUNING, PRETRAINING
 if TYPE_CHECKING:
     from typing import Self
 
-    _Base = BaseAlgorithm
-else:
-    _Base = object
 
-
-class OfflineToOnlineAlgorithm(_Base):
+class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
     """
     Turns an SB3 algorithm into an offline-to-online one. The work is done by objects and functions that are given the
     model: updates by :mod:`sb3_o2o.updates`, resumption by :mod:`sb3_o2o.resume`.
@@ -57,6 +53,7 @@ class OfflineToOnlineAlgorithm(_Base):
     actor: Any
     critic: Any
     critic_target: Any
+    replay_buffer: Any  # of off-policy algorithms
     # constructor arguments, described at the algorithms
     explicit_arguments: tuple[str, ...]
     #: where its recipe can be found
@@ -143,11 +140,7 @@ class OfflineToOnlineAlgorithm(_Base):
             self.finetuning_objective = self._make_finetuning_objective()
             warn_of_overridden_arguments(self)
 
-    def _hand_over(self) -> None:
-        """Go over from the arguments of pre-training to those of fine-tuning, once."""
-        raise NotImplementedError
-
-    def _networks_replaced(self) -> None:
+    def networks_replaced(self) -> None:
         """The policy is another object: whatever names its networks has to name the new ones."""
 
     def _make_finetuning_objective(self) -> Objective:
@@ -420,7 +413,7 @@ class OfflineToOnlineAlgorithm(_Base):
                 self.request_stop()  # it was stopped: do not go on in the environment
         self.check_reward_scale()
         if self.n_pretrain_steps >= self.pretrain_steps:  # and not stopped in the middle of it
-            self._hand_over()
+            renewal.hand_over(self)
             self.finetuning_objective.check_prepared()
         pretraining.set_statistics(self)
         sampling.fit_normalizer_to_callbacks(
@@ -483,90 +476,11 @@ class OfflineToOnlineAlgorithm(_Base):
         given = [each for each in as_list(callback) if id(each) not in own]  # an event is one, whoever names it twice
         return super()._init_callback([*self.finetuning, *given], progress_bar)
 
-    def learn(self, *args: Any, **kwargs: Any) -> Self:
-        """SB3's ``learn``, with its arguments."""
-        try:
-            with self.call.running():
-                return super().learn(*args, **kwargs)  # type: ignore[safe-super]
-        finally:
-            self.call.let_go(self.finetuning, self.hooks)
-
     def may_collect(self) -> bool:
         """:return: whether a rollout may begin, after callbacks did what comes before it"""
         return gradient_phases.may_collect(self)
 
-    # -- interruption ----------------------------------------------------------------------------------------------
-
-    def request_stop(self) -> None:
-        """
-        End ``learn`` or ``pretrain`` at the next point where nothing is half-done: between two updates, and after
-        the transitions of a rollout are stored. A stop asked for during the last step of a call ends the next call.
-        A callback that returns False stops earlier, and SB3 then drops the transition of that step.
-        """
-        self.call.request_stop()
-
-    def save_resume(self, path: str | os.PathLike[str]) -> None:
-        """
-        Write all that a run needs to go on bit for bit: the model, the online buffer, ``VecNormalize``, random
-        generators, phase, callbacks and the environment's state. A folder; one that exists is replaced whole.
-
-        Called inside ``learn`` or ``pretrain``, as by a callback, it is written at the next point where nothing is
-        half-done: before the next rollout or update, or at the end of the call.
-
-        :param path: the folder
-        :raises OSError: if it cannot be written
-        """
-        self.call.at_clean_point(lambda: bundle.save(self, path))
-
-    @classmethod
-    def load_resume(
-        cls, path: str | os.PathLike[str], env: GymEnv, device: th.device | str = "auto", **kwargs: Any
-    ) -> Self:
-        """
-        Read what :meth:`save_resume` wrote. Go on with ``learn(remaining, reset_num_timesteps=False)``, or
-        ``pretrain(dataset, remaining, reset_gradient_steps=False)``, and callbacks of the same kinds in the same
-        order: they get their state back when the call starts.
-
-        :param path: the folder
-        :param env: an environment of the same kind
-        :param device: where the networks live
-        :param kwargs: as for ``load``
-        :return: the model
-        :raises ValueError: if it is no resume bundle, or one of another version
-        """
-        return bundle.load(cls, path, env, device, **kwargs)  # type: ignore[no-any-return]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return copying.state_of(self)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        copying.set_state(self, state)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return copying.deep_copy(self, memo)  # type: ignore[no-any-return]
-
     # -- saving ----------------------------------------------------------------------------------------------------
-
-    def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
-        """
-        Stable-Baselines3's ``save``. The file replaces what was there when it is complete and on the disk. The
-        statistics of ``VecNormalize``, without which the policy cannot act, go along.
-
-        :param path: of the zip, whose ending may be left out, or a binary file
-        :param exclude: attributes to leave out as well
-        :param include: attributes to save although they are left out otherwise
-        :raises OSError: if it cannot be written
-        """
-        if self.env is not None:
-            self.saved_normalizer = Normalizer.of(self._vec_normalize_env)
-        if not isinstance(path, str | os.PathLike):
-            super().save(path, exclude, include)  # type: ignore[misc]
-            return
-        target = Path(path)
-        if target.suffix == "":
-            target = target.with_name(f"{target.name}.zip")
-        with whole_file(target) as file:
-            super().save(file, exclude, include)  # type: ignore[misc,arg-type]
 
     def _excluded_save_params(self) -> list[str]:
         ours = ["hooks", "call", "loop", "draws", "offline_buffer", "pretrained_on", "offline_objective"]

@@ -97,7 +97,7 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
             shape = self.action_space.shape
             self.action_noise = NormalActionNoise(np.zeros(shape), np.full(shape, float(noise)))  # type: ignore[arg-type]
 
-    def _networks_replaced(self) -> None:
+    def networks_replaced(self) -> None:
         self._create_aliases()  # type: ignore[attr-defined]
         pairs = [(get_parameters_by_name(each, ["running_"]) for each in pair) for pair in self.target_pairs()]
         self.batch_norm_stats, self.batch_norm_stats_target = map(

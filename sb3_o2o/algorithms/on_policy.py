@@ -20,6 +20,7 @@ from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.networks.ppo_policies import ACTIVATIONS, O2OPPOPolicy
 from sb3_o2o.objectives import MonteCarloValueObjective, Objective, PPOIQLObjective
 from sb3_o2o.transfer.archive import ON_POLICY_ACTING
+from sb3_o2o.transfer.weights import OnPolicyWeights, Weights
 from sb3_o2o.updates.hooks import UPDATE_HOOKS, Hooks, as_list, walk
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class ScaledRewards(VecEnvWrapper):
 class O2OOnPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
     """Online, Stable-Baselines3's own rollouts and updates; offline, an optimiser of its own for the actor."""
 
+    weights: ClassVar[Weights] = OnPolicyWeights()
     policy_arguments: ClassVar[tuple[str, ...]] = ("normalize_observations",)
     acting_arguments: ClassVar[dict[str, Any]] = ON_POLICY_ACTING
     value_learning_rate: float | str | Schedule | None

@@ -17,11 +17,10 @@ from sb3_o2o.networks.ppo_policies import O2OPPOCnnPolicy, O2OPPOMultiInputPolic
 from sb3_o2o.objectives import PPO_OBJECTIVES
 from sb3_o2o.recipes.reading import Recipe
 from sb3_o2o.transfer.archive import opens_family
-from sb3_o2o.transfer.on_policy import OnPolicyTransferMixin
 
 
 @opens_family
-class O2OPPO(OnPolicyTransferMixin, O2OOnPolicyAlgorithm, PPO):  # type: ignore[misc]
+class O2OPPO(O2OOnPolicyAlgorithm, PPO):
     """
     Proximal policy optimisation that pre-trains on a fixed dataset and fine-tunes online. ``learn`` is
     Stable-Baselines3's own: with the arguments below at their defaults it is followed bit for bit. PPO learns online

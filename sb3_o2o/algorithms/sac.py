@@ -21,12 +21,11 @@ from sb3_o2o.networks.policies import O2OActor, O2OSACCnnPolicy, O2OSACMultiInpu
 from sb3_o2o.objectives import SAC_OBJECTIVES
 from sb3_o2o.recipes.reading import Recipe
 from sb3_o2o.transfer.archive import opens_family
-from sb3_o2o.transfer.load_offline import TransferMixin
 from sb3_o2o.updates.phases import PRETRAINING
 
 
 @opens_family
-class O2OSAC(TransferMixin, O2OOffPolicyAlgorithm, SAC):  # type: ignore[misc]
+class O2OSAC(O2OOffPolicyAlgorithm, SAC):
     """
     Soft actor-critic that pre-trains on a fixed dataset and fine-tunes online. With the arguments below at their
     defaults it follows Stable-Baselines3's SAC. Arguments of SAC as there; beside them:
@@ -88,6 +87,8 @@ class O2OSAC(TransferMixin, O2OOffPolicyAlgorithm, SAC):  # type: ignore[misc]
         stock.CnnPolicy: O2OSACCnnPolicy,
         stock.MultiInputPolicy: O2OSACMultiInputPolicy,
     }
+    ent_coef_learning_rate: float | Schedule | None
+    entropy_backup: bool
     policy: O2OSACPolicy
     actor: O2OActor
     critic: EnsembleCritic  # type: ignore[assignment]

@@ -19,11 +19,10 @@ from sb3_o2o.networks.td3_policies import O2OTD3Actor, O2OTD3CnnPolicy, O2OTD3Mu
 from sb3_o2o.objectives import TD3_OBJECTIVES
 from sb3_o2o.recipes.reading import Recipe
 from sb3_o2o.transfer.archive import opens_family
-from sb3_o2o.transfer.load_offline import TransferMixin
 
 
 @opens_family
-class O2OTD3(TransferMixin, O2OOffPolicyAlgorithm, TD3):  # type: ignore[misc]
+class O2OTD3(O2OOffPolicyAlgorithm, TD3):
     """
     Twin delayed deterministic policy gradient that pre-trains on a fixed dataset and fine-tunes online. With the
     arguments below at their defaults it follows Stable-Baselines3's TD3. Arguments of TD3 as there, of which

@@ -6,7 +6,7 @@ import copy
 import inspect
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -22,6 +22,7 @@ from sb3_o2o.recipes.reading import Recipe
 from sb3_o2o.transfer import conversion
 from sb3_o2o.transfer.acting import Acting
 from sb3_o2o.transfer.architecture import NETWORK_ARGUMENTS, Kept, warn_about_networks
+from sb3_o2o.transfer.building import build, cut_ensemble, read_recipe, ready_to_finetune
 from sb3_o2o.transfer.foreign import (
     VALUE_ARGUMENTS,
     as_ours,
@@ -32,7 +33,6 @@ from sb3_o2o.transfer.renewal import kept_networks
 from sb3_o2o.transfer.spaces import bounds, check_spaces, same_bounds
 
 if TYPE_CHECKING:
-    from typing import Self
 
     _Base: Any
 else:
@@ -78,255 +78,221 @@ class CloneReport:
         return text
 
 
-class CrossingMixin(_Base):
-    """The part of ``load_offline`` that takes over policies of other kinds."""
+def from_policy(
+    algorithm: Any,
+    source: Any,
+    env: Any,
+    policy: str | None,
+    recipe: str | Recipe | None,
+    given: dict[str, Any],
+    training: dict[str, Any],
+) -> Any:
+    """Copy the networks whose shapes match; clone a policy that cannot be copied on the dataset."""
+    if env is None and isinstance(source, BaseAlgorithm):
+        env = source.get_env()
+    if env is None:
+        raise ValueError(f"load_offline needs env=…: {type(source).__name__} does not say where it acts.")
+    recipe, from_recipe = read_recipe(algorithm, recipe, env)
+    name, seen = getattr(source, "stock_class", type(source)).__name__, training["seen"]
+    misfit = _other_spaces(name, source, env)
+    is_model, source = isinstance(source, BaseAlgorithm | BasePolicy), as_ours(source)
+    has_networks = algorithm.weights.shares_networks and (
+        source.weights.shares_networks if hasattr(source, "weights") else type(source).__name__ == "TQC"
+    )
+    alike = seen.give_to(env, given.get("verbose", 0)) if has_networks and not misfit else env
+    if is_model:
+        misfit = misfit or seen.misfit(name, alike)
+    may_copy = has_networks and not misfit
+    if may_copy and hasattr(source, "weights"):  # TQC's values are none of ours
+        training = {**training, "load_critic": seen.keeps_values(name, alike, training)}
+    kept = kept_networks(training, from_recipe, given)
+    if "pretrain_kwargs" in inspect.signature(algorithm.__init__).parameters:
+        given = {**given, "pretrain_kwargs": None}  # what is built here fine-tunes
+    like, copied = (
+        _build_like(algorithm, source, alike, policy, recipe, from_recipe, given, kept, training["clone_std"])
+        if may_copy
+        else (None, ())
+    )
+    model = build(algorithm, env, policy, recipe, given) if like is None else like
+    seen.warn_of_wrapping(env, model.env)
+    if "critics" in copied:
+        cut_ensemble(model, given.get("n_critics"), from_recipe.get("n_critics"), recipe)
+    if copied:
+        trained = (*NETWORK_ARGUMENTS, *(VALUE_ARGUMENTS if "critics" in copied else ()))
+        wanted = {key: from_recipe[key] for key in trained if key in from_recipe and key not in given}
+        warn_about_networks(model, wanted, None if recipe is None else recipe.reference)
+    if misfit and (has_networks or not seen.is_known):
+        _warn_of_misfit(misfit, has_networks, given)
+    theirs = Acting(source, model.action_space, seen.normalizer)  # type: ignore[arg-type]
+    distance = _taken_over(model, name, theirs, copied, kept, training, misfit)
+    for network, target in model.target_pairs():
+        if "critics" not in copied or target is not model.critic_target:
+            target.load_state_dict(network.state_dict())
+    returns = _returns(model, theirs, training["report_episodes"])
+    model.clone_report = CloneReport(name, copied, distance, *returns)
+    if model.verbose >= 1:
+        print(f"load_offline: {model.clone_report}")
+    return ready_to_finetune(model, given, kept)
 
-    #: how far a policy taken over from elsewhere is from its source; None for one that was not
-    clone_report: CloneReport | None = None
-    if TYPE_CHECKING:
-        n_critics: Any
-        n_pretrain_steps: Any
-        offline_objective: Any
-        phase: Any
-        phase_steps: Any
-        finished_phases: Any
-        has_statistics: Any
-        policy_kwargs: Any
 
-    #: whether actor and critics have the layers of SAC's and TD3's, and can be copied from one to another
-    shares_networks: ClassVar[bool] = True
+def _taken_over(
+    model: Any, name: str, theirs: Acting, copied: tuple[str, ...], kept: Kept, training: dict[str, Any], misfit: str
+) -> float | None:
+    """
+    Clone the policy where it was not copied.
 
-    @classmethod
-    def takes_over(cls, source: Any) -> bool:
-        """
-        :param source: a live model of the stock class, with a stock policy
-        :return: whether this class opens it
-        """
-        return True
-
-    @classmethod
-    def _build(cls, env: Any, policy: str | None, recipe: Recipe | None, given: dict[str, Any]) -> Self:
-        raise NotImplementedError
-
-    @classmethod
-    def _read_recipe(cls, recipe: str | Recipe | None, env: Any) -> tuple[Recipe | None, dict[str, Any]]:
-        raise NotImplementedError
-
-    def _cut_ensemble(self, given: int | None, wanted: int | None, recipe: Recipe | None) -> None:
-        raise NotImplementedError
-
-    def _ready_to_finetune(self, given: dict[str, Any], kept: Kept) -> Self:
-        raise NotImplementedError
-
-    @classmethod
-    def _from_policy(
-        cls,
-        source: Any,
-        env: Any,
-        policy: str | None,
-        recipe: str | Recipe | None,
-        given: dict[str, Any],
-        training: dict[str, Any],
-    ) -> Self:
-        """Copy the networks whose shapes match; clone a policy that cannot be copied on the dataset."""
-        if env is None and isinstance(source, BaseAlgorithm):
-            env = source.get_env()
-        if env is None:
-            raise ValueError(f"load_offline needs env=…: {type(source).__name__} does not say where it acts.")
-        recipe, from_recipe = cls._read_recipe(recipe, env)
-        name, seen = getattr(source, "stock_class", type(source)).__name__, training["seen"]
-        misfit = _other_spaces(name, source, env)
-        is_model, source = isinstance(source, BaseAlgorithm | BasePolicy), as_ours(source)
-        has_networks = cls.shares_networks and getattr(source, "shares_networks", type(source).__name__ == "TQC")
-        alike = seen.give_to(env, given.get("verbose", 0)) if has_networks and not misfit else env
-        if is_model:
-            misfit = misfit or seen.misfit(name, alike)
-        may_copy = has_networks and not misfit
-        if may_copy and hasattr(source, "shares_networks"):  # TQC's values are none of ours
-            training = {**training, "load_critic": seen.keeps_values(name, alike, training)}
-        kept = kept_networks(training, from_recipe, given)
-        if "pretrain_kwargs" in inspect.signature(cls.__init__).parameters:
-            given = {**given, "pretrain_kwargs": None}  # what is built here fine-tunes
-        like, copied = (
-            cls._build_like(source, alike, policy, recipe, from_recipe, given, kept, training["clone_std"])
-            if may_copy
-            else (None, ())
-        )
-        model = cls._build(env, policy, recipe, given) if like is None else like
-        seen.warn_of_wrapping(env, model.env)
-        if "critics" in copied:
-            model._cut_ensemble(given.get("n_critics"), from_recipe.get("n_critics"), recipe)
+    :return: distance of its actions from the source's; None where a fresh policy is wanted
+    """
+    why = f" ({misfit})" if misfit else ""
+    if "actor" in copied:
+        return _distance(model, theirs, _as_it_acts(model), _sampled_observations(model))
+    if not kept.actor:
         if copied:
-            trained = (*NETWORK_ARGUMENTS, *(VALUE_ARGUMENTS if "critics" in copied else ()))
-            wanted = {key: from_recipe[key] for key in trained if key in from_recipe and key not in given}
-            warn_about_networks(model, wanted, None if recipe is None else recipe.reference)
-        if misfit and (has_networks or not seen.is_known):
-            _warn_of_misfit(misfit, has_networks, given)
-        theirs = Acting(source, model.action_space, seen.normalizer)  # type: ignore[arg-type]
-        distance = model._taken_over(name, theirs, copied, kept, training, misfit)
-        for network, target in model.target_pairs():
-            if "critics" not in copied or target is not model.critic_target:
-                target.load_state_dict(network.state_dict())
-        returns = model._returns(theirs, training["report_episodes"])
-        model.clone_report = CloneReport(name, copied, distance, *returns)
-        if model.verbose >= 1:
-            print(f"load_offline: {model.clone_report}")
-        return model._ready_to_finetune(given, kept)
+            return None
+        raise ValueError(
+            f"load_actor=False takes over values alone, and those of {name} do not fit {type(model).__name__}{why}."
+        )
+    if model.dataset is None:
+        raise ValueError(
+            f"The networks of {name} do not fit {type(model).__name__}{why}: pass dataset=… to clone its policy on."
+        )
+    return _clone(model, theirs, training)
 
-    def _taken_over(
-        self, name: str, theirs: Acting, copied: tuple[str, ...], kept: Kept, training: dict[str, Any], misfit: str
-    ) -> float | None:
-        """
-        Clone the policy where it was not copied.
 
-        :return: distance of its actions from the source's; None where a fresh policy is wanted
-        """
-        why = f" ({misfit})" if misfit else ""
-        if "actor" in copied:
-            return self._distance(theirs, self._as_it_acts(), self._sampled_observations())
-        if not kept.actor:
-            if copied:
-                return None
-            raise ValueError(
-                f"load_actor=False takes over values alone, and those of {name} do not fit {type(self).__name__}{why}."
-            )
-        if self.dataset is None:
-            raise ValueError(
-                f"The networks of {name} do not fit {type(self).__name__}{why}: pass dataset=… to clone its policy on."
-            )
-        return self._clone(theirs, training)
+def _build_like(
+    algorithm: Any,
+    source: Any,
+    env: Any,
+    policy: str | None,
+    recipe: Recipe | None,
+    from_recipe: dict[str, Any],
+    given: dict[str, Any],
+    wanted: Kept,
+    std: float,
+) -> tuple[Any, tuple[str, ...]]:
+    """:return: a model with what fits of the source's networks, and what was copied; none where nothing fits"""
+    # what belongs to critics is taken over with them alone, and whether they fit shows once they are built
+    for kept in dict.fromkeys((wanted, Kept(wanted.actor, not wanted.actor))):
+        arguments = network_arguments(source, algorithm, from_recipe, given, kept)
+        if kept.critic and "critic_layer_norm" in vars(source):
+            arguments["n_critics"] = max(source.n_critics, arguments["n_critics"])  # to be cut afterwards
+        model = build(algorithm, env, policy, recipe, arguments)
+        copied = _copy_networks(model, source, kept, std)
+        if "critics" in copied or (copied and not kept.critic):
+            return model, copied
+        if not copied:
+            break
+    return None, ()
 
-    # -- copying ---------------------------------------------------------------------------------------------------
 
-    @classmethod
-    def _build_like(
-        cls,
-        source: Any,
-        env: Any,
-        policy: str | None,
-        recipe: Recipe | None,
-        from_recipe: dict[str, Any],
-        given: dict[str, Any],
-        wanted: Kept,
-        std: float,
-    ) -> tuple[Self | None, tuple[str, ...]]:
-        """:return: a model with what fits of the source's networks, and what was copied; none where nothing fits"""
-        # what belongs to critics is taken over with them alone, and whether they fit shows once they are built
-        for kept in dict.fromkeys((wanted, Kept(wanted.actor, not wanted.actor))):
-            arguments = network_arguments(source, cls, from_recipe, given, kept)
-            if kept.critic and "critic_layer_norm" in vars(source):
-                arguments["n_critics"] = max(source.n_critics, arguments["n_critics"])  # to be cut afterwards
-            model = cls._build(env, policy, recipe, arguments)
-            copied = model._copy_networks(source, kept, std)
-            if "critics" in copied or (copied and not kept.critic):
-                return model, copied
-            if not copied:
-                break
-        return None, ()
+def _copy_networks(model: Any, source: Any, kept: Kept, std: float) -> tuple[str, ...]:
+    """:return: what was copied"""
+    copied = []
+    if kept.actor and _copy_actor(model, source, std):
+        copied.append("actor")
+    theirs = source.critic
+    alike = source.policy.activation_fn is model.policy.activation_fn  # type: ignore[union-attr]
+    if kept.critic and alike and same_shapes(model.critic, theirs):
+        model.critic.load_state_dict(theirs.state_dict())
+        model.critic_target.load_state_dict(source.critic_target.state_dict())
+        model.has_statistics = copy_statistics(source.critic, model.policy) or model.has_statistics  # type: ignore[arg-type]
+        copied.append("critics")
+    temperature, theirs = getattr(model, "log_ent_coef", None), getattr(source, "log_ent_coef", None)
+    if "actor" in copied and temperature is not None and theirs is not None:
+        temperature.data.copy_(theirs.data)
+    return tuple(copied)
 
-    def _copy_networks(self, source: Any, kept: Kept, std: float) -> tuple[str, ...]:
-        """:return: what was copied"""
-        copied = []
-        if kept.actor and self._copy_actor(source, std):
-            copied.append("actor")
-        theirs = source.critic
-        alike = source.policy.activation_fn is self.policy.activation_fn  # type: ignore[union-attr]
-        if kept.critic and alike and same_shapes(self.critic, theirs):
-            self.critic.load_state_dict(theirs.state_dict())
-            self.critic_target.load_state_dict(source.critic_target.state_dict())
-            self.has_statistics = copy_statistics(source.critic, self.policy) or self.has_statistics  # type: ignore[arg-type]
-            copied.append("critics")
-        temperature, theirs = getattr(self, "log_ent_coef", None), getattr(source, "log_ent_coef", None)
-        if "actor" in copied and temperature is not None and theirs is not None:
-            temperature.data.copy_(theirs.data)
-        return tuple(copied)
 
-    def _copy_actor(self, source: Any, std: float) -> bool:
-        """:return: whether the actor has the shapes of the source's, and then acts as it does"""
-        own = self.actor.state_dict()
-        state = conversion.actor_state(source.actor, self.actor)
-        fitting = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
-        if any(key not in fitting for key in {*own, *state} if "log_std" not in key):
-            return False
-        self.actor.load_state_dict({**own, **fitting})
-        self.has_statistics = copy_statistics(source.actor, self.policy) or self.has_statistics
-        if self.actor.stochastic and fitting.keys() != own.keys():
-            self.actor.set_std(std)
-        # the same network, whatever it is shown: by which statistics it sees is another question
-        inputs = self._sampled_observations()
-        normalizer = Normalizer.of(self.get_vec_normalize_env())
-        if normalizer is not None:
-            inputs = normalizer.normalize_obs(inputs)
-        own_actor, theirs = (Acting(each, self.action_space) for each in (self, source))  # type: ignore[arg-type]
-        if self._distance(own_actor, theirs, inputs) <= _SAME_ACTION:
-            return True
-        self.actor.load_state_dict(own)  # other activations, say
-        self.has_statistics = False
+def _copy_actor(model: Any, source: Any, std: float) -> bool:
+    """:return: whether the actor has the shapes of the source's, and then acts as it does"""
+    own = model.actor.state_dict()
+    state = conversion.actor_state(source.actor, model.actor)
+    fitting = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
+    if any(key not in fitting for key in {*own, *state} if "log_std" not in key):
         return False
+    model.actor.load_state_dict({**own, **fitting})
+    model.has_statistics = copy_statistics(source.actor, model.policy) or model.has_statistics
+    if model.actor.stochastic and fitting.keys() != own.keys():
+        model.actor.set_std(std)
+    # the same network, whatever it is shown: by which statistics it sees is another question
+    inputs = _sampled_observations(model)
+    normalizer = Normalizer.of(model.get_vec_normalize_env())
+    if normalizer is not None:
+        inputs = normalizer.normalize_obs(inputs)
+    own_actor, theirs = (Acting(each, model.action_space) for each in (model, source))  # type: ignore[arg-type]
+    if _distance(model, own_actor, theirs, inputs) <= _SAME_ACTION:
+        return True
+    model.actor.load_state_dict(own)  # other activations, say
+    model.has_statistics = False
+    return False
 
-    def _sampled_observations(self) -> Any:
-        """Observations of nowhere, without touching any random stream."""
-        space = copy.deepcopy(self.observation_space)
-        space.seed(0)
-        samples = [space.sample() for _ in range(_N_SAMPLES)]
-        if isinstance(samples[0], dict):
-            return {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
-        return np.stack(samples)
 
-    # -- cloning ---------------------------------------------------------------------------------------------------
+def _sampled_observations(model: Any) -> Any:
+    """Observations of nowhere, without touching any random stream."""
+    space = copy.deepcopy(model.observation_space)
+    space.seed(0)
+    samples = [space.sample() for _ in range(_N_SAMPLES)]
+    if isinstance(samples[0], dict):
+        return {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
+    return np.stack(samples)
 
-    def _clone(self, theirs: Acting, training: dict[str, Any]) -> float:
-        """
-        Imitate a policy's actions on the dataset's observations (OCR-CFT, eq. 52). Each sees these in its own way.
 
-        :return: mean distance of the actions afterwards
-        """
-        if training["clone_loss"] == "likelihood" and not self.actor.stochastic:
-            raise ValueError(
-                f"The policy of {type(self).__name__} is deterministic and has no likelihood: use clone_loss='mse'."
-            )
-        dataset = self.load_dataset(self.dataset)
-        wanted = imitated = self._scaled(theirs.on_dataset(dataset))
-        if training["clone_loss"] == "likelihood" and theirs.may_sample:
-            imitated = self._scaled(theirs.on_dataset(dataset, seed=self.seed or 0))
-        relabelled = with_actions(dataset, imitated)
-        kept = self.offline_objective
-        kwargs = {"loss": training["clone_loss"]}
-        self.offline_objective = make_objective("bc", kwargs, self, self.available_objectives)
-        try:
-            self.pretrain(relabelled, training["pretrain_steps"] or 10_000, progress_bar=training["progress_bar"])
-        finally:
-            self.offline_objective, self.offline_buffer = kept, None
-            steps, self.n_pretrain_steps = self.n_pretrain_steps, 0
-        if self.actor.stochastic and training["clone_loss"] == "mse":
-            self.actor.set_std(training["clone_std"])
-        distance = _mean_distance(self._scaled(self._as_it_acts().on_dataset(dataset)), wanted)
-        self.logger.record("offline/clone_distance", distance)
-        self.logger.dump(step=steps)
-        return distance
+def _clone(model: Any, theirs: Acting, training: dict[str, Any]) -> float:
+    """
+    Imitate a policy's actions on the dataset's observations (OCR-CFT, eq. 52). Each sees these in its own way.
 
-    def _as_it_acts(self) -> Acting:
-        """This model, on observations as the environment gives them without normaliser."""
-        return Acting(self, self.action_space, Normalizer.of(self.get_vec_normalize_env()))  # type: ignore[arg-type]
+    :return: mean distance of the actions afterwards
+    """
+    if training["clone_loss"] == "likelihood" and not model.actor.stochastic:
+        raise ValueError(
+            f"The policy of {type(model).__name__} is deterministic and has no likelihood: use clone_loss='mse'."
+        )
+    dataset = model.load_dataset(model.dataset)
+    wanted = imitated = _scaled(model, theirs.on_dataset(dataset))
+    if training["clone_loss"] == "likelihood" and theirs.may_sample:
+        imitated = _scaled(model, theirs.on_dataset(dataset, seed=model.seed or 0))
+    relabelled = with_actions(dataset, imitated)
+    kept = model.offline_objective
+    kwargs = {"loss": training["clone_loss"]}
+    model.offline_objective = make_objective("bc", kwargs, model, model.available_objectives)
+    try:
+        model.pretrain(relabelled, training["pretrain_steps"] or 10_000, progress_bar=training["progress_bar"])
+    finally:
+        model.offline_objective, model.offline_buffer = kept, None
+        steps, model.n_pretrain_steps = model.n_pretrain_steps, 0
+    if model.actor.stochastic and training["clone_loss"] == "mse":
+        model.actor.set_std(training["clone_std"])
+    distance = _mean_distance(_scaled(model, _as_it_acts(model).on_dataset(dataset)), wanted)
+    model.logger.record("offline/clone_distance", distance)
+    model.logger.dump(step=steps)
+    return distance
 
-    def _scaled(self, actions: np.ndarray) -> np.ndarray:
-        """:return: on the scale of [-1, 1], ``(N, act)``"""
-        return self.policy.scale_action(actions).reshape(len(actions), -1)  # type: ignore[misc]
 
-    def _distance(self, one: Acting, other: Acting, observations: Any) -> float:
-        """:return: mean distance of the deterministic actions of two policies without memory"""
-        return _mean_distance(*(self._scaled(each.predict(observations)[0]) for each in (one, other)))
+def _as_it_acts(model: Any) -> Acting:
+    """This model, on observations as the environment gives them without normaliser."""
+    return Acting(model, model.action_space, Normalizer.of(model.get_vec_normalize_env()))  # type: ignore[arg-type]
 
-    def _returns(self, theirs: Acting, n_episodes: int) -> tuple[float | None, float | None]:
-        """:return: mean returns of the source and of this model, over whole episodes of the environment"""
-        if n_episodes <= 0 or self.env is None:
-            return None, None
-        # statistics belong to the run, and each sees in its own way
-        normalizing = self.get_vec_normalize_env()
-        env = self.env if normalizing is None else normalizing.venv
-        theirs_and_own = (theirs, self._as_it_acts())
-        means = [float(np.mean(evaluate_policy(each, env, n_episodes, warn=False)[0])) for each in theirs_and_own]
-        return means[0], means[1]
+
+def _scaled(model: Any, actions: np.ndarray) -> np.ndarray:
+    """:return: on the scale of [-1, 1], ``(N, act)``"""
+    return model.policy.scale_action(actions).reshape(len(actions), -1)  # type: ignore[misc]
+
+
+def _distance(model: Any, one: Acting, other: Acting, observations: Any) -> float:
+    """:return: mean distance of the deterministic actions of two policies without memory"""
+    return _mean_distance(*(_scaled(model, each.predict(observations)[0]) for each in (one, other)))
+
+
+def _returns(model: Any, theirs: Acting, n_episodes: int) -> tuple[float | None, float | None]:
+    """:return: mean returns of the source and of this model, over whole episodes of the environment"""
+    if n_episodes <= 0 or model.env is None:
+        return None, None
+    # statistics belong to the run, and each sees in its own way
+    normalizing = model.get_vec_normalize_env()
+    env = model.env if normalizing is None else normalizing.venv
+    theirs_and_own = (theirs, _as_it_acts(model))
+    means = [float(np.mean(evaluate_policy(each, env, n_episodes, warn=False)[0])) for each in theirs_and_own]
+    return means[0], means[1]
 
 
 def _other_spaces(name: str, source: Any, env: VecEnv) -> str:

@@ -98,7 +98,7 @@ def as_ours(source: Any) -> Any:
         if isinstance(source, algorithm):
             return source
         is_stock = isinstance(source, algorithm.stock_class) and type(source.policy) in algorithm.stock_policies
-        if is_stock and algorithm.takes_over(source):
+        if is_stock and algorithm.weights.takes_over(source):
             return algorithm.load(to_memory(source), device=source.device, **algorithm.acting_arguments)
     return source
 

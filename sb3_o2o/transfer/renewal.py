@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch as th
 
@@ -40,13 +40,13 @@ class Learned:
     :param model: the model, before that
     """
 
-    def __init__(self, model: RenewalMixin):
+    def __init__(self, model: Any):
         self.policy: Any = model.policy
-        self.optimizers = model._policy_optimizers()
+        self.optimizers = model.weights.policy_optimizers(model)
         self.objectives = model.offline_objective, model.finetuning_objective
         self.temperature = {name: vars(model)[name] for name in _TEMPERATURE if name in vars(model)}
 
-    def give_to(self, model: RenewalMixin, kept: Kept) -> None:
+    def give_to(self, model: Any, kept: Kept) -> None:
         """
         :param model: the same model, set up anew
         :param kept: what goes on in it
@@ -60,7 +60,7 @@ class Learned:
             optimizer.state.clear()  # its moments are of the old policy's entropy
         self._give_objectives(model, kept)
 
-    def _give_networks(self, model: RenewalMixin, kept: Kept) -> None:
+    def _give_networks(self, model: Any, kept: Kept) -> None:
         policy: Any = model.policy
         learned = self.policy.state_dict()
         policy.load_state_dict(
@@ -72,11 +72,11 @@ class Learned:
             if kept.keeps(policy, name):
                 parameter.requires_grad_(trained[name])  # some may be frozen
 
-    def _give_moments(self, model: RenewalMixin, kept: Kept) -> None:
+    def _give_moments(self, model: Any, kept: Kept) -> None:
         policy: Any = model.policy
         before = dict(self.policy.named_parameters())
         names = {id(parameter): name for name, parameter in policy.named_parameters()}
-        for which, optimizer in model._policy_optimizers().items():
+        for which, optimizer in model.weights.policy_optimizers(model).items():
             moments = self.optimizers[which].state
             for parameter in (each for group in optimizer.param_groups for each in group["params"]):
                 name = names[id(parameter)]
@@ -86,7 +86,7 @@ class Learned:
                         key: value.clone() if isinstance(value, th.Tensor) else value for key, value in state.items()
                     }
 
-    def _give_objectives(self, model: RenewalMixin, kept: Kept) -> None:
+    def _give_objectives(self, model: Any, kept: Kept) -> None:
         offline, online = self.objectives
         _give_objective(offline, model.offline_objective, kept)
         if online is not offline and model.finetuning_objective is not model.offline_objective:
@@ -108,70 +108,114 @@ def _give_objective(learned: Objective, fresh: Objective, kept: Kept) -> None:
             optimizer.load_state_dict(learned.optimizers[name].state_dict())
 
 
-if TYPE_CHECKING:
-    _Base: Any
-else:
-    _Base = object
+def renew(model: Any, settings: dict[str, Any], kept: Kept, set_up: Callable[[], None]) -> None:
+    """
+    :param settings: arguments from now on
+    :param kept: networks that go on, with their optimisers' moments
+    :param set_up: makes networks and objectives of the arguments
+    """
+    learned = Learned(model)
+    model.__dict__.update(settings)
+    set_up()
+    model.__dict__.pop("_target_parameters", None)  # of the networks that were
+    learned.give_to(model, kept)
 
 
-class RenewalMixin(_Base):
-    """Sets networks up anew without losing what is kept."""
+def hand_over(model: Any, kept: Kept | None = None) -> None:
+    """
+    Go over from the arguments of pre-training to those of fine-tuning, once.
 
-    if TYPE_CHECKING:
-        online_arguments: Any
-        pretrain_kwargs: Any
+    :param kept: networks that go on; by default all, but for critics of another architecture
+    """
+    settings, model.online_arguments = model.online_arguments, {}
+    differ = bool(settings) and critics_differ(model, settings)
+    kept = Kept(critic=not differ) if kept is None else kept
+    if differ and kept.critic:
+        wanted = {name: settings.pop(name) for name in CRITIC_ARGUMENTS if name in settings}
+        warn_about_networks(model, wanted, model.recipe)
+    if not kept.both:
+        renew(model, settings, kept, lambda: set_up_networks(model))
+    elif settings:
+        renew(model, settings, kept, lambda: set_up_settings(model))
+    if differ and not kept.critic and model.verbose >= 1:
+        print(f"Fine-tuning begins with fresh critics: {described_critics(model)}")
 
-    def _policy_optimizers(self) -> dict[str, th.optim.Optimizer]:
-        """The optimisers of the policy's networks, by name."""
-        return {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
 
-    def _renew(self, settings: dict[str, Any], kept: Kept, set_up: Callable[[], None]) -> None:
-        """
-        :param settings: arguments from now on
-        :param kept: networks that go on, with their optimisers' moments
-        :param set_up: makes networks and objectives of the arguments
-        """
-        learned = Learned(self)
-        self.__dict__.update(settings)
-        set_up()
-        self.__dict__.pop("_target_parameters", None)  # of the networks that were
-        learned.give_to(self, kept)
+def described_critics(model: Any) -> str:
+    layers = hidden_layers(model.policy.net_arch, "qf")
+    return (
+        f"{model.n_critics} of {layers} units, {'with' if model.critic_layer_norm else 'without'} layer normalisation"
+    )
 
-    def _hand_over(self, kept: Kept | None = None) -> None:
-        """
-        Go over from the arguments of pre-training to those of fine-tuning, once.
 
-        :param kept: networks that go on; by default all, but for critics of another architecture
-        """
-        settings, self.online_arguments = self.online_arguments, {}
-        differ = bool(settings) and critics_differ(self, settings)
-        kept = Kept(critic=not differ) if kept is None else kept
-        if differ and kept.critic:
-            wanted = {name: settings.pop(name) for name in CRITIC_ARGUMENTS if name in settings}
-            warn_about_networks(self, wanted, self.recipe)
-        if not kept.both:
-            self._renew(settings, kept, self._set_up_networks)
-        elif settings:
-            self._renew(settings, kept, self._set_up_settings)
-        if differ and not kept.critic and self.verbose >= 1:
-            print(f"Fine-tuning begins with fresh critics: {self._described_critics()}")
+def set_up_settings(model: Any) -> None:
+    """Learning rates and objectives of the arguments as they are now."""
+    model._setup_lr_schedule()
+    model._setup_objectives()
 
-    def _described_critics(self) -> str:
-        layers = hidden_layers(self.policy.net_arch, "qf")
-        return (
-            f"{self.n_critics} of {layers} units, {'with' if self.critic_layer_norm else 'without'} layer normalisation"
+
+def set_up_networks(model: Any) -> None:
+    """The same, and networks; environment, buffer and random streams go on."""
+    model._setup_lr_schedule()
+    model.policy = model.policy_class(
+        model.observation_space, model.action_space, model.lr_schedule, **model.full_policy_kwargs()
+    ).to(model.device)
+    model.networks_replaced()
+    model._setup_objectives()
+
+
+def keep_critics(model: Any, n_critics: int) -> None:
+    """
+    Go on with the first members of the ensemble: critics, target critics and their optimiser's moments.
+
+    :param n_critics: members to keep
+    :raises ValueError: if there are not as many, or another argument needs more
+    """
+    if not 1 <= n_critics <= model.n_critics:
+        raise ValueError(
+            f"The ensemble has {model.n_critics} critics, so n_critics={n_critics} cannot be kept of it: ask for 1 "
+            f"to {model.n_critics}, or pre-train a larger ensemble."
         )
+    needed = {"critic_subset": model.critic_subset}
+    for which, objective in (("offline", model.offline_objective), ("online", model.finetuning_objective)):
+        needed[f"the {which} objective's critic_subset"] = getattr(objective, "critic_subset", None)
+        needed[f"the {which} objective"] = objective.least_critics
+    for name, least in needed.items():
+        if least is not None and least > n_critics:
+            raise ValueError(f"n_critics={n_critics} is too few: {name} needs {least}.")
+    policy: Any = model.policy
+    policy.critic.keep_first(n_critics)
+    policy.critic_target.keep_first(n_critics)
+    model.n_critics = policy.critic_kwargs["n_critics"] = n_critics
+    if "n_critics" in model.policy_kwargs:
+        model.policy_kwargs = {**model.policy_kwargs, "n_critics": n_critics}
+    # compiled for the shapes that were
+    model.loop.forget_graphs()
 
-    def _set_up_settings(self) -> None:
-        """Learning rates and objectives of the arguments as they are now."""
-        self._setup_lr_schedule()
-        self._setup_objectives()
 
-    def _set_up_networks(self) -> None:
-        """The same, and networks; environment, buffer and random streams go on."""
-        self._setup_lr_schedule()
-        self.policy = self.policy_class(
-            self.observation_space, self.action_space, self.lr_schedule, **self.full_policy_kwargs()
-        ).to(self.device)
-        self._networks_replaced()
-        self._setup_objectives()
+def renew_critics(model: Any) -> None:
+    """
+    Fresh critics, and fresh states of all optimisers, as a new model would have them; the policy stays, and so do
+    parameters that are frozen.
+    """
+    modules = (model.policy, model.offline_objective, model.finetuning_objective)
+    frozen = [each for module in modules for each in module.parameters() if not each.requires_grad]
+    values = [parameter.detach().clone() for parameter in frozen]
+    fresh: Any = model.policy_class(
+        model.observation_space, model.action_space, model.lr_schedule, **model.full_policy_kwargs()
+    )
+    model.weights.forget_values(model, fresh.to(model.device))
+    for objective in (model.offline_objective, model.finetuning_objective):
+        objective.forget_values()
+    forget_moments(model)
+    with th.no_grad():
+        for parameter, value in zip(frozen, values, strict=True):
+            parameter.copy_(value)
+
+
+def forget_moments(model: Any) -> None:
+    """Clear the states of all optimisers."""
+    own = (objective.optimizers.values() for objective in (model.offline_objective, model.finetuning_objective))
+    for optimizers in (model.weights.all_optimizers(model), *own):
+        for optimizer in optimizers:
+            optimizer.state.clear()

@@ -1,0 +1,110 @@
+"""What users call to stop a run, to go on with it, and to save and copy models."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.type_aliases import GymEnv
+
+from sb3_o2o.data.normalization import Normalizer
+from sb3_o2o.files import whole_file
+from sb3_o2o.resume import bundle, copying
+from sb3_o2o.updates.call import Call
+from sb3_o2o.updates.hooks import Hooks
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    _Base = BaseAlgorithm
+else:
+    _Base = object
+
+
+class ResumableAlgorithm(_Base):
+    """``learn`` that can be left and gone on with, and files; :mod:`sb3_o2o.resume` does the work."""
+
+    call: Call
+    hooks: Hooks
+    finetuning: list[Any]
+
+    def learn(self, *args: Any, **kwargs: Any) -> Self:
+        """SB3's ``learn``, with its arguments."""
+        try:
+            with self.call.running():
+                return super().learn(*args, **kwargs)  # type: ignore[safe-super]
+        finally:
+            self.call.let_go(self.finetuning, self.hooks)
+
+    def request_stop(self) -> None:
+        """
+        End ``learn`` or ``pretrain`` at the next point where nothing is half-done: between two updates, and after
+        the transitions of a rollout are stored. A stop asked for during the last step of a call ends the next call.
+        A callback that returns False stops earlier, and SB3 then drops the transition of that step.
+        """
+        self.call.request_stop()
+
+    def save_resume(self, path: str | os.PathLike[str]) -> None:
+        """
+        Write all that a run needs to go on bit for bit: the model, the online buffer, ``VecNormalize``, random
+        generators, phase, callbacks and the environment's state. A folder; one that exists is replaced whole.
+
+        Called inside ``learn`` or ``pretrain``, as by a callback, it is written at the next point where nothing is
+        half-done: before the next rollout or update, or at the end of the call.
+
+        :param path: the folder
+        :raises OSError: if it cannot be written
+        """
+        self.call.at_clean_point(lambda: bundle.save(self, path))
+
+    @classmethod
+    def load_resume(
+        cls, path: str | os.PathLike[str], env: GymEnv, device: th.device | str = "auto", **kwargs: Any
+    ) -> Self:
+        """
+        Read what :meth:`save_resume` wrote. Go on with ``learn(remaining, reset_num_timesteps=False)``, or
+        ``pretrain(dataset, remaining, reset_gradient_steps=False)``, and callbacks of the same kinds in the same
+        order: they get their state back when the call starts.
+
+        :param path: the folder
+        :param env: an environment of the same kind
+        :param device: where the networks live
+        :param kwargs: as for ``load``
+        :return: the model
+        :raises ValueError: if it is no resume bundle, or one of another version
+        """
+        return bundle.load(cls, path, env, device, **kwargs)  # type: ignore[no-any-return]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return copying.state_of(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        copying.set_state(self, state)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return copying.deep_copy(self, memo)  # type: ignore[no-any-return]
+
+    def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
+        """
+        Stable-Baselines3's ``save``. The file replaces what was there when it is complete and on the disk. The
+        statistics of ``VecNormalize``, without which the policy cannot act, go along.
+
+        :param path: of the zip, whose ending may be left out, or a binary file
+        :param exclude: attributes to leave out as well
+        :param include: attributes to save although they are left out otherwise
+        :raises OSError: if it cannot be written
+        """
+        if self.env is not None:
+            self.saved_normalizer = Normalizer.of(self._vec_normalize_env)
+        if not isinstance(path, str | os.PathLike):
+            super().save(path, exclude, include)  # type: ignore[misc]
+            return
+        target = Path(path)
+        if target.suffix == "":
+            target = target.with_name(f"{target.name}.zip")
+        with whole_file(target) as file:
+            super().save(file, exclude, include)  # type: ignore[misc,arg-type]

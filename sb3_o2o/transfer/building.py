@@ -1,0 +1,60 @@
+"""Models that transfers build, and make ready."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from typing import Any
+
+from gymnasium import spaces
+from stable_baselines3.common.base_class import maybe_make_env
+
+from sb3_o2o.recipes.reading import Recipe, environment_id, load_recipe
+from sb3_o2o.transfer.architecture import Kept
+from sb3_o2o.transfer.renewal import keep_critics
+from sb3_o2o.updates.phases import PRETRAINING
+
+
+def build(algorithm: Any, env: Any, policy: str | None, recipe: Recipe | None, given: dict[str, Any]) -> Any:
+    env = maybe_make_env(env, verbose=0)
+    space = env.observation_space
+    policy = policy or ("MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy")
+    return algorithm(policy, env, recipe=recipe, **given)  # type: ignore[call-arg]
+
+
+def read_recipe(algorithm: Any, recipe: str | Recipe | None, env: Any) -> tuple[Recipe | None, dict[str, Any]]:
+    """:return: the recipe for an environment, and its arguments for this class"""
+    if recipe is None:
+        return None, {}
+    recipe = load_recipe(recipe, environment_id(env))
+    return recipe, recipe.arguments_for(algorithm.__name__, inspect.signature(algorithm.__init__).parameters)
+
+
+def cut_ensemble(model: Any, given: int | None, wanted: int | None, recipe: Recipe | None) -> None:
+    """What the user asks for has to be there; a recipe takes what there is, and says what it leaves."""
+    trained = model.n_critics
+    if given is not None and given != trained:
+        keep_critics(model, given)
+    elif given is None and wanted is not None and wanted < trained:
+        keep_critics(model, wanted)
+        assert recipe is not None  # who else would want them
+        warnings.warn(
+            f"Recipe {recipe.reference!r} has {wanted} critics: the first {wanted} of the {trained} trained ones "
+            f"go on. n_critics={trained} keeps all.",
+            stacklevel=4,
+        )
+
+
+def ready_to_finetune(model: Any, given: dict[str, Any], kept: Kept) -> Any:
+    """A pre-trained policy acts by itself from the first step, whatever ``learning_starts`` the source had."""
+    if model.pretrain_kwargs:
+        model.pretrain_kwargs = None  # they have had their time
+    if kept.actor:
+        model.act_from_the_first_step()
+    if "learning_starts" in given:
+        model.learning_starts = given["learning_starts"]
+    model.num_timesteps = model._total_timesteps = 0
+    model.begin_new_run()
+    if model.phase != PRETRAINING:
+        model.phase = None
+    return model

@@ -1,0 +1,94 @@
+"""Saved models, opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.save_util import recursive_getattr
+
+from sb3_o2o.errors import check_keyword_arguments
+from sb3_o2o.networks.normalizer import has_statistics
+from sb3_o2o.recipes.reading import environment_id, load_recipe
+from sb3_o2o.transfer.architecture import NETWORK_ARGUMENTS
+from sb3_o2o.transfer.archive import saved_family, saved_model_path
+from sb3_o2o.transfer.seeing import restore_normalizer
+from sb3_o2o.updates import pretraining
+from sb3_o2o.updates.containers import own_containers
+
+_IN_MEMORY = "a model in memory"
+
+
+def load(
+    algorithm: Any, load_stock: Callable[..., Any], path: Any, env: Any, device: th.device | str, kwargs: dict[str, Any]
+) -> Any:
+    """
+    See ``load`` of the algorithms.
+
+    :param algorithm: class of the model
+    :param load_stock: Stable-Baselines3's ``load`` of it
+    :param path: a zip, with or without the ending, or a file-like object
+    :param env: the environment to go on in, or its id
+    :param device: where the networks live
+    :param kwargs: further arguments of ``load``, and constructor arguments to change
+    :return: the model
+    """
+    path = saved_model_path(path) or path
+    family = saved_family(path)
+    if family != algorithm.stock_class.__name__:
+        what = "no model that can be recognised" if family == "unknown" else f"a {family} model"
+        raise ValueError(
+            f"{path if isinstance(path, str | os.PathLike) else _IN_MEMORY} holds {what}, not a "
+            f"{algorithm.stock_class.__name__} model. {algorithm.__name__}.load_offline takes over policies of other "
+            "families."
+        )
+    of_load = ("custom_objects", "print_system_info", "force_reset")
+    given = {name: value for name, value in kwargs.items() if name not in of_load}
+    check_keyword_arguments(f"argument of {algorithm.__name__}", algorithm.__init__, given)
+    if "pretrain_kwargs" in given:
+        raise ValueError("pretrain_kwargs are applied when a model is built: give load the arguments themselves.")
+    kwargs.update(own_containers(given))
+    env = maybe_make_env(env, verbose=0)
+    if given.get("recipe") is not None:
+        recipe = load_recipe(given["recipe"], environment_id(env))
+        kwargs.update(recipe=recipe.reference, recipe_pretrain_steps=recipe.pretrain_steps)
+    try:
+        model = load_stock(path, env=env, device=device, **kwargs)
+    except KeyError as error:
+        # SB3 takes any ValueError for a model of an older version, and then stumbles
+        raise error.__context__ or error from None
+    except RuntimeError as error:
+        if "size mismatch" not in str(error) and "in state_dict" not in str(error):
+            raise
+        asked = ", ".join(f"{name}={given[name]!r}" for name in given if name in NETWORK_ARGUMENTS)
+        raise ValueError(
+            f"The saved networks have other shapes than asked for{f' by {asked}' if asked else ''}: {error}"
+        ) from error
+    pretraining.leave(model)  # a checkpoint from the middle of it
+    for name in given:
+        model.online_arguments.pop(name, None)  # holds in both phases from now on
+    # of what to_sb3 made, stock attributes say nothing
+    model.has_statistics = model.has_statistics or has_statistics(model.policy)
+    restore_normalizer(model)
+    return model
+
+
+def match_objectives(model: Any, parameters: dict[str, Any]) -> dict[str, Any]:
+    """
+    An objective that is new to a saved model starts afresh; one that is gone is left behind.
+
+    :param model: about to be given parameters
+    :param parameters: by name
+    :return: the parameters that it expects
+    """
+    expected = model._get_torch_save_params()[0]
+    is_objective = [name for name in {*expected, *parameters} if name.split(".")[0].endswith("_objective")]
+    matched = {name: value for name, value in parameters.items() if name not in is_objective or name in expected}
+    for name in is_objective:
+        if name in expected and name not in parameters:
+            attribute = recursive_getattr(model, name)
+            matched[name] = attribute.state_dict()
+    return matched
