@@ -6,7 +6,7 @@ import copy
 import inspect
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -31,12 +31,6 @@ from sb3_o2o.transfer.foreign import (
 )
 from sb3_o2o.transfer.renewal import kept_networks
 from sb3_o2o.transfer.spaces import bounds, check_spaces, same_bounds
-
-if TYPE_CHECKING:
-
-    _Base: Any
-else:
-    _Base = object
 
 #: observations on which a copied actor has to act as its source does
 _N_SAMPLES = 16
