@@ -78,6 +78,16 @@ class TestRecipes:
 
 
 class TestTraining:
+    def test_several_environments_make_as_many_updates(self, pretrained: Path) -> None:
+        short = [*SHORT, "--set", "finetuning=[]", "--set", "batch_size=4", "--set", "learning_starts=0", "--steps", 16]
+        output = succeeds("finetune", pretrained, "--n-envs", 4, *short)
+        assert "Recipe 'wsrl' makes 4 updates for each environment step: with 4 environments 16 follow a step" in output
+        output = succeeds("finetune", pretrained, "--n-envs", 4, *short, "--set", "gradient_steps=2")
+        assert "updates for each environment step" not in output
+        offline = O2OSAC.load(pretrained / "offline" / "model")._n_updates
+        models = [O2OSAC.load(f"runs/wsrl-TinyBox-v0_{number}/online/model") for number in (1, 2)]
+        assert [model._n_updates - offline for model in models] == [64, 8]
+
     def test_pretrain_then_finetune_then_evaluate(self, pretrained: Path) -> None:
         output = succeeds(
             "finetune",

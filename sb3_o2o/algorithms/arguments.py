@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sb3_o2o.objectives.base import UNUSED
+from sb3_o2o.recipes.counts import recipe_count
 from sb3_o2o.recipes.reading import environment_id, load_recipe
 from sb3_o2o.updates.containers import own_containers
 
@@ -37,7 +38,7 @@ def fills_in_recipe(init: Init) -> Init:
         bound = signature.bind(self, *args, **kwargs)
         given = dict(bound.arguments)
         explicit = tuple(name for name in given if name not in ("self", "policy", "env"))
-        self.recipe_pretrain_steps = 0
+        self.recipe_pretrain_steps, self.recipe_count = 0, None
         if given.get("recipe") is not None:
             recipe = load_recipe(given["recipe"], environment_id(given.get("env")))
             from_recipe = recipe.arguments_for(type(self).__name__, signature.parameters)
@@ -47,6 +48,9 @@ def fills_in_recipe(init: Init) -> Init:
                 given.setdefault(name, value)
             # what is saved: where the recipe can be found, and what of it is no constructor argument
             given["recipe"], self.recipe_pretrain_steps = recipe.reference, recipe.pretrain_steps
+            counted = type(self).counted_argument
+            default = signature.parameters[counted].default
+            self.recipe_count = recipe_count(recipe, counted, from_recipe, default, explicit)
         self.explicit_arguments = explicit
         init(**own_containers(given))
 

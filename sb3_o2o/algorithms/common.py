@@ -24,6 +24,7 @@ from sb3_o2o.data import OfflineDataset, OfflineReplayBuffer
 from sb3_o2o.data.normalization import Normalizer
 from sb3_o2o.finetuning import build_finetuning
 from sb3_o2o.objectives import Batch, Draws, Objective, make_objective
+from sb3_o2o.recipes.counts import RecipeCount
 from sb3_o2o.transfer import renewal
 from sb3_o2o.updates import gradient_phases, pretraining, sampling
 from sb3_o2o.updates.call import Call
@@ -60,6 +61,9 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
     recipe: str | None
     #: gradient steps that the recipe wants on the dataset
     recipe_pretrain_steps: int = 0
+    #: what the recipe counts for each of its environments, unless a user says it; and which argument that is
+    recipe_count: RecipeCount | None = None
+    counted_argument: ClassVar[str] = "gradient_steps"
     objective: str
     objective_kwargs: dict[str, Any] | None
     finetuning: list[Any]
@@ -412,6 +416,9 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
             if self.n_pretrain_steps < self.pretrain_steps:
                 self.request_stop()  # it was stopped: do not go on in the environment
         self.check_reward_scale()
+        note = self.note_on_counts()
+        if note is not None and self.verbose >= 1:
+            print(note)
         if self.n_pretrain_steps >= self.pretrain_steps:  # and not stopped in the middle of it
             renewal.hand_over(self)
             self.finetuning_objective.check_prepared()
@@ -439,6 +446,10 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
         hooks = Hooks()
         hooks.deliver_to(callbacks)
         self._refuse_unused_hooks(hooks)
+
+    def note_on_counts(self) -> str | None:
+        """:return: what is done about counts of the recipe with another number of environments; None for nothing"""
+        raise NotImplementedError
 
     def _check_run(self, callbacks: list[BaseCallback]) -> None:
         """:raises ValueError: if a callback could not start"""

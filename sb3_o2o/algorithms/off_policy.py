@@ -193,7 +193,15 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
         """SB3's; before it, callbacks may run their gradient-only phases, and a stop may be asked for."""
         if not self.may_collect():
             return RolloutReturn(0, 0, continue_training=False)
-        return super().collect_rollouts(env, callback, *args, **kwargs)
+        rollout = super().collect_rollouts(env, callback, *args, **kwargs)
+        if self.recipe_count is not None:
+            self.call.rounds = self.recipe_count.rounds(self.gradient_steps, self.n_envs)
+        return rollout
+
+    def note_on_counts(self) -> str | None:
+        """See :class:`~sb3_o2o.recipes.counts.RecipeCount`."""
+        count = self.recipe_count
+        return None if count is None else count.note_on_updates(self.gradient_steps, self.n_envs)
 
     def _sample_action(
         self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
@@ -217,15 +225,19 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """
-        SB3 calls this after each rollout.
+        SB3 calls this after each rollout. A recipe's updates are then made for each environment, see
+        :class:`~sb3_o2o.recipes.counts.RecipeCount`.
 
         :param gradient_steps: updates to make
         :param batch_size: transitions per update
         """
+        rounds, self.call.rounds = self.call.rounds, 1
         if not self.hooks.allow_update() or not self.can_sample():
             return
         self.start_finetuning()
-        self.loop.run(gradient_steps, batch_size)
+        for _ in range(rounds):
+            self.hooks.call("before_updates")
+            self.loop.run(gradient_steps, batch_size)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def can_sample(self) -> bool:

@@ -59,6 +59,7 @@ class O2OOnPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
     """Online, Stable-Baselines3's own rollouts and updates; offline, an optimiser of its own for the actor."""
 
     weights: ClassVar[Weights] = OnPolicyWeights()
+    counted_argument: ClassVar[str] = "n_steps"
     policy_arguments: ClassVar[tuple[str, ...]] = ("normalize_observations",)
     acting_arguments: ClassVar[dict[str, Any]] = ON_POLICY_ACTING
     value_learning_rate: float | str | Schedule | None
@@ -181,8 +182,13 @@ class O2OOnPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
 
     def train(self) -> None:
         """Stable-Baselines3's update on the last rollout."""
+        self.hooks.call("before_updates")
         with self._gradient_hooks():
             super().train()
+
+    def note_on_counts(self) -> str | None:
+        """See :class:`~sb3_o2o.recipes.counts.RecipeCount`."""
+        return None if self.recipe_count is None else self.recipe_count.note_on_rollouts(self.n_steps, self.n_envs)
 
     @contextmanager
     def _gradient_hooks(self) -> Iterator[None]:

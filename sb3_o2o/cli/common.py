@@ -59,7 +59,14 @@ ActingThreads = Annotated[
     int | None,
     typer.Option("--threads", help="CPU threads. Default: $OMP_NUM_THREADS, else 1.", min=1),
 ]
-NEnvs = Annotated[int, typer.Option("--n-envs", help="Environments that collect side by side.", min=1)]
+NEnvs = Annotated[
+    int | None,
+    typer.Option(
+        "--n-envs",
+        help="Environments side by side, with as many updates for each step as with one. Default: the recipe's.",
+        min=1,
+    ),
+]
 
 
 def next_command(text: str, command: str) -> None:

@@ -150,7 +150,7 @@ def finetune(
     steps: Steps = None,
     pretrain_steps: PretrainSteps = None,
     settings: Settings = None,
-    n_envs: NEnvs = 1,
+    n_envs: NEnvs = None,
     seed: Seed = 0,
     device: Device = "auto",
     threads: Threads = None,
@@ -197,7 +197,7 @@ def finetune(
         overrides=parse_settings(settings, loaded, environment.id, extra),
         pretrain_steps=pretrain_steps,
         online_steps=loaded.online_steps if steps is None else steps,
-        n_envs=n_envs,
+        n_envs=loaded.n_envs if n_envs is None else n_envs,
         seed=seed,
         device=device,
         threads=threads,
@@ -315,6 +315,9 @@ def _begin(prepared: Any, folder: "RunFolder", offline_from: Path | None) -> Non
     console.print(f"Run folder: [bold]{folder.path}[/]", soft_wrap=True, highlight=False)
     if prepared.clone_report is not None:
         console.print(f"From the source: {prepared.clone_report}", markup=False, soft_wrap=True, highlight=False)
+    note = prepared.model.note_on_counts() if config.online_steps else None
+    if note is not None:
+        console.print(note, markup=False, soft_wrap=True, highlight=False)
 
 
 def resume_run(path: Path, ctx: typer.Context) -> "RunFolder":

@@ -222,6 +222,13 @@ class FineTuningCallback(BaseCallback):
         """Called once, before the first online update."""
 
     @hook
+    def before_updates(self) -> None:
+        """
+        Called before the updates that follow a rollout; where those of a recipe are made for each of several
+        environments, before each of these rounds. What happens once for an environment step belongs here.
+        """
+
+    @hook
     def sample(self, batch_size: int) -> ReplaySamples | None:
         """
         Asked when an update needs transitions.

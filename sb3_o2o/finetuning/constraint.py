@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 _THRESHOLDS = {"kl": (0.125, 2.0), "mse": (0.0025, 0.04)}
 
 
-class _OncePerRollout(FusedAdam):
-    """Steps at the first of the updates that follow a rollout."""
+class _OncePerRound(FusedAdam):
+    """Steps at the first of the updates that follow a rollout, or in each of their rounds where there are several."""
 
     is_due = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "is_due": self.is_due}
 
     def step(self, closure: Any = None) -> Any:
         """See ``torch.optim.Adam``."""
@@ -40,7 +43,7 @@ class _Multiplier(nn.Module):
     def __init__(self, value: float, learning_rate: float):
         super().__init__()
         self.logarithm = nn.Parameter(th.tensor(math.log(value)))
-        self.optimizer = _OncePerRollout([self.logarithm], lr=learning_rate)
+        self.optimizer = _OncePerRound([self.logarithm], lr=learning_rate)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         super()._apply(fn, recurse)
@@ -58,7 +61,8 @@ class ConstrainedFineTuning(_ReferenceCallback):
     reference's log-probability (saturated actions would swamp the mean); in the target it is taken per sample.
     Otherwise it is the mean squared difference of the deterministic actions; in the target it is its mean over the
     batch. A violated constraint weighs ``expectile``, a satisfied one ``1 - expectile``. Where several updates follow a
-    rollout, the multiplier moves in the first.
+    rollout, the multiplier moves in the first, and in each of their rounds where a recipe makes them for several
+    environments.
 
     The defaults are those for medium data. For expert data the paper has thresholds 0.005 to 0.125 (KL) and 2.5e-5 to
     6.25e-4 (squared difference).
@@ -175,6 +179,9 @@ class ConstrainedFineTuning(_ReferenceCallback):
     def _on_rollout_end(self) -> None:
         super()._on_rollout_end()
         self._set_threshold()
+
+    def before_updates(self) -> None:
+        """The multiplier's turn comes again."""
         self.multiplier.optimizer.is_due = True
 
     def _set_threshold(self) -> None:

@@ -13,6 +13,7 @@ from sb3_o2o.data import OfflineDataset
 from sb3_o2o.errors import check_keyword_arguments
 from sb3_o2o.finetuning import build_finetuning
 from sb3_o2o.networks.ensemble import check_n_critics
+from sb3_o2o.recipes.counts import recipe_count
 from sb3_o2o.recipes.reading import Recipe
 from sb3_o2o.transfer.acting import has_predict
 from sb3_o2o.transfer.architecture import (
@@ -164,6 +165,9 @@ def _from_saved(
             settings.update(recipe=recipe.reference, recipe_pretrain_steps=recipe.pretrain_steps)
         settings.update(mixed_network_arguments(model, from_recipe, given, defaults, kept))
         _renew_saved(model, own_containers(settings), kept)
+    counted = algorithm.counted_argument
+    if recipe is not None or counted in given:
+        model.recipe_count = recipe_count(recipe, counted, from_recipe, defaults.get(counted), given)
     asked = given.get("ent_coef", from_recipe.get("ent_coef"))
     if isinstance(asked, int | float) and hasattr(model, "fix_ent_coef"):
         model.fix_ent_coef(asked)

@@ -51,6 +51,8 @@ def load(
     if "pretrain_kwargs" in given:
         raise ValueError("pretrain_kwargs are applied when a model is built: give load the arguments themselves.")
     kwargs.update(own_containers(given))
+    if algorithm.counted_argument in given:
+        kwargs["recipe_count"] = None
     env = maybe_make_env(env, verbose=0)
     if given.get("recipe") is not None:
         recipe = load_recipe(given["recipe"], environment_id(env))

@@ -29,6 +29,8 @@ class Call:
         #: rollouts have begun
         self.is_collecting = False
         self.shows_progress = False
+        #: how often the updates that follow the last rollout are made
+        self.rounds = 1
         #: states of the callbacks of the last call, those of the constructor apart
         self.finished: Sequence[State] = ()
         #: of an interrupted call, until the next one of the same kind: whether it was offline, and each callback's
@@ -65,7 +67,7 @@ class Call:
 
         if self.callbacks:
             self.finished = states_of(each for each in self.callbacks if not is_own(each))
-        self.callbacks = []
+        self.callbacks, self.rounds = [], 1
         hooks.deliver_to(each for each in hooks.callbacks() if is_own(each))
         for callback in own:
             callback.parent, callback.locals, callback.globals = None, {}, {}  # type: ignore[assignment]

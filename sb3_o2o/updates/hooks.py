@@ -21,6 +21,7 @@ UPDATE_HOOKS = (
     "before_collecting",
     "before_rollout",
     "before_finetuning",
+    "before_updates",
     "sample",
     "prepare",
     "critic_steps",
