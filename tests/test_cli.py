@@ -18,7 +18,6 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_o2o import O2OPPO, O2OSAC, O2OTD3, OfflineDataset
 from sb3_o2o.__main__ import main
-from sb3_o2o.cli.common import parse_settings
 from sb3_o2o.cli.progress import Bars
 from sb3_o2o.evaluation import evaluate
 from sb3_o2o.version import __version__
@@ -423,7 +422,7 @@ class TestBadInput:
             (["--set", "objective=cqll"], "Did you mean 'cql'"),
             (["--set", "objective_kwargs.cql_wait=1"], "Did you mean 'cql_weight'"),
             (["--set", "finetuning=[{Warmpu: {}}]"], "Did you mean 'Warmup'"),
-            (["--set", "seed=3"], "Unknown constructor argument 'seed'"),
+            (["--set", "seed=3"], "--set cannot change seed: use --seed."),
             (["--log-dir", "file/runs"], "Cannot write runs to"),
             (["--gradient-steps", "0"], "gradient-steps"),
         ],
@@ -463,27 +462,6 @@ class TestBadInput:
     def test_the_traceback_can_be_asked_for(self) -> None:
         result = sb3_o2o("--traceback", "recipes", "show", "wslr")
         assert isinstance(result.exception, ValueError)
-
-
-class TestSettings:
-    def test_values_are_yaml(self) -> None:
-        settings = ["learning_rate=1e-4", "n_critics=3", "compile=true", "policy_kwargs={net_arch: [8]}"]
-        expected = {"learning_rate": 1e-4, "n_critics": 3, "compile": True, "policy_kwargs": {"net_arch": [8]}}
-        assert parse_settings(settings, None, tiny.BOX) == expected
-
-    def test_a_dotted_name_keeps_the_recipes_neighbours(self) -> None:
-        settings = [
-            "policy_kwargs.net_arch=[8]",
-            "policy_kwargs.last_hidden_gain=null",
-            "objective_kwargs.cql_weight=1",
-        ]
-        given = parse_settings(settings, "wsrl", "Hopper-v5")
-        assert given["policy_kwargs"] == {"net_arch": [8], "orthogonal_gain": 2**0.5, "last_hidden_gain": None}
-        assert given["objective_kwargs"]["cql_weight"] == 1
-        assert given["objective_kwargs"]["max_target_backup"] is True
-
-    def test_later_ones_win_over_options(self) -> None:
-        assert parse_settings(["n_critics=4"], "wsrl", tiny.BOX, extra={"n_critics": 2}) == {"n_critics": 4}
 
 
 def test_demo(monkeypatch: pytest.MonkeyPatch) -> None:

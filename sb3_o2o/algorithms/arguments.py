@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from sb3_o2o.data import OfflineDataset
+from sb3_o2o.errors import check_keyword_arguments, parameters_of
 from sb3_o2o.objectives.base import UNUSED
 from sb3_o2o.recipes.counts import recipe_count
 from sb3_o2o.recipes.reading import environment_id, load_recipe
@@ -41,7 +43,7 @@ def fills_in_recipe(init: Init) -> Init:
         self.recipe_pretrain_steps, self.recipe_count = 0, None
         if given.get("recipe") is not None:
             recipe = load_recipe(given["recipe"], environment_id(given.get("env")))
-            from_recipe = recipe.arguments_for(type(self).__name__, signature.parameters)
+            from_recipe = recipe.arguments_for(type(self).__name__, parameters_of(init))
             for name in (*explicit, *(given.get("policy_kwargs") or {})):  # where stock names its number of critics
                 (from_recipe.get("pretrain_kwargs") or {}).pop(name, None)
             for name, value in from_recipe.items():
@@ -80,3 +82,43 @@ def warn_of_overridden_arguments(model: Any) -> None:
         elif decided is not UNUSED:
             instead = f"It is {decided!r} there, whatever the algorithm is given: leave it out."
         warnings.warn(f"{name}={value!r} has no effect with {who}. {instead}", stacklevel=2)
+
+
+def check_nested_arguments(model: Any, policy_kwargs: dict[str, Any]) -> None:
+    """
+    Refuse what neither the policy, nor its optimiser, nor a dataset takes.
+
+    :param model: the algorithm, about to be set up
+    :param policy_kwargs: all of the policy's arguments
+    :raises ValueError: an unknown name (the nearest is named), or a value of another type
+    """
+    own = ("observation_space", "action_space", "lr_schedule")
+    policy_class = model.policy_class
+    check_keyword_arguments("policy argument", policy_class, policy_kwargs, skip=own)
+    optimizer = policy_kwargs.get("optimizer_class") or _default_of(policy_class, "optimizer_class")
+    if optimizer is not None:
+        of_optimizer = policy_kwargs.get("optimizer_kwargs") or {}
+        check_keyword_arguments("argument of the optimiser", optimizer, of_optimizer, skip=("params", "lr"))
+    _check_layers(policy_kwargs.get("net_arch"))
+    check_keyword_arguments(
+        "dataset argument",
+        OfflineDataset.load,
+        model.dataset_kwargs or {},
+        skip=("source", "observation_space", "action_space"),
+    )
+
+
+def _default_of(owner: type, name: str) -> Any:
+    """What a class, or the first of its bases that says so, takes where nothing is given."""
+    for constructor in (vars(each)["__init__"] for each in owner.__mro__[:-1] if "__init__" in vars(each)):
+        parameters = inspect.signature(constructor).parameters
+        if name in parameters:
+            return parameters[name].default
+    return None
+
+
+def _check_layers(net_arch: Any) -> None:
+    layers = net_arch.values() if isinstance(net_arch, dict) else [net_arch or []]
+    for units in (units for each in layers if isinstance(each, list | tuple) for units in each):
+        if isinstance(units, int) and units < 1:
+            raise ValueError(f"Layers of policy_kwargs['net_arch'] need at least one unit, not {units}.")

@@ -16,7 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
-from sb3_o2o.algorithms.arguments import warn_of_overridden_arguments
+from sb3_o2o.algorithms.arguments import check_nested_arguments, warn_of_overridden_arguments
 from sb3_o2o.algorithms.pretrain_kwargs import apply_pretrain_kwargs, arguments_of_finetuning
 from sb3_o2o.algorithms.resumable import ResumableAlgorithm
 from sb3_o2o.algorithms.transferable import TransferableAlgorithm
@@ -126,6 +126,7 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
         self.policy_class = self.stock_policies.get(self.policy_class, self.policy_class)
         self.policy_kwargs = self.full_policy_kwargs()
         try:
+            check_nested_arguments(self, self.policy_kwargs)
             super()._setup_model()  # type: ignore[safe-super]
         finally:
             self.policy_kwargs = given  # what the user gave: ``load(policy_kwargs=…)`` compares it

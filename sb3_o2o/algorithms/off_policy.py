@@ -22,6 +22,7 @@ from sb3_o2o.data import MixedReplayBuffer, MonteCarloDictReplayBuffer, MonteCar
 from sb3_o2o.data.filling import fill_replay_buffer
 from sb3_o2o.data.online import can_be_sampled
 from sb3_o2o.data.rewards import scaled_rewards
+from sb3_o2o.errors import check_keyword_arguments
 from sb3_o2o.networks.ensemble import check_n_critics
 from sb3_o2o.objectives import Objective, ReevaluationObjective, make_objective, objective_class
 from sb3_o2o.transfer.archive import OFF_POLICY_ACTING
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm as _Base
 else:
     _Base = object
+
+
+#: what SB3 itself gives a replay buffer
+_OF_BUFFERS = ("buffer_size", "observation_space", "action_space", "device", "n_envs", "optimize_memory_usage", "env")
 
 
 class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
@@ -64,6 +69,9 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
         check_n_critics(self.n_critics)
         self._check_off_policy_arguments()
         self._resolve_action_noise()
+        if self.replay_buffer_kwargs:
+            kind = self.replay_buffer_class or DictReplayBuffer
+            check_keyword_arguments("argument of the replay buffer", kind, self.replay_buffer_kwargs, skip=_OF_BUFFERS)
         buffer_class, buffer_kwargs = self._monte_carlo_buffer() or given
         self.replay_buffer_class, self.replay_buffer_kwargs = buffer_class, dict(buffer_kwargs)
         try:
@@ -74,8 +82,11 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
 
     def _check_off_policy_arguments(self) -> None:
         """:raises ValueError: for an argument out of range"""
-        if self.policy_delay < 1:
-            raise ValueError(f"policy_delay must be at least 1, not {self.policy_delay}.")
+        for name in ("batch_size", "buffer_size", "policy_delay"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if not 0 <= self.tau <= 1:
+            raise ValueError(f"tau must lie in [0, 1], not {self.tau}.")
         for name, allowed in {
             "actor_batch": ("minibatch", "block"),
             "actor_critics": ("min", "mean", "first"),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from sb3_o2o.errors import unknown
+from sb3_o2o.errors import check_type, parameters_of, unknown
 from sb3_o2o.transfer.architecture import hidden_layers
 
 
@@ -20,9 +20,11 @@ def apply_pretrain_kwargs(model: Any) -> None:
     given: Any = model.pretrain_kwargs or {}
     if not isinstance(given, Mapping):
         raise ValueError(f"pretrain_kwargs must be a dictionary of constructor arguments, not {given!r}.")
-    for name in given:
+    accepted = parameters_of(type(model))
+    for name, value in given.items():
         if name not in model.pretrain_keys:
             raise unknown("key of pretrain_kwargs", name, model.pretrain_keys)
+        check_type(f"{name} of pretrain_kwargs", value, accepted[name])
     if not given:
         return
     model.n_critics = model.policy_kwargs.get("n_critics", model.n_critics)  # Stable-Baselines3's own way to say it

@@ -214,6 +214,8 @@ class O2OSAC(O2OOffPolicyAlgorithm, SAC):
             self._setup_model()
 
     def _setup_model(self) -> None:
+        if isinstance(self.ent_coef, str):
+            _automatic("ent_coef", self.ent_coef)
         self._resolve_target_entropy()
         super()._setup_model()
         if self.ent_coef_optimizer is not None:
@@ -221,15 +223,10 @@ class O2OSAC(O2OOffPolicyAlgorithm, SAC):
 
     def _resolve_target_entropy(self) -> None:
         """``"auto_0.5"`` is half of SAC's ``-|A|``, as RLPD has it; written as SB3 writes ``ent_coef="auto_0.1"``."""
-        if isinstance(self.target_entropy, str) and self.target_entropy.startswith("auto"):
-            _, _, factor = self.target_entropy.partition("_")
-            try:
-                fraction = float(factor or 1.0)
-            except ValueError:
-                raise ValueError(
-                    f"target_entropy must be a number, 'auto' or 'auto_0.5', not {self.target_entropy!r}."
-                ) from None
-            self.target_entropy = -fraction * self.action_dim
+        if isinstance(self.target_entropy, str):
+            number = _automatic("target_entropy", self.target_entropy)
+            if self.target_entropy.startswith("auto"):
+                self.target_entropy = -number * self.action_dim
 
     def _setup_lr_schedule(self) -> None:
         super()._setup_lr_schedule()
@@ -285,3 +282,16 @@ class O2OSAC(O2OOffPolicyAlgorithm, SAC):
     def current_ent_coef(self) -> th.Tensor:
         """:return: the temperature alpha, without gradient"""
         return self.ent_coef_tensor if self.log_ent_coef is None else self.log_ent_coef.detach().exp()
+
+
+def _automatic(name: str, text: str) -> float:
+    """
+    :param name: of the argument, for the error
+    :param text: ``"auto"``, ``"auto_0.1"``, or a number as text
+    :return: the number, 1 for ``"auto"`` alone
+    :raises ValueError: if there is another text
+    """
+    try:
+        return float(text.removeprefix("auto").removeprefix("_") or 1.0)
+    except ValueError:
+        raise ValueError(f"{name} must be a number, 'auto' or one like 'auto_0.5', not {text!r}.") from None

@@ -17,8 +17,8 @@ from sb3_o2o.cli.common import (
     Settings,
     Threads,
     next_command,
-    parse_settings,
 )
+from sb3_o2o.cli.settings import parse_settings
 
 
 @dataclass(frozen=True)

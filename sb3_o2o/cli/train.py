@@ -20,11 +20,10 @@ from sb3_o2o.cli.common import (
     Settings,
     Threads,
     console,
-    dataset_settings,
     next_command,
-    parse_settings,
     stop,
 )
+from sb3_o2o.cli.settings import dataset_settings, parse_settings
 
 if TYPE_CHECKING:
     from sb3_o2o.recipes import Recipe

@@ -133,7 +133,8 @@ class FineTuningCallback(BaseCallback):
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
-        FineTuningCallback.registry[cls.__name__] = cls
+        if not cls.__name__.startswith("_"):  # what others build on
+            FineTuningCallback.registry[cls.__name__] = cls
 
     def __getstate__(self) -> dict[str, Any]:
         # the model holds this callback: pickling it back would drag environment and buffers into the zip

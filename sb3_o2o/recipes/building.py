@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_o2o.algorithms import OfflineToOnlineAlgorithm, algorithm_class
-from sb3_o2o.errors import check_keyword_arguments
+from sb3_o2o.errors import check_keyword_arguments, parameters_of
 from sb3_o2o.recipes.reading import Recipe, environment_id, load_recipe
 
 
@@ -40,5 +39,5 @@ def check_recipe(recipe: Recipe) -> Recipe:
     :raises ValueError: unknown algorithm or key (the nearest is named)
     """
     constructor = algorithm_class(recipe.algorithm).__init__
-    recipe.arguments_for(recipe.algorithm, inspect.signature(constructor).parameters)
+    recipe.arguments_for(recipe.algorithm, parameters_of(constructor))
     return recipe

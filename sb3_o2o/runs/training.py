@@ -151,7 +151,12 @@ def prepare(config: RunConfig, resume_from: Path | None = None, recipe: Recipe |
         spaces_ = {"observation_space": env.observation_space, "action_space": env.action_space}
         dataset = OfflineDataset.load(config.dataset, **{**spaces_, **kwargs})
         dataset.check_compatible(env.observation_space, env.action_space)
-    model = _model(config, recipe, env, resume_from)
+    try:
+        model = _model(config, recipe, env, resume_from)
+    except AssertionError as error:
+        if not str(error):
+            raise
+        raise ValueError(str(error)) from error  # how Stable-Baselines3 refuses arguments
     if config.diagnostics:
         _warn_of_left_out(model)
     return Prepared(
