@@ -2,6 +2,7 @@
 
 import math
 import random
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -329,7 +330,9 @@ class TestCallback:
         assert not np.allclose(evaluate(model.policy, plain, 3, seed=1).returns, expected, atol=1e-3)
         callback = NormalizedEvalCallback(plain, n_eval_episodes=3, eval_freq=0, seed=1, verbose=0)
         model.learning_starts = 100
-        model.learn(1, callback=callback)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model.learn(1, callback=callback)
         np.testing.assert_allclose(callback.evaluations_results[0], expected)
 
     def test_no_evaluations(self, tmp_path: Path) -> None:

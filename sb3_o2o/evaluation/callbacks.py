@@ -1,6 +1,7 @@
 """Evaluation while training, in Stable-Baselines3's layout."""
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import EvalCallback
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_o2o.evaluation.evaluate import Evaluation, evaluate, spec_id, synchronise_normalizer
 from sb3_o2o.evaluation.scores import ReferenceScore, reference_score
@@ -32,7 +33,8 @@ class NormalizedEvalCallback(EvalCallback):
     begin again, or count something else (``learn`` after ``pretrain``), starts afresh, in the file as well: give each
     phase a ``log_path`` of its own.
 
-    :param eval_env: environment that pays raw rewards, not the training's own
+    :param eval_env: environment that pays raw rewards, not the training's own; behind ``VecNormalize``, which then gets
+        the training's statistics, or without one
     :param reference: references of the normalised score; default: the table's, by the environment's id. Where there are
         none, raw returns are logged and printed, and with ``verbose=1`` the first evaluation says so
     :param at_start: evaluate before the first step as well, so that the curve has its zero
@@ -59,6 +61,13 @@ class NormalizedEvalCallback(EvalCallback):
         # what the steps so far counted, None before the first, and the last of them
         self._counts_offline: bool | None = None
         self._last_step = 0
+
+    def _init_callback(self) -> None:
+        with warnings.catch_warnings():
+            if unwrap_vec_normalize(self.training_env) is not None and unwrap_vec_normalize(self.eval_env) is None:
+                # not the same wrappers, and they need not be: the policy sees what it was trained on
+                warnings.filterwarnings("ignore", message="Training and eval env are not of the same type")
+            super()._init_callback()
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
