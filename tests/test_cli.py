@@ -86,6 +86,10 @@ class TestTraining:
         offline = O2OSAC.load(pretrained / "offline" / "model")._n_updates
         models = [O2OSAC.load(f"runs/wsrl-TinyBox-v0_{number}/online/model") for number in (1, 2)]
         assert [model._n_updates - offline for model in models] == [64, 8]
+        Path("mine.yml").write_text("about: {algorithm: O2OSAC}\ndefault: {n_envs: 2, gradient_steps: 3}\n")
+        output = succeeds("finetune", pretrained, "--recipe", "mine.yml", *short)  # has its own number of environments
+        assert "updates for each" not in output
+        assert O2OSAC.load("runs/mine-TinyBox-v0_1/online/model")._n_updates - offline == 24
 
     def test_pretrain_then_finetune_then_evaluate(self, pretrained: Path) -> None:
         output = succeeds(

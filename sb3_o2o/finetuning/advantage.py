@@ -25,8 +25,8 @@ class AuxiliaryAdvantage(_ReferenceCallback):
     The released code adds advantages of shape (N, 1) and (N,), so that every advantage meets every auxiliary one and
     these carry no signal of a sample. Here each sample has its own, as in the paper.
 
-    :param anneal_steps: environment steps until ``w`` is 0, > 0; 250 000 for medium, medium-replay and AntMaze
-        datasets, 500 000 for medium-expert and expert ones
+    :param anneal_steps: steps of the fine-tuning run until ``w`` is 0, > 0; 250 000 for medium, medium-replay and
+        AntMaze datasets, 500 000 for medium-expert and expert ones
     :param per_dimension: bound each dimension of the action by itself, as in the paper, and not their sum, as in the
         released code
     :param normalize: normalise the mixed advantages over the whole rollout, as in the released code; set

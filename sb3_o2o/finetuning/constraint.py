@@ -69,7 +69,7 @@ class ConstrainedFineTuning(_ReferenceCallback):
 
     :param threshold: of the divergence at the first step, > 0; 0.125 for KL, 0.0025 for the squared difference
     :param end_threshold: at the last; 2.0 and 0.04
-    :param anneal_steps: environment steps in between, > 0
+    :param anneal_steps: environment steps of the fine-tuning run in between, > 0
     :param penalty: ``"kl"`` or ``"mse"``; by default the first where the policy has a density
     :param multiplier: the Lagrange multiplier at the start, > 0
     :param multiplier_learning_rate: of its logarithm, > 0

@@ -19,7 +19,7 @@ def _check_kappa(value: Any, name: str) -> None:
 @dataclass(frozen=True)
 class LinearSchedule:
     """
-    A line over environment steps, then a constant.
+    A line over the environment steps of the fine-tuning run, then a constant.
 
     :param start: value at ``start_step``, in [0, 1]
     :param end: value from ``end_step`` on, in [``start``, 1]

@@ -145,9 +145,10 @@ class _ReferenceCallback(FineTuningCallback):
         for callback in callbacks:
             if isinstance(callback, EvalCallback):
                 return callback
+        calls = max(self.interval // self.model.n_envs, 1)  # one for a step of all environments
         raise ValueError(
             f"{type(self).__name__}(reference='best') follows the scores of an evaluation callback, and this run has "
-            "none: add learn(callback=EvalCallback(eval_env, eval_freq=1000)), or use reference='interval'."
+            f"none: add learn(callback=EvalCallback(eval_env, eval_freq={calls})), or use reference='interval'."
         )
 
 

@@ -31,7 +31,7 @@ class SPOTObjective(TD3Objective):
 
     :param model: the algorithm whose networks are trained
     :param weight: lambda, >= 0; 0.025 to 1 in the papers, by environment and dataset
-    :param cooldown_steps: environment steps in which lambda would fall to 0, > 0
+    :param cooldown_steps: environment steps of the fine-tuning run in which lambda would fall to 0, > 0
     :param cooldown_floor: part of lambda that stays, in [0, 1]; 1 keeps all of it
     :param density: ``"elbo"``, or ``"iwae"`` for the importance-weighted bound. That is a log-density over all
         dimensions where the other is a mean over them: lambda has another scale
