@@ -188,10 +188,12 @@ class TestTraining:
             rf"From the source: copied the actor and the critics of TD3, mean action distance [\d.e-]+, return {score} "
         )
         assert re.search(rf"{report}\(source: {score}\)", output)
+        assert "The temperature starts at 1, as ent_coef='auto_1.0' says, for the source has tuned none." in output
         assert isinstance(O2OSAC.load("runs/sac-TinyBox-v0_1/online/model.zip"), O2OSAC)
         # the report stays in the saved model, but the next run starts from a policy of its own kind
         again = succeeds("finetune", "runs/sac-TinyBox-v0_1", "--recipe", "sac", "--steps", 10, *SHORT)
         assert "From the source" not in again
+        assert "The temperature starts" not in again
 
     def test_from_nothing_but_a_dataset(self, tiny_dataset: Callable[..., str]) -> None:
         options = ("--recipe", "rlpd", "--steps", 12, "--set", "learning_starts=6")

@@ -79,6 +79,8 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
     pretrain_kwargs: dict[str, Any] | None = None
     pretrain_keys: ClassVar[tuple[str, ...]] = ()
     compile: bool
+    #: where SAC's temperature starts and why, if the policy that was handed over came with none
+    temperature_note: str | None = None
     actor_batch: str = "minibatch"
     # state
     #: settings and statistics of ``VecNormalize`` when this model was last saved; None where it had none
@@ -316,6 +318,8 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
                 "until then.",
                 stacklevel=2,
             )
+        if reset_gradient_steps:
+            self.temperature_note = None
         pretraining.pretrain(
             self, dataset, gradient_steps, callback, log_interval, progress_bar, tb_log_name, reset_gradient_steps
         )
@@ -432,6 +436,8 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
             total_timesteps, callback = super()._setup_learn(
                 total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
             )
+        if self.temperature_note is not None and self.n_finetuning_steps == 0:
+            self.logger.record("finetune/start_ent_coef", self.current_ent_coef().item())  # type: ignore[attr-defined]
         if noise is not None:
             self.action_noise = noise  # SB3 has reset it, as if an episode had ended
         self.call.is_collecting, self.call.shows_progress = False, progress_bar

@@ -21,6 +21,7 @@ from sb3_o2o.networks.policies import O2OActor, O2OSACCnnPolicy, O2OSACMultiInpu
 from sb3_o2o.objectives import SAC_OBJECTIVES
 from sb3_o2o.recipes.reading import Recipe
 from sb3_o2o.transfer.archive import opens_family
+from sb3_o2o.transfer.temperature import stated_start
 from sb3_o2o.updates.phases import PRETRAINING
 
 
@@ -30,6 +31,8 @@ class O2OSAC(O2OOffPolicyAlgorithm, SAC):
     Soft actor-critic that pre-trains on a fixed dataset and fine-tunes online. With the arguments below at their
     defaults it follows Stable-Baselines3's SAC. Arguments of SAC as there; beside them:
 
+    :param ent_coef: as there. Where pre-training has tuned no temperature (``"iql"``, ``"bc"``), fine-tuning starts
+        where ``"auto_0.1"`` says, and with plain ``"auto"`` at 0.2 (Luo et al. 2024)
     :param action_noise: as there, or a number: the standard deviation of Gaussian noise on the scale of [-1, 1]
     :param objective: what ``pretrain`` minimises: ``"sac"``, ``"bc"``, ``"cql"``, ``"calql"``, ``"iql"``,
         ``"sac_n"`` or ``"edac"``
@@ -77,7 +80,8 @@ class O2OSAC(O2OOffPolicyAlgorithm, SAC):
     available_objectives: ClassVar = SAC_OBJECTIVES  # type: ignore[misc]
     default_online_objective: ClassVar[str] = "sac"
     pretrain_keys: ClassVar[tuple[str, ...]] = (
-        *("learning_rate", "qf_learning_rate", "ent_coef_learning_rate", "batch_size", "tau", "target_update_interval"),
+        *("learning_rate", "qf_learning_rate", "ent_coef_learning_rate", "ent_coef"),
+        *("batch_size", "tau", "target_update_interval"),
         *("n_critics", "critic_layer_norm", "policy_kwargs"),
         *("critic_subset", "subset_replacement", "actor_critics", "entropy_backup"),
     )
@@ -241,6 +245,16 @@ class O2OSAC(O2OOffPolicyAlgorithm, SAC):
         self.ent_coef = ent_coef
         self.ent_coef_tensor = th.tensor(float(ent_coef), device=self.device)
         self.log_ent_coef, self.ent_coef_optimizer = None, None
+
+    def tune_ent_coef(self, ent_coef: str) -> None:
+        """
+        Tune the temperature from now on.
+
+        :param ent_coef: ``"auto"``, or ``"auto_0.1"`` to start there; else it starts at 1
+        """
+        self.ent_coef = ent_coef
+        self.log_ent_coef = th.full((1,), math.log(stated_start(ent_coef) or 1.0), device=self.device).requires_grad_()
+        self.ent_coef_optimizer = FusedAdam([self.log_ent_coef], lr=self.ent_coef_lr_schedule(1))
 
     def optimizers(self) -> dict[str, th.optim.Optimizer]:
         optimizers = super().optimizers()

@@ -62,6 +62,7 @@ class TransferableAlgorithm(_Base):
         load_actor: bool = True,
         load_critic: bool | None = None,
         load_optimizer: bool = True,
+        start_ent_coef: float | None = None,
         clone_std: float = 0.1,
         clone_loss: str = "mse",
         report_episodes: int = 0,
@@ -105,6 +106,10 @@ class TransferableAlgorithm(_Base):
             as ``PolicyReevaluation`` does. Between SAC and TD3 they keep their meaning: SAC's include the entropy
         :param load_optimizer: keep the optimisers' state of what is kept, of a model of this class or its stock
             counterpart
+        :param start_ent_coef: temperature from which SAC goes on to tune, > 0. By default the source's, if it has tuned
+            or fixed one. IQL, behaviour cloning, TD3 and foreign policies have not: then it is what
+            ``ent_coef="auto_0.1"`` or the recipe says, else 0.2, which Luo et al. 2024 preset for policies of any
+            method. ``model.temperature_note`` says which
         :param clone_std: standard deviation, before the squashing, of a policy that comes without one, > 0: cloning
             with ``"mse"`` teaches the mean alone, and a fresh network's would explore almost at random
         :param clone_loss: ``"mse"``, or ``"likelihood"`` for the entropy-regularised likelihood (SAC and PPO; in
@@ -140,6 +145,7 @@ class TransferableAlgorithm(_Base):
             load_actor=load_actor,
             load_critic=load_critic,
             load_optimizer=load_optimizer,
+            start_ent_coef=start_ent_coef,
             clone_std=clone_std,
             clone_loss=clone_loss,
             report_episodes=report_episodes,

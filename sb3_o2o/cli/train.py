@@ -315,8 +315,9 @@ def _begin(prepared: Any, folder: "RunFolder", offline_from: Path | None) -> Non
     if prepared.clone_report is not None:
         console.print(f"From the source: {prepared.clone_report}", markup=False, soft_wrap=True, highlight=False)
     note = prepared.model.note_on_counts() if config.online_steps else None
-    if note is not None:
-        console.print(note, markup=False, soft_wrap=True, highlight=False)
+    for each in (prepared.model.temperature_note, note):
+        if each is not None:
+            console.print(each, markup=False, soft_wrap=True, highlight=False)
 
 
 def resume_run(path: Path, ctx: typer.Context) -> "RunFolder":

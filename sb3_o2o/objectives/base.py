@@ -45,6 +45,8 @@ class Objective(nn.Module):
     preparation: ClassVar[str] = ""
     #: fewest critics that it can do with
     least_critics: ClassVar[int] = 1
+    #: it tunes SAC's temperature, on the scale of values
+    tunes_ent_coef: ClassVar[bool] = False
     #: its modules that hold values, by name
     value_networks: ClassVar[tuple[str, ...]] = ()
     #: hooks that have nothing to change here, because this objective never asks for what they change
@@ -186,6 +188,7 @@ class SACObjective(Objective):
         target of its own (SO2, eq. 3)
     """
 
+    tunes_ent_coef: ClassVar[bool] = True
     unused_hooks: ClassVar[tuple[str, ...]] = ("advantages",)
 
     def __init__(

@@ -31,6 +31,7 @@ from sb3_o2o.transfer.foreign import (
 )
 from sb3_o2o.transfer.renewal import kept_networks
 from sb3_o2o.transfer.spaces import bounds, check_spaces, same_bounds
+from sb3_o2o.transfer.temperature import own_temperature, settle_temperature
 
 #: observations on which a copied actor has to act as its source does
 _N_SAMPLES = 16
@@ -122,6 +123,8 @@ def from_policy(
     for network, target in model.target_pairs():
         if "critics" not in copied or target is not model.critic_target:
             target.load_state_dict(network.state_dict())
+    given_coef, otherwise, start = given.get("ent_coef"), from_recipe.get("ent_coef"), training["start_ent_coef"]
+    settle_temperature(model, own_temperature(source), start=start, given=given_coef, otherwise=otherwise)
     returns = _returns(model, theirs, training["report_episodes"])
     model.clone_report = CloneReport(name, copied, distance, *returns)
     if model.verbose >= 1:
@@ -191,9 +194,6 @@ def _copy_networks(model: Any, source: Any, kept: Kept, std: float) -> tuple[str
         model.critic_target.load_state_dict(source.critic_target.state_dict())
         model.has_statistics = copy_statistics(source.critic, model.policy) or model.has_statistics  # type: ignore[arg-type]
         copied.append("critics")
-    temperature, theirs = getattr(model, "log_ent_coef", None), getattr(source, "log_ent_coef", None)
-    if "actor" in copied and temperature is not None and theirs is not None:
-        temperature.data.copy_(theirs.data)
     return tuple(copied)
 
 

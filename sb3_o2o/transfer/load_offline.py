@@ -37,6 +37,7 @@ from sb3_o2o.transfer.foreign import (
 from sb3_o2o.transfer.renewal import forget_moments, hand_over, kept_networks, renew
 from sb3_o2o.transfer.seeing import Seen, saved_model_sees
 from sb3_o2o.transfer.spaces import saved_model_fits
+from sb3_o2o.transfer.temperature import check_start, own_temperature, settle_temperature
 from sb3_o2o.updates import pretraining
 from sb3_o2o.updates.containers import own_containers
 
@@ -68,6 +69,7 @@ def load_offline(
     load_actor: bool = True,
     load_critic: bool | None = None,
     load_optimizer: bool = True,
+    start_ent_coef: float | None = None,
     clone_std: float = 0.1,
     clone_loss: str = "mse",
     report_episodes: int = 0,
@@ -86,6 +88,7 @@ def load_offline(
         given["finetuning"] = build_finetuning(finetuning)
     if clone_loss not in ("mse", "likelihood"):
         raise ValueError(f"clone_loss must be 'mse' or 'likelihood', not {clone_loss!r}.")
+    check_start(algorithm, start_ent_coef, given.get("ent_coef"))
     if not load_actor and load_critic is False:
         raise ValueError("load_actor=False and load_critic=False keep nothing: build a new model instead.")
     training: dict[str, Any] = {
@@ -94,6 +97,7 @@ def load_offline(
         "load_actor": load_actor,
         "load_critic": load_critic,
         "load_optimizer": load_optimizer,
+        "start_ent_coef": start_ent_coef,
         "clone_std": clone_std,
         "clone_loss": clone_loss,
         "report_episodes": report_episodes,
@@ -146,13 +150,13 @@ def _from_saved(
         if recipe is None:  # saved with the arguments of pre-training in place, and these beside them
             from_recipe, apart = model.online_arguments, model.pretrain_kwargs or {}
     # what a recipe leaves out is the constructor's default, not what an earlier recipe left in the zip
-    defaults = {} if recipe is None else _method_defaults(algorithm)
+    defaults = {} if recipe is None else method_defaults(algorithm)
     if model is not None and training["load_critic"] is None and kept.both:
         of_user = {name: given[name] for name in apart if name in given}
         anew = mixed_network_arguments(model, from_recipe, of_user, defaults, Kept(critic=False))
         kept = Kept(critic=not critics_differ(model, anew))
     trained = (*NETWORK_ARGUMENTS, *(VALUE_ARGUMENTS if kept.critic else ()))
-    # what was learned travels with the model; a temperature that is to be fixed: see below
+    # what was learned travels with the model; the temperature is settled below
     left_out = {*trained, *OFFLINE_ARGUMENTS, *algorithm.weights.learned_arguments, "policy"}
     settings = {name: value for name, value in {**defaults, **from_recipe}.items() if name not in left_out}
     of_model = (*NETWORK_ARGUMENTS, *algorithm.weights.learned_arguments)
@@ -160,17 +164,18 @@ def _from_saved(
     if model is None:
         settings.update({} if recipe is None else {"recipe": recipe})
         model = algorithm.load(path, env=env, device=device, custom_objects=custom, **settings)
+        temperature = own_temperature(model)
     else:
         if recipe is not None:
             settings.update(recipe=recipe.reference, recipe_pretrain_steps=recipe.pretrain_steps)
         settings.update(mixed_network_arguments(model, from_recipe, given, defaults, kept))
+        temperature = own_temperature(model)
         _renew_saved(model, own_containers(settings), kept)
     counted = algorithm.counted_argument
     if recipe is not None or counted in given:
         model.recipe_count = recipe_count(recipe, counted, from_recipe, defaults.get(counted), given)
-    asked = given.get("ent_coef", from_recipe.get("ent_coef"))
-    if isinstance(asked, int | float) and hasattr(model, "fix_ent_coef"):
-        model.fix_ent_coef(asked)
+    otherwise, start = from_recipe.get("ent_coef"), training["start_ent_coef"]
+    settle_temperature(model, temperature, start=start, given=given.get("ent_coef"), otherwise=otherwise)
     if kept.critic and hasattr(model.policy, "critic_target"):
         cut_ensemble(model, given.get("n_critics"), from_recipe.get("n_critics"), recipe)
     wanted = {name: from_recipe[name] for name in trained if name in from_recipe and name not in given}
@@ -215,13 +220,18 @@ def _from_dataset(
         raise ValueError(f"load_offline({source!r}) pre-trains on a dataset: say how long with pretrain_steps=….")
     model.pretrain(source, steps, progress_bar=training["progress_bar"])
     actor, critic = training["load_actor"], training["load_critic"]
-    hand_over(model, None if actor and critic is None else Kept(actor, critic is not False))
+    kept = None if actor and critic is None else Kept(actor, critic is not False)
+    hand_over(model, kept, training["start_ent_coef"])
     if not training["load_optimizer"]:
         forget_moments(model)
     return ready_to_finetune(model, given, Kept(actor=actor))
 
 
-def _method_defaults(algorithm: Any) -> dict[str, Any]:
+def method_defaults(algorithm: Any) -> dict[str, Any]:
+    """
+    :param algorithm: the class
+    :return: what a recipe resets where it leaves it out: the constructor's arguments that belong to a method
+    """
     parameters = inspect.signature(algorithm.__init__).parameters.values()
     kept = (*_RUN_ARGUMENTS, *algorithm.weights.learned_arguments)
     return {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in kept}

@@ -11,6 +11,8 @@ from sb3_o2o.finetuning import build_finetuning
 from sb3_o2o.networks.normalizer import copy_statistics
 from sb3_o2o.objectives import Objective
 from sb3_o2o.transfer.architecture import CRITIC_ARGUMENTS, Kept, critics_differ, hidden_layers, warn_about_networks
+from sb3_o2o.transfer.temperature import own_temperature, settle_temperature
+from sb3_o2o.updates.phases import PRETRAINING
 
 #: what a temperature is kept in
 _TEMPERATURE = ("log_ent_coef", "ent_coef_optimizer", "ent_coef_tensor")
@@ -121,13 +123,18 @@ def renew(model: Any, settings: dict[str, Any], kept: Kept, set_up: Callable[[],
     learned.give_to(model, kept)
 
 
-def hand_over(model: Any, kept: Kept | None = None) -> None:
+def hand_over(model: Any, kept: Kept | None = None, start_ent_coef: float | None = None) -> None:
     """
     Go over from the arguments of pre-training to those of fine-tuning, once.
 
+    :param model: the model
     :param kept: networks that go on; by default all, but for critics of another architecture
+    :param start_ent_coef: where a temperature starts
     """
     settings, model.online_arguments = model.online_arguments, {}
+    ent_coef = settings.pop("ent_coef", None)
+    is_new = model.phase == PRETRAINING and model.temperature_note is None
+    tuned = own_temperature(model) if is_new else None
     differ = bool(settings) and critics_differ(model, settings)
     kept = Kept(critic=not differ) if kept is None else kept
     if differ and kept.critic:
@@ -139,6 +146,9 @@ def hand_over(model: Any, kept: Kept | None = None) -> None:
         renew(model, settings, kept, lambda: set_up_settings(model))
     if differ and not kept.critic and model.verbose >= 1:
         print(f"Fine-tuning begins with fresh critics: {described_critics(model)}")
+    if is_new or ent_coef is not None:
+        who = f"objective {model.objective!r}"
+        settle_temperature(model, tuned, start=start_ent_coef, otherwise=ent_coef, who=who)
 
 
 def described_critics(model: Any) -> str:

@@ -367,12 +367,29 @@ def test_the_papers_critics_come_after_the_offline_methods_own(
         assert taken.learn(2).finished_phases == ["reevaluation", "alignment"]
 
 
+@pytest.mark.parametrize("recipe", ["so2", "so2_paper"])
+def test_edac_pretrains_with_a_temperature_that_so2_fixes(recipe: str, tmp_path: Path) -> None:
+    arguments = {"buffer_size": 500, "seed": 0, "device": "cpu", "policy_kwargs": {"net_arch": [8]}, "finetuning": []}
+    model = O2OSAC("MlpPolicy", vec(), recipe=recipe, **arguments)
+    assert (model.batch_size, model.learning_rate, model.log_ent_coef is None) == (256, 3e-4, False)
+    model.pretrain(dataset(), 3).save(tmp_path / "edac")
+    before, watch = state(model), AtStart()
+    model.learn(3, callback=watch)
+    assert not differs(before, watch.found, "policy/")  # the same critics go on
+    assert not differs(before, watch.found, "critic.optimizer")
+    assert (model.batch_size, model.learning_rate, model.log_ent_coef, model.ent_coef) == (2560, 1e-3, None, 0.2)
+    assert model.current_ent_coef().item() == pytest.approx(0.2)
+    taken = O2OSAC.load_offline(tmp_path / "edac", vec(), device="cpu")
+    assert (taken.batch_size, taken.learning_rate, taken.log_ent_coef, taken.ent_coef) == (2560, 1e-3, None, 0.2)
+
+
 def test_what_the_user_gives_holds_in_both_phases() -> None:
     arguments = {**SHORT, "policy_kwargs": {"net_arch": [8]}, "learning_rate": 1e-3, "critic_layer_norm": True}
     model = O2OSAC("MlpPolicy", vec(), recipe="o2sac", finetuning=[], **arguments)
     assert model.pretrain_kwargs == {
         "qf_learning_rate": 3e-4,
         "ent_coef_learning_rate": 3e-5,
+        "ent_coef": "auto_1.0",
         "n_critics": 2,
     }
     assert (model.learning_rate, norms(model)) == (1e-3, 1)

@@ -11,6 +11,7 @@ from toy_tasks import FAST, dataset, make, vec
 from sb3_o2o import O2OSAC
 from sb3_o2o.data import MonteCarloReplayBuffer
 from sb3_o2o.finetuning import FineTuningCallback
+from sb3_o2o.transfer.load_offline import method_defaults
 
 SMALL = {"policy_kwargs": {"net_arch": [16]}, "buffer_size": 200, "seed": 0, "device": "cpu"}
 
@@ -119,7 +120,7 @@ def test_blocks_stay_aligned_after_any_number_of_pretraining_steps(n_pretrained:
 
 def test_every_default_of_the_method_can_be_loaded() -> None:
     """What a recipe resets are arguments of the constructor, each with its default."""
-    defaults = O2OSAC._method_defaults()
+    defaults = method_defaults(O2OSAC)
     parameters = inspect.signature(O2OSAC.__init__).parameters
     assert all(parameters[name].default == value for name, value in defaults.items())
     assert not {"seed", "device", "dataset", "ent_coef"} & set(defaults)
