@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch as th
 from stable_baselines3.common.base_class import maybe_make_env
@@ -41,9 +41,6 @@ from sb3_o2o.transfer.temperature import check_start, own_temperature, settle_te
 from sb3_o2o.updates import pretraining
 from sb3_o2o.updates.containers import own_containers
 
-if TYPE_CHECKING:
-    pass
-
 #: what belongs to the offline phase that a saved model has behind it
 OFFLINE_ARGUMENTS = ("objective", "objective_kwargs", "pretrain_steps", "pretrain_kwargs", "learning_starts")
 #: what is no part of a method: a recipe that does not name it leaves it alone
@@ -52,7 +49,6 @@ _RUN_ARGUMENTS = (
     *("use_sde", "sde_sample_freq", "use_sde_at_warmup", "action_noise", "dataset", "dataset_kwargs"),
     *("compile", "precision", "_init_setup_model"),
 )
-_IN_MEMORY = "a model in memory"
 
 
 def load_offline(

@@ -86,6 +86,17 @@ def test_each_phase_has_its_own(build: Any) -> None:
     assert differs(watch.found, state(model), "policy/actor.")
 
 
+def test_what_is_frozen_stays_frozen() -> None:
+    model = make(**APART).pretrain(dataset(), 3)
+    model.actor.latent_pi.requires_grad_(False)
+    before = state(model)
+    model.learn(12)
+    after = state(model)
+    assert not has_offline_critics(model)
+    assert not differs(before, after, "policy/actor.latent_pi.")
+    assert differs(before, after, "policy/actor.mu.")
+
+
 def test_it_happens_once() -> None:
     model = make(**APART).pretrain(dataset(), 3).learn(6)
     before = state(model)
