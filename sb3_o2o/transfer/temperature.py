@@ -29,6 +29,8 @@ def was_tuned(source: Any) -> bool:
     :return: whether it was, against values, or was set to something on purpose; behaviour cloning's is another
         quantity: the multiplier of its entropy term
     """
+    if not source.log_ent_coef.requires_grad:
+        return True  # frozen where it is
     if source.ent_coef_optimizer.state:
         objective = getattr(source, "offline_objective", None)
         return objective is None or source.phase != PRETRAINING or objective.tunes_ent_coef
