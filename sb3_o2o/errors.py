@@ -64,14 +64,6 @@ def check_keyword_arguments(
         check_type(name, value, accepted.get(name, Any), kind)
 
 
-def parameters_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """
-    :param function: a class or function; a class that passes ``**kwargs`` on takes what its base takes as well
-    :return: its keyword parameters and their annotations
-    """
-    return _parameters_of(function)[0]
-
-
 def _parameters_of(function: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
     """:return: keyword parameters and their annotations, and whether these are all"""
     found: dict[str, Any] = {}

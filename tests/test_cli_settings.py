@@ -35,7 +35,7 @@ class TestSettings:
 
     @pytest.mark.parametrize(("text", "value"), [("5,000", 5000), ("1e6", 1_000_000), ("1e-3", 0.001), ("-1", -1)])
     def test_counts_may_be_written_as_people_write_them(self, text: str, value: float) -> None:
-        name = "buffer_size" if isinstance(value, int) else "learning_rate"
+        name = "gradient_steps" if isinstance(value, int) else "learning_rate"
         given = parse_settings([f"{name}={text}"], None, tiny.BOX)[name]
         assert (given, type(given)) == (value, type(value))
 
@@ -95,9 +95,9 @@ class TestWhatCannotBeMeant:
             ("finetuning.DatasetReplay.mod=all", "Unknown argument of DatasetReplay 'mod'. Did you mean 'mode'?"),
             ("finetuning.DatasetReplay.mode.x=1", "has no names inside: it is 'all'"),
             ("finetuning.Warmup.steps=abc", "steps must be a whole number, not 'abc' (argument of Warmup)."),
-            ("finetuning=3", "must be a list or null, not 3"),
+            ("finetuning=3", "finetuning must be a list, in brackets, of callbacks"),
             ("online_objective_kwargs.cql_wait=1", "Did you mean 'cql_weight'?"),
-            ("objective_kwargs=3", "objective_kwargs must be names with values or null, not 3"),
+            ("objective_kwargs=3", "objective_kwargs must be a dictionary {argument: value} or None, not 3"),
             ("objective_kwargs.cql_weight=abc", "cql_weight must be a number, not 'abc'"),
             ("policy_kwargs.net_arc=[4]", "Unknown policy argument 'net_arc'. Did you mean 'net_arch'?"),
             ("policy_kwargs.net_arch=[a]", "net_arch must be a list of whole numbers or names with values"),
@@ -110,15 +110,24 @@ class TestWhatCannotBeMeant:
             ("replay_buffer_kwargs.foo=1", "Unknown argument of the replay buffer 'foo'"),
             ("dataset_kwargs.fractio=0.5", "Unknown dataset argument 'fractio'. Did you mean 'fraction'?"),
             ("dataset_kwargs=3", "Give each dataset argument as {name: value}, not 3."),
-            ("pretrain_kwargs.batch_size=x", "batch_size of pretrain_kwargs must be a whole number, not 'x'."),
-            ("batch_size=2.5", "batch_size must be a whole number, not 2.5"),
-            ("batch_size=0", "batch_size must be at least 1, not 0"),
-            ("tau=5", "tau must lie in [0, 1], not 5"),
-            ("learning_rate=[1]", "learning_rate must be a number, not [1]"),
-            ("critic_layer_norm=5", "critic_layer_norm must be true or false, not 5"),
-            ("ent_coef=foo", "ent_coef must be a number, 'auto' or one like 'auto_0.5', not 'foo'"),
-            ("target_entropy=foo", "target_entropy must be a number, 'auto' or one like 'auto_0.5', not 'foo'"),
-            ("train_freq=[1,day]", "The frequency of `train_freq` must be an integer"),
+            (
+                "pretrain_kwargs.batch_size=x",
+                "batch_size of pretrain_kwargs must be a whole number of at least 1, not",
+            ),
+            ("batch_size=2.5", "batch_size must be a whole number of at least 1, not 2.5"),
+            ("batch_size=0", "batch_size must be a whole number of at least 1, not 0"),
+            ("tau=5", "tau must be a number in [0, 1], not 5"),
+            ("learning_rate=[1]", "learning_rate must be a finite number of at least 0 or a schedule, not [1]"),
+            ("critic_layer_norm=5", "critic_layer_norm must be True or False, not 5"),
+            (
+                "ent_coef=foo",
+                "the same as a text, 'auto' or a text like 'auto_0.5', not 'foo'",
+            ),
+            (
+                "target_entropy=foo",
+                "target_entropy must be a finite number, the same as a text, 'auto' or",
+            ),
+            ("train_freq=[1,day]", "train_freq must be a whole number of at least 1 or a tuple like (1, 'episode')"),
             ("n_timesteps=5", "cannot change n_timesteps: use --steps"),
             ("policy_kwargs..a=3", "takes NAME=VALUE"),
         ],
@@ -131,7 +140,10 @@ class TestWhatCannotBeMeant:
     @pytest.mark.parametrize(
         ("entry", "message"),
         [
-            ("{batch_size: abc}", "batch_size of entry 'default' in mine.yml must be a whole number, not 'abc'."),
+            (
+                "{batch_size: abc}",
+                "batch_size of entry 'default' in mine.yml must be a whole number of at least 1",
+            ),
             ("{policy_kwargs: {net_arc: [4]}}", "Unknown policy argument 'net_arc'"),
         ],
     )

@@ -1,124 +1,379 @@
-"""Constructor arguments: which were given, what a recipe adds, and which hold while pre-training alone."""
+"""Every constructor argument, declared once: its type, what it may be, and what it does.
 
-from __future__ import annotations
+Arguments of Stable-Baselines3 are declared where a wrong value does harm; their defaults and documentation are those of
+the stock class. Ours follow them. :func:`~sb3_o2o.algorithms.constructors.takes_arguments` makes constructors of these.
+"""
 
-import functools
-import inspect
-import warnings
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+import math
+from typing import Annotated, Any, TypedDict
 
+import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.type_aliases import Schedule, TrainFreq
+
+from sb3_o2o.algorithms.constructors import Argument
 from sb3_o2o.data import OfflineDataset
-from sb3_o2o.errors import check_keyword_arguments, parameters_of
-from sb3_o2o.objectives.base import UNUSED
-from sb3_o2o.recipes.counts import recipe_count
-from sb3_o2o.recipes.reading import environment_id, load_recipe
-from sb3_o2o.updates.containers import own_containers
+from sb3_o2o.data.sources import EXPECTED, is_source
+from sb3_o2o.kinds import (
+    ARGUMENTS,
+    FLAG,
+    NOTHING,
+    PATH,
+    SCHEDULE,
+    Kind,
+    instance,
+    is_whole,
+    kind,
+    number,
+    one_of,
+    subclass,
+    whole,
+)
+from sb3_o2o.objectives import Objective
+from sb3_o2o.recipes.reading import Recipe
 
-if TYPE_CHECKING:
-    from stable_baselines3.common.base_class import BaseAlgorithm as _Base
-else:
-    _Base = object
+Rate = float | Schedule
+PPORate = float | str | Schedule
 
-Init = TypeVar("Init", bound=Callable[..., None])
+# -- kinds ---------------------------------------------------------------------------------------------------------
 
 
-def fills_in_recipe(init: Init) -> Init:
+def finite(text: str) -> float | None:
     """
-    Decorate a constructor that takes ``recipe``, a name, a path, or one that has been read: arguments that the caller
-    left out come from the recipe for the environment, whose keys are checked against the constructor's parameters. The
-    names of those that were given are kept in ``self.explicit_arguments``; they win over the recipe's
-    ``pretrain_kwargs`` as well.
-
-    :param init: the constructor
-    :return: the constructor with the same signature
+    :param text: perhaps a number
+    :return: the number; None for another text, NaN and infinity
     """
-    signature = inspect.signature(init)
-
-    @functools.wraps(init)
-    def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
-        bound = signature.bind(self, *args, **kwargs)
-        given = dict(bound.arguments)
-        explicit = tuple(name for name in given if name not in ("self", "policy", "env"))
-        self.recipe_pretrain_steps, self.recipe_count = 0, None
-        if given.get("recipe") is not None:
-            recipe = load_recipe(given["recipe"], environment_id(given.get("env")))
-            from_recipe = recipe.arguments_for(type(self).__name__, parameters_of(init))
-            for name in (*explicit, *(given.get("policy_kwargs") or {})):  # where stock names its number of critics
-                (from_recipe.get("pretrain_kwargs") or {}).pop(name, None)
-            for name, value in from_recipe.items():
-                given.setdefault(name, value)
-            # what is saved: where the recipe can be found, and what of it is no constructor argument
-            given["recipe"], self.recipe_pretrain_steps = recipe.reference, recipe.pretrain_steps
-            counted = type(self).counted_argument
-            default = signature.parameters[counted].default
-            self.recipe_count = recipe_count(recipe, counted, from_recipe, default, explicit)
-        self.explicit_arguments = explicit
-        init(**own_containers(given))
-
-    return wrapper  # type: ignore[return-value]
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
-def warn_of_overridden_arguments(model: Any) -> None:
+def linear_start(text: str) -> float | None:
     """
-    Say which of the arguments that somebody has set, a user or a recipe, no objective of the model follows.
-
-    :param model: with its objectives
+    :param text: perhaps ``"lin_3e-4"``, as RL Zoo writes what falls linearly to 0
+    :return: where it starts; None for another text
     """
-    names = {"objective": model.objective, "online_objective": getattr(model, "online_objective", None)}
-    offline, online = model.offline_objective, model.finetuning_objective
-    parameters = inspect.signature(type(model).__init__).parameters
-    for name, decided in offline.overrides.items():
-        if name not in parameters or name not in online.overrides:
-            continue
-        value, settled = getattr(model, name), (decided, online.overrides[name])
-        is_set = value != parameters[name].default or (name in model.explicit_arguments and UNUSED not in settled)
-        if not is_set or value in settled:
-            continue
-        who = " and ".join(f"{kind} {given!r}" for kind, given in names.items() if given is not None)
-        instead = "Leave it out."
-        if name in inspect.signature(type(offline).__init__).parameters:
-            instead = f"Give it in objective_kwargs={{{name!r}: {value!r}}}, or leave it out."
-        elif decided is not UNUSED:
-            instead = f"It is {decided!r} there, whatever the algorithm is given: leave it out."
-        warnings.warn(f"{name}={value!r} has no effect with {who}. {instead}", stacklevel=2)
+    word, _, amount = text.partition("_")
+    start = finite(amount)
+    return start if word == "lin" and start is not None and start > 0 else None
 
 
-def check_nested_arguments(model: Any, policy_kwargs: dict[str, Any]) -> None:
+def automatic_factor(text: str) -> float | None:
     """
-    Refuse what neither the policy, nor its optimiser, nor a dataset takes.
-
-    :param model: the algorithm, about to be set up
-    :param policy_kwargs: all of the policy's arguments
-    :raises ValueError: an unknown name (the nearest is named), or a value of another type
+    :param text: perhaps ``"auto"`` or ``"auto_0.5"``
+    :return: its factor, 1 where it has none; None for another text
     """
-    own = ("observation_space", "action_space", "lr_schedule")
-    policy_class = model.policy_class
-    check_keyword_arguments("policy argument", policy_class, policy_kwargs, skip=own)
-    optimizer = policy_kwargs.get("optimizer_class") or _default_of(policy_class, "optimizer_class")
-    if optimizer is not None:
-        of_optimizer = policy_kwargs.get("optimizer_kwargs") or {}
-        check_keyword_arguments("argument of the optimiser", optimizer, of_optimizer, skip=("params", "lr"))
-    _check_layers(policy_kwargs.get("net_arch"))
-    check_keyword_arguments(
-        "dataset argument",
-        OfflineDataset.load,
-        model.dataset_kwargs or {},
-        skip=("source", "observation_space", "action_space"),
+    word, separator, factor = text.partition("_")
+    if word != "auto":
+        return None
+    return finite(factor) if separator else 1.0
+
+
+def _automatic(least: float) -> Kind:
+    def accepts(value: Any) -> bool:
+        factor = automatic_factor(value) if isinstance(value, str) else None
+        return factor is not None and factor > least
+
+    return Kind(("'auto'", "a text like 'auto_0.5'"), accepts)
+
+
+def _written(least: float) -> Kind:
+    """Stable-Baselines3 reads numbers from texts here, which is what YAML makes of ``1e-3``."""
+
+    def accepts(value: Any) -> bool:
+        amount = finite(value) if isinstance(value, str) else None
+        return amount is not None and amount >= least
+
+    return kind("the same as a text", accepts)
+
+
+def _is_frequency(value: Any) -> bool:
+    if isinstance(value, TrainFreq):
+        return True
+    return (
+        isinstance(value, tuple)
+        and len(value) == 2
+        and is_whole(value[0])
+        and value[0] >= 1
+        and value[1] in ("step", "episode")
     )
 
 
-def _default_of(owner: type, name: str) -> Any:
-    """What a class, or the first of its bases that says so, takes where nothing is given."""
-    for constructor in (vars(each)["__init__"] for each in owner.__mro__[:-1] if "__init__" in vars(each)):
-        parameters = inspect.signature(constructor).parameters
-        if name in parameters:
-            return parameters[name].default
-    return None
+def _is_device(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, str | int | th.device):
+        return False
+    try:
+        th.device("cpu" if value == "auto" else value)
+    except RuntimeError:
+        return False
+    return True
 
 
-def _check_layers(net_arch: Any) -> None:
-    layers = net_arch.values() if isinstance(net_arch, dict) else [net_arch or []]
-    for units in (units for each in layers if isinstance(each, list | tuple) for units in each):
-        if isinstance(units, int) and units < 1:
-            raise ValueError(f"Layers of policy_kwargs['net_arch'] need at least one unit, not {units}.")
+COUNT = whole(1)
+FRACTION = number(0, 1)
+POSITIVE = number(above=0)
+NOT_NEGATIVE = number(0)
+RATE = NOT_NEGATIVE | SCHEDULE
+PPO_RATE = RATE | kind(
+    "a text like 'lin_3e-4', which falls linearly to 0",
+    lambda value: isinstance(value, str) and linear_start(value) is not None,
+)
+CLIP_RANGE = POSITIVE | SCHEDULE
+FREQUENCY = COUNT | kind("a tuple like (1, 'episode') or (4, 'step')", _is_frequency)
+DEVICE = kind("'auto', or a device of torch such as 'cpu' or 'cuda:0'", _is_device)
+NOISE = NOT_NEGATIVE | instance("an ActionNoise", ActionNoise) | NOTHING
+OBJECTIVE = instance("the name of an objective", str) | subclass(Objective)
+CALLBACKS = (
+    instance("a list, in brackets, of callbacks, of their names, or of {name: arguments}", list, tuple) | NOTHING
+)
+RECIPE = instance("a recipe, its name, or the path of a file that ends in .yml", str, Recipe) | NOTHING
+DATASET = kind(EXPECTED, lambda value: isinstance(value, OfflineDataset) or is_source(value))
+NOT_ZERO = kind("a finite number other than 0", lambda value: number().accepts(value) and value != 0)
+
+# -- what all three take -------------------------------------------------------------------------------------------
+
+
+class SharedArguments(TypedDict, total=False):
+    """Of every algorithm."""
+
+    batch_size: Annotated[int, Argument(COUNT)]
+    gamma: Annotated[float, Argument(FRACTION)]
+    n_steps: Annotated[int, Argument(COUNT)]
+    stats_window_size: Annotated[int, Argument(whole(0))]
+    tensorboard_log: Annotated[str | None, Argument(PATH | NOTHING)]
+    policy_kwargs: Annotated[dict[str, Any] | None, Argument(ARGUMENTS | NOTHING)]
+    verbose: Annotated[int, Argument(whole() | FLAG)]
+    seed: Annotated[int | None, Argument(whole(0, 2**32 - 1) | NOTHING)]
+    device: Annotated[th.device | str, Argument(DEVICE)]
+    _init_setup_model: Annotated[bool, Argument(FLAG)]
+
+    objective: Annotated[
+        str | type[Objective], Argument(OBJECTIVE, "what ``pretrain`` minimises: {objectives}, or one of your own")
+    ]
+    objective_kwargs: Annotated[
+        dict[str, Any] | None, Argument(ARGUMENTS | NOTHING, "arguments of the offline objective", None)
+    ]
+    finetuning: Annotated[
+        list[Any] | None, Argument(CALLBACKS, "fine-tuning callbacks: objects, names, or ``{name: arguments}``", None)
+    ]
+    recipe: Annotated[
+        str | Recipe | None,
+        Argument(RECIPE, "a recipe, its name or the path of one, which fills in every argument left out", None),
+    ]
+    normalize_observations: Annotated[
+        bool,
+        Argument(
+            FLAG,
+            "normalise observations by the dataset's mean and standard deviation, which become part of the policy",
+            False,
+        ),
+    ]
+    reward_scale: Annotated[
+        float,
+        Argument(
+            NOT_ZERO,
+            "training rewards are ``reward_scale * r + reward_shift``, offline and online; evaluation sees ``r``",
+            1.0,
+        ),
+    ]
+    reward_shift: Annotated[float, Argument(number(), "see ``reward_scale``", 0.0)]
+    dataset: Annotated[
+        Any,
+        Argument(DATASET | NOTHING, "dataset for ``pretrain`` and for callbacks", None),
+    ]
+    dataset_kwargs: Annotated[
+        dict[str, Any] | None, Argument(ARGUMENTS | NOTHING, "arguments of ``OfflineDataset.load``", None)
+    ]
+    pretrain_steps: Annotated[
+        int,
+        Argument(whole(0), "gradient steps that ``learn`` makes on ``dataset`` first, if they have not been made", 0),
+    ]
+    compile: Annotated[
+        bool,
+        Argument(FLAG, "compile the loss functions with ``torch.compile``; PPO's of the offline phases", False),
+    ]
+
+
+class ExplorationArguments(TypedDict, total=False):
+    """Of algorithms with a stochastic policy: generalised state-dependent exploration."""
+
+    use_sde: Annotated[bool, Argument(FLAG)]
+    sde_sample_freq: Annotated[int, Argument(whole(-1))]
+
+
+# -- what those with a replay buffer take --------------------------------------------------------------------------
+
+
+class OffPolicyArguments(SharedArguments, total=False):
+    """Of O2OSAC and O2OTD3."""
+
+    learning_rate: Annotated[Rate, Argument(RATE)]
+    buffer_size: Annotated[int, Argument(COUNT)]
+    learning_starts: Annotated[int, Argument(number())]
+    tau: Annotated[float, Argument(FRACTION)]
+    train_freq: Annotated[int | tuple[int, str], Argument(FREQUENCY)]
+    gradient_steps: Annotated[int, Argument(whole(-1))]
+    action_noise: Annotated[
+        ActionNoise | float | None,
+        Argument(NOISE, "an ActionNoise, or the standard deviation of Gaussian noise on the scale of [-1, 1]"),
+    ]
+    replay_buffer_class: Annotated[type[ReplayBuffer] | None, Argument(subclass(ReplayBuffer) | NOTHING)]
+    replay_buffer_kwargs: Annotated[dict[str, Any] | None, Argument(ARGUMENTS | NOTHING)]
+    optimize_memory_usage: Annotated[bool, Argument(FLAG)]
+
+    online_objective: Annotated[
+        str | type[Objective] | None,
+        Argument(OBJECTIVE | NOTHING, "what ``learn`` minimises; by default {online}", None),
+    ]
+    online_objective_kwargs: Annotated[
+        dict[str, Any] | None,
+        Argument(
+            ARGUMENTS | NOTHING,
+            "arguments of the online objective; an online objective of the same name goes on as the offline one, with "
+            "its multiplier and value network, unless its arguments differ",
+            None,
+        ),
+    ]
+    n_critics: Annotated[int, Argument(COUNT, "critics in the ensemble, N", 2)]
+    critic_layer_norm: Annotated[
+        bool, Argument(FLAG, "layer normalisation in the critics, before each activation", False)
+    ]
+    actor_layer_norm: Annotated[bool, Argument(FLAG, "the same in the actor", False)]
+    actor_batch: Annotated[
+        str,
+        Argument(
+            one_of("minibatch", "block"),
+            "where ``policy_delay`` makes it wait, the actor steps on its last ``'minibatch'`` (RLPD) or on the whole "
+            "``'block'`` of ``gradient_steps * batch_size`` transitions (WSRL), which are then drawn at once",
+            "minibatch",
+        ),
+    ]
+    qf_learning_rate: Annotated[
+        Rate | None, Argument(RATE | NOTHING, "the critics' learning rate; ``learning_rate`` by default", None)
+    ]
+    critic_subset: Annotated[
+        int | None,
+        Argument(
+            COUNT | NOTHING,
+            "target critics drawn at each update, of which the minimum is taken (REDQ); all by default",
+            None,
+        ),
+    ]
+    subset_replacement: Annotated[
+        bool, Argument(FLAG, "draw them with replacement, as the official WSRL code does", False)
+    ]
+    actor_critics: Annotated[
+        str,
+        Argument(
+            one_of("min", "mean", "first"),
+            "the actor maximises the minimum or the mean over all critics, or the first",
+        ),
+    ]
+    pretrain_kwargs: Annotated[
+        dict[str, Any] | None,
+        Argument(
+            ARGUMENTS | NOTHING,
+            "arguments of this list that have another value while pre-training: learning rates, ``batch_size``, "
+            "``tau``, and all that concerns the critics (of ``policy_kwargs`` ``{'net_arch': {'qf': […]}}``). Those of "
+            "fine-tuning hold from the first ``learn`` or ``load_offline`` on, with fresh critics where their "
+            "architecture is another one. An argument given beside a ``recipe`` holds in both phases",
+            None,
+        ),
+    ]
+    precision: Annotated[
+        str,
+        Argument(
+            one_of("fp32", "bf16"),
+            "``'bf16'`` runs the matrix products in bfloat16; weights, targets and optimisers stay float32",
+            "fp32",
+        ),
+    ]
+
+
+class SACArguments(OffPolicyArguments, ExplorationArguments, total=False):
+    """Of O2OSAC."""
+
+    ent_coef: Annotated[
+        str | float,
+        Argument(
+            NOT_NEGATIVE | _written(0) | _automatic(0),
+            "{stock}. Where pre-training has tuned no temperature (``'iql'``, ``'bc'``), fine-tuning starts where "
+            "``'auto_0.1'`` says, and with plain ``'auto'`` at 0.2 (Luo et al. 2024)",
+        ),
+    ]
+    target_update_interval: Annotated[int, Argument(COUNT)]
+    target_entropy: Annotated[
+        str | float,
+        Argument(
+            number() | _written(-math.inf) | _automatic(-math.inf),
+            "target entropy when learning ``ent_coef``; ``'auto'`` is minus the number of action dimensions, and "
+            "``'auto_0.5'`` half of that (RLPD)",
+        ),
+    ]
+    use_sde_at_warmup: Annotated[bool, Argument(FLAG)]
+
+    policy_delay: Annotated[
+        int,
+        Argument(
+            COUNT,
+            "critic updates per actor and temperature update when fine-tuning; pre-training updates all",
+            1,
+        ),
+    ]
+    ent_coef_learning_rate: Annotated[
+        Rate | None, Argument(RATE | NOTHING, "the temperature's; ``learning_rate`` by default", None)
+    ]
+    entropy_backup: Annotated[bool, Argument(FLAG, "include the entropy in the TD target", True)]
+
+
+class TD3Arguments(OffPolicyArguments, total=False):
+    """Of O2OTD3."""
+
+    policy_delay: Annotated[
+        int,
+        Argument(COUNT, "every ``policy_delay``-th update moves the actor and both target networks, offline as well"),
+    ]
+    target_policy_noise: Annotated[float, Argument(NOT_NEGATIVE)]
+    target_noise_clip: Annotated[float, Argument(number(0, finite=False))]
+
+
+# -- what PPO takes ------------------------------------------------------------------------------------------------
+
+
+class PPOArguments(SharedArguments, ExplorationArguments, total=False):
+    """Of O2OPPO."""
+
+    learning_rate: Annotated[PPORate, Argument(PPO_RATE)]
+    n_epochs: Annotated[int, Argument(COUNT)]
+    gae_lambda: Annotated[float, Argument(FRACTION)]
+    clip_range: Annotated[Rate, Argument(CLIP_RANGE)]
+    clip_range_vf: Annotated[Rate | None, Argument(CLIP_RANGE | NOTHING)]
+    normalize_advantage: Annotated[bool, Argument(FLAG)]
+    ent_coef: Annotated[float, Argument(number())]
+    vf_coef: Annotated[float, Argument(NOT_NEGATIVE)]
+    max_grad_norm: Annotated[float, Argument(number(above=0, finite=False))]
+    rollout_buffer_class: Annotated[type[RolloutBuffer] | None, Argument(subclass(RolloutBuffer) | NOTHING)]
+    rollout_buffer_kwargs: Annotated[dict[str, Any] | None, Argument(ARGUMENTS | NOTHING)]
+    target_kl: Annotated[float | None, Argument(POSITIVE | NOTHING)]
+
+    value_learning_rate: Annotated[
+        PPORate | None,
+        Argument(
+            PPO_RATE | NOTHING,
+            "learning rate of the value network, which then has an Adam and a clipping of its gradients by "
+            "``max_grad_norm`` apart from the actor's, as in O2PPO; one for both by default",
+            None,
+        ),
+    ]
+    pretrain_learning_rate: Annotated[
+        PPORate | None,
+        Argument(
+            PPO_RATE | NOTHING,
+            "of ``pretrain``, which has an optimiser of its own; ``learning_rate`` by default",
+            None,
+        ),
+    ]
+    pretrain_batch_size: Annotated[int, Argument(COUNT, "transitions per gradient step of ``pretrain``", 256)]

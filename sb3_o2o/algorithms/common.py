@@ -9,14 +9,15 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
-from sb3_o2o.algorithms.arguments import check_nested_arguments, warn_of_overridden_arguments
+from sb3_o2o.algorithms.constructors import Constructor
+from sb3_o2o.algorithms.nested import check_nested_arguments
+from sb3_o2o.algorithms.overrides import warn_of_overridden_arguments
 from sb3_o2o.algorithms.pretrain_kwargs import apply_pretrain_kwargs, arguments_of_finetuning
 from sb3_o2o.algorithms.resumable import ResumableAlgorithm
 from sb3_o2o.algorithms.transferable import TransferableAlgorithm
@@ -24,7 +25,7 @@ from sb3_o2o.data import OfflineDataset, OfflineReplayBuffer
 from sb3_o2o.data.normalization import Normalizer
 from sb3_o2o.finetuning import build_finetuning
 from sb3_o2o.objectives import Batch, Draws, Objective, make_objective
-from sb3_o2o.recipes.counts import RecipeCount
+from sb3_o2o.recipes.counts import RecipeCount, recipe_count
 from sb3_o2o.transfer import renewal
 from sb3_o2o.updates import gradient_phases, pretraining, sampling
 from sb3_o2o.updates.call import Call
@@ -55,15 +56,18 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
     critic: Any
     critic_target: Any
     replay_buffer: Any  # of off-policy algorithms
-    # constructor arguments, described at the algorithms
+    #: what the constructor takes, see :func:`~sb3_o2o.algorithms.constructors.takes_arguments`
+    constructor: ClassVar[Constructor]
+    #: names of the arguments that the caller gave, and not a recipe
     explicit_arguments: tuple[str, ...]
-    #: where its recipe can be found
-    recipe: str | None
     #: gradient steps that the recipe wants on the dataset
-    recipe_pretrain_steps: int = 0
+    recipe_pretrain_steps: int
     #: what the recipe counts for each of its environments, unless a user says it; and which argument that is
     recipe_count: RecipeCount | None = None
     counted_argument: ClassVar[str] = "gradient_steps"
+    # constructor arguments, described in :mod:`~sb3_o2o.algorithms.arguments`
+    #: where its recipe can be found
+    recipe: str | None
     objective: str
     objective_kwargs: dict[str, Any] | None
     finetuning: list[Any]
@@ -92,6 +96,21 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
     finetuning_objective: Objective
 
     # -- set-up ----------------------------------------------------------------------------------------------------
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        algorithm, constructor = type(self), self.constructor
+        given = constructor.accepted(algorithm, constructor.bind(algorithm.__name__, args, kwargs))
+        self.explicit_arguments = tuple(name for name in given if name not in ("policy", "env"))
+        given, recipe = constructor.filled_in(algorithm, given)
+        self.recipe_pretrain_steps = 0 if recipe is None else recipe.pretrain_steps
+        default = constructor.defaults[self.counted_argument]
+        self.recipe_count = recipe_count(recipe, self.counted_argument, given, default, self.explicit_arguments)
+        arguments = {**constructor.defaults, **given}
+        stock = {name: arguments.pop(name) for name in constructor.stock}
+        super().__init__(**{**stock, "_init_setup_model": False})
+        self._init_offline_to_online(**arguments)
+        if stock["_init_setup_model"]:
+            self._setup_model()
 
     def _init_offline_to_online(self, **arguments: Any) -> None:
         """Store the arguments under their own names, as ``load(**kwargs)`` needs, and start the counters."""
@@ -124,7 +143,6 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
 
     def _setup_model(self) -> None:
         given = self.policy_kwargs
-        self._check_offline_to_online_arguments()
         self.policy_class = self.stock_policies.get(self.policy_class, self.policy_class)
         self.policy_kwargs = self.full_policy_kwargs()
         try:
@@ -141,7 +159,7 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
     def _setup_objectives(self) -> None:
         """Create the objectives, which may own parameters, and the fine-tuning callbacks."""
         self.loop.forget_graphs()
-        self.finetuning = build_finetuning(self.finetuning or [])
+        self.finetuning = build_finetuning(self.finetuning)
         self.offline_objective = make_objective(self.objective, self.objective_kwargs, self, self.available_objectives)
         with arguments_of_finetuning(self):
             self.finetuning_objective = self._make_finetuning_objective()
@@ -153,16 +171,6 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
     def _make_finetuning_objective(self) -> Objective:
         """What ``learn`` minimises; the offline objective itself where it goes on."""
         raise NotImplementedError
-
-    def _check_offline_to_online_arguments(self) -> None:
-        """:raises ValueError: for an argument out of range"""
-        if self.reward_scale == 0 or not np.isfinite([self.reward_scale, self.reward_shift]).all():
-            raise ValueError(
-                f"reward_scale and reward_shift must be finite and the scale not 0, not {self.reward_scale} and "
-                f"{self.reward_shift}."
-            )
-        if self.pretrain_steps < 0:
-            raise ValueError(f"pretrain_steps must be >= 0, not {self.pretrain_steps}.")
 
     def _schedule_or_default(self, learning_rate: Any) -> Any:
         return self.lr_schedule if learning_rate is None else FloatSchedule(learning_rate)

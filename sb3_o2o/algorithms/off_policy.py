@@ -81,19 +81,7 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
             self.replay_buffer_class, self.replay_buffer_kwargs = given
 
     def _check_off_policy_arguments(self) -> None:
-        """:raises ValueError: for an argument out of range"""
-        for name in ("batch_size", "buffer_size", "policy_delay"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        if not 0 <= self.tau <= 1:
-            raise ValueError(f"tau must lie in [0, 1], not {self.tau}.")
-        for name, allowed in {
-            "actor_batch": ("minibatch", "block"),
-            "actor_critics": ("min", "mean", "first"),
-            "precision": ("fp32", "bf16"),
-        }.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {allowed}, not {getattr(self, name)!r}.")
+        """:raises ValueError: for arguments that do not go together"""
         if self.critic_subset is not None and not 1 <= self.critic_subset <= self.n_critics:
             raise ValueError(f"critic_subset must lie in [1, n_critics={self.n_critics}], not {self.critic_subset}.")
         if self.actor_batch == "block" and self.policy_delay == 1:
@@ -103,8 +91,6 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
         """A number, which is what YAML can hold, is the standard deviation of Gaussian noise."""
         noise: Any = self.action_noise
         if isinstance(noise, int | float):
-            if noise < 0:
-                raise ValueError(f"action_noise must be an ActionNoise or a number >= 0, not {noise}.")
             shape = self.action_space.shape
             self.action_noise = NormalActionNoise(np.zeros(shape), np.full(shape, float(noise)))  # type: ignore[arg-type]
 

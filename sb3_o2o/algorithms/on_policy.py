@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
+from sb3_o2o.algorithms.arguments import linear_start
 from sb3_o2o.algorithms.common import OfflineToOnlineAlgorithm
 from sb3_o2o.data.rewards import scaled_rewards
 from sb3_o2o.networks.optimizers import FusedAdam
@@ -90,8 +91,6 @@ class O2OOnPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
                 f"{name} needs a policy that derives from O2OPPOPolicy, which {policy_class.__name__} does not: derive "
                 "it from there, or clone a trained one: load_offline(model.policy, env, dataset=…)."
             )
-        if self.pretrain_batch_size < 1:
-            raise ValueError(f"pretrain_batch_size must be at least 1, not {self.pretrain_batch_size}.")
 
     def full_policy_kwargs(self) -> dict[str, Any]:
         """:return: the policy's arguments, activation functions as classes"""
@@ -107,7 +106,7 @@ class O2OOnPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
 
     def _setup_lr_schedule(self) -> None:
         for name in ("learning_rate", "value_learning_rate", "pretrain_learning_rate"):
-            setattr(self, name, linear_schedule(getattr(self, name), name))
+            setattr(self, name, linear_schedule(getattr(self, name)))
         super()._setup_lr_schedule()
         self.value_lr_schedule = self._schedule_or_default(self.value_learning_rate)
         #: also of what an objective owns
@@ -230,20 +229,10 @@ class O2OOnPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
         return [*state_dicts, "pretrain_optimizer", "reevaluation_optimizer"], variables
 
 
-def linear_schedule(rate: Any, name: str) -> Any:
+def linear_schedule(rate: Any) -> Any:
     """
     :param rate: a number, a schedule, or ``"lin_3e-4"``, as RL Zoo writes what falls linearly to 0
-    :param name: of the argument, for the error message
     :return: the same, the text as a schedule
-    :raises ValueError: for another text
     """
-    if not isinstance(rate, str):
-        return rate
-    kind, _, number = rate.partition("_")
-    try:
-        start = float(number)
-    except ValueError:
-        start = -1.0
-    if kind != "lin" or not start > 0:
-        raise ValueError(f"{name} must be a number, a schedule or a text like 'lin_3e-4', not {rate!r}.")
-    return LinearSchedule(start, 0.0, 1.0)
+    start = linear_start(rate) if isinstance(rate, str) else None
+    return rate if start is None else LinearSchedule(start, 0.0, 1.0)

@@ -1,6 +1,5 @@
 """Options beside ``--resume``: those that say what the run says are welcome, the others are refused."""
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,8 +112,7 @@ def _arguments(config: "RunConfig", changes: Mapping[str, Any]) -> dict[str, Any
     if config.recipe is not None:
         entry = load_recipe(config.recipe, config.environment.id)
         algorithm, recipe = algorithm_class(entry.algorithm), entry.arguments
-    defaults = {name: parameter.default for name, parameter in inspect.signature(algorithm.__init__).parameters.items()}
-    return {**defaults, **recipe, **config.overrides, **changes}
+    return {**algorithm.constructor.defaults, **recipe, **config.overrides, **changes}
 
 
 def _inside(value: Any, name: str) -> Any:

@@ -41,10 +41,9 @@ def parse_settings(
     :param env_id: environment the recipe is for
     :param extra: arguments that other options stand for
     :return: keyword arguments
-    :raises ValueError: another spelling, an unknown argument (the nearest is named), or a value of another type
+    :raises ValueError: another spelling, an unknown argument (the nearest is named), or a value that it may not have
     """
     from sb3_o2o.algorithms import O2OSAC, algorithm_class
-    from sb3_o2o.errors import check_keyword_arguments
     from sb3_o2o.recipes import load_recipe
 
     base: dict[str, Any] = {}
@@ -56,9 +55,9 @@ def parse_settings(
     for name in overrides:
         if name in _OTHER_WAYS:
             raise ValueError(f"--set cannot change {name}: {_OTHER_WAYS[name]}.")
-    check_keyword_arguments(
-        "constructor argument", algorithm.__init__, overrides, skip=("_init_setup_model", *_OTHER_WAYS)
-    )
+    constructor = algorithm.constructor
+    constructor.check_names("constructor argument", overrides, skip=("_init_setup_model", *_OTHER_WAYS))
+    constructor.accepted(algorithm, overrides)
     return overrides
 
 

@@ -24,7 +24,8 @@ from sb3_o2o.data.formats.steps import STEP_OPTIONS
 from sb3_o2o.data.formats.tables import CSV, PARQUET
 from sb3_o2o.data.transitions import Source
 
-_EXPECTED = (
+#: What can be loaded, in words
+EXPECTED = (
     "a Minari id, folder or dataset; a file .hdf5, .h5, .npz, .csv, .parquet or .pkl; a folder of LeRobot or "
     "imitation; an SB3 replay buffer; a dictionary of arrays; a list of dictionaries (one for each episode) or of "
     "imitation's trajectories; or an OfflineDataset"
@@ -126,6 +127,14 @@ def naming(source: Any) -> Iterator[None]:
         raise ValueError(f"{source}: {error}") from error
 
 
+def is_source(value: Any) -> bool:
+    """
+    :param value: anything
+    :return: whether it is of a kind that can be opened; nothing is opened, and whether it exists is not asked
+    """
+    return isinstance(value, (str, Path)) or first_match(_OBJECTS, value) is not None
+
+
 def open_source(source: Any, reading: Reading | None = None) -> Source:
     """
     Recognise a source.
@@ -144,7 +153,7 @@ def open_source(source: Any, reading: Reading | None = None) -> Source:
         return open_as(kind, source, reading, f"The {type(source).__name__}")
     if not isinstance(source, (str, Path)):
         of = f" of {type(source[0]).__name__}" if _is_list(source) and len(source) else ""
-        raise TypeError(f"Cannot load a {type(source).__name__}{of}: expected {_EXPECTED}.")
+        raise TypeError(f"Cannot load a {type(source).__name__}{of}: expected {EXPECTED}.")
     path = Path(source)
     if path.is_dir():
         return _open_folder(path, reading)

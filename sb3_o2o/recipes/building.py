@@ -7,7 +7,6 @@ from typing import Any
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_o2o.algorithms import OfflineToOnlineAlgorithm, algorithm_class
-from sb3_o2o.errors import check_keyword_arguments, parameters_of
 from sb3_o2o.recipes.reading import Recipe, environment_id, load_recipe
 
 
@@ -26,18 +25,18 @@ def build_model(
     """
     recipe = load_recipe(recipe, environment_id(env))
     algorithm = algorithm_class(recipe.algorithm)
-    check_keyword_arguments(f"argument of {recipe.algorithm}", algorithm, overrides)
+    algorithm.constructor.check_names(f"argument of {recipe.algorithm}", overrides)
     return algorithm(policy or recipe.policy, env, recipe=recipe, **overrides)
 
 
 def check_recipe(recipe: Recipe) -> Recipe:
     """
-    See before anything is built that there is an algorithm which takes all that a recipe holds.
+    See before anything is built that there is an algorithm which takes all that a recipe holds, every value included.
 
     :param recipe: a recipe
     :return: the same
-    :raises ValueError: unknown algorithm or key (the nearest is named)
+    :raises ValueError: unknown algorithm or key (the nearest is named), or a value that its argument may not have
     """
-    constructor = algorithm_class(recipe.algorithm).__init__
-    recipe.arguments_for(recipe.algorithm, parameters_of(constructor))
+    algorithm = algorithm_class(recipe.algorithm)
+    algorithm.constructor.of_recipe(algorithm, recipe)
     return recipe

@@ -8,7 +8,6 @@ from typing import Any
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
 
-from sb3_o2o.errors import parameters_of
 from sb3_o2o.recipes.reading import Recipe, environment_id, load_recipe
 from sb3_o2o.transfer.architecture import Kept
 from sb3_o2o.transfer.renewal import keep_critics
@@ -27,7 +26,7 @@ def read_recipe(algorithm: Any, recipe: str | Recipe | None, env: Any) -> tuple[
     if recipe is None:
         return None, {}
     recipe = load_recipe(recipe, environment_id(env))
-    return recipe, recipe.arguments_for(algorithm.__name__, parameters_of(algorithm.__init__))
+    return recipe, algorithm.constructor.of_recipe(algorithm, recipe)
 
 
 def cut_ensemble(model: Any, given: int | None, wanted: int | None, recipe: Recipe | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -101,7 +100,7 @@ def from_policy(
     if may_copy and hasattr(source, "weights"):  # TQC's values are none of ours
         training = {**training, "load_critic": seen.keeps_values(name, alike, training)}
     kept = kept_networks(training, from_recipe, given)
-    if "pretrain_kwargs" in inspect.signature(algorithm.__init__).parameters:
+    if "pretrain_kwargs" in algorithm.constructor.signature.parameters:
         given = {**given, "pretrain_kwargs": None}  # what is built here fine-tunes
     like, copied = (
         _build_like(algorithm, source, alike, policy, recipe, from_recipe, given, kept, training["clone_std"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch as th
@@ -10,9 +9,6 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_o2o.data import OfflineDataset
-from sb3_o2o.errors import check_keyword_arguments
-from sb3_o2o.finetuning import build_finetuning
-from sb3_o2o.networks.ensemble import check_n_critics
 from sb3_o2o.recipes.counts import recipe_count
 from sb3_o2o.recipes.reading import Recipe
 from sb3_o2o.transfer.acting import has_predict
@@ -34,6 +30,7 @@ from sb3_o2o.transfer.foreign import (
     to_memory,
     unknown_family,
 )
+from sb3_o2o.transfer.options import check_options
 from sb3_o2o.transfer.renewal import forget_moments, hand_over, kept_networks, renew
 from sb3_o2o.transfer.seeing import Seen, saved_model_sees
 from sb3_o2o.transfer.spaces import saved_model_fits
@@ -78,15 +75,8 @@ def load_offline(
     """See ``load_offline`` of the algorithms, with the class first."""
     named = {"objective": objective, "finetuning": finetuning, "dataset": dataset}
     given = {**kwargs, **{name: value for name, value in named.items() if value is not None}}
-    check_keyword_arguments(f"argument of {algorithm.__name__}", algorithm.__init__, given)
-    check_n_critics(given.get("n_critics"))
-    if finetuning is not None:
-        given["finetuning"] = build_finetuning(finetuning)
-    if clone_loss not in ("mse", "likelihood"):
-        raise ValueError(f"clone_loss must be 'mse' or 'likelihood', not {clone_loss!r}.")
-    check_start(algorithm, start_ent_coef, given.get("ent_coef"))
-    if not load_actor and load_critic is False:
-        raise ValueError("load_actor=False and load_critic=False keep nothing: build a new model instead.")
+    algorithm.constructor.check_names(f"argument of {algorithm.__name__}", given)
+    given = algorithm.constructor.accepted(algorithm, given)
     training: dict[str, Any] = {
         "pretrain_steps": pretrain_steps,
         "progress_bar": progress_bar,
@@ -98,6 +88,9 @@ def load_offline(
         "clone_loss": clone_loss,
         "report_episodes": report_episodes,
     }
+    of_constructor = {"policy": policy, "env": env, "recipe": recipe, "device": device}
+    check_options(algorithm, of_constructor, {**training, "custom_objects": custom_objects})
+    check_start(algorithm, start_ent_coef, given.get("ent_coef"))
     if vec_normalize is True:
         raise ValueError("vec_normalize takes a VecNormalize, the file of one, False or None, not True.")
     here: Any = None if env is None else algorithm._wrap_env(maybe_make_env(env, verbose=0), verbose=0)
@@ -228,6 +221,5 @@ def method_defaults(algorithm: Any) -> dict[str, Any]:
     :param algorithm: the class
     :return: what a recipe resets where it leaves it out: the constructor's arguments that belong to a method
     """
-    parameters = inspect.signature(algorithm.__init__).parameters.values()
     kept = (*_RUN_ARGUMENTS, *algorithm.weights.learned_arguments)
-    return {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in kept}
+    return {name: value for name, value in algorithm.constructor.defaults.items() if name not in kept}

@@ -10,14 +10,12 @@ import torch as th
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.save_util import recursive_getattr
 
-from sb3_o2o.errors import check_keyword_arguments
 from sb3_o2o.networks.normalizer import has_statistics
 from sb3_o2o.recipes.reading import environment_id, load_recipe
 from sb3_o2o.transfer.architecture import NETWORK_ARGUMENTS
 from sb3_o2o.transfer.archive import saved_family, saved_model_path
 from sb3_o2o.transfer.seeing import restore_normalizer
 from sb3_o2o.updates import pretraining
-from sb3_o2o.updates.containers import own_containers
 
 _IN_MEMORY = "a model in memory"
 
@@ -47,10 +45,11 @@ def load(
         )
     of_load = ("custom_objects", "print_system_info", "force_reset")
     given = {name: value for name, value in kwargs.items() if name not in of_load}
-    check_keyword_arguments(f"argument of {algorithm.__name__}", algorithm.__init__, given)
+    algorithm.constructor.check_names(f"argument of {algorithm.__name__}", given)
     if "pretrain_kwargs" in given:
         raise ValueError("pretrain_kwargs are applied when a model is built: give load the arguments themselves.")
-    kwargs.update(own_containers(given))
+    given = algorithm.constructor.accepted(algorithm, given)
+    kwargs.update(given)
     if algorithm.counted_argument in given:
         kwargs["recipe_count"] = None
     env = maybe_make_env(env, verbose=0)

@@ -59,8 +59,6 @@ def check_start(model: Any, start_ent_coef: float | None, ent_coef: Any) -> None
     if not hasattr(model, "set_ent_coef"):
         name = (model if isinstance(model, type) else type(model)).__name__
         raise ValueError(f"start_ent_coef is a temperature, which {name} does not have.")
-    if not start_ent_coef > 0:
-        raise ValueError(f"start_ent_coef must be > 0, not {start_ent_coef}.")
     if isinstance(ent_coef, int | float):
         raise ValueError(
             f"ent_coef={ent_coef} fixes the temperature, so that it does not start at start_ent_coef: leave one out."

@@ -193,7 +193,7 @@ def test_it_is_logged() -> None:
     [
         (O2OTD3, {"start_ent_coef": 0.1}, "is a temperature, which O2OTD3 does not have"),
         (O2OPPO, {"start_ent_coef": 0.1}, "is a temperature, which O2OPPO does not have"),
-        (O2OSAC, {"start_ent_coef": 0.0}, "start_ent_coef must be > 0, not 0.0"),
+        (O2OSAC, {"start_ent_coef": 0.0}, "start_ent_coef must be a finite number above 0 or None, not 0.0"),
         (O2OSAC, {"start_ent_coef": 0.1, "ent_coef": 0.2}, "ent_coef=0.2 fixes the temperature"),
     ],
 )

@@ -1,0 +1,189 @@
+"""What an argument may be: kinds of values, each with the words that documentation and errors say it in."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+#: characters of a value that an error shows
+_LONGEST = 100
+
+
+@dataclass(frozen=True)
+class Kind:
+    """
+    What values an argument may have. Kinds are joined with ``|``.
+
+    :param texts: what is allowed, one text for each alternative, to follow "must be"
+    :param accepts: whether a value is of this kind
+    """
+
+    texts: tuple[str, ...]
+    accepts: Callable[[Any], bool]
+
+    def __or__(self, other: Kind) -> Kind:
+        return Kind(self.texts + other.texts, lambda value: self.accepts(value) or other.accepts(value))
+
+    def __str__(self) -> str:
+        return _either(self.texts)
+
+    def check(self, name: str, value: Any) -> None:
+        """
+        :param name: of the argument, with where it stands
+        :param value: what was given
+        :raises ValueError: if it is nothing of this kind, naming argument, value and what is allowed
+        """
+        if not self.accepts(value):
+            raise ValueError(f"{name} must be {self}, not {shown(value)}.")
+
+
+def kind(text: str, accepts: Callable[[Any], bool]) -> Kind:
+    """
+    :param text: what is allowed, to follow "must be"
+    :param accepts: whether a value is
+    :return: the kind
+    """
+    return Kind((text,), accepts)
+
+
+def shown(value: Any) -> str:
+    """
+    :param value: what was given
+    :return: it as code writes it, cut where it is long
+    """
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
+def _either(texts: tuple[str, ...]) -> str:
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} or {texts[-1]}"
+
+
+# -- numbers -------------------------------------------------------------------------------------------------------
+
+
+def is_whole(value: Any) -> bool:
+    """
+    :param value: anything
+    :return: whether it is an integer of Python or NumPy; ``True`` is none
+    """
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """
+    :param value: anything
+    :return: whether it is a number of Python or NumPy other than NaN; ``True`` is none
+    """
+    return is_whole(value) or (isinstance(value, float | np.floating) and not math.isnan(value))
+
+
+def whole(least: int | None = None, most: int | None = None) -> Kind:
+    """
+    :param least: the smallest that is allowed
+    :param most: the largest
+    :return: integers
+    """
+    limits = ""
+    if least is not None:
+        limits = f" of at least {least}" if most is None else f" from {least} to {most}"
+
+    def accepts(value: Any) -> bool:
+        return is_whole(value) and (least is None or value >= least) and (most is None or value <= most)
+
+    return kind(f"a whole number{limits}", accepts)
+
+
+def number(
+    least: float | None = None,
+    most: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+    finite: bool = True,
+) -> Kind:
+    """
+    :param least: the smallest that is allowed
+    :param most: the largest
+    :param above: allowed is what is larger
+    :param below: allowed is what is smaller
+    :param finite: whether it must not be infinite; never is it NaN
+    :return: integers and floating-point numbers
+    """
+    limits = f"a {'finite ' if finite else ''}number"
+    low, high = (least, above), (most, below)
+    if low != (None, None) and high != (None, None):
+        left, right = "[" if above is None else "(", "]" if below is None else ")"
+        limits = f"a number in {left}{_first(low)}, {_first(high)}{right}"
+    elif low != (None, None):
+        limits += f" of at least {least}" if above is None else f" above {above}"
+    elif high != (None, None):
+        limits += f" of at most {most}" if below is None else f" below {below}"
+
+    def accepts(value: Any) -> bool:
+        return (
+            is_number(value)
+            and not (finite and math.isinf(value))
+            and (least is None or value >= least)
+            and (most is None or value <= most)
+            and (above is None or value > above)
+            and (below is None or value < below)
+        )
+
+    return kind(limits, accepts)
+
+
+def _first(values: tuple[float | None, ...]) -> float | None:
+    return next(value for value in values if value is not None)
+
+
+# -- other values --------------------------------------------------------------------------------------------------
+
+
+def one_of(*options: str) -> Kind:
+    """
+    :param options: words
+    :return: one of these
+    """
+    return Kind(tuple(map(repr, options)), lambda value: isinstance(value, str) and value in options)
+
+
+def instance(text: str, *types: type) -> Kind:
+    """
+    :param text: what is allowed
+    :param types: classes
+    :return: objects of one of these
+    """
+    return kind(text, lambda value: isinstance(value, types))
+
+
+def subclass(base: type) -> Kind:
+    """
+    :param base: a class
+    :return: classes that derive from it
+    """
+    return kind(
+        f"a class derived from {base.__name__}", lambda value: isinstance(value, type) and issubclass(value, base)
+    )
+
+
+def keyword_arguments(value: Any) -> bool:
+    """
+    :param value: anything
+    :return: whether it can be passed on as keyword arguments
+    """
+    return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
+
+
+NOTHING = kind("None", lambda value: value is None)
+FLAG = instance("True or False", bool, np.bool_)
+TEXT = instance("a text", str)
+PATH = instance("a path", str, os.PathLike)
+#: a function of the remaining progress, from 1 to 0, as Stable-Baselines3 has it
+SCHEDULE = kind("a schedule", lambda value: callable(value) and not isinstance(value, type))
+ARGUMENTS = kind("a dictionary {argument: value}", lambda value: isinstance(value, dict) and keyword_arguments(value))

@@ -1,0 +1,36 @@
+"""What ``load_offline`` is asked to do, checked before anything is opened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sb3_o2o.kinds import ARGUMENTS, FLAG, NOTHING, Kind, number, one_of, whole
+
+_OPTIONS: dict[str, Kind] = {
+    "pretrain_steps": whole(1) | NOTHING,
+    "load_actor": FLAG,
+    "load_critic": FLAG | NOTHING,
+    "load_optimizer": FLAG,
+    "start_ent_coef": number(above=0) | NOTHING,
+    "clone_std": number(above=0),
+    "clone_loss": one_of("mse", "likelihood"),
+    "report_episodes": whole(0),
+    "progress_bar": FLAG,
+    "custom_objects": ARGUMENTS | NOTHING,
+}
+
+
+def check_options(algorithm: Any, of_constructor: dict[str, Any], options: dict[str, Any]) -> None:
+    """
+    :param algorithm: the class
+    :param of_constructor: parameters of ``load_offline`` that are the constructor's as well; None where left out
+    :param options: its other parameters
+    :raises ValueError: for a value that is not what its parameter may be, or values that do not go together
+    """
+    algorithm.constructor.accepted(
+        algorithm, {name: value for name, value in of_constructor.items() if value is not None}
+    )
+    for name, value in options.items():
+        _OPTIONS[name].check(name, value)
+    if not options["load_actor"] and options["load_critic"] is False:
+        raise ValueError("load_actor=False and load_critic=False keep nothing: build a new model instead.")
