@@ -29,7 +29,7 @@ from stable_baselines3.common.monitor import Monitor
 
 from sb3_o2o import O2OPPO, O2OSAC, O2OTD3, OfflineDataset
 from sb3_o2o.evaluation import evaluate
-from sb3_o2o.evaluation.callbacks import NormalizedEvalCallback
+from sb3_o2o.evaluation.eval_callback import NormalizedEvalCallback
 from sb3_o2o.evaluation.scores import ReferenceScore
 from sb3_o2o.finetuning import (
     AuxiliaryAdvantage,

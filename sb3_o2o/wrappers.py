@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
-from sb3_o2o.evaluation.metrics import SUCCESS_KEYS, is_success
+from sb3_o2o.evaluation.curve_metrics import SUCCESS_KEYS, is_success
 from sb3_o2o.evaluation.scores import ReferenceScore, reference_score
 
 

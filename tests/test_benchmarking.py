@@ -16,7 +16,8 @@ from rich.table import Table
 from torch import nn
 from typer.testing import CliRunner
 
-from sb3_o2o.benchmarking import loop, report, workers
+from sb3_o2o.benchmarking import environment_loop as loop
+from sb3_o2o.benchmarking import report, workers
 from sb3_o2o.benchmarking.contestants import (
     Competitor,
     own_competitors,

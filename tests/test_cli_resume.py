@@ -129,7 +129,7 @@ class TestCtrlC:
         self, tiny_dataset: Callable[..., str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         dataset = tiny_dataset()
-        self.pressed_in(monkeypatch, "sb3_o2o.evaluation.callbacks.evaluate")
+        self.pressed_in(monkeypatch, "sb3_o2o.evaluation.eval_callback.evaluate")
         result = sb3_o2o("pretrain", dataset, "--recipe", "cql", "--gradient-steps", "2", *SMALL, *SHORT)
         assert (result.exit_code, result.stderr) == (130, "Interrupted before training started: nothing was saved.\n")
         assert not Path("runs").exists()

@@ -6,7 +6,7 @@ import inspect
 import warnings
 from typing import Any
 
-from sb3_o2o.objectives.base import UNUSED
+from sb3_o2o.objectives.objective import UNUSED
 
 
 def warn_of_overridden_arguments(model: Any) -> None:

@@ -16,7 +16,7 @@ from sb3_o2o.algorithms.constructors import takes_arguments
 from sb3_o2o.algorithms.off_policy import O2OOffPolicyAlgorithm
 from sb3_o2o.networks.ensemble import EnsembleCritic
 from sb3_o2o.networks.optimizers import FusedAdam
-from sb3_o2o.networks.policies import O2OActor, O2OSACCnnPolicy, O2OSACMultiInputPolicy, O2OSACPolicy
+from sb3_o2o.networks.sac_policies import O2OActor, O2OSACCnnPolicy, O2OSACMultiInputPolicy, O2OSACPolicy
 from sb3_o2o.objectives import SAC_OBJECTIVES
 from sb3_o2o.transfer.archive import opens_family
 from sb3_o2o.transfer.temperature import stated_start

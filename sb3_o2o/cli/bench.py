@@ -113,7 +113,8 @@ def env(
 
     With 1 and 4 environments; then sampling of a large dataset, and the memory that it takes.
     """
-    from sb3_o2o.benchmarking import loop, report
+    from sb3_o2o.benchmarking import environment_loop as loop
+    from sb3_o2o.benchmarking import report
     from sb3_o2o.benchmarking.machine import describe_machine
     from sb3_o2o.runs.threads import usable_cores
 

@@ -1,8 +1,8 @@
 """Why a fine-tuning run fails: Q-values against returns, errors on both kinds of data, drift, and a picture of them."""
 
-from sb3_o2o.diagnostics.base import DiagnosticsCallback
-from sb3_o2o.diagnostics.callbacks import DataDiagnostics, DriftDiagnostics, QValueDiagnostics
+from sb3_o2o.diagnostics.diagnostic import DiagnosticsCallback
 from sb3_o2o.diagnostics.drift import gaussian_kl, softmax_kl
+from sb3_o2o.diagnostics.looking import DataDiagnostics, DriftDiagnostics, QValueDiagnostics
 from sb3_o2o.diagnostics.measure import mean_q_and_td_error, on_policy_q_values, policy_and_q_drift
 from sb3_o2o.diagnostics.q_values import kendall_tau, mean_window_tau, normalized_difference, true_q_values
 from sb3_o2o.diagnostics.reporting import read_diagnostics, report

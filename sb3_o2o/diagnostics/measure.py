@@ -23,7 +23,7 @@ from sb3_o2o.diagnostics.drift import gaussian_kl, softmax_kl
 from sb3_o2o.diagnostics.environment import refuse_training_environment, single_environment
 from sb3_o2o.diagnostics.q_values import true_q_values
 from sb3_o2o.evaluation import preserved_random_state
-from sb3_o2o.evaluation.callbacks import is_pretraining
+from sb3_o2o.evaluation.eval_callback import is_pretraining
 from sb3_o2o.objectives import Batch, IQLObjective
 from sb3_o2o.objectives import functional as F
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
-from sb3_o2o.diagnostics.base import FOLDER
+from sb3_o2o.diagnostics.diagnostic import FOLDER
 from sb3_o2o.diagnostics.switch import SwitchDiagnostics
 from sb3_o2o.evaluation import ReferenceScore, read_evaluations, reference_score
 from sb3_o2o.evaluation.plotting import OFFLINE_COLOUR, ONLINE_COLOUR, REFERENCE_COLOUR, draw_phase, short_number

@@ -8,23 +8,23 @@ from typing import Any, ClassVar
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
-from sb3_o2o.diagnostics.base import DiagnosticsCallback
+from sb3_o2o.diagnostics.diagnostic import DiagnosticsCallback
 from sb3_o2o.evaluation import NormalizedEvalCallback, ReferenceScore
-from sb3_o2o.evaluation.metrics import drop_at_switch, is_success, regret, steps_to_recover
+from sb3_o2o.evaluation.curve_metrics import drop_at_switch, is_success, regret, steps_to_recover
 
 
 class SwitchDiagnostics(DiagnosticsCallback):
     """
     What the switch cost, after each evaluation: ``drop`` (how far the score fell below the pre-trained policy's),
     ``steps_to_recover`` (infinite until it is back) and, where the environment reports success, ``regret`` over the
-    training's own episodes. Formulas in :mod:`sb3_o2o.evaluation.metrics`; regret as in CORL's fine-tuning.
+    training's own episodes. Formulas in :mod:`sb3_o2o.evaluation.curve_metrics`; regret as in CORL's fine-tuning.
     Pre-training is left out.
 
     :param evaluation: the run's evaluation callback, earlier in the list than this one. Scores are normalised where it
         has references, which are written as well. Stable-Baselines3's ``EvalCallback`` needs a ``log_path``: without it
         keeps no evaluations
     :param offline_score: score of the pre-trained policy, in the same unit; by default the evaluation at the start
-    :param log_path: see :class:`~sb3_o2o.diagnostics.base.DiagnosticsCallback`
+    :param log_path: see :class:`~sb3_o2o.diagnostics.diagnostic.DiagnosticsCallback`
     :raises ValueError: if nothing gives the score at the switch, or ``evaluation`` keeps nothing; when training starts,
         if it is not one of the run's callbacks, or comes later
     """
@@ -115,7 +115,7 @@ class SwitchDiagnostics(DiagnosticsCallback):
         return self.evaluation.reference if isinstance(self.evaluation, NormalizedEvalCallback) else None
 
     def measure(self) -> dict[str, float]:
-        """See :class:`~sb3_o2o.diagnostics.base.DiagnosticsCallback`."""
+        """See :class:`~sb3_o2o.diagnostics.diagnostic.DiagnosticsCallback`."""
         steps = np.array(self.evaluation.evaluations_timesteps[self._n_earlier :])
         results = self.evaluation.evaluations_results[self._n_earlier :]
         scores, reference = np.array([np.mean(returns) for returns in results]), self._reference()

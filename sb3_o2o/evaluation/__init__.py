@@ -1,8 +1,8 @@
 """Scores, metrics and evaluation."""
 
-from sb3_o2o.evaluation.callbacks import NormalizedEvalCallback, read_evaluations
+from sb3_o2o.evaluation.curve_metrics import cumulative_regret, drop_at_switch, regret, steps_to_recover
+from sb3_o2o.evaluation.eval_callback import NormalizedEvalCallback, read_evaluations
 from sb3_o2o.evaluation.evaluate import Evaluation, evaluate, preserved_random_state
-from sb3_o2o.evaluation.metrics import cumulative_regret, drop_at_switch, regret, steps_to_recover
 from sb3_o2o.evaluation.scores import ReferenceScore, normalized_score, reference_score
 
 __all__ = [

@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
-from sb3_o2o.evaluation.metrics import is_success
+from sb3_o2o.evaluation.curve_metrics import is_success
 from sb3_o2o.evaluation.scores import ReferenceScore, reference_score
 
 

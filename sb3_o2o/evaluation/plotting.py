@@ -10,7 +10,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from sb3_o2o.evaluation.callbacks import read_evaluations
+from sb3_o2o.evaluation.eval_callback import read_evaluations
 from sb3_o2o.evaluation.scores import ReferenceScore
 from sb3_o2o.files import whole_file
 

@@ -8,7 +8,7 @@ from typing import Any
 from sb3_o2o.errors import check_keyword_arguments, unknown
 from sb3_o2o.finetuning.advantage import AuxiliaryAdvantage
 from sb3_o2o.finetuning.balanced_replay import BalancedReplay
-from sb3_o2o.finetuning.base import FineTuningCallback
+from sb3_o2o.finetuning.callback import FineTuningCallback
 from sb3_o2o.finetuning.constraint import ConstrainedFineTuning
 from sb3_o2o.finetuning.dual_critic import DualCritic
 from sb3_o2o.finetuning.kappa import LinearSchedule

@@ -11,7 +11,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from sb3_o2o.data import ReplaySamples, SumTree, concatenate_samples
 from sb3_o2o.data.online import samples_at, unfinished_steps
 from sb3_o2o.data.samples import take_rows
-from sb3_o2o.finetuning.base import MIXTURE
+from sb3_o2o.finetuning.callback import MIXTURE
 from sb3_o2o.finetuning.replay import _DatasetCallback, check_drawn_by_place
 from sb3_o2o.networks.normalizer import NormalizedExtractor
 from sb3_o2o.networks.ratio import DensityRatio, state_action_inputs

@@ -12,7 +12,7 @@ import torch as th
 from stable_baselines3.common.utils import obs_as_tensor
 
 from sb3_o2o.data.rewards import scaled_rewards
-from sb3_o2o.finetuning.base import FineTuningCallback
+from sb3_o2o.finetuning.callback import FineTuningCallback
 from sb3_o2o.finetuning.kappa import LinearSchedule, accuracy_weight, observed_returns, read_kappa
 from sb3_o2o.finetuning.second_critics import SecondCritics
 from sb3_o2o.objectives import Batch, LossesAndMetrics, Step

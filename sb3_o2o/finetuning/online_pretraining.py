@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch.func import functional_call
 
 from sb3_o2o.data import MixedReplayBuffer
-from sb3_o2o.finetuning.base import FIRST_UPDATE
+from sb3_o2o.finetuning.callback import FIRST_UPDATE
 from sb3_o2o.finetuning.dual_critic import DualCritic
 from sb3_o2o.finetuning.replay import _DatasetCallback
 from sb3_o2o.finetuning.second_critics import SecondCritics

@@ -61,7 +61,7 @@ class _GradientPhase(_DatasetCallback):
             raise ValueError(f"{type(self).__name__}(ent_coef) is a temperature, which {name} does not have.")
 
     def check_run(self, callbacks: list[BaseCallback]) -> None:
-        """See :meth:`~sb3_o2o.finetuning.base.FineTuningCallback.check_run`."""
+        """See :meth:`~sb3_o2o.finetuning.callback.FineTuningCallback.check_run`."""
         order = [type(each).__name__ for each in callbacks if isinstance(each, _GradientPhase)]
         if order == ["ValueAlignment", "PolicyReevaluation"]:
             raise ValueError(
@@ -142,7 +142,7 @@ class PolicyReevaluation(_GradientPhase):
         self.fresh_critics = fresh_critics
 
     def renews_critics(self, finished_phases: Sequence[str]) -> bool:
-        """See :meth:`~sb3_o2o.finetuning.base.FineTuningCallback.renews_critics`."""
+        """See :meth:`~sb3_o2o.finetuning.callback.FineTuningCallback.renews_critics`."""
         return self.fresh_critics and self.phase not in finished_phases
 
     def _init_callback(self) -> None:

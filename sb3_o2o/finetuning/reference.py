@@ -12,7 +12,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from torch import nn
 
 from sb3_o2o.evaluation.evaluate import acting_in, synchronise_normalizer
-from sb3_o2o.finetuning.base import FineTuningCallback
+from sb3_o2o.finetuning.callback import FineTuningCallback
 from sb3_o2o.networks import frozen_copy
 
 

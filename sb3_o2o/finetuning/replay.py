@@ -12,7 +12,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from sb3_o2o.data import MixedReplayBuffer, OfflineDataset, OfflineReplayBuffer, ReplaySamples, concatenate_samples
 from sb3_o2o.data.dataset import DatasetReference
 from sb3_o2o.data.online import samples_at, unfinished_steps
-from sb3_o2o.finetuning.base import MIXTURE, FineTuningCallback
+from sb3_o2o.finetuning.callback import MIXTURE, FineTuningCallback
 from sb3_o2o.updates.sampling import is_same
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch as th
 
-from sb3_o2o.finetuning.base import FineTuningCallback
+from sb3_o2o.finetuning.callback import FineTuningCallback
 
 if TYPE_CHECKING:
     from sb3_o2o.objectives import Batch

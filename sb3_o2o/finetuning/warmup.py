@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sb3_o2o.finetuning.base import FIRST_UPDATE, FineTuningCallback
+from sb3_o2o.finetuning.callback import FIRST_UPDATE, FineTuningCallback
 
 
 class Warmup(FineTuningCallback):

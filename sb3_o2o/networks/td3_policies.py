@@ -14,7 +14,7 @@ from torch import nn
 
 from sb3_o2o.networks.ensemble import EnsembleCritic, initialize
 from sb3_o2o.networks.layers import sequential
-from sb3_o2o.networks.policies import EnsemblePolicyMixin
+from sb3_o2o.networks.sac_policies import EnsemblePolicyMixin
 
 
 class O2OTD3Actor(Actor):

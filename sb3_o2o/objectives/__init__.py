@@ -6,7 +6,11 @@ import importlib
 from typing import Any
 
 from sb3_o2o.errors import check_keyword_arguments, unknown
-from sb3_o2o.objectives.base import Objective, SACObjective
+from sb3_o2o.objectives.alignment import (
+    DeterministicAlignmentObjective,
+    ReevaluationObjective,
+    StochasticAlignmentObjective,
+)
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Penalty, Step
 from sb3_o2o.objectives.bc import BCObjective
 from sb3_o2o.objectives.cql import CalQLObjective, CQLObjective
@@ -14,15 +18,11 @@ from sb3_o2o.objectives.draws import Draws
 from sb3_o2o.objectives.edac import EDACObjective, SACNObjective
 from sb3_o2o.objectives.iql import IQLObjective
 from sb3_o2o.objectives.learner import CriticLearner, CriticSet, Learner, PPOLearner, SACLearner, TD3Learner
-from sb3_o2o.objectives.ppo import MonteCarloValueObjective, PPOBCObjective, PPOIQLObjective
-from sb3_o2o.objectives.reconstruction import (
-    DeterministicAlignmentObjective,
-    ReevaluationObjective,
-    StochasticAlignmentObjective,
-)
+from sb3_o2o.objectives.objective import Objective, SACObjective
+from sb3_o2o.objectives.ppo_objectives import MonteCarloValueObjective, PPOBCObjective, PPOIQLObjective
 from sb3_o2o.objectives.spot import SPOTObjective
-from sb3_o2o.objectives.td3 import TD3Objective
 from sb3_o2o.objectives.td3_bc import TD3BCObjective
+from sb3_o2o.objectives.td3_objective import TD3Objective
 
 #: objectives that SAC can minimise, by the name users give
 SAC_OBJECTIVES: dict[str, type[Objective]] = {

@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch as th
 
 from sb3_o2o.objectives import functional as F
-from sb3_o2o.objectives.base import UNUSED, Objective
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step
 from sb3_o2o.objectives.learner import Learner, SACLearner
+from sb3_o2o.objectives.objective import UNUSED, Objective
 
 
 def check_imitation(model: Learner, objective: str, argument: str, loss: str | None, action_clip: float) -> str:

@@ -8,9 +8,9 @@ import torch as th
 
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.objectives import functional as F
-from sb3_o2o.objectives.base import SACObjective
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics
 from sb3_o2o.objectives.learner import SACLearner
+from sb3_o2o.objectives.objective import SACObjective
 
 
 class CQLObjective(SACObjective):
@@ -27,7 +27,7 @@ class CQLObjective(SACObjective):
     :param lagrange_learning_rate: of the multiplier; the critics' by default
     :param critic_subset: critics drawn for the conservative term at each update; all by default
     :param difference_clip: clip the gap to (low, high) before averaging; ``None`` for no clipping
-    :param max_target_backup: see :class:`~sb3_o2o.objectives.base.SACObjective`
+    :param max_target_backup: see :class:`~sb3_o2o.objectives.objective.SACObjective`
     :param critic_reduction: likewise
     :param entropy_backup: likewise; off, as in every published configuration
     :param entropy_at_next: likewise

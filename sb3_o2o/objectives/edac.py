@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch as th
 
 from sb3_o2o.objectives import functional as F
-from sb3_o2o.objectives.base import SACObjective
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step
 from sb3_o2o.objectives.learner import SACLearner
+from sb3_o2o.objectives.objective import SACObjective
 
 
 class SACNObjective(SACObjective):
@@ -20,7 +20,7 @@ class SACNObjective(SACObjective):
     what the one before has stepped to, and draws of its own for the temperature.
 
     :param model: the algorithm whose networks are trained
-    :param critic_reduction: see :class:`~sb3_o2o.objectives.base.SACObjective`; CORL sums over critics
+    :param critic_reduction: see :class:`~sb3_o2o.objectives.objective.SACObjective`; CORL sums over critics
     :param entropy_backup: likewise
     :param max_target_backup: likewise
     :param n_actions: likewise
@@ -51,11 +51,11 @@ class SACNObjective(SACObjective):
         self.overrides.update(critic_subset=self.target_subset, actor_critics=self.actor_reduction)
 
     def reductions(self, model: SACLearner) -> tuple[int | None, str]:
-        """See :meth:`~sb3_o2o.objectives.base.SACObjective.reductions`; SAC-N is the minimum over all."""
+        """See :meth:`~sb3_o2o.objectives.objective.SACObjective.reductions`; SAC-N is the minimum over all."""
         return None, "min"
 
     def steps(self, batch: Batch, actor_batch: Batch | None) -> Iterator[Step]:
-        """See :meth:`~sb3_o2o.objectives.base.Objective.steps`."""
+        """See :meth:`~sb3_o2o.objectives.objective.Objective.steps`."""
         model = self.model
         if model.use_sde:
             model.actor.reset_noise()  # it was drawn with the standard deviation before the last step
@@ -84,7 +84,7 @@ class SACNObjective(SACObjective):
     def actor_losses(
         self, batch: Batch, noise: th.Tensor | None, next_noise: th.Tensor | None, ent_coef: th.Tensor
     ) -> LossesAndMetrics:
-        """See :meth:`~sb3_o2o.objectives.base.SACObjective.actor_losses`; the temperature has stepped before."""
+        """See :meth:`~sb3_o2o.objectives.objective.SACObjective.actor_losses`; the temperature has stepped before."""
         losses, metrics, _ = self.actor_loss(batch, noise, ent_coef)
         return losses, {**metrics, "ent_coef": ent_coef}
 
@@ -140,7 +140,7 @@ class EDACObjective(SACNObjective):
     def critic_losses(
         self, batch: Batch, noise: th.Tensor | None, members: th.Tensor | None, ent_coef: th.Tensor
     ) -> LossesAndMetrics:
-        """See :meth:`~sb3_o2o.objectives.base.SACObjective.critic_losses`; with the diversity penalty."""
+        """See :meth:`~sb3_o2o.objectives.objective.SACObjective.critic_losses`; with the diversity penalty."""
         losses, metrics = super().critic_losses(batch, noise, members, ent_coef)
         penalty = F.diversity_penalty(self.model.critic.action_gradients(batch.observations, batch.actions))
         scale = {"half_sum": 0.5, "sum": 1.0, "mean": 1.0 / self.model.n_critics}[self.critic_reduction]

@@ -12,10 +12,10 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.networks.value import ValueNetwork
 from sb3_o2o.objectives import functional as F
-from sb3_o2o.objectives.base import UNUSED, Objective
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step, joined
 from sb3_o2o.objectives.bc import check_imitation
 from sb3_o2o.objectives.learner import CriticLearner, CriticSet
+from sb3_o2o.objectives.objective import UNUSED, Objective
 
 
 class IQLObjective(Objective):

@@ -15,7 +15,7 @@ from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step
 from sb3_o2o.objectives.learner import TD3Learner
-from sb3_o2o.objectives.td3 import TD3Objective
+from sb3_o2o.objectives.td3_objective import TD3Objective
 
 
 class SPOTObjective(TD3Objective):
@@ -42,7 +42,7 @@ class SPOTObjective(TD3Objective):
     :param density_net_arch: units per hidden layer of its encoder and its decoder; two layers of 750 by default
     :param online_gamma: discount factor while fine-tuning, in [0, 1]; the model's by default
     :param flatten_observations: let the VAE read dictionary observations, as one vector
-    :param critic_reduction: see :class:`~sb3_o2o.objectives.td3.TD3Objective`
+    :param critic_reduction: see :class:`~sb3_o2o.objectives.td3_objective.TD3Objective`
     :param target_reduction: likewise
     :raises ValueError: for an argument out of range, or observations that the VAE cannot read
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics
 from sb3_o2o.objectives.learner import TD3Learner
-from sb3_o2o.objectives.td3 import TD3Objective
+from sb3_o2o.objectives.td3_objective import TD3Objective
 
 
 class TD3BCObjective(TD3Objective):

@@ -27,7 +27,7 @@ from sb3_o2o.diagnostics import (
     SwitchDiagnostics,
     report,
 )
-from sb3_o2o.diagnostics.base import FOLDER as DIAGNOSTICS_FOLDER
+from sb3_o2o.diagnostics.diagnostic import FOLDER as DIAGNOSTICS_FOLDER
 from sb3_o2o.evaluation import Evaluation, NormalizedEvalCallback, ReferenceScore, read_evaluations, reference_score
 from sb3_o2o.evaluation.plotting import plot_learning_curve
 from sb3_o2o.recipes import Recipe, load_recipe

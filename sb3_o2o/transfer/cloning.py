@@ -21,13 +21,13 @@ from sb3_o2o.recipes.reading import Recipe
 from sb3_o2o.transfer import conversion
 from sb3_o2o.transfer.acting import Acting
 from sb3_o2o.transfer.architecture import NETWORK_ARGUMENTS, Kept, warn_about_networks
-from sb3_o2o.transfer.building import build, cut_ensemble, read_recipe, ready_to_finetune
 from sb3_o2o.transfer.foreign import (
     VALUE_ARGUMENTS,
     as_ours,
     network_arguments,
     same_shapes,
 )
+from sb3_o2o.transfer.models import build, cut_ensemble, read_recipe, ready_to_finetune
 from sb3_o2o.transfer.renewal import kept_networks
 from sb3_o2o.transfer.spaces import bounds, check_spaces, same_bounds
 from sb3_o2o.transfer.temperature import own_temperature, settle_temperature

@@ -21,7 +21,6 @@ from sb3_o2o.transfer.architecture import (
     warn_about_networks,
 )
 from sb3_o2o.transfer.archive import saved_attributes, saved_family, saved_model_path
-from sb3_o2o.transfer.building import build, cut_ensemble, read_recipe, ready_to_finetune
 from sb3_o2o.transfer.cloning import from_policy
 from sb3_o2o.transfer.foreign import (
     VALUE_ARGUMENTS,
@@ -30,6 +29,7 @@ from sb3_o2o.transfer.foreign import (
     to_memory,
     unknown_family,
 )
+from sb3_o2o.transfer.models import build, cut_ensemble, read_recipe, ready_to_finetune
 from sb3_o2o.transfer.options import check_options
 from sb3_o2o.transfer.renewal import forget_moments, hand_over, kept_networks, renew
 from sb3_o2o.transfer.seeing import Seen, saved_model_sees

@@ -10,7 +10,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_o2o.data import OfflineReplayBuffer
-from sb3_o2o.diagnostics.base import DiagnosticsCallback
+from sb3_o2o.diagnostics.diagnostic import DiagnosticsCallback
 from sb3_o2o.diagnostics.environment import refuse_training_environment, single_environment
 from sb3_o2o.diagnostics.measure import (
     check_candidates,
@@ -24,7 +24,7 @@ from sb3_o2o.diagnostics.measure import (
     policy_and_q_drift,
 )
 from sb3_o2o.diagnostics.q_values import mean_window_tau, normalized_difference
-from sb3_o2o.evaluation.callbacks import is_pretraining
+from sb3_o2o.evaluation.eval_callback import is_pretraining
 from sb3_o2o.networks import frozen_copy
 from sb3_o2o.objectives import Batch
 
@@ -47,7 +47,7 @@ class QValueDiagnostics(DiagnosticsCallback):
     :param n_episodes: episodes of each measurement
     :param window: steps in a window
     :param n_windows: windows in an episode; ten in the paper
-    :param log_path: see :class:`~sb3_o2o.diagnostics.base.DiagnosticsCallback`
+    :param log_path: see :class:`~sb3_o2o.diagnostics.diagnostic.DiagnosticsCallback`
     :param seed: of the environment and of the policy's draws, the same at every measurement
     :raises ValueError: for a number out of range, several environments, or the training's environment
     """
@@ -78,7 +78,7 @@ class QValueDiagnostics(DiagnosticsCallback):
         refuse_training_environment(self.env, self.model, type(self).__name__)
 
     def measure(self) -> dict[str, float]:
-        """See :class:`~sb3_o2o.diagnostics.base.DiagnosticsCallback`."""
+        """See :class:`~sb3_o2o.diagnostics.diagnostic.DiagnosticsCallback`."""
         episodes = on_policy_q_values(self.model, self.env, self.n_episodes, self.seed)
         taus = [mean_window_tau(each.estimated, each.true, self.window, self.n_windows) for each in episodes]
         estimated = np.concatenate([each.estimated for each in episodes])
@@ -96,10 +96,10 @@ class _OnData(DiagnosticsCallback):
     Diagnostics on a fixed sample of the dataset and on the newest online transitions: those collected while this looked
     on, whatever else the buffer was given (such as the dataset, by ``DatasetReplay``).
 
-    :param freq: see :class:`~sb3_o2o.diagnostics.base.DiagnosticsCallback`
+    :param freq: see :class:`~sb3_o2o.diagnostics.diagnostic.DiagnosticsCallback`
     :param n_samples: transitions of each kind
     :param dataset: what ``OfflineDataset.load`` accepts; the model's by default
-    :param log_path: see :class:`~sb3_o2o.diagnostics.base.DiagnosticsCallback`
+    :param log_path: see :class:`~sb3_o2o.diagnostics.diagnostic.DiagnosticsCallback`
     :param seed: of the sample
     """
 
@@ -158,7 +158,7 @@ class _OnData(DiagnosticsCallback):
         return {"offline": offline, "online": online}
 
     def measure(self) -> dict[str, float]:
-        """See :class:`~sb3_o2o.diagnostics.base.DiagnosticsCallback`."""
+        """See :class:`~sb3_o2o.diagnostics.diagnostic.DiagnosticsCallback`."""
         found: dict[str, float] = {}
         with looking(self.model, self.seed):
             for kind, batch in self._batches().items():
@@ -184,7 +184,7 @@ class DataDiagnostics(_OnData):
     :param freq: calls between two measurements
     :param n_samples: transitions of each kind
     :param dataset: what ``OfflineDataset.load`` accepts; the model's by default
-    :param log_path: see :class:`~sb3_o2o.diagnostics.base.DiagnosticsCallback`
+    :param log_path: see :class:`~sb3_o2o.diagnostics.diagnostic.DiagnosticsCallback`
     :param seed: of the sample and of the next actions
     :raises ValueError: for a number out of range; when training starts, without a dataset
     """
@@ -219,7 +219,7 @@ class DriftDiagnostics(_OnData):
     :param n_samples: states of each kind
     :param n_candidates: candidate actions per state, even
     :param dataset: what ``OfflineDataset.load`` accepts; the model's by default
-    :param log_path: see :class:`~sb3_o2o.diagnostics.base.DiagnosticsCallback`
+    :param log_path: see :class:`~sb3_o2o.diagnostics.diagnostic.DiagnosticsCallback`
     :param seed: of the sample and of the candidates
     :raises ValueError: for a number out of range; when training starts, without a dataset, or for gSDE
     """
@@ -247,7 +247,7 @@ class DriftDiagnostics(_OnData):
 
     @classmethod
     def check(cls, model: Any) -> None:
-        """See :class:`~sb3_o2o.diagnostics.base.DiagnosticsCallback`."""
+        """See :class:`~sb3_o2o.diagnostics.diagnostic.DiagnosticsCallback`."""
         check_drift(model, cls.__name__)
 
     def _begin(self) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_o2o.diagnostics.measure import check_model
-from sb3_o2o.evaluation.callbacks import is_pretraining
+from sb3_o2o.evaluation.eval_callback import is_pretraining
 from sb3_o2o.files import whole_file
 
 #: folder of diagnostics beside a phase's evaluations

@@ -9,11 +9,11 @@ import torch as th
 from torch import nn
 
 from sb3_o2o.objectives import functional as F
-from sb3_o2o.objectives.base import Objective, SACObjective
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step
 from sb3_o2o.objectives.cql import CQLObjective
 from sb3_o2o.objectives.learner import CriticLearner, SACLearner, TD3Learner
-from sb3_o2o.objectives.td3 import TD3Objective
+from sb3_o2o.objectives.objective import Objective, SACObjective
+from sb3_o2o.objectives.td3_objective import TD3Objective
 
 
 class ReevaluationObjective(Objective):

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch as th
 
 from sb3_o2o.objectives import functional as F
-from sb3_o2o.objectives.base import Objective, check_target_reduction
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step
 from sb3_o2o.objectives.learner import CriticSet, TD3Learner
+from sb3_o2o.objectives.objective import Objective, check_target_reduction
 
 if TYPE_CHECKING:
     from sb3_o2o.networks.ensemble import EnsembleCritic

@@ -15,11 +15,11 @@ from sb3_o2o.networks.ensemble import EnsembleMLP
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.networks.value import ValueNetwork
 from sb3_o2o.objectives import functional as F
-from sb3_o2o.objectives.base import Objective
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step
 from sb3_o2o.objectives.bc import BCObjective
 from sb3_o2o.objectives.iql import IQLObjective
 from sb3_o2o.objectives.learner import PPOLearner
+from sb3_o2o.objectives.objective import Objective
 
 
 class PPOBCObjective(BCObjective):
