@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_o2o import O2OPPO, O2OSAC, O2OTD3, OfflineDataset
 from sb3_o2o.__main__ import main
-from sb3_o2o.cli.progress import Bars
+from sb3_o2o.cli.progress import RunProgress
 from sb3_o2o.evaluation import evaluate
 from sb3_o2o.version import __version__
 
@@ -308,15 +308,15 @@ class TestInterruption:
     @pytest.fixture
     def ctrl_c(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         """Ctrl-C at the third step of whatever runs; gives a function that takes it back."""
-        on_step = Bars._on_step
+        on_step = RunProgress._on_step
 
-        def pressing(self: Bars) -> bool:
+        def pressing(self: RunProgress) -> bool:
             if self.num_timesteps == 3:
                 signal.raise_signal(signal.SIGINT)
             return on_step(self)
 
-        monkeypatch.setattr(Bars, "_on_step", pressing)
-        return lambda: monkeypatch.setattr(Bars, "_on_step", on_step)
+        monkeypatch.setattr(RunProgress, "_on_step", pressing)
+        return lambda: monkeypatch.setattr(RunProgress, "_on_step", on_step)
 
     def test_it_says_how_to_go_on_and_goes_on(
         self, tiny_dataset: Callable[..., str], ctrl_c: Callable[[], None]

@@ -13,7 +13,7 @@ import typer.main
 from command_line import SHORT, SMALL, fails, sb3_o2o, succeeds
 
 from sb3_o2o.cli import app
-from sb3_o2o.cli.progress import Bars
+from sb3_o2o.cli.progress import RunProgress
 
 Interrupted = Callable[..., tuple[str, Path]]
 
@@ -23,15 +23,15 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Interrupted:
     """Runs a command, presses Ctrl-C at its second step, and gives what it said and the run's folder."""
 
     def run(*arguments: Any) -> tuple[str, Path]:
-        on_step = Bars._on_step
+        on_step = RunProgress._on_step
 
-        def pressing(self: Bars) -> bool:
+        def pressing(self: RunProgress) -> bool:
             if self.num_timesteps == 2:
                 signal.raise_signal(signal.SIGINT)
             return on_step(self)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Bars, "_on_step", pressing)
+            patch.setattr(RunProgress, "_on_step", pressing)
             result = sb3_o2o(*arguments)
         assert result.exit_code == 130, result.output
         (folder,) = re.findall(r"Run folder: (\S+)", result.output)
@@ -136,14 +136,14 @@ class TestCtrlC:
 
     def test_twice_while_training(self, tiny_dataset: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
         dataset = tiny_dataset()
-        on_step = Bars._on_step
+        on_step = RunProgress._on_step
 
-        def pressing(self: Bars) -> bool:
+        def pressing(self: RunProgress) -> bool:
             for _ in range(2 if self.num_timesteps == 5 else 0):
                 signal.raise_signal(signal.SIGINT)
             return on_step(self)
 
-        monkeypatch.setattr(Bars, "_on_step", pressing)
+        monkeypatch.setattr(RunProgress, "_on_step", pressing)
         options = ["--gradient-steps", "6", *SMALL, "--eval-episodes", "1", "--checkpoints", "3"]
         result = sb3_o2o("pretrain", dataset, "--recipe", "cql", *options)
         folder = "runs/cql-TinyBox-v0_1"

@@ -2,13 +2,15 @@
 
 import shlex
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from sb3_o2o.cli.common import FriendlyGroup, console
+from sb3_o2o.cli.common import FriendlyGroup, console, error_console
 
 bench_app = typer.Typer(
     cls=FriendlyGroup, no_args_is_help=True, help="How fast this machine is: updates beside other libraries', the loop."
@@ -66,9 +68,9 @@ def speed(
     _prepare_folder(out)
     threads = threads or usable_cores()
     machine = describe_machine(device)
-    with console.status("") as status:
+    with _remarks() as say:
         results, versions = race(
-            chosen, competitors, rounds=rounds, updates=updates, threads=threads, device=device, say=status.update
+            chosen, competitors, rounds=rounds, updates=updates, threads=threads, device=device, say=say
         )
     # nothing says how wide a file or a pipe is: the columns must not be broken for it
     wide = console if console.is_terminal else Console(width=160)
@@ -122,7 +124,7 @@ def env(
     _prepare_folder(out)
     threads = threads or usable_cores()
     machine = describe_machine(device)
-    with console.status("") as status:
+    with _remarks() as say:
         measured = loop.measure(
             env_id,
             steps=steps,
@@ -131,7 +133,7 @@ def env(
             threads=threads,
             device=device,
             compile_updates=compile_,
-            say=status.update,
+            say=say,
         )
     for table in loop.tables(measured):
         console.print(table)
@@ -142,6 +144,18 @@ def env(
         about = _about(machine, {**settings, "transitions": transitions, "compile": compile_})
         report.write_json(out / "env.json", {"format": report.FORMAT, **about, **measured})
         console.print(f"\nNumbers: {out / 'env.json'}", soft_wrap=True)
+
+
+@contextmanager
+def _remarks() -> Iterator[Callable[[str], None]]:
+    """Says what is being measured: in a line that changes in a terminal, in lines now and then elsewhere."""
+    from sb3_o2o.progress import Remarks
+
+    if console.is_terminal:
+        with console.status("") as status:
+            yield status.update
+    else:
+        yield Remarks(error_console)
 
 
 def _names(text: str) -> list[str]:

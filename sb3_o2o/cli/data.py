@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from sb3_o2o.cli.common import ActingThreads, Seed, acting_threads, console, next_command
+from sb3_o2o.cli.common import ActingThreads, Seed, acting_threads, next_command
 
 
 def collect(
@@ -48,7 +48,7 @@ def collect(
         n_episodes=n_episodes,
         deterministic=deterministic,
         seed=seed,
-        progress_bar=console.is_terminal,
+        progress_bar=True,
         ref_min_score=None if reference is None else reference.minimum,
         ref_max_score=None if reference is None else reference.maximum,
         force=force,

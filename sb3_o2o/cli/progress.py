@@ -1,21 +1,11 @@
-"""What a running training shows: a bar for each phase, a line for each evaluation, a table at the end."""
+"""What a running training shows: how far it is, its evaluations, a table at the end."""
 
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Column, Table
-from rich.text import Text
+from rich.table import Table
 
 from sb3_o2o.evaluation import (
     Evaluation,
@@ -25,6 +15,7 @@ from sb3_o2o.evaluation import (
     read_evaluations,
     steps_to_recover,
 )
+from sb3_o2o.progress import Display, display_on
 from sb3_o2o.runs.folder import RunFolder
 from sb3_o2o.runs.training import Prepared, RunListener
 from sb3_o2o.updates.bars import losses_text
@@ -32,93 +23,26 @@ from sb3_o2o.updates.bars import losses_text
 _UNITS = {"offline": "gradient steps", "online": "environment steps"}
 
 
-class _Losses(TextColumn):
-    """What gives way where the terminal is narrow."""
-
-    def render(self, task: Task) -> Text:
-        text = super().render(task)
-        text.no_wrap, text.overflow = True, "ellipsis"
-        return text
-
-
-class _Tasks:
+class RunProgress(RunListener):
     """
-    One bar for each name. The callback keeps one object for its life: of plain attributes, such as None, it would get
-    those of the interrupted run back.
+    What a run says while it trains: bars in a terminal, a line now and then elsewhere, and a line for each evaluation.
 
     :param console: where to write
     """
 
     def __init__(self, console: Console):
-        self.console = console
-        self.progress: Progress | None = None
-
-    def open(self) -> None:
-        """Begin with no bar."""
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=12, table_column=Column(no_wrap=True)),
-            MofNCompleteColumn(table_column=Column(no_wrap=True)),
-            TextColumn("{task.fields[unit]}"),
-            TimeElapsedColumn(table_column=Column(no_wrap=True)),
-            TimeRemainingColumn(table_column=Column(no_wrap=True)),
-            _Losses("{task.fields[losses]}", table_column=Column()),
-            console=self.console,
-            refresh_per_second=4,
-        )
-        self.progress.start()
-
-    def close(self) -> None:
-        """Take the bars down, which leaves the terminal as it was."""
-        if self.progress is not None:
-            self.progress.stop()
-        self.progress = None
-
-    def show(self, name: str, unit: str, done: int, total: int, losses: str = "") -> None:
-        """
-        Move a bar, which is made the first time. Where there are to be none, nothing happens.
-
-        :param name: text before the bar
-        :param unit: what is counted
-        :param done: steps made
-        :param total: steps to be made
-        :param losses: text behind it; what stands there stays by default
-        """
-        if self.progress is None:
-            return
-        description = f"[bold]{name:<8}[/]"
-        task = next((task.id for task in self.progress.tasks if task.description == description), None)
-        if task is None:
-            self.progress.add_task(description, total=total, completed=done, unit=unit, losses=losses)
-            return
-        self.progress.update(task, completed=done)
-        if losses:
-            self.progress.update(task, losses=losses)
-
-
-class Bars(RunListener):
-    """
-    Progress bars in a terminal, plain lines elsewhere.
-
-    :param console: where to write
-    :param quiet: write nothing
-    """
-
-    def __init__(self, console: Console, quiet: bool = False):
         super().__init__()
         self.console = console
-        self.quiet = quiet
-        self._tasks = _Tasks(console)
+        # one object for the callback's life: a plain attribute would come back from the bundle of an interrupted run
+        self.display: Display = display_on(console)
         self._phase = ""
         self._total = 0
 
     def begin_phase(self, phase: str, done: int, total: int, evaluation: NormalizedEvalCallback) -> None:
         super().begin_phase(phase, done, total, evaluation)
         self._phase, self._total = phase, total
-        if self.quiet or not self.console.is_terminal:
-            return
-        self._tasks.open()
-        self._tasks.show(phase, _UNITS[phase], done, total)
+        self.display.open()
+        self.display.show(phase, _UNITS[phase], done, total)
 
     def on_preparation_step(self, name: str, done: int, total: int) -> None:
         """
@@ -128,7 +52,7 @@ class Bars(RunListener):
         :param done: steps made
         :param total: steps to be made
         """
-        self._tasks.show(name, _UNITS["offline"], done, total)
+        self.display.show(name, _UNITS["offline"], done, total)
 
     def on_phase_step(self, name: str, done: int, total: int, metrics: dict[str, float]) -> None:
         """
@@ -139,10 +63,10 @@ class Bars(RunListener):
         :param total: updates to be made
         :param metrics: to show the losses of; where empty, what stands there stays
         """
-        self._tasks.show(name, _UNITS["offline"], done, total, losses_text(metrics))
+        self.display.show(name, _UNITS["offline"], done, total, losses_text(metrics))
 
     def _on_step(self) -> bool:
-        self._tasks.show(self._phase, _UNITS[self._phase], self.num_timesteps, self._total)
+        self.display.show(self._phase, _UNITS[self._phase], self.num_timesteps, self._total)
         return super()._on_step()
 
     def _on_training_end(self) -> None:
@@ -150,8 +74,6 @@ class Bars(RunListener):
         self.close()
 
     def evaluated(self, step: int, result: Evaluation) -> None:
-        if self.quiet:
-            return
         unit = "return" if result.normalized is None else "score"
         success = "" if result.successes is None else f"   success {100 * result.successes.mean():3.0f} %"
         self.console.print(
@@ -161,8 +83,8 @@ class Bars(RunListener):
         )
 
     def close(self) -> None:
-        """Takes the bar down, which leaves the terminal as it was."""
-        self._tasks.close()
+        """Takes bars down, which leaves the terminal as it was."""
+        self.display.close()
 
 
 def summary_table(prepared: Prepared, folder: RunFolder) -> Table:

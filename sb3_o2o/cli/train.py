@@ -1,6 +1,6 @@
 """``sb3-o2o pretrain`` and ``sb3-o2o finetune``."""
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
@@ -367,8 +367,9 @@ def _prepare(
 
     given = given_threads(config.threads, "as asked" if resume_from is None else "as before")
     use_threads(1 if given is None else given.count)  # a policy may be cloned before its successor is known
-    with console.status(doing):
-        prepared = prepare(config, resume_from, recipe)
+    # a source of another family may be cloned, which has a bar of its own
+    with console.status(doing) if config.source is None or resume_from is not None else nullcontext():
+        prepared = prepare(config, resume_from, recipe, progress_bar=True)
     threads = given or choose_threads(prepared.model)
     use_threads(threads.count)
     console.print(str(threads), markup=False, highlight=False, soft_wrap=True)
@@ -388,19 +389,19 @@ def _what_is_left(folder: "RunFolder") -> str:
 def _run(prepared: Any, folder: "RunFolder") -> None:
     import shutil
 
-    from sb3_o2o.cli.progress import Bars, summary_table
+    from sb3_o2o.cli.progress import RunProgress, summary_table
     from sb3_o2o.runs.training import Interrupted, train
 
-    bars = Bars(console)
+    progress = RunProgress(console)
     try:
-        picture = train(prepared, folder, bars)
+        picture = train(prepared, folder, progress)
     except Interrupted:
-        bars.close()
+        progress.close()
         command = prepared.config.command
         next_command("Interrupted and saved. Go on with:", f"sb3-o2o {command} --resume {quote(str(folder.path))}")
         raise typer.Exit(130) from None
     finally:
-        bars.close()
+        progress.close()
     if folder.resume_bundle.is_dir():
         shutil.rmtree(folder.resume_bundle)  # finished: there is nothing left to go on with
     console.print()

@@ -14,13 +14,14 @@ from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_dataset import parse_dataset_id
 from minari.storage import get_dataset_path
+from rich.console import Console
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
-from tqdm import tqdm
 
 from sb3_o2o.data.checks import ACTION_TOLERANCE, checked_spaces
 from sb3_o2o.data.dataset import OfflineDataset
 from sb3_o2o.data.transitions import map_observations
+from sb3_o2o.progress import display_on
 
 Policy = Callable[[Any], Any]
 
@@ -151,20 +152,30 @@ def _roll_out(
     env.action_space.seed(seed)
     episodes: list[EpisodeBuffer] = []
     steps = 0
-    total, unit = (n_steps, "step") if n_steps is not None else (n_episodes, "episode")
-    with tqdm(total=total, unit=f" {unit}s", disable=not progress_bar) as bar:
+    display = display_on(Console(stderr=True))
+    if progress_bar:
+        display.open()
+
+    def show(steps_of_episode: int) -> None:
+        if n_steps is not None:
+            display.show("collecting", "steps", steps + steps_of_episode, n_steps)
+        else:
+            display.show("collecting", "episodes", len(episodes), n_episodes or 0)
+
+    try:
         while len(episodes) < n_episodes if n_episodes is not None else steps < (n_steps or 0):
             limit = None if n_steps is None else n_steps - steps
-            first_seed = seed if not episodes else None
-            episode = _roll_out_episode(act, env, limit, first_seed, bar if n_steps is not None else None)
+            episode = _roll_out_episode(act, env, limit, seed if not episodes else None, show)
             episodes.append(episode)
             steps += len(episode)
-            bar.update(0 if n_steps is not None else 1)
+            show(0)
+    finally:
+        display.close()
     return episodes
 
 
 def _roll_out_episode(
-    act: Policy, env: gym.Env, limit: int | None, seed: int | None, bar: "tqdm[Any] | None"
+    act: Policy, env: gym.Env, limit: int | None, seed: int | None, show: Callable[[int], None]
 ) -> EpisodeBuffer:
     observation, _ = env.reset(seed=seed)
     observations, actions, rewards, terminations, truncations = [_copied(observation)], [], [], [], []
@@ -177,8 +188,7 @@ def _roll_out_episode(
         cut = limit is not None and len(rewards) == limit and not terminated
         terminations.append(bool(terminated))
         truncations.append(bool(truncated) or cut)
-        if bar is not None:
-            bar.update(1)
+        show(len(rewards))
         if terminated or truncations[-1]:
             break
     stacked: Any = np.stack(observations)

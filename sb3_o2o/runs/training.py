@@ -128,13 +128,16 @@ class Prepared:
             return {name: getattr(model, name) if name in of_model else asked[name] for name in asked}
 
 
-def prepare(config: RunConfig, resume_from: Path | None = None, recipe: Recipe | None = None) -> Prepared:
+def prepare(
+    config: RunConfig, resume_from: Path | None = None, recipe: Recipe | None = None, progress_bar: bool = False
+) -> Prepared:
     """
     Make and check everything that a run needs. Writes nothing.
 
     :param config: what is asked for
     :param resume_from: resume bundle of an interrupted run, None for a new one
     :param recipe: the configuration's, where it has been read; otherwise it is read here
+    :param progress_bar: show how far the cloning of a source of another family is
     :raises ValueError: some of it does not exist or does not fit together
     """
     env = config.environment.make_vectorised(config.n_envs, config.seed)
@@ -152,7 +155,7 @@ def prepare(config: RunConfig, resume_from: Path | None = None, recipe: Recipe |
         dataset = OfflineDataset.load(config.dataset, **{**spaces_, **kwargs})
         dataset.check_compatible(env.observation_space, env.action_space)
     try:
-        model = _model(config, recipe, env, resume_from)
+        model = _model(config, recipe, env, resume_from, progress_bar)
     except AssertionError as error:
         if not str(error):
             raise
@@ -176,7 +179,9 @@ def _dataset_kwargs(config: RunConfig, recipe: Recipe | None) -> dict[str, Any]:
     return dict((recipe.arguments.get("dataset_kwargs") if recipe else None) or {})
 
 
-def _model(config: RunConfig, recipe: Recipe | None, env: VecEnv, resume_from: Path | None) -> OfflineToOnlineAlgorithm:
+def _model(
+    config: RunConfig, recipe: Recipe | None, env: VecEnv, resume_from: Path | None, progress_bar: bool
+) -> OfflineToOnlineAlgorithm:
     if resume_from is not None:
         algorithm_of_run = algorithm_of(resume_from / "model.zip") or O2OSAC
         return algorithm_of_run.load_resume(resume_from, env=env, device=config.device)
@@ -194,6 +199,7 @@ def _model(config: RunConfig, recipe: Recipe | None, env: VecEnv, resume_from: P
             recipe=recipe,
             device=config.device,
             report_episodes=config.n_eval_episodes,
+            progress_bar=progress_bar,
             **arguments,
         )
     policy = policy_for(env.observation_space)

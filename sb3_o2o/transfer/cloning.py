@@ -31,7 +31,10 @@ from sb3_o2o.transfer.models import build, cut_ensemble, read_recipe, ready_to_f
 from sb3_o2o.transfer.renewal import kept_networks
 from sb3_o2o.transfer.spaces import bounds, check_spaces, same_bounds
 from sb3_o2o.transfer.temperature import own_temperature, settle_temperature
+from sb3_o2o.updates.bars import PretrainingProgressBar
 
+#: gradient steps of cloning where nobody says how many
+DEFAULT_STEPS = 10_000
 #: observations on which a copied actor has to act as its source does
 _N_SAMPLES = 16
 #: largest difference of an action, on the scale of [-1, 1], between an actor and its copy
@@ -248,9 +251,13 @@ def _clone(model: Any, theirs: Acting, training: dict[str, Any]) -> float:
     kept = model.offline_objective
     kwargs = {"loss": training["clone_loss"]}
     model.offline_objective = make_objective("bc", kwargs, model, model.available_objectives)
+    n_steps = training["pretrain_steps"] or DEFAULT_STEPS
+    bars = [PretrainingProgressBar(n_steps, "cloning")] if training["progress_bar"] else []
     try:
-        model.pretrain(relabelled, training["pretrain_steps"] or 10_000, progress_bar=training["progress_bar"])
+        model.pretrain(relabelled, n_steps, callback=bars)
     finally:
+        for bar in bars:
+            bar.close()
         model.offline_objective, model.offline_buffer = kept, None
         steps, model.n_pretrain_steps = model.n_pretrain_steps, 0
     if model.actor.stochastic and training["clone_loss"] == "mse":

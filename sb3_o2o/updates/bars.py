@@ -1,14 +1,19 @@
-"""Progress bars for phases that count gradient steps."""
+"""Progress of phases that count gradient steps."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Mapping
 
+from rich.console import Console
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_o2o.progress import Display, display_on
 
-def losses_text(metrics: dict[str, float]) -> str:
+_UNIT = "gradient steps"
+
+
+def losses_text(metrics: Mapping[str, float]) -> str:
     """
     :param metrics: of an update
     :return: the losses among them, for display
@@ -18,7 +23,7 @@ def losses_text(metrics: dict[str, float]) -> str:
 
 class PhaseProgressBar:
     """
-    One tick per gradient step, with the losses, in SB3's style.
+    A bar for the gradient steps of a phase, with the losses where there is room; lines where there is no terminal.
 
     :param start: gradient steps made before
     :param total: gradient steps at the end
@@ -26,31 +31,28 @@ class PhaseProgressBar:
     """
 
     def __init__(self, start: int, total: int, description: str):
-        from rich.console import Console
-        from tqdm.rich import tqdm
-
-        # a console of its own: the bar of ``learn`` is running on the common one
-        options = {"console": Console(file=sys.stderr)}
         self.description = description
-        self.bar: Any = tqdm(total=total, initial=start, desc=description, unit="step", options=options)
+        self.done, self.total = start, total
+        # a console of its own: the bar of ``learn`` is running on the common one
+        self.display: Display = display_on(Console(file=sys.stderr))
+        self.display.open()
+        self.display.show(description, _UNIT, start, total)
 
-    def update(self, metrics: dict[str, float]) -> None:
+    def update(self, metrics: Mapping[str, float]) -> None:
         """
         :param metrics: to show the losses of; where empty, what stands there stays
         """
-        if metrics:
-            self.bar.set_description(f"{self.description} ({losses_text(metrics)})", refresh=False)
-        self.bar.update(1)
+        self.done += 1
+        self.display.show(self.description, _UNIT, self.done, self.total, losses_text(metrics))
 
     def close(self) -> None:
         """Leave the bar as it stands."""
-        self.bar.refresh()
-        self.bar.close()
+        self.display.close()
 
 
 class PretrainingProgressBar(BaseCallback):
     """
-    One tick per gradient step, in SB3's style.
+    A bar for the gradient steps of pre-training, and one for what an objective trains first.
 
     :param total: gradient steps at the end
     :param description: text before the bar
@@ -60,7 +62,10 @@ class PretrainingProgressBar(BaseCallback):
         super().__init__()
         self.total = total
         self.description = description
-        self.bar: Any = None
+        self.display: Display = display_on(Console())
+
+    def _on_training_start(self) -> None:
+        self.display.open()
 
     def on_preparation_step(self, name: str, done: int, total: int) -> None:
         """
@@ -70,28 +75,15 @@ class PretrainingProgressBar(BaseCallback):
         :param done: steps made
         :param total: steps to be made
         """
-        if self.bar is None:
-            self._open(name, total, done - 1)
-        self.bar.update(1)
-        if done == total:
-            self._close()
+        self.display.show(name, _UNIT, done, total)
 
     def _on_step(self) -> bool:
-        if self.bar is None:  # not before: two bars cannot be shown at a time
-            self._open(self.description, self.total, self.model.num_timesteps - 1)
-        self.bar.update(1)
+        self.display.show(self.description, _UNIT, self.model.num_timesteps, self.total)
         return True
 
-    def _open(self, description: str, total: int, done: int) -> None:
-        from tqdm.rich import tqdm
-
-        self.bar = tqdm(total=total - done, desc=description, unit="step")
-
-    def _close(self) -> None:
-        if self.bar is not None:
-            self.bar.refresh()
-            self.bar.close()
-        self.bar = None
-
     def _on_training_end(self) -> None:
-        self._close()
+        self.close()
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self.display.close()

@@ -11,6 +11,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import configure_logger
 
 from sb3_o2o.data import OfflineDataset
+from sb3_o2o.errors import check_type
 from sb3_o2o.networks.normalizer import needs_statistics, set_observation_statistics
 from sb3_o2o.updates.bars import PretrainingProgressBar
 from sb3_o2o.updates.gradient_phases import gradient_steps, prepare_objective
@@ -34,7 +35,14 @@ def pretrain(
     See ``pretrain`` of the algorithms. ``n_pretrain_steps`` of the model says how far it is, and
     ``online_counters`` holds SB3's counters of environment steps meanwhile; both are saved with it.
     """
-    n_steps = default_steps(model) if n_steps is None else n_steps
+    if n_steps is None:
+        n_steps = default_steps(model)
+        if n_steps == 0:
+            raise ValueError(
+                "pretrain was not told how many gradient steps to make: pretrain(dataset, gradient_steps=…), "
+                "pretrain_steps=… of the constructor, or a recipe that pre-trains."
+            )
+    check_type("pretrain(gradient_steps)", n_steps, int)
     given = as_list(callback)
     refuse_conflicts([*model.finetuning, *given])
     refuse_unheard(each for each in given if not any(each is own for own in model.finetuning))
@@ -47,7 +55,7 @@ def pretrain(
         model._logger = configure_logger(model.verbose, model.tensorboard_log, tb_log_name, reset_gradient_steps)
     start = 0 if reset_gradient_steps else model.n_pretrain_steps
     total = start + n_steps
-    bars: list[BaseCallback] = [PretrainingProgressBar(total)] if progress_bar else []
+    bars = [PretrainingProgressBar(total)] if progress_bar else []
     callbacks = CallbackList([*given, *bars])
     for each in (*model.finetuning, callbacks):
         each.init_callback(model)  # type: ignore[arg-type]  # one that cannot start changes nothing
@@ -58,6 +66,8 @@ def pretrain(
             _run(model, callbacks, total, log_interval)
         callbacks.on_training_end()
     finally:
+        for bar in bars:
+            bar.close()
         model.hooks.deliver_to(())
         leave(model)
         if "learning_starts" not in model.explicit_arguments:

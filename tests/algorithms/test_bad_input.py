@@ -243,6 +243,20 @@ def test_numbers_of_steps(steps: int) -> None:
     assert_unchanged(model, before)
 
 
+@pytest.mark.parametrize("steps", ["hopper/medium-v0", 2.5])
+def test_numbers_of_steps_that_are_none(steps: Any) -> None:
+    with pytest.raises(ValueError, match=rf"pretrain\(gradient_steps\) must be a whole number, not {steps!r}"):
+        make().pretrain(dataset(), steps)
+
+
+@pytest.mark.parametrize("arguments", [(), ("hopper/medium-v0",), (1000,)])
+def test_pretrain_without_a_number_of_steps_says_how_to_give_one(arguments: tuple[Any, ...]) -> None:
+    with pytest.raises(ValueError, match=r"not told how many gradient steps.* pretrain\(dataset, gradient_steps=…\)"):
+        make().pretrain(*arguments)
+    with pytest.raises(ValueError, match="not told how many gradient steps"):
+        make(recipe="rlpd").pretrain(*arguments)  # which does not pre-train
+
+
 def test_a_callback_that_cannot_start_changes_nothing() -> None:
     class Bad(BaseCallback):
         def _init_callback(self) -> None:

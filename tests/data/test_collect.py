@@ -148,11 +148,12 @@ def test_observations_that_the_environment_overwrites() -> None:
     np.testing.assert_array_equal(dataset.observations[:, 1], [0, 1, 2, 3])
 
 
-def test_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sb3_o2o.progress.HEARTBEAT", 0.0)
     collect(still, WalkEnv(limit=4), "me/steps-v0", n_steps=6, progress_bar=True)
-    assert "6/6" in capsys.readouterr().err
+    assert "collecting         5 of 6 steps, " in capsys.readouterr().err
     collect(still, WalkEnv(limit=4), "me/episodes-v0", n_episodes=2, progress_bar=True)
-    assert "2/2" in capsys.readouterr().err
+    assert "collecting         2 of 2 episodes in " in capsys.readouterr().err
     collect(still, WalkEnv(limit=4), "me/silent-v0", n_episodes=2)
     assert capsys.readouterr().err == ""
 
