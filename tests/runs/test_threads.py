@@ -15,7 +15,7 @@ from toy_tasks import make, make_ppo, make_td3, state
 from typer.testing import CliRunner
 
 from sb3_o2o.cli import app
-from sb3_o2o.cli.progress import Bars
+from sb3_o2o.cli.progress import RunProgress
 from sb3_o2o.runs import threads as room
 from sb3_o2o.runs.threads import Threads, choose_threads, given_threads
 
@@ -113,8 +113,8 @@ def recorded(folder: str) -> int:
 
 def test_commands_set_say_and_record_it(tiny_dataset: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     used = []
-    on_step = Bars._on_step
-    monkeypatch.setattr(Bars, "_on_step", lambda self: used.append(th.get_num_threads()) or on_step(self))
+    on_step = RunProgress._on_step
+    monkeypatch.setattr(RunProgress, "_on_step", lambda self: used.append(th.get_num_threads()) or on_step(self))
     dataset = tiny_dataset()
     output = run("pretrain", dataset, "--recipe", "cql", "--gradient-steps", 2, *SMALL)
     assert "Threads: 1 of 8 cores (the networks are small; --threads N changes it)" in output
@@ -138,16 +138,16 @@ def test_commands_set_say_and_record_it(tiny_dataset: Callable[..., str], monkey
 def test_an_interrupted_run_goes_on_with_its_own(
     tiny_dataset: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    on_step = Bars._on_step
+    on_step = RunProgress._on_step
 
-    def pressing(self: Bars) -> bool:
+    def pressing(self: RunProgress) -> bool:
         if self.num_timesteps == 3:
             signal.raise_signal(signal.SIGINT)
         return on_step(self)
 
-    monkeypatch.setattr(Bars, "_on_step", pressing)
+    monkeypatch.setattr(RunProgress, "_on_step", pressing)
     run("pretrain", tiny_dataset(), "--recipe", "cql", "--gradient-steps", 6, "--threads", 2, *SMALL)
-    monkeypatch.setattr(Bars, "_on_step", on_step)
+    monkeypatch.setattr(RunProgress, "_on_step", on_step)
     th.set_num_threads(1)
     output = run("pretrain", "--resume", "runs/cql-TinyBox-v0_1")
     assert "Threads: 2 of 8 cores (as before)" in output
