@@ -13,8 +13,7 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import Schedule, TrainFreq
 
 from sb3_o2o.algorithms.constructors import Argument
-from sb3_o2o.data import OfflineDataset
-from sb3_o2o.data.sources import EXPECTED, is_source
+from sb3_o2o.data.sources import DATASET
 from sb3_o2o.kinds import (
     ARGUMENTS,
     FLAG,
@@ -130,7 +129,6 @@ CALLBACKS = (
     instance("a list, in brackets, of callbacks, of their names, or of {name: arguments}", list, tuple) | NOTHING
 )
 RECIPE = instance("a recipe, its name, or the path of a file that ends in .yml", str, Recipe) | NOTHING
-DATASET = kind(EXPECTED, lambda value: isinstance(value, OfflineDataset) or is_source(value))
 NOT_ZERO = kind("a finite number other than 0", lambda value: number().accepts(value) and value != 0)
 
 # -- what all three take -------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import copy
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch as th
@@ -106,11 +106,16 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
         default = constructor.defaults[self.counted_argument]
         self.recipe_count = recipe_count(recipe, self.counted_argument, given, default, self.explicit_arguments)
         arguments = {**constructor.defaults, **given}
+        self._check_together(arguments)
         stock = {name: arguments.pop(name) for name in constructor.stock}
         super().__init__(**{**stock, "_init_setup_model": False})
         self._init_offline_to_online(**arguments)
         if stock["_init_setup_model"]:
             self._setup_model()
+
+    @staticmethod
+    def _check_together(arguments: Mapping[str, Any]) -> None:
+        """:raises ValueError: for arguments that do not go together, before anything is built"""
 
     def _init_offline_to_online(self, **arguments: Any) -> None:
         """Store the arguments under their own names, as ``load(**kwargs)`` needs, and start the counters."""

@@ -23,7 +23,6 @@ from sb3_o2o.data.filling import fill_replay_buffer
 from sb3_o2o.data.online import can_be_sampled
 from sb3_o2o.data.rewards import scaled_rewards
 from sb3_o2o.errors import check_keyword_arguments
-from sb3_o2o.networks.ensemble import check_n_critics
 from sb3_o2o.objectives import Objective, ReevaluationObjective, make_objective, objective_class
 from sb3_o2o.transfer.archive import OFF_POLICY_ACTING
 from sb3_o2o.updates.sampling import fit_normalizer
@@ -66,7 +65,7 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
         self.replay_buffer_kwargs = self.replay_buffer_kwargs or {}  # ``load(replay_buffer_kwargs=None)``
         given = self.replay_buffer_class, self.replay_buffer_kwargs
         self.n_critics = self.policy_kwargs.get("n_critics", self.n_critics)  # SB3's own way to say it
-        check_n_critics(self.n_critics)
+        self.constructor.check({"n_critics": self.n_critics})
         self._check_off_policy_arguments()
         self._resolve_action_noise()
         if self.replay_buffer_kwargs:

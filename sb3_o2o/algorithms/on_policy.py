@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -75,8 +75,17 @@ class O2OOnPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
         self._check_on_policy_arguments()
         super()._setup_model()
 
+    @staticmethod
+    def _check_together(arguments: Mapping[str, Any]) -> None:
+        if arguments["normalize_advantage"] and arguments["batch_size"] == 1:
+            raise ValueError(
+                "batch_size must be above 1 with normalize_advantage=True, not "
+                f"{arguments['batch_size']!r}: one advantage has no deviation."
+            )
+
     def _check_on_policy_arguments(self) -> None:
         """:raises ValueError: for a space or an argument that does not go with pre-training"""
+        self._check_together(vars(self))
         name, space = type(self).__name__, self.action_space
         if not isinstance(space, spaces.Box):
             raise ValueError(f"{name} learns continuous actions (Box), as offline datasets hold them, not {space}.")

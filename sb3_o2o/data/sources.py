@@ -12,6 +12,7 @@ from minari import MinariDataset
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_o2o.data.checks import as_array
+from sb3_o2o.data.episodes import Episodes
 from sb3_o2o.data.formats.arrays import array_source, npz_source
 from sb3_o2o.data.formats.buffers import replay_buffer_source, unpickled
 from sb3_o2o.data.formats.episodes import episodes_source
@@ -23,9 +24,9 @@ from sb3_o2o.data.formats.reading import Format, Reading, first_match, open_as
 from sb3_o2o.data.formats.steps import STEP_OPTIONS
 from sb3_o2o.data.formats.tables import CSV, PARQUET
 from sb3_o2o.data.transitions import Source
+from sb3_o2o.kinds import Kind
 
-#: What can be loaded, in words
-EXPECTED = (
+_EXPECTED = (
     "a Minari id, folder or dataset; a file .hdf5, .h5, .npz, .csv, .parquet or .pkl; a folder of LeRobot or "
     "imitation; an SB3 replay buffer; a dictionary of arrays; a list of dictionaries (one for each episode) or of "
     "imitation's trajectories; or an OfflineDataset"
@@ -68,6 +69,11 @@ _OBJECTS = (
     Format("a dictionary of arrays", lambda value: isinstance(value, Mapping), array_source, STEP_OPTIONS),
     Format("a list of imitation's trajectories", _is_trajectories, trajectories_source, IMITATION_OPTIONS),
     Format("a list of episodes", _is_episodes, _episodes, STEP_OPTIONS),
+)
+#: What ``OfflineDataset.load`` takes; whether there is one of that name is not asked.
+DATASET = Kind(
+    (_EXPECTED,),
+    lambda value: isinstance(value, (str, Path, Episodes)) or first_match(_OBJECTS, value) is not None,
 )
 #: What may also be pickled: SB3's buffers, and plain data.
 _PICKLED = _OBJECTS[1:]
@@ -127,14 +133,6 @@ def naming(source: Any) -> Iterator[None]:
         raise ValueError(f"{source}: {error}") from error
 
 
-def is_source(value: Any) -> bool:
-    """
-    :param value: anything
-    :return: whether it is of a kind that can be opened; nothing is opened, and whether it exists is not asked
-    """
-    return isinstance(value, (str, Path)) or first_match(_OBJECTS, value) is not None
-
-
 def open_source(source: Any, reading: Reading | None = None) -> Source:
     """
     Recognise a source.
@@ -153,7 +151,7 @@ def open_source(source: Any, reading: Reading | None = None) -> Source:
         return open_as(kind, source, reading, f"The {type(source).__name__}")
     if not isinstance(source, (str, Path)):
         of = f" of {type(source[0]).__name__}" if _is_list(source) and len(source) else ""
-        raise TypeError(f"Cannot load a {type(source).__name__}{of}: expected {EXPECTED}.")
+        raise TypeError(f"Cannot load a {type(source).__name__}{of}: expected {_EXPECTED}.")
     path = Path(source)
     if path.is_dir():
         return _open_folder(path, reading)

@@ -18,15 +18,6 @@ from torch import nn
 _ROWS_FOR_ONE_PRODUCT_EACH = 1024
 
 
-def check_n_critics(n_critics: Any) -> None:
-    """
-    :param n_critics: size of an ensemble, as a user gave it; None where none was given
-    :raises ValueError: if it is no whole number of at least 1
-    """
-    if n_critics is not None and (isinstance(n_critics, bool) or not isinstance(n_critics, int) or n_critics < 1):
-        raise ValueError(f"n_critics must be a whole number of at least 1, not {n_critics!r}.")
-
-
 class EnsembleLinear(nn.Module):
     """
     N independent linear layers, evaluated in one batched matrix product.

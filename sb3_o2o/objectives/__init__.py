@@ -84,7 +84,7 @@ def objective_class(name: str | type[Objective], available: dict[str, type[Objec
     if name in available:
         return available[name]
     module, _, attribute = name.rpartition(".")
-    if not module:
+    if not all(module.split(".")):
         raise unknown(f"objective for {whose}", name, available)
     try:
         return _check_class(getattr(importlib.import_module(module), attribute))

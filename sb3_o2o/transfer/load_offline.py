@@ -89,10 +89,9 @@ def load_offline(
         "report_episodes": report_episodes,
     }
     of_constructor = {"policy": policy, "env": env, "recipe": recipe, "device": device}
-    check_options(algorithm, of_constructor, {**training, "custom_objects": custom_objects})
+    others = {"source": source, "custom_objects": custom_objects, "vec_normalize": vec_normalize}
+    check_options(algorithm, of_constructor, {**training, **others})
     check_start(algorithm, start_ent_coef, given.get("ent_coef"))
-    if vec_normalize is True:
-        raise ValueError("vec_normalize takes a VecNormalize, the file of one, False or None, not True.")
     here: Any = None if env is None else algorithm._wrap_env(maybe_make_env(env, verbose=0), verbose=0)
     path: Any = saved_model_path(source)
     is_policy = path is not None or has_predict(source)

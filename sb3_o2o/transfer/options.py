@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
-from sb3_o2o.kinds import ARGUMENTS, FLAG, NOTHING, Kind, number, one_of, whole
+from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_o2o.data.sources import DATASET
+from sb3_o2o.kinds import ARGUMENTS, FLAG, NOTHING, Kind, instance, kind, number, one_of, whole
+from sb3_o2o.transfer.acting import has_predict
+
+
+def _is_policy(value: Any) -> bool:
+    return not isinstance(value, type) and (has_predict(value) or callable(value) or isinstance(value, os.PathLike))
+
+
+_POLICY = kind("a saved model or a live one, a policy, a module or another function of observations", _is_policy)
 _OPTIONS: dict[str, Kind] = {
+    "source": _POLICY | DATASET,
     "pretrain_steps": whole(1) | NOTHING,
     "load_actor": FLAG,
     "load_critic": FLAG | NOTHING,
@@ -17,6 +29,10 @@ _OPTIONS: dict[str, Kind] = {
     "report_episodes": whole(0),
     "progress_bar": FLAG,
     "custom_objects": ARGUMENTS | NOTHING,
+    "vec_normalize": instance("a VecNormalize", VecNormalize)
+    | instance("the file of one", str, os.PathLike)
+    | kind("False", lambda value: value is False)
+    | NOTHING,
 }
 
 
@@ -27,9 +43,8 @@ def check_options(algorithm: Any, of_constructor: dict[str, Any], options: dict[
     :param options: its other parameters
     :raises ValueError: for a value that is not what its parameter may be, or values that do not go together
     """
-    algorithm.constructor.accepted(
-        algorithm, {name: value for name, value in of_constructor.items() if value is not None}
-    )
+    given = {name: value for name, value in of_constructor.items() if value is not None}
+    algorithm.constructor.accepted(algorithm, given)
     for name, value in options.items():
         _OPTIONS[name].check(name, value)
     if not options["load_actor"] and options["load_critic"] is False:

@@ -333,7 +333,7 @@ def test_files_that_hold_something_else(tmp_path: Path) -> None:
     for given, error, message in (
         (tmp_path / "absent.pkl", FileNotFoundError, "absent"),
         (tmp_path / "text.pkl", ValueError, "cannot be unpickled"),
-        (3, ValueError, "holds a int, expected a VecNormalize"),
+        (3, ValueError, "vec_normalize must be a VecNormalize.*, not 3"),
         (True, ValueError, "not True"),
         (statistics, ValueError, "goal \\(1,\\), place \\(3,\\), the environment's are"),
     ):
