@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_o2o import O2OPPO, O2OSAC, O2OTD3, OfflineDataset
 from sb3_o2o.__main__ import main
-from sb3_o2o.cli.progress import RunProgress
+from sb3_o2o.cli.run_progress import RunProgress
 from sb3_o2o.evaluation import evaluate
 from sb3_o2o.version import __version__
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from stable_baselines3 import PPO
 
 from sb3_o2o import O2OSAC
-from sb3_o2o.cli.progress import RunProgress
+from sb3_o2o.cli.run_progress import RunProgress
 from sb3_o2o.progress import Bars, Lines, Remarks
 from sb3_o2o.runs.environments import Environment
 from sb3_o2o.runs.folder import RunConfig, RunFolder

@@ -13,7 +13,7 @@ import typer.main
 from command_line import SHORT, SMALL, fails, sb3_o2o, succeeds
 
 from sb3_o2o.cli import app
-from sb3_o2o.cli.progress import RunProgress
+from sb3_o2o.cli.run_progress import RunProgress
 
 Interrupted = Callable[..., tuple[str, Path]]
 

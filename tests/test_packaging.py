@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import sb3_o2o
-from sb3_o2o.recipes import reading as recipes
+from sb3_o2o.recipes import recipe_files as recipes
 from sb3_o2o.version import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,7 +36,7 @@ def test_recipes_are_found_in_a_wheel_and_in_a_checkout(tmp_path: Path, monkeypa
     assert recipes.recipe_folder() == ROOT / "hyperparams"
     installed = tmp_path / "site-packages" / "sb3_o2o"
     shutil.copytree(ROOT / "hyperparams", installed / "hyperparams")
-    monkeypatch.setattr(recipes, "__file__", str(installed / "recipes" / "reading.py"))
+    monkeypatch.setattr(recipes, "__file__", str(installed / "recipes" / "recipe_files.py"))
     assert recipes.recipe_folder() == installed / "hyperparams"
     assert recipes.load_recipe("wsrl").reference == "wsrl"
     shutil.rmtree(installed / "hyperparams")

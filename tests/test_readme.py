@@ -75,7 +75,7 @@ def reader(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The reader's folder: what one block saves, the next one finds."""
     monkeypatch.chdir(home)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(home / "minari"))
-    monkeypatch.setattr("sb3_o2o.recipes.reading.recipe_folder", lambda: home / "hyperparams")
+    monkeypatch.setattr("sb3_o2o.recipes.recipe_files.recipe_folder", lambda: home / "hyperparams")
     return home
 
 

@@ -30,7 +30,7 @@ from sb3_o2o.kinds import (
     whole,
 )
 from sb3_o2o.objectives import Objective
-from sb3_o2o.recipes.reading import Recipe
+from sb3_o2o.recipes.recipe_files import Recipe
 
 Rate = float | Schedule
 PPORate = float | str | Schedule

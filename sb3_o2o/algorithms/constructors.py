@@ -15,7 +15,7 @@ from sb3_o2o.errors import unknown
 from sb3_o2o.finetuning import build_finetuning
 from sb3_o2o.kinds import NOTHING, Kind, instance, kind, subclass
 from sb3_o2o.objectives import objective_class
-from sb3_o2o.recipes.reading import Recipe, environment_id, load_recipe
+from sb3_o2o.recipes.recipe_files import Recipe, environment_id, load_recipe
 from sb3_o2o.updates.containers import own_containers
 
 Algorithm = TypeVar("Algorithm", bound=type)

@@ -17,7 +17,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.type_aliases import RolloutReturn, Schedule
 from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 
-from sb3_o2o.algorithms.common import OfflineToOnlineAlgorithm
+from sb3_o2o.algorithms.offline_to_online import OfflineToOnlineAlgorithm
 from sb3_o2o.data import MixedReplayBuffer, MonteCarloDictReplayBuffer, MonteCarloReplayBuffer, OfflineDataset
 from sb3_o2o.data.filling import fill_replay_buffer
 from sb3_o2o.data.online import can_be_sampled

@@ -15,7 +15,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from sb3_o2o.algorithms.arguments import linear_start
-from sb3_o2o.algorithms.common import OfflineToOnlineAlgorithm
+from sb3_o2o.algorithms.offline_to_online import OfflineToOnlineAlgorithm
 from sb3_o2o.data.rewards import scaled_rewards
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.networks.ppo_policies import ACTIVATIONS, O2OPPOPolicy

@@ -8,7 +8,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 
-from sb3_o2o.recipes.reading import Recipe
+from sb3_o2o.recipes.recipe_files import Recipe
 from sb3_o2o.transfer import export, loading, renewal
 from sb3_o2o.transfer.cloning import CloneReport
 from sb3_o2o.transfer.load_offline import load_offline

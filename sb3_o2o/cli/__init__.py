@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from sb3_o2o.cli.bench import bench_app
-from sb3_o2o.cli.common import FriendlyGroup
+from sb3_o2o.cli.console import FriendlyGroup
 from sb3_o2o.cli.data import collect
 from sb3_o2o.cli.demo import demo
 from sb3_o2o.cli.policies import evaluate

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from sb3_o2o.cli.common import FriendlyGroup, console, error_console
+from sb3_o2o.cli.console import FriendlyGroup, console, error_console
 
 bench_app = typer.Typer(
     cls=FriendlyGroup, no_args_is_help=True, help="How fast this machine is: updates beside other libraries', the loop."

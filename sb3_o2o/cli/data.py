@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from sb3_o2o.cli.common import ActingThreads, Seed, acting_threads, next_command
+from sb3_o2o.cli.console import next_command
+from sb3_o2o.cli.shared_options import ActingThreads, Seed, acting_threads
 
 
 def collect(

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from sb3_o2o.cli.common import (
+from sb3_o2o.cli.console import next_command
+from sb3_o2o.cli.settings import parse_settings
+from sb3_o2o.cli.shared_options import (
     DEFAULT_LOG_DIR,
     Device,
     Episodes,
@@ -16,9 +18,7 @@ from sb3_o2o.cli.common import (
     Seed,
     Settings,
     Threads,
-    next_command,
 )
-from sb3_o2o.cli.settings import parse_settings
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from sb3_o2o.cli.common import ActingThreads, Seed, acting_threads, console
+from sb3_o2o.cli.console import console
+from sb3_o2o.cli.shared_options import ActingThreads, Seed, acting_threads
 
 if TYPE_CHECKING:
     from sb3_o2o.evaluation import Evaluation

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from sb3_o2o.cli.common import FriendlyGroup, console
+from sb3_o2o.cli.console import FriendlyGroup, console
 
 recipes_app = typer.Typer(cls=FriendlyGroup, no_args_is_help=True, help="The papers' settings: list them, show one.")
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sb3_o2o.cli.common import (
+from sb3_o2o.cli.console import console, next_command, stop
+from sb3_o2o.cli.settings import dataset_settings, parse_settings
+from sb3_o2o.cli.shared_options import (
     DEFAULT_LOG_DIR,
     Checkpoints,
     Device,
@@ -19,11 +21,7 @@ from sb3_o2o.cli.common import (
     Seed,
     Settings,
     Threads,
-    console,
-    next_command,
-    stop,
 )
-from sb3_o2o.cli.settings import dataset_settings, parse_settings
 
 if TYPE_CHECKING:
     from sb3_o2o.recipes import Recipe
@@ -389,7 +387,7 @@ def _what_is_left(folder: "RunFolder") -> str:
 def _run(prepared: Any, folder: "RunFolder") -> None:
     import shutil
 
-    from sb3_o2o.cli.progress import RunProgress, summary_table
+    from sb3_o2o.cli.run_progress import RunProgress, summary_table
     from sb3_o2o.runs.training import Interrupted, train
 
     progress = RunProgress(console)

@@ -1,6 +1,8 @@
 """Datasets and replay buffers. Knows nothing of networks."""
 
-from sb3_o2o.data.buffers import (
+from sb3_o2o.data.collect import collect
+from sb3_o2o.data.dataset import OfflineDataset
+from sb3_o2o.data.replay_buffers import (
     MixedReplayBuffer,
     MonteCarloDictReplayBuffer,
     MonteCarloReplayBuffer,
@@ -8,8 +10,6 @@ from sb3_o2o.data.buffers import (
     ReplaySamples,
     concatenate_samples,
 )
-from sb3_o2o.data.collect import collect
-from sb3_o2o.data.dataset import OfflineDataset
 from sb3_o2o.data.sum_tree import SumTree
 
 __all__ = [

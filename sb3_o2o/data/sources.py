@@ -14,14 +14,14 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from sb3_o2o.data.checks import as_array
 from sb3_o2o.data.episodes import Episodes
 from sb3_o2o.data.formats.arrays import array_source, npz_source
-from sb3_o2o.data.formats.buffers import replay_buffer_source, unpickled
-from sb3_o2o.data.formats.episodes import episodes_source
+from sb3_o2o.data.formats.episode_lists import episodes_source
 from sb3_o2o.data.formats.hdf5 import hdf5_source
 from sb3_o2o.data.formats.imitation import IMITATION_FOLDER, IMITATION_OPTIONS, is_trajectory, trajectories_source
 from sb3_o2o.data.formats.lerobot import LEROBOT
 from sb3_o2o.data.formats.minari import is_minari_folder, minari_folder_source, minari_source, open_minari
 from sb3_o2o.data.formats.reading import Format, Reading, first_match, open_as
 from sb3_o2o.data.formats.steps import STEP_OPTIONS
+from sb3_o2o.data.formats.stored_buffers import replay_buffer_source, unpickled
 from sb3_o2o.data.formats.tables import CSV, PARQUET
 from sb3_o2o.data.transitions import Source
 from sb3_o2o.kinds import Kind

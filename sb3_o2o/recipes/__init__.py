@@ -3,7 +3,7 @@ Recipes: named bundles of constructor arguments, one YAML file each. :mod:`~sb3_
 them.
 """
 
-from sb3_o2o.recipes.reading import (
+from sb3_o2o.recipes.recipe_files import (
     EVALUATION_KEYS,
     RUN_KEYS,
     PlainLoader,

@@ -7,7 +7,7 @@ from typing import Any
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_o2o.algorithms import OfflineToOnlineAlgorithm, algorithm_class
-from sb3_o2o.recipes.reading import Recipe, environment_id, load_recipe
+from sb3_o2o.recipes.recipe_files import Recipe, environment_id, load_recipe
 
 
 def build_model(

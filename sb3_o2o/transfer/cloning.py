@@ -17,7 +17,7 @@ from sb3_o2o.data.filling import with_actions
 from sb3_o2o.data.normalization import Normalizer
 from sb3_o2o.networks.normalizer import copy_statistics
 from sb3_o2o.objectives import make_objective
-from sb3_o2o.recipes.reading import Recipe
+from sb3_o2o.recipes.recipe_files import Recipe
 from sb3_o2o.transfer import conversion
 from sb3_o2o.transfer.acting import Acting
 from sb3_o2o.transfer.architecture import NETWORK_ARGUMENTS, Kept, warn_about_networks

@@ -10,7 +10,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_o2o.data import OfflineDataset
 from sb3_o2o.recipes.counts import recipe_count
-from sb3_o2o.recipes.reading import Recipe
+from sb3_o2o.recipes.recipe_files import Recipe
 from sb3_o2o.transfer.acting import has_predict
 from sb3_o2o.transfer.architecture import (
     CRITIC_ARGUMENTS,

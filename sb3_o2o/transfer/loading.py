@@ -11,7 +11,7 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.save_util import recursive_getattr
 
 from sb3_o2o.networks.normalizer import has_statistics
-from sb3_o2o.recipes.reading import environment_id, load_recipe
+from sb3_o2o.recipes.recipe_files import environment_id, load_recipe
 from sb3_o2o.transfer.architecture import NETWORK_ARGUMENTS
 from sb3_o2o.transfer.archive import saved_family, saved_model_path
 from sb3_o2o.transfer.seeing import restore_normalizer

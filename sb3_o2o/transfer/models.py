@@ -8,7 +8,7 @@ from typing import Any
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
 
-from sb3_o2o.recipes.reading import Recipe, environment_id, load_recipe
+from sb3_o2o.recipes.recipe_files import Recipe, environment_id, load_recipe
 from sb3_o2o.transfer.architecture import Kept
 from sb3_o2o.transfer.renewal import keep_critics
 from sb3_o2o.updates.phases import PRETRAINING

@@ -15,7 +15,7 @@ from toy_tasks import make, make_ppo, make_td3, state
 from typer.testing import CliRunner
 
 from sb3_o2o.cli import app
-from sb3_o2o.cli.progress import RunProgress
+from sb3_o2o.cli.run_progress import RunProgress
 from sb3_o2o.runs import threads as room
 from sb3_o2o.runs.threads import Threads, choose_threads, given_threads
 

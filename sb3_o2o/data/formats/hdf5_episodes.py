@@ -6,7 +6,7 @@ from typing import Any
 
 import h5py
 
-from sb3_o2o.data.formats.episodes import episodes_source
+from sb3_o2o.data.formats.episode_lists import episodes_source
 from sb3_o2o.data.formats.reading import Reading
 from sb3_o2o.data.transitions import Source, file_states
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_o2o.data.formats.episodes import episodes_source
+from sb3_o2o.data.formats.episode_lists import episodes_source
 from sb3_o2o.data.formats.reading import Format, Reading
 from sb3_o2o.data.formats.tables import arrow_rows
 from sb3_o2o.data.transitions import Source

@@ -1,20 +1,14 @@
-"""What the commands share: errors for people, and shared options."""
+"""Options that several commands have."""
 
-import warnings
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from typer.core import TyperGroup
 
-console = Console()
-error_console = Console(stderr=True)
+from sb3_o2o.cli.console import console
 
 #: Where runs go unless said otherwise.
 DEFAULT_LOG_DIR = Path("runs")
-
-_TRAINING_COMMANDS = ("demo", "pretrain", "finetune")
 
 LogDir = Annotated[Path, typer.Option("--log-dir", help="Folder of all runs; each run makes a numbered one in it.")]
 Seed = Annotated[int, typer.Option(help="Seed of networks, batches and environments.", min=0)]
@@ -64,11 +58,6 @@ NEnvs = Annotated[
 ]
 
 
-def next_command(text: str, command: str) -> None:
-    """Prints a command to copy: never broken over two lines, whatever the width of the terminal."""
-    console.print(f"\n{text} [bold]{command}[/]", soft_wrap=True, highlight=False)
-
-
 def acting_threads(asked: int | None) -> None:
     """
     Sets the number of threads for a policy that only acts, one observation at a time, and says it.
@@ -80,41 +69,3 @@ def acting_threads(asked: int | None) -> None:
     chosen = threads.given_threads(asked) or threads.Threads(1, "enough for one observation at a time")
     threads.use_threads(chosen.count)
     console.print(str(chosen), markup=False, highlight=False, soft_wrap=True)
-
-
-def stop(message: str) -> NoReturn:
-    """
-    End the command, as after Ctrl-C.
-
-    :param message: what became of its work
-    :raises typer.Exit: always
-    """
-    error_console.print(message, markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(130)
-
-
-class FriendlyGroup(TyperGroup):
-    """Turns what a user can put right into one clear line and exit code 2; bugs keep their traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            with warnings.catch_warnings():
-                # Deprecations inside simulators and loggers are not the user's matter.
-                warnings.filterwarnings("ignore", category=DeprecationWarning)
-                warnings.showwarning = _show_warning
-                return super().invoke(ctx)
-        except KeyboardInterrupt:
-            when = " before training started" if ctx.invoked_subcommand in _TRAINING_COMMANDS else ""
-            stop(f"Interrupted{when}: nothing was saved.")
-        except (ValueError, OSError, ImportError) as error:
-            if ctx.find_root().params.get("traceback"):
-                raise
-            error_console.print("[bold red]Error:[/]", end=" ")
-            error_console.print(str(error), markup=False, highlight=False, soft_wrap=True)
-            raise typer.Exit(2) from error
-
-
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    """A warning as a sentence, without the line of code that it came from."""
-    error_console.print("[bold yellow]Warning:[/]", end=" ")
-    error_console.print(str(message), markup=False, highlight=False, soft_wrap=True)

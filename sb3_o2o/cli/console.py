@@ -1,0 +1,56 @@
+"""What the commands say, and how errors look to people."""
+
+import warnings
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+console = Console()
+error_console = Console(stderr=True)
+
+_TRAINING_COMMANDS = ("demo", "pretrain", "finetune")
+
+
+def next_command(text: str, command: str) -> None:
+    """Prints a command to copy: never broken over two lines, whatever the width of the terminal."""
+    console.print(f"\n{text} [bold]{command}[/]", soft_wrap=True, highlight=False)
+
+
+def stop(message: str) -> NoReturn:
+    """
+    End the command, as after Ctrl-C.
+
+    :param message: what became of its work
+    :raises typer.Exit: always
+    """
+    error_console.print(message, markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(130)
+
+
+class FriendlyGroup(TyperGroup):
+    """Turns what a user can put right into one clear line and exit code 2; bugs keep their traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            with warnings.catch_warnings():
+                # Deprecations inside simulators and loggers are not the user's matter.
+                warnings.filterwarnings("ignore", category=DeprecationWarning)
+                warnings.showwarning = _show_warning
+                return super().invoke(ctx)
+        except KeyboardInterrupt:
+            when = " before training started" if ctx.invoked_subcommand in _TRAINING_COMMANDS else ""
+            stop(f"Interrupted{when}: nothing was saved.")
+        except (ValueError, OSError, ImportError) as error:
+            if ctx.find_root().params.get("traceback"):
+                raise
+            error_console.print("[bold red]Error:[/]", end=" ")
+            error_console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(2) from error
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning as a sentence, without the line of code that it came from."""
+    error_console.print("[bold yellow]Warning:[/]", end=" ")
+    error_console.print(str(message), markup=False, highlight=False, soft_wrap=True)
