@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import pickle
 import random
 import warnings
 from pathlib import Path
@@ -20,9 +19,10 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 
 from sb3_o2o.files import settled, whole_folder
 from sb3_o2o.resume import environment_state
+from sb3_o2o.resume.encoding import read_state, write_state
 from sb3_o2o.version import __version__
 
-_STATE, _MODEL, _BUFFER, _NORMALIZE = "state.pkl", "model.zip", "replay_buffer.pkl", "vec_normalize.pkl"
+_STATE, _MODEL, _BUFFER = "state.pkl", "model.zip", "replay_buffer.pkl"
 
 
 def save(model: Any, path: str | os.PathLike[str]) -> None:
@@ -38,15 +38,13 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
         model.save(folder / _MODEL)
         replay_buffer = getattr(model, "replay_buffer", None)
         if replay_buffer is not None:
-            (folder / _BUFFER).write_bytes(pickle.dumps(_trimmed(replay_buffer), protocol=5))
-        normalizer = model.get_vec_normalize_env()
-        if normalizer is not None:
-            normalizer.save(str(folder / _NORMALIZE))
-        (folder / _STATE).write_bytes(pickle.dumps(_state(model), protocol=5))
+            write_state(folder / _BUFFER, _trimmed(replay_buffer))
+        write_state(folder / _STATE, _state(model))
 
 
 def _state(model: Any) -> dict[str, Any]:
     """All that is in no file of its own."""
+    normalizer = model.get_vec_normalize_env()
     return {
         "version": __version__,
         "stable_baselines3": stable_baselines3.__version__,
@@ -58,7 +56,9 @@ def _state(model: Any) -> dict[str, Any]:
         # those of the constructor outlive calls, and may be given a dataset from memory before the next one
         "callback_buffers": [getattr(callback, "buffer", None) for callback in model.finetuning],
         "environment": None if model.env is None else environment_state.snapshot(model.env),
-        "normalize_returns": getattr(model.get_vec_normalize_env(), "returns", None),
+        # its settings and statistics, without the environment; and the discounted sums of rewards
+        "normalizer": None if normalizer is None else normalizer.__getstate__(),
+        "normalize_returns": getattr(normalizer, "returns", None),
     }
 
 
@@ -76,8 +76,8 @@ def load(algorithm: Any, path: str | os.PathLike[str], env: GymEnv, device: th.d
     """
     folder = settled(path)
     state = _read_state(folder)
-    if (folder / _NORMALIZE).is_file():
-        env = _with_statistics(algorithm._wrap_env(env, verbose=0), folder / _NORMALIZE)
+    if state["normalizer"] is not None:
+        env = _with_statistics(algorithm._wrap_env(env, verbose=0), state["normalizer"])
     model = algorithm.load(folder / _MODEL, env=env, device=device, force_reset=False, **kwargs)
     _restore(model, folder, state)
     return model
@@ -85,7 +85,7 @@ def load(algorithm: Any, path: str | os.PathLike[str], env: GymEnv, device: th.d
 
 def _restore(model: Any, folder: Path, state: dict[str, Any]) -> None:
     if (folder / _BUFFER).is_file():
-        model.replay_buffer = _expanded(pickle.loads((folder / _BUFFER).read_bytes()), model.device)
+        model.replay_buffer = _expanded(read_state(folder / _BUFFER), model.device)
         if isinstance(model.replay_buffer, HerReplayBuffer):
             assert model.env is not None
             model.replay_buffer.set_env(model.env)  # it is not pickled with it
@@ -121,23 +121,19 @@ def _restore_environment(model: Any, state: dict[str, Any]) -> None:
         normalizer.returns = state["normalize_returns"]
 
 
-def _with_statistics(env: VecEnv, path: Path) -> VecEnv:
-    """The environment with the saved statistics of ``VecNormalize``, wrapped in one if it was not."""
+def _with_statistics(env: VecEnv, saved: dict[str, Any]) -> VecEnv:
+    """The environment with the saved settings of ``VecNormalize``, wrapped in one if it was not."""
     own = unwrap_vec_normalize(env)
     if own is None:
-        return VecNormalize.load(str(path), env)
-    saved = vars(pickle.loads(path.read_bytes()))
-    vars(own).update({name: value for name, value in saved.items() if name != "venv"})
+        env = own = VecNormalize(env, norm_obs=False)  # what it normalises is saved
+    vars(own).update(saved)
     return env
 
 
 def _read_state(folder: Path) -> dict[str, Any]:
     if not (folder / _STATE).is_file() or not (folder / _MODEL).is_file():
         raise ValueError(f"{folder} is no resume bundle: it needs {_STATE} and {_MODEL}, written by save_resume.")
-    try:
-        state = pickle.loads((folder / _STATE).read_bytes())
-    except Exception as error:
-        raise ValueError(f"{folder / _STATE} cannot be read: {error}.") from error
+    state = read_state(folder / _STATE)
     version = state.get("version") if isinstance(state, dict) else None
     if version is None:
         raise ValueError(f"{folder} is no resume bundle: {_STATE} holds something else.")
