@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import (
@@ -15,8 +16,10 @@ from stable_baselines3.common.torch_layers import (
 )
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, Actor, SACPolicy
+from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
+from sb3_o2o.networks.acting import features, gaussian_actions, in_turn, is_plain, rows_of, set_mode
 from sb3_o2o.networks.distributions import squashed_gaussian, squashed_log_prob
 from sb3_o2o.networks.ensemble import EnsembleCritic, initialize
 from sb3_o2o.networks.layers import heads, linear, sequential
@@ -100,6 +103,28 @@ class O2OActor(Actor):
             mean = linear(self.mu, latent)
         return th.tanh(mean.float())
 
+    def act_at_once(self, rows: th.Tensor, deterministic: bool) -> th.Tensor | None:
+        """
+        The action that :meth:`forward` gives, the same draws included, by the layers alone.
+
+        :param rows: observations, ``(batch, obs)``, float32
+        :param deterministic: the mode of the policy, or a sample
+        :return: actions in [-1, 1], ``(batch, act)``; None where more is needed than layers in turn: gSDE, bfloat16,
+            dropout, images, an actor of the user's
+        """
+        if type(self) is not O2OActor or self.use_sde or self.precision != "fp32" or self._forward_hooks:
+            return None
+        if not is_plain(self.latent_pi):
+            return None
+        inputs = features(self.features_extractor, rows.to(self.mu.weight.device))  # type: ignore[arg-type]
+        if inputs is None:
+            return None
+        latent = in_turn(self.latent_pi, inputs)
+        mean = self.mu(latent)
+        if deterministic:
+            return th.tanh(mean)
+        return gaussian_actions(mean, self.log_std(latent) if self.state_dependent_std else self.log_std)  # type: ignore[operator,arg-type]
+
     def log_prob(self, obs: PyTorchObs, actions: th.Tensor, clip: float = 1 - 1e-5) -> th.Tensor:
         """
         :param obs: ``(batch, *obs)``
@@ -152,6 +177,8 @@ class EnsemblePolicyMixin(_Policy):
 
     #: arguments beside those of the stock policy
     extra_arguments: dict[str, Any]
+    #: stock ways from an observation to an action that :meth:`predict` may shorten; a sub-class's own is followed
+    short_ways: ClassVar[tuple[Any, ...]] = (SACPolicy._predict, TD3Policy._predict)
     #: the name that ``net_arch`` has for the networks of values
     value_network_name: ClassVar[str] = "qf"
 
@@ -177,6 +204,38 @@ class EnsemblePolicyMixin(_Policy):
         :return: whether it belongs to the critics or their target networks
         """
         return name.startswith(("critic.", "critic_target."))
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        Stable-Baselines3's, by a shorter way where the observation is a vector: the same layers on the same numbers,
+        the same random stream. It leaves the policy's training mode as it is.
+        """
+        rows = rows_of(observation, self.observation_space) if type(self)._predict in self.short_ways else None
+        if rows is not None:
+            actor: Any = self.actor
+            with th.no_grad():
+                actions = actor.act_at_once(th.from_numpy(rows[0]), deterministic)
+            if actions is not None:
+                shape = (-1, *self.action_space.shape)  # type: ignore[misc]
+                scaled = self.unscale_action(actions.cpu().numpy().reshape(shape))
+                return (scaled if rows[1] else scaled[0]), state
+        return super().predict(observation, state, episode_start, deterministic)
+
+    def set_training_mode(self, mode: bool) -> None:
+        """
+        Stable-Baselines3's: it is called before every action and every update.
+
+        :param mode: training, or evaluation; target networks stay in evaluation
+        """
+        for network in (self.actor, self.critic):
+            set_mode(network, mode)  # type: ignore[arg-type]
+        self.__dict__["training"] = mode
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
         """:return: the features extractor, behind a normaliser where asked."""

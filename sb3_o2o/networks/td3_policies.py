@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.td3.policies import Actor, TD3Policy
 from torch import nn
 
+from sb3_o2o.networks.acting import features, in_turn, is_plain
 from sb3_o2o.networks.ensemble import EnsembleCritic, initialize
 from sb3_o2o.networks.layers import sequential
 from sb3_o2o.networks.sac_policies import EnsemblePolicyMixin
@@ -62,6 +63,22 @@ class O2OTD3Actor(Actor):
         """
         with th.autocast(self.device.type, dtype=th.bfloat16, enabled=self.precision == "bf16"):
             return sequential(self.mu, self.extract_features(obs, self.features_extractor)).float()
+
+    def act_at_once(self, rows: th.Tensor, deterministic: bool) -> th.Tensor | None:
+        """
+        The action that :meth:`forward` gives, by the layers alone.
+
+        :param rows: observations, ``(batch, obs)``, float32
+        :param deterministic: makes no difference
+        :return: actions in [-1, 1], ``(batch, act)``; None where more is needed than layers in turn: bfloat16, dropout,
+            images, an actor of the user's
+        """
+        if type(self) is not O2OTD3Actor or self.precision != "fp32" or self._forward_hooks:
+            return None
+        if not is_plain(self.mu):
+            return None
+        inputs = features(self.features_extractor, rows.to(next(self.mu.parameters()).device))
+        return None if inputs is None else in_turn(self.mu, inputs)
 
     def mode(self, obs: PyTorchObs) -> th.Tensor:
         """
