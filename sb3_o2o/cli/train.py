@@ -25,7 +25,6 @@ from sb3_o2o.cli.shared_options import (
 
 if TYPE_CHECKING:
     from sb3_o2o.recipes import Recipe
-    from sb3_o2o.runs.environments import Environment
     from sb3_o2o.runs.folder import RunConfig, RunFolder
     from sb3_o2o.runs.training import Prepared
 
@@ -108,14 +107,15 @@ def pretrain(
     Fine-tune with the same recipe: it pre-trains the networks that its online phase needs.
     """
     from sb3_o2o.runs.folder import RunConfig
+    from sb3_o2o.runs.requests import absolute_dataset, absolute_file, recipe_and_environment
 
     if resume is not None:
         resume_run(resume, ctx)
         return
     if dataset is None:
         raise typer.BadParameter("give a dataset (or --resume DIR)", param_hint="DATASET")
-    dataset, recipe = _absolute_dataset(dataset), _absolute(recipe)
-    loaded, environment = _recipe_and_environment(recipe, env, dataset, dataset_settings(settings))
+    dataset, recipe = absolute_dataset(dataset), absolute_file(recipe)
+    loaded, environment = recipe_and_environment(recipe, env, dataset, dataset_settings(settings))
     config = RunConfig(
         command="pretrain",
         environment=environment,
@@ -166,20 +166,21 @@ def finetune(
     nothing but a dataset (`sb3-o2o finetune --dataset mujoco/hopper/medium-v0 --recipe rlpd`).
     """
     from sb3_o2o.runs.folder import RunConfig, saved_model
+    from sb3_o2o.runs.requests import absolute_dataset, absolute_file, recipe_and_environment
 
     if resume is not None:
         resume_run(resume, ctx)
         return
     if source is None and dataset is None and env is None:
         raise typer.BadParameter("give a SOURCE, a --dataset or an --env (or --resume DIR)", param_hint="SOURCE")
-    model = None if source is None else _absolute(saved_model(source))
+    model = None if source is None else absolute_file(saved_model(source))
     origin = _origin(source)
     same_dataset = dataset is None and origin is not None
     inherited = _how_to_read(origin) if same_dataset and origin is not None else {}
     dataset = origin.dataset if same_dataset and origin is not None else dataset
-    recipe, dataset = _absolute(recipe), None if dataset is None else _absolute_dataset(dataset)
+    recipe, dataset = absolute_file(recipe), None if dataset is None else absolute_dataset(dataset)
     known = origin.environment if origin and not env else None
-    loaded, environment = _recipe_and_environment(
+    loaded, environment = recipe_and_environment(
         recipe, env, dataset, dataset_settings(settings, inherited), known=known
     )
     extra = {"dataset_kwargs": {**(loaded.arguments.get("dataset_kwargs") or {}), **inherited}} if inherited else None
@@ -208,16 +209,6 @@ def finetune(
     next_command("See it act:", f"sb3-o2o evaluate {quote(str(folder.path))}")
 
 
-def _absolute(name: str) -> str:
-    """A file's whole path, so that a run can go on from another folder; other names as they are."""
-    return str(Path(name).resolve()) if Path(name).is_file() else name
-
-
-def _absolute_dataset(name: str) -> str:
-    """The same for datasets, which may also be folders."""
-    return str(Path(name).resolve()) if Path(name).exists() else name
-
-
 def _how_to_read(origin: "RunConfig") -> dict[str, Any]:
     """Arguments that the source run read its dataset with, without those about what was then done with it."""
     from sb3_o2o.data.formats.reading import READING_OPTIONS
@@ -231,37 +222,6 @@ def _origin(source: str | None) -> "RunConfig | None":
     from sb3_o2o.runs.folder import RunFolder
 
     return RunFolder.open(Path(source)).read_config() if source is not None and Path(source).is_dir() else None
-
-
-def _recipe_and_environment(
-    recipe: str,
-    env_id: str | None,
-    dataset: str | None,
-    dataset_kwargs: dict[str, Any] | None = None,
-    known: "Environment | None" = None,
-) -> tuple["Recipe", "Environment"]:
-    """
-    The recipe's entry and the environment: what the user named, else the source run's, else the dataset's.
-
-    :raises ValueError: nothing names an environment, or the recipe does not fit its algorithm
-    """
-    from sb3_o2o.recipes import open_recipe
-    from sb3_o2o.recipes.building import check_recipe
-    from sb3_o2o.runs.environments import Environment, check_registered, environment_of, with_recipe
-
-    opened = open_recipe(recipe)  # a wrong name is said before a dataset is searched
-    if known is not None:
-        return check_recipe(opened.entry(known.id)), known
-    recorded = None if dataset is None else environment_of(dataset, dataset_kwargs)
-    if env_id is not None:
-        check_registered(env_id)
-        environment = recorded if recorded is not None and recorded.id == env_id else Environment(env_id)
-    elif recorded is not None:
-        environment = recorded
-    else:
-        raise ValueError(f"{dataset or 'The saved model'} does not say which environment it is for: add --env.")
-    entry = check_recipe(opened.entry(environment.id))
-    return entry, with_recipe(environment, entry.env_kwargs, entry.env_wrapper)
 
 
 def start_run(
