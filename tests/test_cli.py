@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -120,13 +121,22 @@ class TestTraining:
 
         output = succeeds("evaluate", folder, "--episodes", 3, "--seed", 1)
         assert "TinyBox-v0, 3 episodes" in output
-        assert "No reference returns are known for TinyBox-v0: raw returns." in output
+        assert "Normalised between -5 and 0 (metadata of tests/tinybox-v0/random-v0)." in output
 
     def test_scores_use_the_datasets_references(self, pretrained: Path) -> None:
         output = succeeds(
             "pretrain", "tests/tinybox-v0/random-v0", "--recipe", "cql", "--gradient-steps", 2, *SMALL, *SHORT
         )
         assert "normalised score" in output
+
+    def test_from_a_file_of_a_run(self, pretrained: Path) -> None:
+        """It comes with environment and dataset; evaluations lead to the model at the end of a phase alone."""
+        options = ("--recipe", "rlpd", "--steps", 10, "--set", "learning_starts=0", *SMALL, *SHORT)
+        for number, (name, has_evaluations) in enumerate((("model", True), ("checkpoints/model_4_steps", False)), 1):
+            succeeds("finetune", pretrained / "offline" / name, *options)
+            run = Path(f"runs/rlpd-TinyBox-v0_{number}")
+            assert yaml.safe_load((run / "config.yml").read_text())["dataset"] == "tests/tinybox-v0/random-v0"
+            assert (run / "offline" / "evaluations.npz").exists() is has_evaluations
 
     def test_from_a_stock_model(self) -> None:
         SAC("MlpPolicy", gym.make(tiny.BOX), policy_kwargs={"net_arch": [4]}).save("stock")
@@ -402,8 +412,40 @@ class TestEvaluate:
         assert abs(expected - blind) > 0.02
         assert f"{expected:.2f}" in succeeds("evaluate", "normalised", "--env", tiny.BOX, "--episodes", 3)
 
+    def test_a_file_of_a_run_is_evaluated_as_the_run(self, tiny_dataset: Callable[..., str]) -> None:
+        """In its environment, behind its wrapper (the observations fit no other), with its dataset's references."""
+        dataset = tiny_dataset()
+        Path("mine.yml").write_text(
+            "default: {objective: cql, pretrain_steps: 4, n_timesteps: 20, batch_size: 4, buffer_size: 30, "
+            "policy_kwargs: {net_arch: [4]}, env_wrapper: [{tiny.Shifted: {by: 0.25}}]}\n"
+        )
+        options = ("--recipe", "mine.yml", "--gradient-steps", 4, "--eval-episodes", 1, "--checkpoints", 2)
+        succeeds("pretrain", dataset, *options)
+        run = Path(f"runs/mine-{tiny.BOX}_1")
+        whole = succeeds("evaluate", run, "--episodes", 2)
+        assert "Normalised between -5 and 0" in whole
+        assert succeeds("evaluate", run / "offline" / "model", "--episodes", 2) == whole
+        assert succeeds("evaluate", run / "offline" / "model", "--env", tiny.BOX, "--episodes", 2) == whole
+        # the last checkpoint is the model at the end
+        assert succeeds("evaluate", run / "offline" / "checkpoints" / "model_4_steps.zip", "--episodes", 2) == whole
+        assert "normalised score" in succeeds("evaluate", run / "offline" / "best_model.zip", "--episodes", 2)
+        shutil.copy(run / "offline" / "model.zip", "alone.zip")
+        assert succeeds("evaluate", "alone", "--env", tiny.BOX, "--episodes", 2) != whole
+        shutil.rmtree(run.parent.parent / "minari")
+        output = succeeds("evaluate", run, "--episodes", 2)
+        assert f"The run's dataset tells no reference returns any more: Minari dataset {dataset!r} is not in" in output
+        assert "No reference returns are known" in output
+
+    def test_a_config_of_another_project_is_no_run(self, pretrained: Path) -> None:
+        Path("models").mkdir()
+        Path("config.yml").write_text("lr: 1\n")
+        Path("models/config.yml").write_text("{")
+        shutil.copy(pretrained / "offline" / "model.zip", "models")
+        assert "add --env" in fails("evaluate", "models/model.zip")
+
     def test_rejections(self, pretrained: Path) -> None:
-        model = pretrained / "offline" / "model.zip"
+        shutil.copy(pretrained / "offline" / "model.zip", "model.zip")
+        model = "model.zip"
         assert "add --env" in fails("evaluate", model)
         assert "was trained with observation_space" in fails("evaluate", model, "--env", tiny.GOAL)
         Path("broken.zip").write_bytes(b"nonsense")

@@ -9,7 +9,7 @@ import tiny
 import yaml
 from command_line import SHORT, SMALL, fails, succeeds
 
-from sb3_o2o.cli.settings import parse_settings
+from sb3_o2o.cli.set_options import parse_settings
 from sb3_o2o.recipes import list_recipes, load_recipe
 
 

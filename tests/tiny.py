@@ -62,6 +62,18 @@ class TinyGoal(TinyBox):
         }
 
 
+class Shifted(gym.Wrapper):
+    """Reward and observation are larger."""
+
+    def __init__(self, env: gym.Env, by: float):
+        super().__init__(env)
+        self.by = by
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict]:
+        observation, reward, *rest = self.env.step(action)
+        return observation + self.by, reward + self.by, *rest
+
+
 def register() -> None:
     """Make both known to Gymnasium, once."""
     for name, entry_point in ((BOX, "tiny:TinyBox"), (GOAL, "tiny:TinyGoal")):

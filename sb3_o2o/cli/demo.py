@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sb3_o2o.cli.console import next_command
-from sb3_o2o.cli.settings import parse_settings
+from sb3_o2o.cli.set_options import parse_settings
 from sb3_o2o.cli.shared_options import (
     DEFAULT_LOG_DIR,
     Device,

@@ -1,5 +1,7 @@
 """``sb3-o2o evaluate``, and how the command line opens a saved policy."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,12 +12,22 @@ from sb3_o2o.cli.console import console
 from sb3_o2o.cli.shared_options import ActingThreads, Seed, acting_threads
 
 if TYPE_CHECKING:
-    from sb3_o2o.evaluation import Evaluation
+    from stable_baselines3.common.vec_env import VecEnv
+
+    from sb3_o2o.evaluation import Evaluation, ReferenceScore
+    from sb3_o2o.evaluation.video import Film
     from sb3_o2o.runs.environments import Environment
+    from sb3_o2o.runs.folder import RunConfig
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A run folder of ours, or a saved model (any of Stable-Baselines3's).")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A run folder of ours, a model file in one (best_model.zip, a checkpoint), or any saved model of "
+            "Stable-Baselines3's."
+        ),
+    ],
     env: Annotated[
         str | None, typer.Option("--env", help="Gymnasium id. Default: the run's; a lone model needs one.")
     ] = None,
@@ -23,49 +35,94 @@ def evaluate(
     deterministic: Annotated[
         bool, typer.Option("--deterministic/--stochastic", help="Act by the policy's mode, or by sampling.")
     ] = True,
+    video: Annotated[
+        Path | None,
+        typer.Option("--video", metavar="FILE.mp4", help="Film these episodes (needs the extra [video])."),
+    ] = None,
     seed: Seed = 0,
     threads: ActingThreads = None,
 ) -> None:
     """Score a policy: raw return and, where references are known, normalised score (0 random, 100 expert).
 
     `sb3-o2o evaluate runs/wsrl-Hopper-v5_1 --episodes 20`
+
+    A model file in a run folder is evaluated as the run was: in its environment, with its wrappers and references.
     """
     from sb3_o2o.evaluation import evaluate as evaluate_policy
-    from sb3_o2o.runs.environments import Environment
+    from sb3_o2o.evaluation.video import check_video, draw_without_a_screen
 
+    if video is not None:
+        check_video(video)
+        draw_without_a_screen()
+    policy, run = load_policy(model)
+    environment = _environment(model, env, run)
     acting_threads(threads)
-    policy, recorded = load_policy(model)
-    environment = recorded if env is None else Environment(env)
-    if environment is None:
-        raise ValueError(f"{model} does not say which environment it is for: add --env.")
-    vec_env = environment.make_vectorised(1, seed)
-    _check_spaces(policy, vec_env, environment.id)
-    with console.status(f"Running {episodes} episodes of {environment.id} …"):
-        result = evaluate_policy(policy, vec_env, episodes, deterministic=deterministic, seed=seed)
-    vec_env.close()
+    with _opened(environment, seed, video) as (vec_env, film):
+        _check_spaces(policy, vec_env, environment.id)
+        reference = _reference(run, environment)
+        with console.status(f"Running {episodes} episodes of {environment.id} …"):
+            result = evaluate_policy(
+                policy, vec_env, episodes, deterministic=deterministic, reference=reference, seed=seed
+            )
     console.print(_table(result, environment.id))
     console.print(result.note, highlight=False)
+    if film is not None:
+        console.print(f"Video: [bold]{video}[/] ({film.n_frames:,} frames)", soft_wrap=True, highlight=False)
 
 
-def load_policy(path: str) -> tuple[Any, "Environment | None"]:
+def load_policy(path: str) -> tuple[Any, "RunConfig | None"]:
     """
     Open a saved policy of any algorithm of ours, of Stable-Baselines3 or of sb3-contrib.
 
     :param path: zip, or run folder
-    :return: the model, and the environment of its run where that is known
+    :return: the model, and the configuration of its run where it lies in one
     :raises ValueError: there is none, or its algorithm is not known
     """
     from sb3_o2o import algorithms  # noqa: F401  # those of ours enter themselves in the table of families
-    from sb3_o2o.runs.folder import RunFolder, saved_model
+    from sb3_o2o.runs.folder import run_of, saved_model
     from sb3_o2o.transfer.archive import saved_family
     from sb3_o2o.transfer.foreign import open_saved
 
-    zip_path = saved_model(path)
-    environment = RunFolder.open(Path(path)).read_config().environment if Path(path).is_dir() else None
+    zip_path, run = saved_model(path), run_of(path)
     model = open_saved(saved_family(zip_path), zip_path)
     if model is None:
         raise ValueError(f"{path} holds a model of an algorithm that is not known here: load it in Python.")
-    return model, environment
+    return model, None if run is None else run.read_config()
+
+
+def _environment(model: str, env_id: str | None, run: "RunConfig | None") -> "Environment":
+    from sb3_o2o.runs.environments import Environment
+
+    if run is not None and env_id in (None, run.environment.id):
+        return run.environment
+    if env_id is None:
+        raise ValueError(f"{model} does not say which environment it is for: add --env.")
+    return Environment(env_id)
+
+
+def _reference(run: "RunConfig | None", environment: "Environment") -> "ReferenceScore | None":
+    from sb3_o2o.evaluation import reference_score
+    from sb3_o2o.runs.references import recorded_reference
+
+    if run is None or environment.id != run.environment.id:
+        return reference_score(environment.id)
+    return recorded_reference(run.dataset, run.overrides.get("dataset_kwargs") or {}, environment.id)
+
+
+@contextmanager
+def _opened(environment: "Environment", seed: int, video: Path | None) -> Iterator[tuple["VecEnv", "Film | None"]]:
+    """One environment, and the film of it where one is asked for: that is on the disk when all went well."""
+    from stable_baselines3.common.env_util import make_vec_env
+
+    from sb3_o2o.evaluation.video import filmed, made_to_be_drawn
+
+    with ExitStack() as stack:
+        film = None
+        env = environment.make() if video is None else made_to_be_drawn(environment.make, environment.id)
+        stack.callback(env.close)
+        if video is not None:
+            env = film = stack.enter_context(filmed(env, video))
+        yield make_vec_env(lambda: env, seed=seed), film
 
 
 def _check_spaces(policy: Any, env: Any, env_id: str) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sb3_o2o.cli.settings import parse_settings
+from sb3_o2o.cli.set_options import parse_settings
 
 if TYPE_CHECKING:
     from sb3_o2o.runs.folder import RunConfig, RunFolder

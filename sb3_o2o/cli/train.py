@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sb3_o2o.cli.console import console, next_command, stop
-from sb3_o2o.cli.settings import dataset_settings, parse_settings
+from sb3_o2o.cli.set_options import dataset_settings, parse_settings
 from sb3_o2o.cli.shared_options import (
     DEFAULT_LOG_DIR,
     Checkpoints,
@@ -42,7 +42,7 @@ DatasetArgument = Annotated[
 Source = Annotated[
     str | None,
     typer.Argument(
-        help="What to start from: a run folder of pretrain, or a saved model (ours or stock). "
+        help="What to start from: a run folder of pretrain, a model file in one, or a saved model (ours or stock). "
         "Default: a new model, pre-trained first where the recipe says so.",
         show_default=False,
     ),
@@ -165,25 +165,22 @@ def finetune(
     Other starts: a stock Stable-Baselines3 model (`sb3-o2o finetune sac_hopper.zip --env Hopper-v5`), or
     nothing but a dataset (`sb3-o2o finetune --dataset mujoco/hopper/medium-v0 --recipe rlpd`).
     """
-    from sb3_o2o.runs.folder import RunConfig, saved_model
-    from sb3_o2o.runs.requests import absolute_dataset, absolute_file, recipe_and_environment
+    from sb3_o2o.runs.folder import RunConfig
+    from sb3_o2o.runs.requests import Origin, absolute_dataset, absolute_file, recipe_and_environment
 
     if resume is not None:
         resume_run(resume, ctx)
         return
     if source is None and dataset is None and env is None:
         raise typer.BadParameter("give a SOURCE, a --dataset or an --env (or --resume DIR)", param_hint="SOURCE")
-    model = None if source is None else absolute_file(saved_model(source))
-    origin = _origin(source)
-    same_dataset = dataset is None and origin is not None
-    inherited = _how_to_read(origin) if same_dataset and origin is not None else {}
-    dataset = origin.dataset if same_dataset and origin is not None else dataset
+    origin = Origin.of(source)
+    read_as = origin.how_to_read() if dataset is None else {}
+    dataset = origin.dataset if dataset is None else dataset
     recipe, dataset = absolute_file(recipe), None if dataset is None else absolute_dataset(dataset)
-    known = origin.environment if origin and not env else None
     loaded, environment = recipe_and_environment(
-        recipe, env, dataset, dataset_settings(settings, inherited), known=known
+        recipe, env, dataset, dataset_settings(settings, read_as), known=None if env else origin.environment
     )
-    extra = {"dataset_kwargs": {**(loaded.arguments.get("dataset_kwargs") or {}), **inherited}} if inherited else None
+    extra = {"dataset_kwargs": {**(loaded.arguments.get("dataset_kwargs") or {}), **read_as}} if read_as else None
     if pretrain_steps is None:
         pretrain_steps = loaded.pretrain_steps if source is None and dataset is not None else 0
     config = RunConfig(
@@ -191,7 +188,7 @@ def finetune(
         environment=environment,
         recipe=recipe,
         dataset=dataset,
-        source=model,
+        source=origin.model,
         overrides=parse_settings(settings, loaded, environment.id, extra),
         pretrain_steps=pretrain_steps,
         online_steps=loaded.online_steps if steps is None else steps,
@@ -205,27 +202,12 @@ def finetune(
         n_checkpoints=checkpoints,
         diagnostics=diagnostics,
     )
-    folder = start_run(config, log_dir, loaded, offline_from=Path(source) if origin and source else None)
+    folder = start_run(config, log_dir, loaded, offline_from=origin.whole_run)
     next_command("See it act:", f"sb3-o2o evaluate {quote(str(folder.path))}")
 
 
-def _how_to_read(origin: "RunConfig") -> dict[str, Any]:
-    """Arguments that the source run read its dataset with, without those about what was then done with it."""
-    from sb3_o2o.data.formats.reading import READING_OPTIONS
-
-    given = origin.overrides.get("dataset_kwargs") or {}
-    return {name: given[name] for name in READING_OPTIONS if name in given}
-
-
-def _origin(source: str | None) -> "RunConfig | None":
-    """The configuration of the run that a source comes from, if it comes from one."""
-    from sb3_o2o.runs.folder import RunFolder
-
-    return RunFolder.open(Path(source)).read_config() if source is not None and Path(source).is_dir() else None
-
-
 def start_run(
-    config: "RunConfig", log_dir: Path, recipe: "Recipe | None" = None, offline_from: Path | None = None
+    config: "RunConfig", log_dir: Path, recipe: "Recipe | None" = None, offline_from: "RunFolder | None" = None
 ) -> "RunFolder":
     """
     Check, then run; nothing is written unless all of it fits together.
@@ -233,7 +215,7 @@ def start_run(
     :param config: what is asked for
     :param log_dir: folder of all runs
     :param recipe: the one that is asked for
-    :param offline_from: run folder whose offline evaluations belong in this run's picture
+    :param offline_from: run whose offline evaluations belong in this run's picture
     :return: the finished run's folder
     """
     import shutil
@@ -259,16 +241,16 @@ def start_run(
     return folder
 
 
-def _begin(prepared: Any, folder: "RunFolder", offline_from: Path | None) -> None:
+def _begin(prepared: Any, folder: "RunFolder", offline_from: "RunFolder | None") -> None:
     """Notes what was asked for, takes over the source's offline evaluations, and says where the run lies."""
     import shutil
 
     config = prepared.config
     folder.write_start(config, prepared.arguments())
-    if offline_from is not None and (offline_from / "offline" / "evaluations.npz").is_file():
-        shutil.copy(offline_from / "offline" / "evaluations.npz", folder.phase("offline"))
-        if config.diagnostics and (offline_from / "offline" / "diagnostics").is_dir():
-            shutil.copytree(offline_from / "offline" / "diagnostics", folder.phase("offline") / "diagnostics")
+    if offline_from is not None and (offline_from.path / "offline" / "evaluations.npz").is_file():
+        shutil.copy(offline_from.path / "offline" / "evaluations.npz", folder.phase("offline"))
+        if config.diagnostics and (offline_from.path / "offline" / "diagnostics").is_dir():
+            shutil.copytree(offline_from.path / "offline" / "diagnostics", folder.phase("offline") / "diagnostics")
     console.print(f"Run folder: [bold]{folder.path}[/]", soft_wrap=True, highlight=False)
     if prepared.clone_report is not None:
         console.print(f"From the source: {prepared.clone_report}", markup=False, soft_wrap=True, highlight=False)

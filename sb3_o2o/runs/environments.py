@@ -42,17 +42,19 @@ class Environment:
     max_episode_steps: int | None = None
     wrappers: Sequence[str | Mapping[str, Any]] = ()
 
-    def make(self) -> gym.Env[Any, Any]:
+    def make(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
         """
         One environment.
 
+        :param render_mode: Gymnasium's; None for the environment's own
         :raises ValueError: unknown id (the nearest is named), or arguments that the environment does not take
         """
         check_registered(self.id)
+        kwargs = {**self.kwargs, **({} if render_mode is None else {"render_mode": render_mode})}
         try:
-            env = gym.make(self.id, max_episode_steps=self.max_episode_steps, **self.kwargs)
+            env = gym.make(self.id, max_episode_steps=self.max_episode_steps, **kwargs)
         except TypeError as error:
-            raise ValueError(f"Environment {self.id!r} refuses its arguments {dict(self.kwargs)}: {error}.") from error
+            raise ValueError(f"Environment {self.id!r} refuses its arguments {kwargs}: {error}.") from error
         except gym.error.Error as error:
             raise ValueError(f"Environment {self.id!r} cannot be made: {error}.") from error
         for wrapper in self.wrappers:

@@ -166,6 +166,16 @@ class RunFolder:
             raise ValueError(f"There is no run in {str(path)!r}: it has no config.yml.")
         return cls(path)
 
+    @classmethod
+    def around(cls, path: Path) -> "RunFolder | None":
+        """
+        The run that a file belongs to: ``best_model.zip``, a checkpoint, a resume bundle's model.
+
+        :param path: of the file
+        :return: None if none of the three folders above it is a run's
+        """
+        return next((cls(folder) for folder in path.resolve().parents[:3] if _is_run(folder)), None)
+
     def phase(self, name: str) -> Path:
         """
         Folder of a phase, made if need be.
@@ -217,6 +227,15 @@ class RunFolder:
         write_whole(self.path / "command.txt", shlex.join(["sb3-o2o", *sys.argv[1:]]) + "\n")
 
 
+def _is_run(folder: Path) -> bool:
+    """Other projects have a ``config.yml`` too."""
+    try:
+        document = yaml.safe_load((folder / "config.yml").read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False
+    return isinstance(document, dict) and {"sb3_o2o", "command", "environment"} <= document.keys()
+
+
 def saved_model(source: str) -> str:
     """
     The saved model that a path stands for.
@@ -235,6 +254,18 @@ def saved_model(source: str) -> str:
         if candidate.is_file():
             return str(candidate)
     raise ValueError(f"There is no saved model and no run folder at {source!r}.")
+
+
+def run_of(source: str) -> RunFolder | None:
+    """
+    The run that a saved model is of.
+
+    :param source: as for :func:`saved_model`
+    :return: None for a model that lies in no run folder
+    :raises ValueError: there is no model
+    """
+    path = Path(source)
+    return RunFolder.open(path) if path.is_dir() else RunFolder.around(Path(saved_model(source)))
 
 
 class _IndentedDumper(yaml.SafeDumper):

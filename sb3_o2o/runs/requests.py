@@ -1,12 +1,15 @@
 """From what a user names to what a run is asked for: whole paths, the recipe's entry, the environment."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sb3_o2o.data.formats.reading import READING_OPTIONS
 from sb3_o2o.recipes import Recipe, open_recipe
 from sb3_o2o.recipes.building import check_recipe
 from sb3_o2o.runs.environments import Environment, check_registered, environment_of, with_recipe
+from sb3_o2o.runs.folder import RunConfig, RunFolder, run_of, saved_model
 
 
 def absolute_file(name: str) -> str:
@@ -23,6 +26,47 @@ def absolute_dataset(name: str) -> str:
     :return: likewise
     """
     return str(Path(name).resolve()) if Path(name).exists() else name
+
+
+@dataclass(frozen=True)
+class Origin:
+    """
+    What fine-tuning starts from.
+
+    :param model: whole path of a saved model; None for a new one
+    :param folder: the run that it lies in, None if in none
+    :param config: that run's
+    """
+
+    model: str | None = None
+    folder: RunFolder | None = None
+    config: RunConfig | None = None
+
+    @classmethod
+    def of(cls, source: str | None) -> "Origin":
+        if source is None:
+            return cls()
+        model, folder = absolute_file(saved_model(source)), run_of(source)
+        return cls(model, folder, None if folder is None else folder.read_config())
+
+    @property
+    def dataset(self) -> str | None:
+        return None if self.config is None else self.config.dataset
+
+    @property
+    def environment(self) -> Environment | None:
+        return None if self.config is None else self.config.environment
+
+    @property
+    def whole_run(self) -> RunFolder | None:
+        """The run, if its evaluations lead to the model: not to a checkpoint from its middle."""
+        last = None if self.folder is None else self.folder.model
+        return self.folder if last is not None and str(last.resolve()) == self.model else None
+
+    def how_to_read(self) -> dict[str, Any]:
+        """Arguments that the run read its dataset with, without those about what was then done with it."""
+        given = {} if self.config is None else self.config.overrides.get("dataset_kwargs") or {}
+        return {name: given[name] for name in READING_OPTIONS if name in given}
 
 
 def recipe_and_environment(

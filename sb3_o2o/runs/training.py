@@ -28,11 +28,12 @@ from sb3_o2o.diagnostics import (
     report,
 )
 from sb3_o2o.diagnostics.diagnostic import FOLDER as DIAGNOSTICS_FOLDER
-from sb3_o2o.evaluation import Evaluation, NormalizedEvalCallback, ReferenceScore, read_evaluations, reference_score
+from sb3_o2o.evaluation import Evaluation, NormalizedEvalCallback, ReferenceScore, read_evaluations
 from sb3_o2o.evaluation.plotting import plot_learning_curve
 from sb3_o2o.recipes import Recipe, load_recipe
 from sb3_o2o.runs.environments import policy_for
 from sb3_o2o.runs.folder import PHASES, RunConfig, RunFolder, saved_model
+from sb3_o2o.runs.references import reference_for
 from sb3_o2o.transfer.architecture import NETWORK_ARGUMENTS
 from sb3_o2o.transfer.cloning import CloneReport
 
@@ -168,7 +169,7 @@ def prepare(
         model=model,
         dataset=dataset,
         eval_env=config.environment.make_vectorised(1, config.seed + EVALUATION_SEED_OFFSET),
-        reference=_reference(dataset, config.environment.id),
+        reference=reference_for(dataset, None if dataset is None else dataset.source, config.environment.id),
         clone_report=_clone_report(config, model) if resume_from is None else None,
     )
 
@@ -211,13 +212,6 @@ def _clone_report(config: RunConfig, model: OfflineToOnlineAlgorithm) -> CloneRe
     if config.source is None or algorithm_of(saved_model(config.source)) is type(model):
         return None
     return model.clone_report
-
-
-def _reference(dataset: OfflineDataset | None, env_id: str) -> ReferenceScore | None:
-    """The dataset's own references, else the table's."""
-    if dataset is not None and dataset.ref_min_score is not None and dataset.ref_max_score is not None:
-        return ReferenceScore(dataset.ref_min_score, dataset.ref_max_score, f"metadata of {dataset.source}")
-    return reference_score(env_id)
 
 
 def train(

@@ -26,7 +26,7 @@ from toy_tasks import FAST, Drift, dataset, make, make_ppo, make_td3, vec
 
 from sb3_o2o import O2OPPO, O2OSAC, O2OTD3
 from sb3_o2o.algorithms.constructors import documented
-from sb3_o2o.cli.settings import parse_settings
+from sb3_o2o.cli.set_options import parse_settings
 from sb3_o2o.finetuning import Warmup
 from sb3_o2o.objectives import SACObjective
 from sb3_o2o.recipes import load_recipe
