@@ -19,12 +19,12 @@ from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, Actor, SACP
 from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
-from sb3_o2o.networks.acting import features, gaussian_actions, in_turn, is_plain, rows_of, set_mode
 from sb3_o2o.networks.distributions import squashed_gaussian, squashed_log_prob
 from sb3_o2o.networks.ensemble import EnsembleCritic, initialize
 from sb3_o2o.networks.layers import heads, linear, sequential
 from sb3_o2o.networks.normalizer import NormalizedExtractor
 from sb3_o2o.networks.optimizers import FusedAdam
+from sb3_o2o.networks.short_way import features, gaussian_actions, in_turn, is_plain, rows_of, set_mode
 
 if TYPE_CHECKING:
     from stable_baselines3.common.policies import BasePolicy

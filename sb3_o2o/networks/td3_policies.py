@@ -12,10 +12,10 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.td3.policies import Actor, TD3Policy
 from torch import nn
 
-from sb3_o2o.networks.acting import features, in_turn, is_plain
 from sb3_o2o.networks.ensemble import EnsembleCritic, initialize
 from sb3_o2o.networks.layers import sequential
 from sb3_o2o.networks.sac_policies import EnsemblePolicyMixin
+from sb3_o2o.networks.short_way import features, in_turn, is_plain
 
 
 class O2OTD3Actor(Actor):
