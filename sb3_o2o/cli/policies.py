@@ -57,7 +57,7 @@ def evaluate(
     policy, run = load_policy(model)
     environment = _environment(model, env, run)
     acting_threads(threads)
-    with _opened(environment, seed, video) as (vec_env, film):
+    with _opened(environment, episodes, seed, video) as (vec_env, film):
         _check_spaces(policy, vec_env, environment.id)
         reference = _reference(run, environment)
         with console.status(f"Running {episodes} episodes of {environment.id} …"):
@@ -110,19 +110,25 @@ def _reference(run: "RunConfig | None", environment: "Environment") -> "Referenc
 
 
 @contextmanager
-def _opened(environment: "Environment", seed: int, video: Path | None) -> Iterator[tuple["VecEnv", "Film | None"]]:
-    """One environment, and the film of it where one is asked for: that is on the disk when all went well."""
+def _opened(
+    environment: "Environment", episodes: int, seed: int, video: Path | None
+) -> Iterator[tuple["VecEnv", "Film | None"]]:
+    """Environments side by side; or one, and the film of it, which is on the disk when all went well."""
     from stable_baselines3.common.env_util import make_vec_env
 
+    from sb3_o2o.evaluation.episodes import n_side_by_side
     from sb3_o2o.evaluation.video import filmed, made_to_be_drawn
 
     with ExitStack() as stack:
-        film = None
-        env = environment.make() if video is None else made_to_be_drawn(environment.make, environment.id)
+        if video is None:
+            vec_env = environment.make_vectorised(n_side_by_side(episodes), seed)
+            stack.callback(vec_env.close)
+            yield vec_env, None
+            return
+        env = made_to_be_drawn(environment.make, environment.id)
         stack.callback(env.close)
-        if video is not None:
-            env = film = stack.enter_context(filmed(env, video))
-        yield make_vec_env(lambda: env, seed=seed), film
+        film = stack.enter_context(filmed(env, video))
+        yield make_vec_env(lambda: film, seed=seed), film
 
 
 def _check_spaces(policy: Any, env: Any, env_id: str) -> None:

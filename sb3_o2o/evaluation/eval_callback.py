@@ -5,13 +5,20 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import EvalCallback
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import unwrap_vec_normalize
 
-from sb3_o2o.evaluation.evaluate import Evaluation, evaluate, spec_id, synchronise_normalizer
+from sb3_o2o.evaluation.evaluate import (
+    Environments,
+    Evaluation,
+    evaluate,
+    preserved_random_state,
+    side_by_side,
+    spec_id,
+    synchronise_normalizer,
+)
 from sb3_o2o.evaluation.scores import ReferenceScore, reference_score
 from sb3_o2o.files import whole_file
 
@@ -33,27 +40,33 @@ class NormalizedEvalCallback(EvalCallback):
     begin again, or count something else (``learn`` after ``pretrain``), starts afresh, in the file as well: give each
     phase a ``log_path`` of its own.
 
-    :param eval_env: environment that pays raw rewards, not the training's own; behind ``VecNormalize``, which then gets
-        the training's statistics, or without one
+    :param eval_env: environment that pays raw rewards, or several, whose episodes are then played side by side, not the
+        training's own; its id, or a function that makes one; behind ``VecNormalize``, which then gets the training's
+        statistics, or without one
     :param reference: references of the normalised score; default: the table's, by the environment's id. Where there are
         none, raw returns are logged and printed, and with ``verbose=1`` the first evaluation says so
     :param at_start: evaluate before the first step as well, so that the curve has its zero
     :param seed: seed of every evaluation's episodes: all start from the same states, and an interrupted run evaluates
         as an uninterrupted one would; None leaves them unseeded
+    :param n_eval_envs: environments to make, where an id or a function says how; default: one for each episode,
+        up to 16
     :param kwargs: ``EvalCallback``'s other arguments; ``log_path`` is a folder here
     """
 
     def __init__(
         self,
-        eval_env: gym.Env[Any, Any] | VecEnv,
+        eval_env: Environments,
         *,
         reference: ReferenceScore | None = None,
         at_start: bool = True,
         seed: int | None = None,
+        n_eval_envs: int | None = None,
         **kwargs: Any,
     ):
         kwargs.setdefault("warn", False)
-        super().__init__(eval_env, **kwargs)
+        with preserved_random_state():  # making an environment draws numbers
+            environments = side_by_side(eval_env, kwargs.get("n_eval_episodes", 5), n_eval_envs)
+        super().__init__(environments, **kwargs)
         self.reference = reference or reference_score(spec_id(self.eval_env))
         self.at_start = at_start
         self.seed = seed

@@ -1,7 +1,7 @@
 """Evaluation: raw returns, lengths, successes and, where references exist, normalised scores."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,6 @@ import torch as th
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
@@ -21,8 +20,11 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
-from sb3_o2o.evaluation.curve_metrics import is_success
+from sb3_o2o.evaluation.episodes import Episode, n_side_by_side, play
 from sb3_o2o.evaluation.scores import ReferenceScore, reference_score
+
+#: what an evaluation can be made in
+Environments = gym.Env[Any, Any] | VecEnv | str | Callable[[], gym.Env[Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -67,66 +69,64 @@ def preserved_random_state() -> Iterator[None]:
             np.random.set_state(numpy_state)
 
 
-class SuccessCounter:
-    """
-    A callback of ``evaluate_policy`` that notes, for each finished episode, whether any of its steps reported success.
-
-    ``episodes`` holds one bool for each finished episode whose steps reported success or failure at all.
-    """
-
-    def __init__(self) -> None:
-        self.episodes: list[bool] = []
-        self._running: dict[int, bool] = {}
-
-    def __call__(self, local_variables: dict[str, Any], _: dict[str, Any]) -> None:
-        index, success = local_variables["i"], is_success(local_variables["info"])
-        if success is not None:
-            self._running[index] = self._running.get(index, False) or success
-        if local_variables["done"] and index in self._running:
-            self.episodes.append(self._running.pop(index))
-
-
 def evaluate(
     model: PolicyPredictor,
-    env: gym.Env[Any, Any] | VecEnv | str,
+    env: Environments,
     n_episodes: int = 10,
     *,
     deterministic: bool = True,
     reference: ReferenceScore | None = None,
     seed: int | None = None,
+    n_envs: int | None = None,
 ) -> Evaluation:
     """
-    Run whole episodes of a policy. The training's random streams are left as they were.
+    Run whole episodes of a policy, side by side where there are several environments (see
+    :func:`~sb3_o2o.evaluation.episodes.play`). The training's random streams are left as they were.
 
     :param model: anything with Stable-Baselines3's ``predict``
-    :param env: environment that pays raw rewards, or its id; it is reset first. Where it has no ``VecNormalize``, a
-        model that was trained behind one sees observations by its own
+    :param env: environment that pays raw rewards, or several, its id, or a function that makes one; it is reset first.
+        Where it has no ``VecNormalize``, a model that was trained behind one sees observations by its own
     :param n_episodes: number of episodes
     :param deterministic: act by the mode of the policy (the convention of published scores) or by sampling
     :param reference: references of the normalised score; default: the table's, by the environment's id
-    :param seed: seed of the environment's episodes; None leaves it unseeded
+    :param seed: seed of the episodes, each of which has its own; None leaves them unseeded
+    :param n_envs: environments to make, where an id or a function says how; default: one for each episode, up to 16
     :return: the episodes' results
-    :raises ValueError: no episode was asked for
+    :raises ValueError: no episode was asked for, or ``n_envs`` of environments that are there already
     """
     if n_episodes < 1:
         raise ValueError(f"n_episodes must be at least 1, got {n_episodes}.")
     # Making an environment draws numbers as well.
     with preserved_random_state():
-        vec_env = _vectorised(env)
+        vec_env = side_by_side(env, n_episodes, n_envs)
         env_id = spec_id(vec_env)
-        successes = SuccessCounter()
         try:
-            if seed is not None:
-                vec_env.seed(seed)
-            policy = acting_in(model, vec_env)
-            returns, lengths = evaluate_policy(
-                policy, vec_env, n_episodes, deterministic, callback=successes, return_episode_rewards=True, warn=False
-            )
+            episodes = play(acting_in(model, vec_env), vec_env, n_episodes, deterministic, seed)
         finally:
-            if isinstance(env, str):
+            if vec_env is not env and not isinstance(env, gym.Env):
                 vec_env.close()
-    reference = reference or reference_score(env_id)
-    return _result(np.asarray(returns), np.asarray(lengths), successes.episodes, reference, env_id)
+    return _result(episodes, reference or reference_score(env_id), env_id)
+
+
+def side_by_side(env: Environments, n_episodes: int, n_envs: int | None = None) -> VecEnv:
+    """
+    :param env: an environment, several, an id, or a function that makes one
+    :param n_episodes: episodes that are to be played in them
+    :param n_envs: environments to make, where an id or a function says how; default: one for each episode, up to 16
+    :return: environments in this process: what was given, or new ones
+    :raises ValueError: ``n_envs`` of environments that are there already, or below 1
+    """
+    if n_envs is not None and n_envs < 1:
+        raise ValueError(f"n_envs must be at least 1, not {n_envs}.")
+    if isinstance(env, VecEnv | gym.Env):
+        there = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
+        if n_envs not in (None, there.num_envs):
+            raise ValueError(
+                f"n_envs={n_envs} asks for copies of an environment that is there already, which is not safe: "
+                "give its id, a function that makes one, or make_vec_env(..., n_envs)."
+            )
+        return there
+    return make_vec_env(env, n_side_by_side(n_episodes) if n_envs is None else min(n_envs, n_episodes))
 
 
 class _BehindNormalizer:
@@ -172,14 +172,6 @@ def synchronise_normalizer(training_env: VecEnv, env: VecEnv) -> None:
         sync_envs_normalization(training_env, env)
 
 
-def _vectorised(env: gym.Env[Any, Any] | VecEnv | str) -> VecEnv:
-    if isinstance(env, VecEnv):
-        return env
-    if isinstance(env, str):
-        return make_vec_env(env)
-    return DummyVecEnv([lambda: env])
-
-
 def spec_id(env: VecEnv) -> str | None:
     """
     The Gymnasium id of a vectorised environment.
@@ -191,21 +183,17 @@ def spec_id(env: VecEnv) -> str | None:
     return None if spec is None else spec.id
 
 
-def _result(
-    returns: NDArray[Any],
-    lengths: NDArray[Any],
-    successes: list[bool],
-    reference: ReferenceScore | None,
-    env_id: str | None,
-) -> Evaluation:
+def _result(episodes: list[Episode], reference: ReferenceScore | None, env_id: str | None) -> Evaluation:
     if reference is None:
         note = f"No reference returns are known for {env_id or 'this environment'}: raw returns."
     else:
         note = f"Normalised between {reference.minimum:g} and {reference.maximum:g} ({reference.provenance})."
+    returns = np.array([each.total for each in episodes], dtype=np.float64)
+    successes = [each.success for each in episodes]
     return Evaluation(
-        returns=returns.astype(np.float64),
-        lengths=lengths.astype(np.int64),
-        successes=np.array(successes, dtype=np.bool_) if len(successes) == len(returns) else None,
+        returns=returns,
+        lengths=np.array([each.length for each in episodes], dtype=np.int64),
+        successes=None if None in successes else np.array(successes, dtype=np.bool_),
         normalized=None if reference is None else reference.normalize(returns),
         note=note,
     )

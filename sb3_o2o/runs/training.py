@@ -29,6 +29,7 @@ from sb3_o2o.diagnostics import (
 )
 from sb3_o2o.diagnostics.diagnostic import FOLDER as DIAGNOSTICS_FOLDER
 from sb3_o2o.evaluation import Evaluation, NormalizedEvalCallback, ReferenceScore, read_evaluations
+from sb3_o2o.evaluation.episodes import n_side_by_side
 from sb3_o2o.evaluation.plotting import plot_learning_curve
 from sb3_o2o.recipes import Recipe, load_recipe
 from sb3_o2o.runs.environments import policy_for
@@ -168,7 +169,9 @@ def prepare(
         recipe=recipe,
         model=model,
         dataset=dataset,
-        eval_env=config.environment.make_vectorised(1, config.seed + EVALUATION_SEED_OFFSET),
+        eval_env=config.environment.make_vectorised(
+            n_side_by_side(config.n_eval_episodes), config.seed + EVALUATION_SEED_OFFSET
+        ),
         reference=reference_for(dataset, None if dataset is None else dataset.source, config.environment.id),
         clone_report=_clone_report(config, model) if resume_from is None else None,
     )
