@@ -19,7 +19,7 @@ from sb3_o2o.algorithms.offline_to_online import OfflineToOnlineAlgorithm
 from sb3_o2o.data.rewards import scaled_rewards
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.networks.ppo_policies import ACTIVATIONS, O2OPPOPolicy
-from sb3_o2o.objectives import MonteCarloValueObjective, Objective, PPOIQLObjective
+from sb3_o2o.objectives import MonteCarloValueObjective, Objective, PPOCritics
 from sb3_o2o.transfer.archive import ON_POLICY_ACTING
 from sb3_o2o.transfer.weights import OnPolicyWeights, Weights
 from sb3_o2o.updates.hooks import UPDATE_HOOKS, Hooks, as_list, walk
@@ -157,7 +157,7 @@ class O2OOnPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
         return []
 
     def update_targets(self) -> None:
-        if isinstance(self.active_objective, PPOIQLObjective):
+        if isinstance(self.active_objective, PPOCritics):
             self.active_objective.update_targets()
 
     # -- online ----------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, Actor, SACP
 from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
-from sb3_o2o.networks.distributions import squashed_gaussian, squashed_log_prob
+from sb3_o2o.networks.distributions import gaussian_log_prob, squashed_gaussian, squashed_log_prob
 from sb3_o2o.networks.ensemble import EnsembleCritic, initialize
 from sb3_o2o.networks.layers import heads, linear, sequential
 from sb3_o2o.networks.normalizer import NormalizedExtractor
@@ -35,13 +35,22 @@ else:
     _Policy = object
 
 
+#: what tanh is applied to: sampled actions as in SAC, the mean alone as in IQL, or nothing as in AWAC
+SQUASHES = ("samples", "mean", "none")
+
+
 class O2OActor(Actor):
     """
-    Stable-Baselines3's SAC actor with layer normalisation, a state-independent standard deviation
-    and several actions per state where asked.
+    Stable-Baselines3's SAC actor with layer normalisation, a state-independent standard deviation, a Gaussian that is
+    not squashed and several actions per state where asked.
+
+    Samples of a Gaussian that is not squashed are clipped to [-1, 1], for the environment and for critics alike. Their
+    log-probability is the Gaussian's before the clipping, as is the deterministic action with ``squash="none"``, so
+    that gradients do not vanish outside the bounds.
 
     :param layer_norm: normalise each hidden layer before its activation
     :param state_dependent_std: predict the log standard deviation from the state, or learn one vector (initially 0)
+    :param squash: what tanh is applied to: ``"samples"``, the ``"mean"`` alone, or ``"none"``
     :param orthogonal_gain: see :func:`~sb3_o2o.networks.ensemble.initialize`
     :param last_hidden_gain: likewise
     :param precision: ``"bf16"`` runs the matrix products in bfloat16
@@ -55,13 +64,21 @@ class O2OActor(Actor):
         *args: Any,
         layer_norm: bool = False,
         state_dependent_std: bool = True,
+        squash: str = "samples",
         orthogonal_gain: float | None = None,
         last_hidden_gain: float | None = None,
         precision: str = "fp32",
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
+        if squash not in SQUASHES:
+            raise ValueError(f"policy_kwargs['squash'] must be one of {', '.join(SQUASHES)}, not {squash!r}.")
+        if squash != "samples" and self.use_sde:
+            raise ValueError(
+                f"policy_kwargs['squash'] = {squash!r} is a plain Gaussian, which gSDE is not: set use_sde=False."
+            )
         self.layer_norm = layer_norm
+        self.squash = squash
         self.state_dependent_std = state_dependent_std
         self.precision = precision
         if layer_norm:
@@ -78,7 +95,7 @@ class O2OActor(Actor):
     def get_action_dist_params(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
         """
         :param obs: ``(batch, *obs)``
-        :return: mean and log standard deviation before the squashing, ``(batch, act)``, and gSDE's arguments
+        :return: mean and log standard deviation before the squashing of samples, ``(batch, act)``, and gSDE's arguments
         """
         with th.autocast(self.device.type, dtype=th.bfloat16, enabled=self.precision == "bf16"):
             if self.use_sde:
@@ -90,18 +107,40 @@ class O2OActor(Actor):
             else:
                 mean = linear(self.mu, latent)
                 log_std = self.log_std.expand_as(mean)  # type: ignore[operator]
-        return mean.float(), th.clamp(log_std.float(), LOG_STD_MIN, LOG_STD_MAX), {}
+        mean = th.tanh(mean.float()) if self.squash == "mean" else mean.float()
+        return mean, th.clamp(log_std.float(), LOG_STD_MIN, LOG_STD_MAX), {}
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        """
+        :param obs: ``(batch, *obs)``
+        :param deterministic: the most likely action instead of a sample
+        :return: actions for the environment, in [-1, 1], ``(batch, act)``
+        """
+        if self.squash == "samples":
+            return super().forward(obs, deterministic)
+        mean, log_std, _ = self.get_action_dist_params(obs)
+        return (mean if deterministic else mean + log_std.exp() * th.randn_like(mean)).clamp(-1.0, 1.0)
+
+    def action_log_prob(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param obs: ``(batch, *obs)``
+        :return: sampled actions, in [-1, 1], ``(batch, act)``, and their log-probabilities, ``(batch,)``
+        """
+        if self.squash == "samples":
+            return super().action_log_prob(obs)
+        mean, log_std, _ = self.get_action_dist_params(obs)
+        return self.sample(mean, log_std, th.randn_like(mean))
 
     def mode(self, obs: PyTorchObs) -> th.Tensor:
         """
         :param obs: ``(batch, *obs)``
-        :return: the deterministic action, tanh of the mean, ``(batch, act)``
+        :return: the deterministic action: tanh of the mean, or the mean as it is, ``(batch, act)``
         """
         # without the head of the standard deviation: an objective that leaves it out must not touch it
         with th.autocast(self.device.type, dtype=th.bfloat16, enabled=self.precision == "bf16"):
             latent = sequential(self.latent_pi, self.extract_features(obs, self.features_extractor))
             mean = linear(self.mu, latent)
-        return th.tanh(mean.float())
+        return mean.float() if self.squash == "none" else th.tanh(mean.float())
 
     def act_at_once(self, rows: th.Tensor, deterministic: bool) -> th.Tensor | None:
         """
@@ -133,7 +172,31 @@ class O2OActor(Actor):
         :return: log-probability of the actions, ``(batch,)``
         """
         mean, log_std, _ = self.get_action_dist_params(obs)
-        return squashed_log_prob(mean, log_std, actions, clip)
+        return self.density(mean, log_std, actions, clip)
+
+    def density(self, mean: th.Tensor, log_std: th.Tensor, actions: th.Tensor, clip: float = 1 - 1e-5) -> th.Tensor:
+        """
+        :param mean: of :meth:`get_action_dist_params`, ``(batch, act)``
+        :param log_std: likewise
+        :param actions: in [-1, 1], ``(batch, act)``
+        :param clip: largest magnitude that is scored
+        :return: log-probability of the actions, ``(batch,)``
+        """
+        if self.squash == "samples":
+            return squashed_log_prob(mean, log_std, actions, clip)
+        return gaussian_log_prob(mean, log_std, actions.clamp(-clip, clip))
+
+    def sample(self, mean: th.Tensor, log_std: th.Tensor, noise: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param mean: of :meth:`get_action_dist_params`, ``(..., act)``
+        :param log_std: likewise
+        :param noise: standard normal draws, likewise
+        :return: reparametrised actions in [-1, 1], ``(..., act)``, and log-probabilities ``(...)``
+        """
+        if self.squash == "samples":
+            return squashed_gaussian(mean, log_std, noise)
+        actions = mean + log_std.exp() * noise
+        return actions.clamp(-1.0, 1.0), gaussian_log_prob(mean, log_std, actions)
 
     @th.no_grad()
     def set_std(self, std: float) -> None:
@@ -166,7 +229,7 @@ class O2OActor(Actor):
         mean, log_std, _ = self.get_action_dist_params(obs)
         if noise.dim() == 3:
             mean, log_std = mean.unsqueeze(1), log_std.unsqueeze(1)
-        return squashed_gaussian(mean, log_std, noise)
+        return self.sample(mean, log_std, noise)
 
 
 class EnsemblePolicyMixin(_Policy):
@@ -196,7 +259,8 @@ class EnsemblePolicyMixin(_Policy):
         """Whether stock Stable-Baselines3 can hold the same networks in its own policy."""
         extra = self.extra_arguments
         changes = ("critic_layer_norm", "actor_layer_norm", "normalize_observations")
-        return bool(extra.get("state_dependent_std", True)) and not any(extra[name] for name in changes)
+        of_actor = extra.get("state_dependent_std", True) and extra.get("squash", "samples") == "samples"
+        return bool(of_actor) and not any(extra[name] for name in changes)
 
     def is_of_values(self, name: str) -> bool:
         """
@@ -265,6 +329,7 @@ class O2OSACPolicy(EnsemblePolicyMixin, SACPolicy):  # type: ignore[misc]
     :param actor_layer_norm: the same in the actor
     :param normalize_observations: put a :class:`~sb3_o2o.networks.normalizer.NormalizedExtractor` before each network
     :param state_dependent_std: see :class:`O2OActor`
+    :param squash: likewise
     :param orthogonal_gain: see :func:`~sb3_o2o.networks.ensemble.initialize`
     :param last_hidden_gain: likewise
     :param precision: ``"fp32"`` or ``"bf16"`` (matrix products only)
@@ -283,6 +348,7 @@ class O2OSACPolicy(EnsemblePolicyMixin, SACPolicy):  # type: ignore[misc]
         actor_layer_norm: bool = False,
         normalize_observations: bool = False,
         state_dependent_std: bool = True,
+        squash: str = "samples",
         orthogonal_gain: float | None = None,
         last_hidden_gain: float | None = None,
         precision: str = "fp32",
@@ -293,6 +359,7 @@ class O2OSACPolicy(EnsemblePolicyMixin, SACPolicy):  # type: ignore[misc]
             "actor_layer_norm": actor_layer_norm,
             "normalize_observations": normalize_observations,
             "state_dependent_std": state_dependent_std,
+            "squash": squash,
             "orthogonal_gain": orthogonal_gain,
             "last_hidden_gain": last_hidden_gain,
             "precision": precision,
@@ -310,6 +377,7 @@ class O2OSACPolicy(EnsemblePolicyMixin, SACPolicy):  # type: ignore[misc]
             **kwargs,
             layer_norm=extra["actor_layer_norm"],
             state_dependent_std=extra["state_dependent_std"],
+            squash=extra["squash"],
             **self._shared_extra(),
         ).to(self.device)
 

@@ -11,6 +11,7 @@ from sb3_o2o.objectives.alignment import (
     ReevaluationObjective,
     StochasticAlignmentObjective,
 )
+from sb3_o2o.objectives.awac import AWACObjective
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Penalty, Step
 from sb3_o2o.objectives.bc import BCObjective
 from sb3_o2o.objectives.cql import CalQLObjective, CQLObjective
@@ -19,7 +20,13 @@ from sb3_o2o.objectives.edac import EDACObjective, SACNObjective
 from sb3_o2o.objectives.iql import IQLObjective
 from sb3_o2o.objectives.learner import CriticLearner, CriticSet, Learner, PPOLearner, SACLearner, TD3Learner
 from sb3_o2o.objectives.objective import Objective, SACObjective
-from sb3_o2o.objectives.ppo_objectives import MonteCarloValueObjective, PPOBCObjective, PPOIQLObjective
+from sb3_o2o.objectives.ppo_objectives import (
+    MonteCarloValueObjective,
+    PPOAWACObjective,
+    PPOBCObjective,
+    PPOCritics,
+    PPOIQLObjective,
+)
 from sb3_o2o.objectives.spot import SPOTObjective
 from sb3_o2o.objectives.td3_bc import TD3BCObjective
 from sb3_o2o.objectives.td3_objective import TD3Objective
@@ -33,6 +40,7 @@ SAC_OBJECTIVES: dict[str, type[Objective]] = {
     "sac_n": SACNObjective,
     "edac": EDACObjective,
     "iql": IQLObjective,
+    "awac": AWACObjective,
 }
 #: objectives that TD3 can minimise
 TD3_OBJECTIVES: dict[str, type[Objective]] = {
@@ -43,7 +51,11 @@ TD3_OBJECTIVES: dict[str, type[Objective]] = {
     "spot": SPOTObjective,
 }
 #: objectives that PPO can minimise offline
-PPO_OBJECTIVES: dict[str, type[Objective]] = {"bc": PPOBCObjective, "iql": PPOIQLObjective}
+PPO_OBJECTIVES: dict[str, type[Objective]] = {
+    "bc": PPOBCObjective,
+    "iql": PPOIQLObjective,
+    "awac": PPOAWACObjective,
+}
 
 
 #: the same by the algorithm's short name
@@ -118,6 +130,7 @@ __all__ = [
     "PPO_OBJECTIVES",
     "SAC_OBJECTIVES",
     "TD3_OBJECTIVES",
+    "AWACObjective",
     "BCObjective",
     "Batch",
     "CQLObjective",
@@ -132,7 +145,9 @@ __all__ = [
     "LossesAndMetrics",
     "MonteCarloValueObjective",
     "Objective",
+    "PPOAWACObjective",
     "PPOBCObjective",
+    "PPOCritics",
     "PPOIQLObjective",
     "PPOLearner",
     "Penalty",

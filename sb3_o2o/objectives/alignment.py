@@ -106,8 +106,8 @@ class StochasticAlignmentObjective(SACObjective):
         (reference,) = self._reference
         anchors = reference.mode(batch.observations).clamp(-self.action_clip, self.action_clip)
         mean, log_std, _ = reference.get_action_dist_params(batch.observations)
-        anchor_log_prob = F.squashed_log_prob(mean, log_std, anchors, self.action_clip)
-        log_prob = F.squashed_log_prob(mean, log_std, actions, self.action_clip)
+        anchor_log_prob = reference.density(mean, log_std, anchors, self.action_clip)
+        log_prob = reference.density(mean, log_std, actions, self.action_clip)
         pair = th.stack([actions, anchors], dim=1)
         values, anchor_values = F.reduce_ensemble(
             self.model.critic_target.q_values(batch.observations, pair), "min"

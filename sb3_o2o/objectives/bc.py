@@ -37,8 +37,7 @@ def check_imitation(model: Learner, objective: str, argument: str, loss: str | N
         )
     if loss == "likelihood" and model.use_sde:
         raise ValueError(
-            f"Objective {objective!r} scores actions under a squashed Gaussian, which gSDE is not: "
-            f"use {argument}='mse'."
+            f"Objective {objective!r} scores actions under a Gaussian, which gSDE is not: use {argument}='mse'."
         )
     return loss
 
@@ -103,10 +102,10 @@ class BCObjective(Objective):
         """
         model = self.model
         mean, log_std, _ = model.actor.get_action_dist_params(batch.observations)
-        loss = -F.squashed_log_prob(mean, log_std, batch.actions, self.action_clip)
+        loss = -model.actor.density(mean, log_std, batch.actions, self.action_clip)
         if not self.entropy_term:
             return {"actor": loss.mean()}, {"ent_coef": ent_coef}
-        _, log_prob = F.squashed_gaussian(mean, log_std, noise)
+        _, log_prob = model.actor.sample(mean, log_std, noise)
         losses = {"actor": (loss + ent_coef * log_prob).mean()}
         if model.log_ent_coef is not None:
             losses["ent_coef"] = F.temperature_loss(model.log_ent_coef, log_prob, float(model.target_entropy))

@@ -15,7 +15,8 @@ from sb3_o2o.networks.ensemble import EnsembleMLP
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.networks.value import ValueNetwork
 from sb3_o2o.objectives import functional as F
-from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step
+from sb3_o2o.objectives.awac import AWACObjective
+from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Optimizers, Step
 from sb3_o2o.objectives.bc import BCObjective
 from sb3_o2o.objectives.iql import IQLObjective
 from sb3_o2o.objectives.learner import PPOLearner
@@ -70,7 +71,77 @@ class PPOBCObjective(BCObjective):
         return losses, {"entropy": entropy.detach(), "ent_coef": ent_coef}
 
 
-class PPOIQLObjective(IQLObjective):
+class PPOCritics:
+    """
+    Action values for PPO, which has none: critics and target networks that belong to the objective and read the actor's
+    features, which they do not train. What pre-trains the policy asks them; fine-tuning does not.
+    """
+
+    model: Any
+    critic: EnsembleMLP
+    critic_target: EnsembleMLP
+    optimizers: Optimizers
+
+    def make_critics(self, n_critics: int, net_arch: list[int] | None, tau: float) -> None:
+        """
+        :param n_critics: critics in the ensemble, N
+        :param net_arch: units per hidden layer; the actor's by default
+        :param tau: how fast the target critics follow, in (0, 1]
+        """
+        self.n_critics, self.tau = n_critics, tau
+        self.critic_net_arch = _hidden(self.model) if net_arch is None else list(net_arch)
+        self.critic, self.critic_target = self._new_critics(), self._new_critics()
+        self.critic_target.load_state_dict(self.critic.state_dict())
+        self.optimizers["critic"] = FusedAdam(self.critic.parameters(), lr=self.model.qf_lr_schedule(1.0))
+
+    def _new_critics(self) -> EnsembleMLP:
+        input_dim = self.model.policy.features_dim + get_action_dim(self.model.action_space)
+        return EnsembleMLP(input_dim, self.critic_net_arch, self.n_critics, nn.ReLU).to(self.model.device)
+
+    def features(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        :param obs: ``(batch, *obs)``
+        :return: of the actor's extractor, which is not trained here, ``(batch, features_dim)``
+        """
+        with th.no_grad():
+            return self.model.policy.actor_features(obs)
+
+    def q_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        :param obs: ``(batch, *obs)``
+        :param actions: in [-1, 1], ``(batch, act)``
+        :return: Q of every critic, ``(N, batch)``
+        """
+        return self.critic(self.features(obs), actions)
+
+    def target_q_values(self, obs: PyTorchObs, actions: th.Tensor, members: th.Tensor | None = None) -> th.Tensor:
+        """
+        :param obs: ``(batch, *obs)``
+        :param actions: in [-1, 1], ``(batch, act)``
+        :param members: target critics to evaluate, ``(m,)``; all by default
+        :return: Q of target critics, ``(N, batch)``
+        """
+        return self.critic_target(self.features(obs), actions, members)
+
+    def forget_values(self) -> None:
+        """See :meth:`Objective.forget_values`."""
+        super().forget_values()  # type: ignore[misc]
+        self.critic.load_state_dict(self._new_critics().state_dict())
+        self.critic_target.load_state_dict(self.critic.state_dict())
+        self.optimizers["critic"].state.clear()
+
+    @th.no_grad()
+    def update_targets(self) -> None:
+        """Let the target critics follow."""
+        th._foreach_lerp_(list(self.critic_target.parameters()), list(self.critic.parameters()), self.tau)
+
+
+def _check_tau(objective: str, tau: float) -> None:
+    if not 0 < tau <= 1:
+        raise ValueError(f"tau of objective {objective!r} must lie in (0, 1], not {tau}.")
+
+
+class PPOIQLObjective(PPOCritics, IQLObjective):
     """
     Implicit Q-learning for PPO's actor, see :class:`~sb3_o2o.objectives.IQLObjective`. PPO has no critics: they, their
     target networks and V belong to the objective and read the actor's features. PPO's Gaussian is the one that CORL
@@ -109,8 +180,7 @@ class PPOIQLObjective(IQLObjective):
         critic_net_arch: list[int] | None = None,
         tau: float = 0.005,
     ):
-        if not 0 < tau <= 1:
-            raise ValueError(f"tau of objective 'iql' must lie in (0, 1], not {tau}.")
+        _check_tau("iql", tau)
         super().__init__(
             model,  # type: ignore[arg-type]  # the critics are this objective's own, below
             expectile=expectile,
@@ -122,45 +192,54 @@ class PPOIQLObjective(IQLObjective):
             value_net_arch=_hidden(model) if critic_net_arch is None else critic_net_arch,
             critic_reduction=critic_reduction,
         )
-        self.n_critics, self.tau = n_critics, tau
-        self.critic, self.critic_target = self._new_critics(), self._new_critics()
-        self.critic_target.load_state_dict(self.critic.state_dict())
-        self.optimizers["critic"] = FusedAdam(self.critic.parameters(), lr=model.qf_lr_schedule(1.0))
+        self.make_critics(n_critics, critic_net_arch, tau)
 
     def new_value_network(self) -> ValueNetwork:
         policy = self.model.policy
         assert self._net_arch is not None
         return ValueNetwork(policy.features_dim, self._net_arch, nn.ReLU).to(self.model.device)
 
-    def _new_critics(self) -> EnsembleMLP:
-        input_dim = self.model.policy.features_dim + get_action_dim(self.model.action_space)
-        assert self._net_arch is not None
-        return EnsembleMLP(input_dim, self._net_arch, self.n_critics, nn.ReLU).to(self.model.device)
 
-    def features(self, obs: PyTorchObs) -> th.Tensor:
-        """See :meth:`IQLObjective.features`; the actor's, which are not trained here."""
-        with th.no_grad():
-            return self.model.policy.actor_features(obs)
+class PPOAWACObjective(PPOCritics, AWACObjective):
+    """
+    Advantage-weighted actor-critic for PPO's actor, see :class:`~sb3_o2o.objectives.AWACObjective`; the critics belong
+    to the objective. Online, PPO minimises its own. PPO's Gaussian is the one that CORL trains: neither its mean nor
+    its samples are squashed.
 
-    def q_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
-        """See :meth:`IQLObjective.q_values`."""
-        return self.critic(self.features(obs), actions)
+    :param model: the algorithm whose actor is trained
+    :param temperature: see ``AWACObjective``, as for the next two
+    :param max_weight: largest weight of a transition
+    :param critic_reduction: over the critics' losses
+    :param n_critics: critics in the ensemble, N
+    :param critic_net_arch: units per hidden layer of the critics; the actor's by default
+    :param tau: how fast the target critics follow, in (0, 1]
+    """
 
-    def target_q_values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
-        """See :meth:`IQLObjective.target_q_values`."""
-        return self.critic_target(self.features(obs), actions)
+    value_networks: ClassVar[tuple[str, ...]] = ("critic", "critic_target")
 
-    def forget_values(self) -> None:
-        """See :meth:`Objective.forget_values`."""
-        super().forget_values()
-        self.critic.load_state_dict(self._new_critics().state_dict())
-        self.critic_target.load_state_dict(self.critic.state_dict())
-        self.optimizers["critic"].state.clear()
+    def __init__(
+        self,
+        model: PPOLearner,
+        *,
+        temperature: float = 1 / 3,
+        max_weight: float = 100.0,
+        critic_reduction: str = "sum",
+        n_critics: int = 2,
+        critic_net_arch: list[int] | None = None,
+        tau: float = 0.005,
+    ):
+        _check_tau("awac", tau)
+        super().__init__(
+            model,  # type: ignore[arg-type]  # the critics are this objective's own, below
+            temperature=temperature,
+            max_weight=max_weight,
+            critic_reduction=critic_reduction,
+        )
+        self.make_critics(n_critics, critic_net_arch, tau)
 
-    @th.no_grad()
-    def update_targets(self) -> None:
-        """Let the target critics follow."""
-        th._foreach_lerp_(list(self.critic_target.parameters()), list(self.critic.parameters()), self.tau)
+    def draw_members(self) -> th.Tensor | None:
+        """See :meth:`AWACObjective.draw_members`; all, PPO has no subsets."""
+        return None
 
 
 def _hidden(model: PPOLearner) -> list[int]:

@@ -15,7 +15,7 @@ NETWORK_ARGUMENTS = ("policy_kwargs", "n_critics", "critic_layer_norm", "actor_l
 #: arguments that say what critics are like
 CRITIC_ARGUMENTS = frozenset(("n_critics", "critic_layer_norm", "policy_kwargs"))
 #: arguments of a policy that shape its actor alone
-_OF_ACTORS = ("log_std_init", "use_expln", "clip_mean", "state_dependent_std", "squash_mean")
+_OF_ACTORS = ("log_std_init", "use_expln", "clip_mean", "state_dependent_std", "squash", "squash_mean")
 #: that shape its value networks alone
 _OF_VALUES = ("n_critics", "value_activation_fn")
 #: that say how fresh weights are drawn
@@ -174,7 +174,7 @@ def _differing(model: Any, wanted: dict[str, Any]) -> list[str]:
     have = {"activation_fn": policy.activation_fn, **policy.extra_arguments}
     if have.get("value_activation_fn", 0) is None:
         have["value_activation_fn"] = have["activation_fn"]
-    for name in ("activation_fn", "value_activation_fn", "squash_mean"):
+    for name in ("activation_fn", "value_activation_fn", "squash", "squash_mean"):
         if name in wanted and name in have:
             found += _differs(name, *(getattr(value, "__name__", value) for value in (wanted[name], have[name])))
     return found
