@@ -2,13 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
+from sb3_o2o.errors import NonFiniteError
 from sb3_o2o.version import __version__
 
 if TYPE_CHECKING:
     from sb3_o2o.algorithms import O2OPPO, O2OSAC, O2OTD3
     from sb3_o2o.data import OfflineDataset
 
-__all__ = ["O2OPPO", "O2OSAC", "O2OTD3", "OfflineDataset", "__version__"]
+__all__ = ["O2OPPO", "O2OSAC", "O2OTD3", "NonFiniteError", "OfflineDataset", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

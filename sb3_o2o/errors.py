@@ -25,6 +25,34 @@ _WORDS = {
 }
 
 
+class NonFiniteError(FloatingPointError):
+    """
+    NaN or infinity appeared in a run, which ended before it could spread, or in the weights of a model that is about to
+    be saved or was loaded.
+
+    :param what: what was first not finite, where and when, a sentence
+    :param advice: what to do about it, further sentences
+    :param arrays: the values among which it is, by name: a batch, or what an environment gave
+    """
+
+    def __init__(self, what: str, advice: str = "", arrays: Mapping[str, Any] | None = None):
+        super().__init__(what)
+        self.what = what
+        self.advice = advice
+        #: the values among which it is, as NumPy arrays by name; observations of a dictionary as ``observations/key``
+        self.arrays = dict(arrays or {})
+        #: the file that they were written to (``nonfinite.npz``); None where the run has no folder
+        self.path: str | None = None
+
+    def __str__(self) -> str:
+        where = ""
+        if self.path is not None:
+            where = f"The values are kept in {self.path}."
+        elif self.arrays:
+            where = "The values are kept in the error's attribute arrays."
+        return " ".join(each for each in (self.what, self.advice, where) if each)
+
+
 def unknown(kind: str, name: object, options: Iterable[str]) -> ValueError:
     """
     Build the error for a name that does not exist, naming the nearest one that does.

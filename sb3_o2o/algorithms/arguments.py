@@ -31,6 +31,7 @@ from sb3_o2o.kinds import (
 )
 from sb3_o2o.objectives import Objective
 from sb3_o2o.recipes.recipe_files import Recipe
+from sb3_o2o.updates.finite import RAISE, ROLLBACK
 
 Rate = float | Schedule
 PPORate = float | str | Schedule
@@ -188,6 +189,17 @@ class SharedArguments(TypedDict, total=False):
     pretrain_steps: Annotated[
         int,
         Argument(whole(0), "gradient steps that ``learn`` makes on ``dataset`` first, if they have not been made", 0),
+    ]
+    on_nonfinite: Annotated[
+        str,
+        Argument(
+            one_of(RAISE, ROLLBACK),
+            "what happens where a loss, a weight, an observation or a reward is NaN or infinite. ``'raise'`` ends the "
+            "run with ``NonFiniteError``, which names it and keeps the batch. ``'rollback'`` goes back to the weights "
+            "and optimisers of at most 2,000 updates before, and on with other random numbers, up to three times in a "
+            "call",
+            RAISE,
+        ),
     ]
     compile: Annotated[
         bool,

@@ -20,11 +20,12 @@ from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 from sb3_o2o.algorithms.offline_to_online import OfflineToOnlineAlgorithm
 from sb3_o2o.data import MixedReplayBuffer, MonteCarloDictReplayBuffer, MonteCarloReplayBuffer, OfflineDataset
 from sb3_o2o.data.filling import fill_replay_buffer
-from sb3_o2o.data.online import can_be_sampled
+from sb3_o2o.data.online import can_be_sampled, close_episodes
 from sb3_o2o.data.rewards import scaled_rewards
 from sb3_o2o.errors import check_keyword_arguments
 from sb3_o2o.objectives import Objective, ReevaluationObjective, make_objective, objective_class
 from sb3_o2o.transfer.archive import OFF_POLICY_ACTING
+from sb3_o2o.updates.finite import TROUBLE
 from sb3_o2o.updates.sampling import fit_normalizer
 
 if TYPE_CHECKING:
@@ -189,10 +190,26 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
         """SB3's; before it, callbacks may run their gradient-only phases, and a stop may be asked for."""
         if not self.may_collect():
             return RolloutReturn(0, 0, continue_training=False)
-        rollout = super().collect_rollouts(env, callback, *args, **kwargs)
+        watch = self.loop.watch
+        watch.before_updates()
+        try:
+            rollout = super().collect_rollouts(watch.env(env), callback, *args, **kwargs)
+        except TROUBLE as error:
+            watch.answer(error)  # raises unless the model has gone back to earlier weights
+            self._begin_new_episodes()
+            return RolloutReturn(0, 0, continue_training=True)
         if self.recipe_count is not None:
             self.call.rounds = self.recipe_count.rounds(self.gradient_steps, self.n_envs)
         return rollout
+
+    def _begin_new_episodes(self) -> None:
+        """After a step that was not stored."""
+        close_episodes(self.replay_buffer)
+        super()._begin_new_episodes()
+        if self._vec_normalize_env is not None:
+            self._last_original_obs = self._vec_normalize_env.get_original_obs()
+        if self.action_noise is not None:
+            self.action_noise.reset()
 
     def note_on_counts(self) -> str | None:
         """See :class:`~sb3_o2o.recipes.counts.RecipeCount`."""

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -30,6 +31,7 @@ from sb3_o2o.transfer import renewal
 from sb3_o2o.updates import gradient_phases, pretraining, sampling
 from sb3_o2o.updates.call import Call
 from sb3_o2o.updates.finetuning_run import FineTuningRun
+from sb3_o2o.updates.finite import RAISE
 from sb3_o2o.updates.hooks import Hooks, as_list, refuse_conflicts, walk
 from sb3_o2o.updates.loop import UpdateLoop
 from sb3_o2o.updates.phases import FINETUNING, PRETRAINING
@@ -83,6 +85,7 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
     pretrain_kwargs: dict[str, Any] | None = None
     pretrain_keys: ClassVar[tuple[str, ...]] = ()
     compile: bool
+    on_nonfinite: str = RAISE  # of models that were saved without
     #: where SAC's temperature starts and why, if the policy that was handed over came with none
     temperature_note: str | None = None
     actor_batch: str = "minibatch"
@@ -324,6 +327,7 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
         :param reset_gradient_steps: count from zero; False goes on, as after an interruption
         :return: this model
         :raises ValueError: if the dataset does not fit, or there is nothing to do
+        :raises NonFiniteError: if a loss or a weight is NaN or infinite, see ``on_nonfinite``
         """
         if self.pretrain_kwargs and not self.online_arguments:
             warnings.warn(
@@ -455,6 +459,8 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
             self.action_noise = noise  # SB3 has reset it, as if an episode had ended
         self.call.is_collecting, self.call.shows_progress = False, progress_bar
         self.call.take(callback, offline=False)
+        self.loop.watch.begin_call()
+        self.loop.watch.check_first(self._last_obs)
         self.finetuning_run.bring_in(walk(callback))
         self.hooks.deliver_to(walk(callback))
         self.loop.optimizers(self.finetuning_objective)  # refuses losses that share a name
@@ -506,6 +512,13 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
         own = {id(each) for each in self.finetuning}
         given = [each for each in as_list(callback) if id(each) not in own]  # an event is one, whoever names it twice
         return super()._init_callback([*self.finetuning, *given], progress_bar)
+
+    def _begin_new_episodes(self) -> None:
+        """Reset the environments in the middle of a call, after a step that was not stored."""
+        assert self.env is not None
+        self._last_obs = self.env.reset()  # type: ignore[assignment]
+        self._last_episode_starts = np.ones((self.env.num_envs,), dtype=bool)
+        self.loop.watch.check_first(self._last_obs)
 
     def may_collect(self) -> bool:
         """:return: whether a rollout may begin, after callbacks did what comes before it"""

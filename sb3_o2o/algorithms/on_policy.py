@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
@@ -22,6 +23,7 @@ from sb3_o2o.networks.ppo_policies import ACTIVATIONS, O2OPPOPolicy
 from sb3_o2o.objectives import MonteCarloValueObjective, Objective, PPOCritics
 from sb3_o2o.transfer.archive import ON_POLICY_ACTING
 from sb3_o2o.transfer.weights import OnPolicyWeights, Weights
+from sb3_o2o.updates.finite import TROUBLE, named_arrays
 from sb3_o2o.updates.hooks import UPDATE_HOOKS, Hooks, as_list, walk
 
 if TYPE_CHECKING:
@@ -184,15 +186,33 @@ class O2OOnPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
         if not self.may_collect():
             return False
         self.start_finetuning()  # the first rollout is a part of the first update
+        watch = self.loop.watch
+        watch.before_updates(every=1)
+        env = watch.env(env)
         if (self.reward_scale, self.reward_shift) != (1.0, 0.0):
             env = ScaledRewards(env, self.reward_scale, self.reward_shift)
-        return super().collect_rollouts(env, callback, *args, **kwargs)
+        while True:
+            try:
+                return super().collect_rollouts(env, callback, *args, **kwargs)
+            except TROUBLE as error:
+                watch.answer(error)  # raises unless the model has gone back to earlier weights
+                self._begin_new_episodes()
 
     def train(self) -> None:
         """Stable-Baselines3's update on the last rollout."""
         self.hooks.call("before_updates")
-        with self._gradient_hooks():
-            super().train()
+        watch = self.loop.watch
+        try:
+            with self._gradient_hooks():
+                super().train()
+            watch.check_weights()
+        except TROUBLE as error:
+            watch.answer(error, kept=self._rollout_arrays)
+
+    def _rollout_arrays(self) -> dict[str, np.ndarray]:
+        """What the last update was made on."""
+        names = ("observations", "actions", "rewards", "returns", "advantages", "values", "log_probs", "episode_starts")
+        return named_arrays({name: getattr(self.rollout_buffer, name) for name in names})
 
     def note_on_counts(self) -> str | None:
         """See :class:`~sb3_o2o.recipes.counts.RecipeCount`."""
@@ -208,7 +228,10 @@ class O2OOnPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
             self.hooks.call("on_gradient_step")
             self.max_grad_norm = inside
 
-        handles = [optimizer.register_step_post_hook(tell)]
+        def look(*_: Any) -> None:
+            self.loop.watch.check_gradients(optimizer)
+
+        handles = [optimizer.register_step_post_hook(tell), optimizer.register_step_pre_hook(look)]
         if self.value_learning_rate is not None:
 
             def clip(*_: Any) -> None:

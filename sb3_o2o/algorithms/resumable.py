@@ -12,10 +12,14 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_o2o.data.normalization import Normalizer
+from sb3_o2o.errors import NonFiniteError
 from sb3_o2o.files import whole_file
 from sb3_o2o.resume import bundle, copying
 from sb3_o2o.updates.call import Call
+from sb3_o2o.updates.finite import keep, log_folder
 from sb3_o2o.updates.hooks import Hooks
+from sb3_o2o.updates.loop import UpdateLoop
+from sb3_o2o.updates.trained import refuse_not_finite
 
 if TYPE_CHECKING:
     from typing import Self
@@ -30,13 +34,24 @@ class ResumableAlgorithm(_Base):
 
     call: Call
     hooks: Hooks
+    loop: UpdateLoop
     finetuning: list[Any]
 
     def learn(self, *args: Any, **kwargs: Any) -> Self:
-        """SB3's ``learn``, with its arguments."""
+        """
+        SB3's ``learn``, with its arguments.
+
+        :raises NonFiniteError: if a loss, a weight or what the environment gives is NaN or infinite, see
+            ``on_nonfinite``
+        """
         try:
             with self.call.running():
-                return super().learn(*args, **kwargs)  # type: ignore[safe-super]
+                super().learn(*args, **kwargs)  # type: ignore[safe-super]
+                self.loop.watch.check_weights()
+                return self
+        except NonFiniteError as error:
+            keep(error, log_folder(self))
+            raise
         finally:
             self.call.let_go(self.finetuning, self.hooks)
 
@@ -88,7 +103,14 @@ class ResumableAlgorithm(_Base):
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return copying.deep_copy(self, memo)  # type: ignore[no-any-return]
 
-    def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
+    def save(
+        self,
+        path: Any,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+        *,
+        allow_nonfinite: bool = False,
+    ) -> None:
         """
         Stable-Baselines3's ``save``. The file replaces what was there when it is complete and on the disk. The
         statistics of ``VecNormalize``, without which the policy cannot act, go along.
@@ -96,10 +118,14 @@ class ResumableAlgorithm(_Base):
         :param path: of the zip, whose ending may be left out, or a binary file
         :param exclude: attributes to leave out as well
         :param include: attributes to save although they are left out otherwise
+        :param allow_nonfinite: save weights that hold NaN or infinity as well, to look at them elsewhere
         :raises OSError: if it cannot be written
+        :raises NonFiniteError: if weights hold NaN or infinity; nothing is written then
         """
         if self.env is not None:
             self.saved_normalizer = Normalizer.of(self._vec_normalize_env)
+        if not allow_nonfinite:
+            refuse_not_finite(self, "Not saved", "save(path, allow_nonfinite=True) writes it as it is.")
         if not isinstance(path, str | os.PathLike):
             super().save(path, exclude, include)  # type: ignore[misc]
             return

@@ -41,9 +41,11 @@ class TransferableAlgorithm(_Base):
         :param path: a zip, with or without the ending, or a file-like object
         :param env: the environment to go on in, or its id
         :param device: where the networks live
-        :param kwargs: SB3's other arguments of ``load``, and constructor arguments to change
+        :param kwargs: SB3's other arguments of ``load``, and constructor arguments to change; ``allow_nonfinite=True``
+            opens weights that hold NaN or infinity as well
         :return: the model
         :raises ValueError: if the file is something else, or an argument is unknown
+        :raises NonFiniteError: if weights hold NaN or infinity
         """
         return loading.load(cls, super().load, path, env, device, kwargs)  # type: ignore[no-any-return]
 
@@ -131,6 +133,7 @@ class TransferableAlgorithm(_Base):
             tuning
         :return: a model whose next call is ``learn``
         :raises ValueError: if the source cannot be used, naming what would help
+        :raises NonFiniteError: if weights that are kept hold NaN or infinity
         """
         return load_offline(  # type: ignore[no-any-return]
             cls,

@@ -145,6 +145,19 @@ def can_be_sampled(buffer: ReplayBuffer) -> bool:
     return n_sampleable is None or n_sampleable > 0
 
 
+def close_episodes(buffer: Any) -> None:
+    """
+    End the episodes that are under way, whose environments begin new ones: their last transitions are truncations.
+
+    :param buffer: any replay buffer
+    """
+    if hasattr(buffer, "truncate_last_trajectory"):
+        buffer.truncate_last_trajectory()
+    elif buffer.size() > 0:
+        last = (buffer.pos - 1) % buffer.buffer_size
+        buffer.dones[last] = buffer.timeouts[last] = 1.0
+
+
 def unfinished_steps(buffer: ReplayBuffer) -> np.ndarray:
     """
     :param buffer: any replay buffer

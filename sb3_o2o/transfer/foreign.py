@@ -99,7 +99,9 @@ def as_ours(source: Any) -> Any:
             return source
         is_stock = isinstance(source, algorithm.stock_class) and type(source.policy) in algorithm.stock_policies
         if is_stock and algorithm.weights.takes_over(source):
-            return algorithm.load(to_memory(source), device=source.device, **algorithm.acting_arguments)
+            return algorithm.load(
+                to_memory(source), device=source.device, allow_nonfinite=True, **algorithm.acting_arguments
+            )
     return source
 
 

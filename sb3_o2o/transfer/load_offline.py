@@ -44,7 +44,7 @@ OFFLINE_ARGUMENTS = ("objective", "objective_kwargs", "pretrain_steps", "pretrai
 _RUN_ARGUMENTS = (
     *("policy", "env", "recipe", "seed", "device", "verbose", "tensorboard_log", "stats_window_size"),
     *("use_sde", "sde_sample_freq", "use_sde_at_warmup", "action_noise", "dataset", "dataset_kwargs"),
-    *("compile", "precision", "_init_setup_model"),
+    *("compile", "precision", "on_nonfinite", "_init_setup_model"),
 )
 
 
@@ -134,7 +134,7 @@ def _from_saved(
     kept = kept_networks(training, from_recipe, given, saved.get("finished_phases") or ())
     model = None
     if not kept.both or saved.get("online_arguments") or not CRITIC_ARGUMENTS.isdisjoint(apart):
-        model = algorithm.load(path, env=env, device=device, custom_objects=custom)
+        model = algorithm.load(path, env=env, device=device, custom_objects=custom, allow_nonfinite=True)
         if recipe is None:  # saved with the arguments of pre-training in place, and these beside them
             from_recipe, apart = model.online_arguments, model.pretrain_kwargs or {}
     # what a recipe leaves out is the constructor's default, not what an earlier recipe left in the zip
@@ -151,6 +151,7 @@ def _from_saved(
     settings.update({name: value for name, value in given.items() if name not in of_model})
     if model is None:
         settings.update({} if recipe is None else {"recipe": recipe})
+        settings["allow_nonfinite"] = True  # what is kept is looked at in the end
         model = algorithm.load(path, env=env, device=device, custom_objects=custom, **settings)
         temperature = own_temperature(model)
     else:

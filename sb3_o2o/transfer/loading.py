@@ -10,12 +10,14 @@ import torch as th
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.save_util import recursive_getattr
 
+from sb3_o2o.kinds import FLAG
 from sb3_o2o.networks.normalizer import has_statistics
 from sb3_o2o.recipes.recipe_files import environment_id, load_recipe
 from sb3_o2o.transfer.architecture import NETWORK_ARGUMENTS
 from sb3_o2o.transfer.archive import saved_family, saved_model_path
 from sb3_o2o.transfer.seeing import restore_normalizer
 from sb3_o2o.updates import pretraining
+from sb3_o2o.updates.trained import refuse_not_finite
 
 _IN_MEMORY = "a model in memory"
 
@@ -34,7 +36,8 @@ def load(
     :param kwargs: further arguments of ``load``, and constructor arguments to change
     :return: the model
     """
-    path = saved_model_path(path) or path
+    path, allow_nonfinite = saved_model_path(path) or path, kwargs.pop("allow_nonfinite", False)
+    FLAG.check("load(allow_nonfinite)", allow_nonfinite)
     family = saved_family(path)
     if family != algorithm.stock_class.__name__:
         what = "no model that can be recognised" if family == "unknown" else f"a {family} model"
@@ -74,6 +77,13 @@ def load(
     # of what to_sb3 made, stock attributes say nothing
     model.has_statistics = model.has_statistics or has_statistics(model.policy)
     restore_normalizer(model)
+    if not allow_nonfinite:
+        refuse_not_finite(
+            model,
+            f"{path if isinstance(path, str | os.PathLike) else _IN_MEMORY} was saved after training had failed",
+            "Go on from an earlier checkpoint; load(path, allow_nonfinite=True) opens it as it is, and "
+            "load_offline(path, load_critic=False), or load_actor=False, takes over a part that is finite.",
+        )
     return model
 
 

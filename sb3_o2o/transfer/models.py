@@ -12,6 +12,7 @@ from sb3_o2o.recipes.recipe_files import Recipe, environment_id, load_recipe
 from sb3_o2o.transfer.architecture import Kept
 from sb3_o2o.transfer.renewal import keep_critics
 from sb3_o2o.updates.phases import PRETRAINING
+from sb3_o2o.updates.trained import refuse_not_finite
 
 
 def build(algorithm: Any, env: Any, policy: str | None, recipe: Recipe | None, given: dict[str, Any]) -> Any:
@@ -56,4 +57,9 @@ def ready_to_finetune(model: Any, given: dict[str, Any], kept: Kept) -> Any:
     model.begin_new_run()
     if model.phase != PRETRAINING:
         model.phase = None
+    refuse_not_finite(
+        model,
+        "What load_offline takes over is not finite",
+        "Start from an earlier checkpoint, or leave out the part that failed: load_critic=False, or load_actor=False.",
+    )
     return model

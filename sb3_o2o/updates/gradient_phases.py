@@ -74,6 +74,7 @@ def run_phase(
     if model.phase_steps[name] < n_steps:
         model.call.request_stop()  # for those who wait for the end of this phase
         return False
+    model.loop.watch.check_weights()
     model.finished_phases.append(name)
     if outer not in (None, PRETRAINING, *model.phase_steps):  # a warm-up, which is still to come
         model.set_phase(str(outer))

@@ -7,9 +7,11 @@ from itertools import chain
 import torch as th
 from stable_baselines3.common.utils import update_learning_rate
 
+from sb3_o2o.errors import NonFiniteError
 from sb3_o2o.networks.optimizers import set_gradients, step_all
 from sb3_o2o.objectives import Objective
 from sb3_o2o.objectives.batch import Batch
+from sb3_o2o.updates.finite import TROUBLE, FiniteWatch
 from sb3_o2o.updates.gradients import GradientFunctions
 from sb3_o2o.updates.metrics import Metrics
 from sb3_o2o.updates.sampling import sample
@@ -28,6 +30,7 @@ class UpdateLoop:
         self.model = model
         self.metrics = Metrics()
         self.gradients = GradientFunctions(model.compile, model.verbose)
+        self.watch = FiniteWatch(model)
 
     def forget_graphs(self) -> None:
         """Compile anew, as after networks changed their shapes."""
@@ -47,12 +50,16 @@ class UpdateLoop:
         self.update_learning_rates()
         block = sample(model, batch_size * gradient_steps) if model.draws_blocks(gradient_steps) else None
         for step in range(gradient_steps):
+            self.watch.before_updates()
             batch = (
                 sample(model, batch_size) if block is None else block.part(step * batch_size, (step + 1) * batch_size)
             )
             on_block = block is not None and model.actor_batch == "block" and model.active_objective.delayed
             actor_batch = block if on_block else batch
-            self.metrics.add(self.update(batch, actor_batch, step))
+            try:
+                self.metrics.add(self.update(batch, actor_batch, step))
+            except TROUBLE as error:
+                self.watch.answer(error, batch)  # raises unless the model has gone back to earlier weights
 
     def update(self, batch: Batch, actor_batch: Batch | None = None, step: int = 0) -> dict[str, th.Tensor]:
         """
@@ -82,6 +89,7 @@ class UpdateLoop:
         :param actor_batch: transitions for the actor; None when it waits
         :param prepare: train what the objective needs before pre-training instead
         :return: losses and metrics, detached, on the device
+        :raises NonFiniteError: if a loss is not finite; no optimiser has stepped on it
         """
         model, hooks = self.model, self.model.hooks
         objective = model.active_objective
@@ -99,6 +107,7 @@ class UpdateLoop:
         metrics: dict[str, th.Tensor] = {}
         for step in steps:
             losses, step_metrics, gradients = self.gradients(step, parameters)
+            self.watch.check_losses(losses, batch)
             for name, values in zip(losses, gradients, strict=True):
                 set_gradients(parameters[name], values)
             step_all(optimizers[name] for name in losses)  # once all gradients of the step are formed
@@ -132,6 +141,10 @@ class UpdateLoop:
 
         :param prefix: of the keys: ``train``, ``offline``, or ``finetune/`` and a phase
         """
+        try:
+            self.watch.read()
+        except NonFiniteError as error:
+            self.watch.roll_back(error)
         model, sums = self.model, self.metrics.sums
         for name, value in self.metrics.means().items():
             model.logger.record(f"{prefix}/{name}", value)

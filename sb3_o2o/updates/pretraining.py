@@ -11,9 +11,10 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import configure_logger
 
 from sb3_o2o.data import OfflineDataset
-from sb3_o2o.errors import check_type
+from sb3_o2o.errors import NonFiniteError, check_type
 from sb3_o2o.networks.normalizer import needs_statistics, set_observation_statistics
 from sb3_o2o.updates.bars import PretrainingProgressBar
+from sb3_o2o.updates.finite import keep, log_folder
 from sb3_o2o.updates.gradient_phases import gradient_steps, prepare_objective
 from sb3_o2o.updates.hooks import as_list, refuse_conflicts, refuse_unheard, walk
 from sb3_o2o.updates.phases import PRETRAINING
@@ -64,7 +65,11 @@ def pretrain(
         callbacks.on_training_start({**locals(), "self": model, "total_timesteps": total}, globals())
         with model.call.running():
             _run(model, callbacks, total, log_interval)
+            model.loop.watch.check_weights()
         callbacks.on_training_end()
+    except NonFiniteError as error:
+        keep(error, log_folder(model))
+        raise
     finally:
         for bar in bars:
             bar.close()
@@ -148,6 +153,7 @@ def _start(model: Trainee, callback: BaseCallback, start: int, total: int) -> No
     if start == 0:
         model.begin_new_run()
     model.call.take(callback, offline=True)
+    model.loop.watch.begin_call()
     model.hooks.deliver_to([*model.finetuning, *walk(callback)], offline=True)
     model.num_timesteps, model._total_timesteps = model.n_pretrain_steps, total
     model.start_time = time.time_ns()

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_o2o.data import OfflineDataset, OfflineReplayBuffer
 from sb3_o2o.objectives import Batch, Objective
 from sb3_o2o.updates.call import Call
+from sb3_o2o.updates.finite import FiniteWatch
 from sb3_o2o.updates.hooks import Hooks
 from sb3_o2o.updates.metrics import Metrics
 
@@ -21,6 +22,7 @@ class Loop(Protocol):
     """The algorithm's :class:`~sb3_o2o.updates.loop.UpdateLoop`."""
 
     metrics: Metrics
+    watch: FiniteWatch
 
     def run(self, gradient_steps: int, batch_size: int) -> None:
         """Make updates on sampled batches."""
@@ -51,6 +53,7 @@ class Trainee(Protocol):
     dataset_kwargs: dict[str, Any] | None
     pretrain_steps: int
     compile: bool
+    on_nonfinite: str
     verbose: int
     tensorboard_log: str | None
     # -- saved with the model
