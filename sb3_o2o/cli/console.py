@@ -7,6 +7,8 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from sb3_o2o.errors import NonFiniteError
+
 console = Console()
 error_console = Console(stderr=True)
 
@@ -42,12 +44,13 @@ class FriendlyGroup(TyperGroup):
         except KeyboardInterrupt:
             when = " before training started" if ctx.invoked_subcommand in _TRAINING_COMMANDS else ""
             stop(f"Interrupted{when}: nothing was saved.")
-        except (ValueError, OSError, ImportError) as error:
+        except (ValueError, OSError, ImportError, NonFiniteError) as error:
             if ctx.find_root().params.get("traceback"):
                 raise
             error_console.print("[bold red]Error:[/]", end=" ")
             error_console.print(str(error), markup=False, highlight=False, soft_wrap=True)
-            raise typer.Exit(2) from error
+            # a run that fails by itself is no mistake of the command line
+            raise typer.Exit(1 if isinstance(error, NonFiniteError) else 2) from error
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -22,6 +22,7 @@ from sb3_o2o.cli.shared_options import (
     Settings,
     Threads,
 )
+from sb3_o2o.errors import NonFiniteError
 
 if TYPE_CHECKING:
     from sb3_o2o.recipes import Recipe
@@ -317,13 +318,24 @@ def _prepare(
     return prepared
 
 
+def _how_to_go_on(command: str, folder: "RunFolder") -> str:
+    """What a run that failed by itself still has."""
+    if folder.resume_bundle.is_dir():
+        return f" Go on from its last good state with: sb3-o2o {command} --resume {quote(str(folder.path))}"
+    saved = _last_saved(folder)
+    return "" if saved is None else f" Its last saved model: {saved}."
+
+
+def _last_saved(folder: "RunFolder") -> Path | None:
+    models = [*folder.path.glob("*/checkpoints/*.zip"), *folder.path.glob("*/model.zip")]
+    return max(models, key=lambda path: path.stat().st_mtime, default=None)
+
+
 def _what_is_left(folder: "RunFolder") -> str:
     """What a run has that was stopped at once, without a resume bundle of where it stood."""
     text = f"Stopped at once: this run's last state was not saved. Run folder: {folder.path}"
-    checkpoints = [*folder.path.glob("*/checkpoints/*.zip"), *folder.path.glob("*/model.zip")]
-    if checkpoints:
-        text += f"\nIts last saved model: {max(checkpoints, key=lambda path: path.stat().st_mtime)}"
-    return text
+    saved = _last_saved(folder)
+    return text if saved is None else f"{text}\nIts last saved model: {saved}"
 
 
 def _run(prepared: Any, folder: "RunFolder") -> None:
@@ -340,6 +352,9 @@ def _run(prepared: Any, folder: "RunFolder") -> None:
         command = prepared.config.command
         next_command("Interrupted and saved. Go on with:", f"sb3-o2o {command} --resume {quote(str(folder.path))}")
         raise typer.Exit(130) from None
+    except NonFiniteError as error:
+        error.advice += _how_to_go_on(prepared.config.command, folder)
+        raise
     finally:
         progress.close()
     if folder.resume_bundle.is_dir():

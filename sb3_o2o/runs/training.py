@@ -28,6 +28,7 @@ from sb3_o2o.diagnostics import (
     report,
 )
 from sb3_o2o.diagnostics.diagnostic import FOLDER as DIAGNOSTICS_FOLDER
+from sb3_o2o.errors import NonFiniteError
 from sb3_o2o.evaluation import Evaluation, NormalizedEvalCallback, ReferenceScore, read_evaluations
 from sb3_o2o.evaluation.episodes import n_side_by_side
 from sb3_o2o.evaluation.plotting import plot_learning_curve
@@ -37,6 +38,7 @@ from sb3_o2o.runs.folder import PHASES, RunConfig, RunFolder, saved_model
 from sb3_o2o.runs.references import reference_for
 from sb3_o2o.transfer.architecture import NETWORK_ARGUMENTS
 from sb3_o2o.transfer.cloning import CloneReport
+from sb3_o2o.updates.finite import keep
 
 #: Added to a run's seed for its evaluation episodes, so that they are not the training's.
 EVALUATION_SEED_OFFSET = 10_000
@@ -230,9 +232,10 @@ def train(
     :param listener: hears about steps, phases and evaluations
     :return: path of the learning curve
     :raises Interrupted: Ctrl-C (or SIGTERM) came; a resume bundle was saved
+    :raises NonFiniteError: something was NaN or infinite; ``nonfinite.npz`` lies in the folder
     """
     prepared.model.tensorboard_log = str(folder.tensorboard)
-    with _stop_on_signal(prepared.model):
+    with _stop_on_signal(prepared.model), _keeping(folder):
         for phase in PHASES:
             if not _run_phase(phase, prepared, folder, listener or RunListener()):
                 prepared.model.save_resume(folder.resume_bundle)
@@ -323,6 +326,16 @@ def _diagnostics(prepared: Prepared, folder: Path, evaluation: NormalizedEvalCal
         found += [DataDiagnostics(log_path=folder), DriftDiagnostics(log_path=folder)]
     misfits = _misfits(prepared.model)
     return [each for each in found if type(each) not in misfits]
+
+
+@contextmanager
+def _keeping(folder: RunFolder) -> Iterator[None]:
+    """What was not finite lies in the run folder itself."""
+    try:
+        yield
+    except NonFiniteError as error:
+        keep(error, folder.path)
+        raise
 
 
 @contextmanager

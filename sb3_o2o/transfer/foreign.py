@@ -41,7 +41,9 @@ def recover_environment(source: Any) -> Any:
 
 def to_memory(model: BaseAlgorithm) -> io.BytesIO:
     stream = io.BytesIO()
-    model.save(stream)
+    # what is kept of it is looked at in the end; only ours ask
+    kwargs: dict[str, Any] = {"allow_nonfinite": True} if hasattr(model, "on_nonfinite") else {}
+    model.save(stream, **kwargs)
     stream.seek(0)
     return stream
 
@@ -62,7 +64,7 @@ def open_saved(
 
     if family in ALGORITHMS_BY_FAMILY and opens_as_ours(path):
         ours = ALGORITHMS_BY_FAMILY[family]
-        return ours.load(path, custom_objects=custom_objects, **ours.acting_arguments)
+        return ours.load(path, custom_objects=custom_objects, allow_nonfinite=True, **ours.acting_arguments)
     algorithm = getattr(stable_baselines3, family, None) or getattr(sb3_contrib, family, None)
     if algorithm is None:
         return None

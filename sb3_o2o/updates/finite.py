@@ -20,6 +20,8 @@ from sb3_o2o.updates.trained import Snapshot, first_not_finite, trained_tensors
 
 #: what NaN may end in, somewhere below
 TROUBLE = (ValueError, RuntimeError, ArithmeticError)
+#: what torch says of a mean that is NaN and of a deviation that is infinite
+_OF_DISTRIBUTIONS = ("to satisfy the constraint", "normal expects all elements of std")
 #: name of the file with the values among which something was not finite
 FILE = "nonfinite.npz"
 #: what a model does about NaN and infinity: its argument ``on_nonfinite``
@@ -46,6 +48,8 @@ class FiniteWatch:
         self.model = model
         #: rollbacks of the present call
         self.rollbacks = 0
+        #: whether losses wait to be read
+        self.waits = model.device.type != "cpu"
         self._snapshots: deque[Snapshot] = deque(maxlen=2)
         self._waiting: list[tuple[int, dict[str, th.Tensor], Batch]] = []
         self._held = 0
@@ -59,10 +63,10 @@ class FiniteWatch:
         :param batch: that they were formed on
         :raises NonFiniteError: for NaN or infinity; on another device than the CPU up to ``READ_EVERY`` updates later
         """
+        if self.waits:
+            self._wait_for(dict(losses), batch)
+            return
         for name, loss in losses.items():
-            if not loss.is_cpu:
-                self._wait_for(dict(losses), batch)
-                return
             if not math.isfinite(loss.item()):
                 raise self._of_loss(name, loss.item(), batch, self.model._n_updates)
 
@@ -122,6 +126,9 @@ class FiniteWatch:
             return
         self.read()
         found = (None if batch is None else self._of_batch(batch)) or self._of_weights(batch)
+        if found is None and any(words in str(error) for words in _OF_DISTRIBUTIONS):
+            text = f"The policy's network gives no distribution of actions at {self._when()} (NaN or too large)."
+            found = NonFiniteError(text, _ADVICE, {} if batch is None else arrays_of(batch))
         if found is not None:
             raise found from error
 
@@ -205,17 +212,17 @@ class FiniteWatch:
         self.rollbacks, self._waiting, self._held = 0, [], 0
         self._snapshots.clear()
 
-    def before_updates(self, every: int = SNAPSHOT_EVERY) -> None:
+    def before_updates(self, every: int | None = None) -> None:
         """
         Keep what can be gone back to, where that is asked for and it is time.
 
-        :param every: updates between two snapshots
+        :param every: updates between two snapshots; ``SNAPSHOT_EVERY`` by default
         :raises NonFiniteError: if something is not finite already
         """
         model = self.model
         if model.on_nonfinite != ROLLBACK:
             return
-        if not self._snapshots or model._n_updates >= self._snapshots[-1].n_updates + every:
+        if not self._snapshots or model._n_updates >= self._snapshots[-1].n_updates + (every or SNAPSHOT_EVERY):
             self.check_weights()
             self._snapshots.append(Snapshot(model, model.call.callbacks))
 

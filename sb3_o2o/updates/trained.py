@@ -50,8 +50,7 @@ def _inside(name: str, value: Any, seen: set[int]) -> Iterator[tuple[str, th.Ten
         if value.is_floating_point():
             yield name, value
     elif isinstance(value, nn.Module):
-        for module_name, module in value.named_modules():
-            yield from _module(f"{name}.{module_name}" if module_name else name, module, seen)
+        yield from _of_module(name, value, seen)
     elif isinstance(value, _OPTIMIZER):
         yield name, value
         yield from _of_optimizer(name, value, seen)
@@ -74,12 +73,13 @@ def _of_optimizer(name: str, optimizer: _OPTIMIZER, seen: set[int]) -> Iterator[
             yield from _inside(f"{name}: {own} of parameter {index}", moment, seen)
 
 
-def _module(name: str, module: nn.Module, seen: set[int]) -> Iterator[tuple[str, th.Tensor | _OPTIMIZER]]:
-    for own, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+def _of_module(name: str, module: nn.Module, seen: set[int]) -> Iterator[tuple[str, th.Tensor | _OPTIMIZER]]:
+    for own, tensor in (*module.named_parameters(), *module.named_buffers()):
         yield from _inside(f"{name}.{own}", tensor, seen)
-    for own, attribute in list(vars(module).items()):
-        if isinstance(attribute, _OPTIMIZER) or own == "optimizers":
-            yield from _inside(f"{name}.{own}", attribute, seen)
+    for inner, owner in module.named_modules():
+        for own, attribute in list(vars(owner).items()):
+            if isinstance(attribute, _OPTIMIZER) or own == "optimizers":
+                yield from _inside(".".join(filter(None, (name, inner, own))), attribute, seen)
 
 
 def _attributes(name: str, owner: Any, seen: set[int]) -> Iterator[tuple[str, th.Tensor | _OPTIMIZER]]:

@@ -131,6 +131,7 @@ ALLOWED: dict[str, tuple[Allows, ...]] = {
     "learning_starts": (number(),),
     "train_freq": (count(1), lambda value: type(value) is tuple and value == (1, "episode")),
     "action_noise": (number(0), none),
+    "on_nonfinite": (text("raise", "rollback"),),
     "replay_buffer_class": (lambda value: value is ReplayBuffer, none),
     "rollout_buffer_class": (none,),
     "target_entropy": (number(), text("auto"), reads("auto_(.*)"), reads("(.*)")),
