@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 import numpy as np
+import torch as th
+
+from sb3_o2o.errors import nearest
 
 #: characters of a value that an error shows
 _LONGEST = 100
@@ -21,13 +24,19 @@ class Kind:
 
     :param texts: what is allowed, one text for each alternative, to follow "must be"
     :param accepts: whether a value is of this kind
+    :param words: those of a list, of which an error names the nearest
     """
 
     texts: tuple[str, ...]
-    accepts: Callable[[Any], bool]
+    accepts: Callable[[Any], bool] = field(repr=False)
+    words: tuple[str, ...] = field(default=(), repr=False)
 
     def __or__(self, other: Kind) -> Kind:
-        return Kind(self.texts + other.texts, lambda value: self.accepts(value) or other.accepts(value))
+        return Kind(
+            self.texts + other.texts,
+            lambda value: self.accepts(value) or other.accepts(value),
+            self.words + other.words,
+        )
 
     def __str__(self) -> str:
         return _either(self.texts)
@@ -39,7 +48,8 @@ class Kind:
         :raises ValueError: if it is nothing of this kind, naming argument, value and what is allowed
         """
         if not self.accepts(value):
-            raise ValueError(f"{name} must be {self}, not {shown(value)}.")
+            meant = nearest(value, self.words) if isinstance(value, str) else ""
+            raise ValueError(f"{name} must be {self}, not {shown(value)}.{meant}")
 
 
 def kind(text: str, accepts: Callable[[Any], bool]) -> Kind:
@@ -83,10 +93,11 @@ def is_number(value: Any) -> bool:
     return is_whole(value) or (isinstance(value, float | np.floating) and not math.isnan(value))
 
 
-def whole(least: int | None = None, most: int | None = None) -> Kind:
+def whole(least: int | None = None, most: int | None = None, *, or_float: bool = False) -> Kind:
     """
     :param least: the smallest that is allowed
     :param most: the largest
+    :param or_float: whether ``5e5`` is one
     :return: integers
     """
     limits = ""
@@ -94,7 +105,8 @@ def whole(least: int | None = None, most: int | None = None) -> Kind:
         limits = f" of at least {least}" if most is None else f" from {least} to {most}"
 
     def accepts(value: Any) -> bool:
-        return is_whole(value) and (least is None or value >= least) and (most is None or value <= most)
+        written = or_float and isinstance(value, float) and value.is_integer()
+        return (is_whole(value) or written) and (least is None or value >= least) and (most is None or value <= most)
 
     return kind(f"a whole number{limits}", accepts)
 
@@ -150,7 +162,7 @@ def one_of(*options: str) -> Kind:
     :param options: words
     :return: one of these
     """
-    return Kind(tuple(map(repr, options)), lambda value: isinstance(value, str) and value in options)
+    return Kind(tuple(map(repr, options)), lambda value: isinstance(value, str) and value in options, options)
 
 
 def instance(text: str, *types: type) -> Kind:
@@ -187,3 +199,37 @@ PATH = instance("a path", str, os.PathLike)
 #: a function of the remaining progress, from 1 to 0, as Stable-Baselines3 has it
 SCHEDULE = kind("a schedule", lambda value: callable(value) and not isinstance(value, type))
 ARGUMENTS = kind("a dictionary {argument: value}", lambda value: isinstance(value, dict) and keyword_arguments(value))
+
+
+def _is_device(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, str | int | th.device):
+        return False
+    try:
+        th.device("cpu" if value == "auto" else value)
+    except RuntimeError:
+        return False
+    return True
+
+
+DEVICE = kind("'auto', or a device of torch such as 'cpu' or 'cuda:0'", _is_device)
+ENVIRONMENT = kind(
+    "an environment",
+    lambda value: hasattr(value, "reset") and hasattr(value, "step") and not isinstance(value, type),
+)
+ENVIRONMENT_OR_ID = ENVIRONMENT | instance("its id", str)
+#: a function, a module or an object that can be called
+FUNCTION = kind("a function", lambda value: callable(value) and not isinstance(value, type))
+
+
+# -- types of arguments, for annotations ---------------------------------------------------------------------------
+
+Count = Annotated[int, whole(1)]
+CountFromZero = Annotated[int, whole(0)]
+Seed = Annotated[int, whole(0, 2**32 - 1)]
+Positive = Annotated[float, number(above=0)]
+NotNegative = Annotated[float, number(0)]
+#: in [0, 1]
+Fraction = Annotated[float, number(0, 1)]
+#: in (0, 1)
+InnerFraction = Annotated[float, number(above=0, below=1)]
+Device = Annotated[th.device | str, DEVICE]

@@ -16,6 +16,7 @@ from sb3_o2o.algorithms.constructors import Argument
 from sb3_o2o.data.sources import DATASET
 from sb3_o2o.kinds import (
     ARGUMENTS,
+    DEVICE,
     FLAG,
     NOTHING,
     PATH,
@@ -80,6 +81,10 @@ def _automatic(least: float) -> Kind:
     return Kind(("'auto'", "a text like 'auto_0.5'"), accepts)
 
 
+#: a temperature that is tuned
+AUTOMATIC = _automatic(0)
+
+
 def _written(least: float) -> Kind:
     """Stable-Baselines3 reads numbers from texts here, which is what YAML makes of ``1e-3``."""
 
@@ -102,16 +107,6 @@ def _is_frequency(value: Any) -> bool:
     )
 
 
-def _is_device(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, str | int | th.device):
-        return False
-    try:
-        th.device("cpu" if value == "auto" else value)
-    except RuntimeError:
-        return False
-    return True
-
-
 COUNT = whole(1)
 FRACTION = number(0, 1)
 POSITIVE = number(above=0)
@@ -123,7 +118,6 @@ PPO_RATE = RATE | kind(
 )
 CLIP_RANGE = POSITIVE | SCHEDULE
 FREQUENCY = COUNT | kind("a tuple like (1, 'episode') or (4, 'step')", _is_frequency)
-DEVICE = kind("'auto', or a device of torch such as 'cpu' or 'cuda:0'", _is_device)
 NOISE = NOT_NEGATIVE | instance("an ActionNoise", ActionNoise) | NOTHING
 OBJECTIVE = instance("the name of an objective", str) | subclass(Objective)
 CALLBACKS = (
@@ -309,7 +303,7 @@ class SACArguments(OffPolicyArguments, ExplorationArguments, total=False):
     ent_coef: Annotated[
         str | float,
         Argument(
-            NOT_NEGATIVE | _written(0) | _automatic(0),
+            NOT_NEGATIVE | _written(0) | AUTOMATIC,
             "{stock}. Where pre-training has tuned no temperature (``'iql'``, ``'bc'``), fine-tuning starts where "
             "``'auto_0.1'`` says, and with plain ``'auto'`` at 0.2 (Luo et al. 2024)",
         ),

@@ -13,7 +13,7 @@ from stable_baselines3.common.policies import BasePolicy
 
 from sb3_o2o.errors import unknown
 from sb3_o2o.finetuning import build_finetuning
-from sb3_o2o.kinds import NOTHING, Kind, instance, kind, subclass
+from sb3_o2o.kinds import ENVIRONMENT_OR_ID, NOTHING, Kind, instance, subclass
 from sb3_o2o.objectives import objective_class
 from sb3_o2o.recipes.recipe_files import Recipe, environment_id, load_recipe
 from sb3_o2o.updates.containers import own_containers
@@ -24,9 +24,7 @@ _WIDTH = 116
 #: of every algorithm, by position
 _FIRST = {
     "policy": instance("the name of a policy", str) | subclass(BasePolicy),
-    "env": kind("an environment", lambda value: hasattr(value, "reset") and hasattr(value, "step"))
-    | instance("its id", str)
-    | NOTHING,
+    "env": ENVIRONMENT_OR_ID | NOTHING,
 }
 _PARAMETER = re.compile(r"^:param (\w+):", re.MULTILINE)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from sb3_o2o.checked import check_keyword_arguments
 from sb3_o2o.data import OfflineDataset
-from sb3_o2o.errors import check_keyword_arguments
 
 
 def check_nested_arguments(model: Any, policy_kwargs: dict[str, Any]) -> None:

@@ -18,11 +18,11 @@ from stable_baselines3.common.type_aliases import RolloutReturn, Schedule
 from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 
 from sb3_o2o.algorithms.offline_to_online import OfflineToOnlineAlgorithm
+from sb3_o2o.checked import check_keyword_arguments
 from sb3_o2o.data import MixedReplayBuffer, MonteCarloDictReplayBuffer, MonteCarloReplayBuffer, OfflineDataset
 from sb3_o2o.data.filling import fill_replay_buffer
 from sb3_o2o.data.online import can_be_sampled, close_episodes
 from sb3_o2o.data.rewards import scaled_rewards
-from sb3_o2o.errors import check_keyword_arguments
 from sb3_o2o.objectives import Objective, ReevaluationObjective, make_objective, objective_class
 from sb3_o2o.transfer.archive import OFF_POLICY_ACTING
 from sb3_o2o.updates.finite import TROUBLE

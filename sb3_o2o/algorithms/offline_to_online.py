@@ -22,9 +22,12 @@ from sb3_o2o.algorithms.overrides import warn_of_overridden_arguments
 from sb3_o2o.algorithms.pretrain_kwargs import apply_pretrain_kwargs, arguments_of_finetuning
 from sb3_o2o.algorithms.resumable import ResumableAlgorithm
 from sb3_o2o.algorithms.transferable import TransferableAlgorithm
+from sb3_o2o.checked import checked
 from sb3_o2o.data import OfflineDataset, OfflineReplayBuffer
 from sb3_o2o.data.normalization import Normalizer
+from sb3_o2o.data.sources import AnyDataset, Dataset
 from sb3_o2o.finetuning import build_finetuning
+from sb3_o2o.kinds import Count
 from sb3_o2o.objectives import Batch, Draws, Objective, make_objective
 from sb3_o2o.recipes.counts import RecipeCount, recipe_count
 from sb3_o2o.transfer import renewal
@@ -32,7 +35,7 @@ from sb3_o2o.updates import gradient_phases, pretraining, sampling
 from sb3_o2o.updates.call import Call
 from sb3_o2o.updates.finetuning_run import FineTuningRun
 from sb3_o2o.updates.finite import RAISE
-from sb3_o2o.updates.hooks import Hooks, as_list, refuse_conflicts, walk
+from sb3_o2o.updates.hooks import AnyCallback, Hooks, as_list, refuse_conflicts, walk
 from sb3_o2o.updates.loop import UpdateLoop
 from sb3_o2o.updates.phases import FINETUNING, PRETRAINING
 
@@ -197,6 +200,7 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
             return self.phase_in_progress[0]
         return self.offline_objective if self.phase == PRETRAINING else self.finetuning_objective
 
+    @checked
     def update(self, batch: Batch) -> dict[str, th.Tensor]:
         """
         Make one update of the present phase on a given batch, as ``pretrain`` and ``learn`` make it on batches that
@@ -216,7 +220,8 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
         """
         return sampling.to_batch(self, samples)
 
-    def sample_batch(self, batch_size: int) -> Batch:
+    @checked
+    def sample_batch(self, batch_size: Count) -> Batch:
         """
         :param batch_size: number of transitions
         :return: what an update of the present phase would be made on
@@ -230,6 +235,7 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
         """
         raise NotImplementedError
 
+    @checked
     def set_phase(self, phase: str) -> None:
         """
         Enter a phase and tell the callbacks.
@@ -279,6 +285,7 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
         """Let the target networks follow."""
         raise NotImplementedError
 
+    @checked
     def copy_to_targets(self, critics: bool = True) -> None:
         """
         Make target networks equal to their networks.
@@ -298,12 +305,13 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
 
     # -- pre-training ----------------------------------------------------------------------------------------------
 
+    @checked
     def pretrain(
         self,
-        dataset: Any = None,
-        gradient_steps: int | None = None,
-        callback: MaybeCallback = None,
-        log_interval: int = 1000,
+        dataset: AnyDataset = None,
+        gradient_steps: Count | None = None,
+        callback: AnyCallback = None,
+        log_interval: Count = 1000,
         progress_bar: bool = False,
         tb_log_name: str = "offline",
         reset_gradient_steps: bool = True,
@@ -333,7 +341,7 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
             warnings.warn(
                 "This model has begun to fine-tune, and pre-trains with the arguments of that: pretrain_kwargs held "
                 "until then.",
-                stacklevel=2,
+                stacklevel=3,
             )
         if reset_gradient_steps:
             self.temperature_note = None
@@ -342,14 +350,15 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
         )
         return self
 
+    @checked
     def gradient_phase(
         self,
         name: str,
         objective: Objective,
-        gradient_steps: int,
+        gradient_steps: Count,
         buffer: OfflineReplayBuffer,
-        log_interval: int = 1000,
-        batch_size: int | None = None,
+        log_interval: Count = 1000,
+        batch_size: Count | None = None,
     ) -> bool:
         """
         A phase of fine-tuning that makes updates and no environment steps, such as the reconstruction of a critic.
@@ -367,7 +376,8 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
         """
         return gradient_phases.run_phase(self, name, objective, gradient_steps, buffer, log_interval, batch_size)
 
-    def load_dataset(self, source: Any) -> OfflineDataset:
+    @checked
+    def load_dataset(self, source: Dataset) -> OfflineDataset:
         """
         Open a dataset, check it against the spaces of this model, and put its rewards on the training scale.
 
@@ -377,8 +387,9 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
         """
         return sampling.load_dataset(self, source)
 
+    @checked
     def open_offline_buffer(
-        self, source: Any = None, for_whom: str = "pretrain", *, whole_episodes: bool = False
+        self, source: AnyDataset = None, for_whom: str = "pretrain", *, whole_episodes: bool = False
     ) -> OfflineReplayBuffer:
         """
         A buffer with a random generator of its own on a dataset.

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 
+from sb3_o2o.checked import checked
 from sb3_o2o.data.normalization import Normalizer
 from sb3_o2o.errors import NonFiniteError
 from sb3_o2o.files import whole_file
+from sb3_o2o.kinds import ENVIRONMENT, FLAG, NOTHING, PATH, TEXT, Device, Kind, kind, whole
 from sb3_o2o.resume import bundle, copying
 from sb3_o2o.updates.call import Call
 from sb3_o2o.updates.finite import keep, log_folder
-from sb3_o2o.updates.hooks import Hooks
+from sb3_o2o.updates.hooks import CALLBACK, Hooks
 from sb3_o2o.updates.loop import UpdateLoop
 from sb3_o2o.updates.trained import refuse_not_finite
 
@@ -27,6 +29,17 @@ if TYPE_CHECKING:
     _Base = BaseAlgorithm
 else:
     _Base = object
+
+_FILE = PATH | kind("a binary file", lambda value: hasattr(value, "write"))
+#: what the arguments of ``learn`` may be
+_LEARN: dict[str, Kind] = {
+    "total_timesteps": whole(0, or_float=True),  # code written for Stable-Baselines3 says 1e5
+    "callback": CALLBACK,
+    "log_interval": whole(1) | NOTHING,
+    "tb_log_name": TEXT,
+    "reset_num_timesteps": FLAG,
+    "progress_bar": FLAG,
+}
 
 
 class ResumableAlgorithm(_Base):
@@ -41,9 +54,13 @@ class ResumableAlgorithm(_Base):
         """
         SB3's ``learn``, with its arguments.
 
+        :raises ValueError: for an argument that is not what it may be
         :raises NonFiniteError: if a loss, a weight or what the environment gives is NaN or infinite, see
             ``on_nonfinite``
         """
+        of_stock: Any = super().learn  # type: ignore[safe-super]
+        for name, value in inspect.signature(of_stock).bind(*args, **kwargs).arguments.items():
+            _LEARN[name].check(f"{name} of {type(self).__name__}.learn", value)
         try:
             with self.call.running():
                 super().learn(*args, **kwargs)  # type: ignore[safe-super]
@@ -63,6 +80,7 @@ class ResumableAlgorithm(_Base):
         """
         self.call.request_stop()
 
+    @checked
     def save_resume(self, path: str | os.PathLike[str]) -> None:
         """
         Write all that a run needs to go on bit for bit: the model, the online buffer, ``VecNormalize``, random
@@ -77,8 +95,13 @@ class ResumableAlgorithm(_Base):
         self.call.at_clean_point(lambda: bundle.save(self, path))
 
     @classmethod
+    @checked
     def load_resume(
-        cls, path: str | os.PathLike[str], env: GymEnv, device: th.device | str = "auto", **kwargs: Any
+        cls,
+        path: str | os.PathLike[str],
+        env: Annotated[GymEnv, ENVIRONMENT],
+        device: Device = "auto",
+        **kwargs: Any,
     ) -> Self:
         """
         Read what :meth:`save_resume` wrote. Go on with ``learn(remaining, reset_num_timesteps=False)``, or
@@ -103,9 +126,10 @@ class ResumableAlgorithm(_Base):
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return copying.deep_copy(self, memo)  # type: ignore[no-any-return]
 
+    @checked
     def save(
         self,
-        path: Any,
+        path: Annotated[Any, _FILE],
         exclude: Iterable[str] | None = None,
         include: Iterable[str] | None = None,
         *,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Unpack
+from typing import Annotated, Any, ClassVar, Unpack
 
 import torch as th
 from stable_baselines3 import SAC
@@ -11,9 +11,11 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.sac import policies as stock
 
-from sb3_o2o.algorithms.arguments import SACArguments, automatic_factor
+from sb3_o2o.algorithms.arguments import AUTOMATIC, SACArguments, automatic_factor
 from sb3_o2o.algorithms.constructors import takes_arguments
 from sb3_o2o.algorithms.off_policy import O2OOffPolicyAlgorithm
+from sb3_o2o.checked import checked
+from sb3_o2o.kinds import NotNegative, Positive
 from sb3_o2o.networks.ensemble import EnsembleCritic
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.networks.sac_policies import O2OActor, O2OSACCnnPolicy, O2OSACMultiInputPolicy, O2OSACPolicy
@@ -85,7 +87,8 @@ class O2OSAC(O2OOffPolicyAlgorithm, SAC):
         super()._setup_lr_schedule()
         self.ent_coef_lr_schedule = self._schedule_or_default(self.ent_coef_learning_rate)
 
-    def fix_ent_coef(self, ent_coef: float) -> None:
+    @checked
+    def fix_ent_coef(self, ent_coef: NotNegative) -> None:
         """
         Stop tuning the temperature.
 
@@ -95,7 +98,8 @@ class O2OSAC(O2OOffPolicyAlgorithm, SAC):
         self.ent_coef_tensor = th.tensor(float(ent_coef), device=self.device)
         self.log_ent_coef, self.ent_coef_optimizer = None, None
 
-    def tune_ent_coef(self, ent_coef: str) -> None:
+    @checked
+    def tune_ent_coef(self, ent_coef: Annotated[str, AUTOMATIC]) -> None:
         """
         Tune the temperature from now on.
 
@@ -128,7 +132,8 @@ class O2OSAC(O2OOffPolicyAlgorithm, SAC):
         counter = self._n_updates - 1 if self.phase == PRETRAINING else step
         return counter % self.target_update_interval == 0
 
-    def set_ent_coef(self, ent_coef: float) -> None:
+    @checked
+    def set_ent_coef(self, ent_coef: Positive) -> None:
         """
         Start afresh with another temperature; one that is tuned goes on from there.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 
+from sb3_o2o.checked import checked
+from sb3_o2o.kinds import ENVIRONMENT, PATH, Count, Device, keyword_arguments, kind
 from sb3_o2o.recipes.recipe_files import Recipe
 from sb3_o2o.transfer import export, loading, renewal
 from sb3_o2o.transfer.cloning import CloneReport
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
     _Base = BaseAlgorithm
 else:
     _Base = object
+
+_PARAMETERS = (
+    PATH | kind("a binary file", lambda value: hasattr(value, "read")) | kind("parameters by name", keyword_arguments)
+)
 
 
 class TransferableAlgorithm(_Base):
@@ -159,7 +165,8 @@ class TransferableAlgorithm(_Base):
             **kwargs,
         )
 
-    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+    @checked
+    def set_env(self, env: Annotated[GymEnv, ENVIRONMENT], force_reset: bool = True) -> None:
         """
         Stable-Baselines3's ``set_env``. A ``VecNormalize`` that has seen nothing is given the statistics that the model
         was saved with.
@@ -170,8 +177,12 @@ class TransferableAlgorithm(_Base):
         super().set_env(env, force_reset)
         restore_normalizer(self)
 
+    @checked
     def set_parameters(
-        self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto"
+        self,
+        load_path_or_dict: Annotated[Any, _PARAMETERS],
+        exact_match: bool = True,
+        device: Device = "auto",
     ) -> None:
         """
         Load parameters, from a stock model as well.
@@ -184,7 +195,8 @@ class TransferableAlgorithm(_Base):
             load_path_or_dict = loading.match_objectives(self, self.weights.from_stock(self, load_path_or_dict))
         super().set_parameters(load_path_or_dict, exact_match=exact_match, device=device)
 
-    def keep_critics(self, n_critics: int) -> None:
+    @checked
+    def keep_critics(self, n_critics: Count) -> None:
         """
         Go on with the first members of the ensemble: critics, target critics and their optimiser's moments.
 

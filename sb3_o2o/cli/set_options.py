@@ -41,8 +41,8 @@ def dataset_settings(settings: Sequence[str] | None, known: dict[str, Any] | Non
     :return: keyword arguments of ``OfflineDataset.load``
     :raises ValueError: another spelling, an unknown argument (the nearest is named), or a value of another type
     """
+    from sb3_o2o.checked import check_keyword_arguments
     from sb3_o2o.data import OfflineDataset
-    from sb3_o2o.errors import check_keyword_arguments
     from sb3_o2o.runs.settings import merged
 
     chosen = [setting for setting in settings or () if setting.partition("=")[0].split(".")[0] == "dataset_kwargs"]

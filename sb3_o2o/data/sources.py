@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from minari import MinariDataset
@@ -24,7 +24,7 @@ from sb3_o2o.data.formats.steps import STEP_OPTIONS
 from sb3_o2o.data.formats.stored_buffers import replay_buffer_source, unpickled
 from sb3_o2o.data.formats.tables import CSV, PARQUET
 from sb3_o2o.data.transitions import Source
-from sb3_o2o.kinds import Kind
+from sb3_o2o.kinds import NOTHING, Kind
 
 _EXPECTED = (
     "a Minari id, folder or dataset; a file .hdf5, .h5, .npz, .csv, .parquet or .pkl; a folder of LeRobot or "
@@ -75,6 +75,10 @@ DATASET = Kind(
     (_EXPECTED,),
     lambda value: isinstance(value, (str, Path, Episodes)) or first_match(_OBJECTS, value) is not None,
 )
+#: the same as the type of an argument
+Dataset = Annotated[Any, DATASET]
+#: None where another dataset, or none, stands for it
+AnyDataset = Annotated[Any, DATASET | NOTHING]
 #: What may also be pickled: SB3's buffers, and plain data.
 _PICKLED = _OBJECTS[1:]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sb3_o2o.errors import check_keyword_arguments, unknown
+from sb3_o2o.checked import check_keyword_arguments
+from sb3_o2o.errors import unknown
 from sb3_o2o.finetuning.advantage import AuxiliaryAdvantage
 from sb3_o2o.finetuning.balanced_replay import BalancedReplay
 from sb3_o2o.finetuning.callback import FineTuningCallback

@@ -10,7 +10,9 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch import nn
 from torch.distributions import Normal
 
-from sb3_o2o.finetuning.reference import _ReferenceCallback
+from sb3_o2o.checked import checked
+from sb3_o2o.finetuning.reference import Choice, _ReferenceCallback
+from sb3_o2o.kinds import Count, Positive
 from sb3_o2o.objectives import functional as F
 
 
@@ -42,20 +44,17 @@ class AuxiliaryAdvantage(_ReferenceCallback):
 
     exclusive = ("what is mixed into the advantages",)
 
+    @checked
     def __init__(
         self,
-        anneal_steps: int = 250_000,
+        anneal_steps: Count = 250_000,
         per_dimension: bool = False,
         normalize: bool = True,
-        max_std: float | None = None,
-        reference: str = "best",
-        interval: int = 2500,
+        max_std: Positive | None = None,
+        reference: Choice = "best",
+        interval: Count = 2500,
     ):
         super().__init__(reference, interval)
-        if anneal_steps < 1:
-            raise ValueError(f"AuxiliaryAdvantage(anneal_steps) must be at least 1, not {anneal_steps}.")
-        if max_std is not None and max_std <= 0:
-            raise ValueError(f"AuxiliaryAdvantage(max_std) must be > 0, not {max_std}.")
         self.anneal_steps = anneal_steps
         self.per_dimension = per_dimension
         self.normalize = normalize

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 
+from sb3_o2o.checked import checked
 from sb3_o2o.data import ReplaySamples, SumTree, concatenate_samples
 from sb3_o2o.data.online import samples_at, unfinished_steps
 from sb3_o2o.data.samples import take_rows
+from sb3_o2o.data.sources import AnyDataset
 from sb3_o2o.finetuning.callback import MIXTURE
 from sb3_o2o.finetuning.replay import _DatasetCallback, check_drawn_by_place
+from sb3_o2o.kinds import Count, InnerFraction, Positive
 from sb3_o2o.networks.normalizer import NormalizedExtractor
 from sb3_o2o.networks.ratio import DensityRatio, state_action_inputs
 from sb3_o2o.objectives import Batch
@@ -47,29 +50,19 @@ class BalancedReplay(_DatasetCallback):
     needs_replay_buffer = True
     exclusive = (MIXTURE,)
 
+    @checked
     def __init__(
         self,
-        temperature: float = 5.0,
-        new_priority: str = "max",
-        online_fraction: float = 0.5,
-        initial_steps: int = 1000,
-        ratio_batch_size: int = 256,
-        ratio_learning_rate: float = 3e-4,
-        ratio_net_arch: list[int] | None = None,
-        dataset: Any = None,
+        temperature: Positive = 5.0,
+        new_priority: Literal["max", "fraction"] = "max",
+        online_fraction: InnerFraction = 0.5,
+        initial_steps: Count = 1000,
+        ratio_batch_size: Count = 256,
+        ratio_learning_rate: Positive = 3e-4,
+        ratio_net_arch: list[Count] | None = None,
+        dataset: AnyDataset = None,
     ):
         super().__init__(dataset)
-        if not temperature > 0:
-            raise ValueError(f"BalancedReplay(temperature) must be > 0, not {temperature}.")
-        if new_priority not in ("max", "fraction"):
-            raise ValueError(f"BalancedReplay(new_priority) must be 'max' or 'fraction', not {new_priority!r}.")
-        if not 0 < online_fraction < 1:
-            raise ValueError(f"BalancedReplay(online_fraction) must lie in (0, 1), not {online_fraction}.")
-        for name, value in (("initial_steps", initial_steps), ("ratio_batch_size", ratio_batch_size)):
-            if value < 1:
-                raise ValueError(f"BalancedReplay({name}) must be at least 1, not {value}.")
-        if not ratio_learning_rate > 0:
-            raise ValueError(f"BalancedReplay(ratio_learning_rate) must be > 0, not {ratio_learning_rate}.")
         self.temperature = temperature
         self.new_priority = new_priority
         self.online_fraction = online_fraction

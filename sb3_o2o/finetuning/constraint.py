@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch as th
 from torch import nn
 
-from sb3_o2o.finetuning.reference import _ReferenceCallback
+from sb3_o2o.checked import checked
+from sb3_o2o.finetuning.reference import Choice, _ReferenceCallback
+from sb3_o2o.kinds import Count, InnerFraction, Positive
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.objectives import Penalty
 from sb3_o2o.objectives import functional as F
@@ -86,32 +88,21 @@ class ConstrainedFineTuning(_ReferenceCallback):
 
     exclusive = ("what the policy stays near",)
 
+    @checked
     def __init__(
         self,
-        threshold: float | None = None,
-        end_threshold: float | None = None,
-        anneal_steps: int = 100_000,
-        penalty: str | None = None,
-        multiplier: float = 1.0,
-        multiplier_learning_rate: float = 5e-5,
-        expectile: float = 0.7,
+        threshold: Positive | None = None,
+        end_threshold: Positive | None = None,
+        anneal_steps: Count = 100_000,
+        penalty: Literal["kl", "mse"] | None = None,
+        multiplier: Positive = 1.0,
+        multiplier_learning_rate: Positive = 5e-5,
+        expectile: InnerFraction = 0.7,
         log_prob_floor: float = -50.0,
-        action_clip: float = 1 - 1e-4,
-        reference: str = "best",
-        interval: int = 1000,
+        action_clip: InnerFraction = 1 - 1e-4,
+        reference: Choice = "best",
+        interval: Count = 1000,
     ):
-        if penalty not in (None, "kl", "mse"):
-            raise ValueError(f"ConstrainedFineTuning(penalty) must be 'kl' or 'mse', not {penalty!r}.")
-        for name, value in {
-            "anneal_steps": anneal_steps,
-            "multiplier": multiplier,
-            "multiplier_learning_rate": multiplier_learning_rate,
-        }.items():
-            if not value > 0:
-                raise ValueError(f"ConstrainedFineTuning({name}) must be > 0, not {value}.")
-        for name, value in {"expectile": expectile, "action_clip": action_clip}.items():
-            if not 0 < value < 1:
-                raise ValueError(f"ConstrainedFineTuning({name}) must lie in (0, 1), not {value}.")
         if penalty is not None or None not in (threshold, end_threshold):
             _thresholds(penalty or "kl", threshold, end_threshold)  # as far as they are known, now
         self.threshold, self.end_threshold = threshold, end_threshold

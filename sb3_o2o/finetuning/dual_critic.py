@@ -5,16 +5,18 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.utils import obs_as_tensor
 
+from sb3_o2o.checked import checked
 from sb3_o2o.data.rewards import scaled_rewards
 from sb3_o2o.finetuning.callback import FineTuningCallback
 from sb3_o2o.finetuning.kappa import LinearSchedule, accuracy_weight, observed_returns, read_kappa
 from sb3_o2o.finetuning.second_critics import SecondCritics
+from sb3_o2o.kinds import Count, whole
 from sb3_o2o.objectives import Batch, LossesAndMetrics, Step
 from sb3_o2o.objectives import functional as F
 
@@ -59,17 +61,16 @@ class DualCritic(FineTuningCallback):
 
     exclusive = ("the second pair of critics",)
 
+    @checked
     def __init__(
-        self, kappa: Any = "medium-replay", second: str = "fresh", auto_window: int = 2000, auto_interval: int = 1000
+        self,
+        kappa: Any = "medium-replay",
+        second: Literal["fresh", "copy"] = "fresh",
+        auto_window: Annotated[int, whole(2)] = 2000,
+        auto_interval: Count = 1000,
     ):
         super().__init__()
         self.schedule = read_kappa(kappa)
-        if second not in ("fresh", "copy"):
-            raise ValueError(f"DualCritic(second) must be 'fresh' or 'copy', not {second!r}.")
-        if auto_window < 2 or auto_interval < 1:
-            raise ValueError(
-                f"DualCritic needs auto_window > 1 and auto_interval > 0, not {auto_window} and {auto_interval}."
-            )
         self.kappa = kappa
         self.second = second
         self.auto_window = auto_window

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from sb3_o2o.errors import check_keyword_arguments, unknown
+from sb3_o2o.checked import check_keyword_arguments
+from sb3_o2o.errors import unknown
 
 
 def _check_kappa(value: Any, name: str) -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from torch.func import functional_call
 
+from sb3_o2o.checked import checked
 from sb3_o2o.data import MixedReplayBuffer
+from sb3_o2o.data.sources import AnyDataset
 from sb3_o2o.finetuning.callback import FIRST_UPDATE
 from sb3_o2o.finetuning.dual_critic import DualCritic
 from sb3_o2o.finetuning.replay import _DatasetCallback
 from sb3_o2o.finetuning.second_critics import SecondCritics
+from sb3_o2o.kinds import Count, NotNegative, Positive
 from sb3_o2o.objectives import Batch, LossesAndMetrics, Objective, Step
 from sb3_o2o.objectives import functional as F
 
@@ -51,35 +54,21 @@ class OnlinePretraining(_DatasetCallback):
     needs_replay_buffer = True
     exclusive = (FIRST_UPDATE,)
 
+    @checked
     def __init__(
         self,
-        collect_steps: int = 25_000,
-        gradient_steps: int = 50_000,
-        meta: str = "second_order",
-        learning_rate: float = 3e-4,
-        inner_learning_rate: float = 3e-4,
+        collect_steps: Count = 25_000,
+        gradient_steps: Count = 50_000,
+        meta: Literal["second_order", "first_order", "none"] = "second_order",
+        learning_rate: Positive = 3e-4,
+        inner_learning_rate: NotNegative = 3e-4,
         gradient_weight: bool = True,
-        target_interval: int = 2,
+        target_interval: Count = 2,
         reset_optimizers: bool = True,
-        log_interval: int = 1000,
-        dataset: Any = None,
+        log_interval: Count = 1000,
+        dataset: AnyDataset = None,
     ):
         super().__init__(dataset)
-        for name, value in {
-            "collect_steps": collect_steps,
-            "gradient_steps": gradient_steps,
-            "target_interval": target_interval,
-            "log_interval": log_interval,
-        }.items():
-            if value < 1:
-                raise ValueError(f"OnlinePretraining({name}) must be at least 1, not {value}.")
-        if meta not in ("second_order", "first_order", "none"):
-            raise ValueError(f"OnlinePretraining(meta) must be 'second_order', 'first_order' or 'none', not {meta!r}.")
-        if not learning_rate > 0 or not inner_learning_rate >= 0:
-            raise ValueError(
-                "OnlinePretraining needs learning_rate > 0 and inner_learning_rate >= 0, "
-                f"not {learning_rate} and {inner_learning_rate}."
-            )
         self.collect_steps = collect_steps
         self.gradient_steps = gradient_steps
         self.meta = meta

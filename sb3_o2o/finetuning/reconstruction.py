@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_o2o.checked import checked
+from sb3_o2o.data.sources import AnyDataset
 from sb3_o2o.finetuning.replay import _DatasetCallback
+from sb3_o2o.kinds import Count, InnerFraction, NotNegative, Positive, whole
 from sb3_o2o.networks import frozen_copy
 from sb3_o2o.objectives import (
     DeterministicAlignmentObjective,
     Objective,
     StochasticAlignmentObjective,
 )
+
+#: YAML reads 5e5 as a float
+_Updates = Annotated[int, whole(1, or_float=True)]
 
 
 class _GradientPhase(_DatasetCallback):
@@ -37,21 +42,16 @@ class _GradientPhase(_DatasetCallback):
         """See :attr:`FineTuningCallback.exclusive`."""
         return (f"how the phase {self.phase!r} is made",)
 
+    @checked
     def __init__(
-        self, gradient_steps: int, ent_coef: float | None = None, batch_size: int | None = None, dataset: Any = None
+        self,
+        gradient_steps: _Updates,
+        ent_coef: Positive | None = None,
+        batch_size: Count | None = None,
+        dataset: AnyDataset = None,
     ):
         super().__init__(dataset)
-        name = type(self).__name__
-        if not 1 <= gradient_steps < math.inf or gradient_steps != int(gradient_steps):
-            raise ValueError(
-                f"{name}(gradient_steps) must be at least 1, not {gradient_steps}: to do without the phase, leave the "
-                "callback out. A fraction or infinity is no number of updates."
-            )
-        if ent_coef is not None and ent_coef <= 0:
-            raise ValueError(f"{name}(ent_coef) must be > 0, not {ent_coef}.")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"{name}(batch_size) must be at least 1, not {batch_size}.")
-        self.gradient_steps = int(gradient_steps)  # YAML reads 5e5 as a float
+        self.gradient_steps = int(gradient_steps)
         self.ent_coef = ent_coef
         self.batch_size = batch_size
 
@@ -130,13 +130,14 @@ class PolicyReevaluation(_GradientPhase):
 
     phase: ClassVar[str] = "reevaluation"
 
+    @checked
     def __init__(
         self,
-        gradient_steps: int = 500_000,
-        ent_coef: float | None = None,
+        gradient_steps: _Updates = 500_000,
+        ent_coef: Positive | None = None,
         fresh_critics: bool = True,
-        batch_size: int | None = None,
-        dataset: Any = None,
+        batch_size: Count | None = None,
+        dataset: AnyDataset = None,
     ):
         super().__init__(gradient_steps, ent_coef, batch_size, dataset)
         self.fresh_critics = fresh_critics
@@ -185,23 +186,18 @@ class ValueAlignment(_GradientPhase):
 
     phase: ClassVar[str] = "alignment"
 
+    @checked
     def __init__(
         self,
-        gradient_steps: int = 500_000,
-        ent_coef: float | None = None,
-        distance_weight: float = 1.0,
-        largest_distance: float | None = None,
-        action_clip: float = 1 - 1e-4,
-        batch_size: int | None = None,
-        dataset: Any = None,
+        gradient_steps: _Updates = 500_000,
+        ent_coef: Positive | None = None,
+        distance_weight: NotNegative = 1.0,
+        largest_distance: Positive | None = None,
+        action_clip: InnerFraction = 1 - 1e-4,
+        batch_size: Count | None = None,
+        dataset: AnyDataset = None,
     ):
         super().__init__(gradient_steps, ent_coef, batch_size, dataset)
-        if distance_weight < 0:
-            raise ValueError(f"ValueAlignment(distance_weight) must be >= 0, not {distance_weight}.")
-        if largest_distance is not None and largest_distance <= 0:
-            raise ValueError(f"ValueAlignment(largest_distance) must be > 0, not {largest_distance}.")
-        if not 0 < action_clip < 1:
-            raise ValueError(f"ValueAlignment(action_clip) must lie in (0, 1), not {action_clip}.")
         self.distance_weight = distance_weight
         self.largest_distance = largest_distance
         self.action_clip = action_clip

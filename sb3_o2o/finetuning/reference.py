@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from torch import nn
 
+from sb3_o2o.checked import checked
 from sb3_o2o.evaluation.evaluate import acting_in, synchronise_normalizer
 from sb3_o2o.finetuning.callback import FineTuningCallback
+from sb3_o2o.kinds import Count
 from sb3_o2o.networks import frozen_copy
+
+#: when the reference changes
+Choice = Literal["best", "interval"]
 
 
 class _ReferenceCallback(FineTuningCallback):
@@ -26,13 +31,9 @@ class _ReferenceCallback(FineTuningCallback):
     :param interval: environment steps between two of them, for ``"interval"``, > 0
     """
 
-    def __init__(self, reference: str = "best", interval: int = 1000):
+    @checked
+    def __init__(self, reference: Choice = "best", interval: Count = 1000):
         super().__init__()
-        name = type(self).__name__
-        if reference not in ("best", "interval"):
-            raise ValueError(f"{name}(reference) must be 'best' or 'interval', not {reference!r}.")
-        if interval < 1:
-            raise ValueError(f"{name}(interval) must be at least 1, not {interval}.")
         self.reference = reference
         self.interval = interval
         self.begin_new_run()

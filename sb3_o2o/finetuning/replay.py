@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
 
+from sb3_o2o.checked import checked
 from sb3_o2o.data import MixedReplayBuffer, OfflineDataset, OfflineReplayBuffer, ReplaySamples, concatenate_samples
 from sb3_o2o.data.dataset import DatasetReference
 from sb3_o2o.data.online import samples_at, unfinished_steps
+from sb3_o2o.data.sources import AnyDataset
 from sb3_o2o.finetuning.callback import MIXTURE, FineTuningCallback
+from sb3_o2o.kinds import Count, Fraction, kind, one_of
 from sb3_o2o.updates.sampling import is_same
 
 
@@ -25,7 +28,8 @@ class _DatasetCallback(FineTuningCallback):
         pre-trained on by default
     """
 
-    def __init__(self, dataset: Any = None):
+    @checked
+    def __init__(self, dataset: AnyDataset = None):
         super().__init__()
         self.dataset = dataset
         self.buffer: OfflineReplayBuffer | None = None
@@ -98,10 +102,9 @@ class SymmetricReplay(_DatasetCallback):
     needs_replay_buffer = True
     exclusive = (MIXTURE,)
 
-    def __init__(self, offline_fraction: float = 0.5, dataset: Any = None):
+    @checked
+    def __init__(self, offline_fraction: Fraction = 0.5, dataset: AnyDataset = None):
         super().__init__(dataset)
-        if not 0 <= offline_fraction <= 1:
-            raise ValueError(f"SymmetricReplay(offline_fraction) must lie in [0, 1], not {offline_fraction}.")
         self.offline_fraction = offline_fraction
 
     def sample(self, batch_size: int) -> ReplaySamples | None:
@@ -142,10 +145,9 @@ class FIFOReplay(_DatasetCallback):
     needs_replay_buffer = True
     exclusive = (MIXTURE,)
 
-    def __init__(self, online_fraction: float = 0.1, dataset: Any = None):
+    @checked
+    def __init__(self, online_fraction: Fraction = 0.1, dataset: AnyDataset = None):
         super().__init__(dataset)
-        if not 0 <= online_fraction <= 1:
-            raise ValueError(f"FIFOReplay(online_fraction) must lie in [0, 1], not {online_fraction}.")
         self.online_fraction = online_fraction
         self.order_seed: int | None = None
         self._order: np.ndarray | None = None
@@ -233,6 +235,16 @@ def check_drawn_by_place(buffer: ReplayBuffer, who: str, way_out: str = "") -> N
         raise ValueError(f"{who} needs optimize_memory_usage=False{way_out}: it draws transitions one by one.")
 
 
+_Mode = Annotated[
+    str,
+    one_of("all", "part")
+    | kind(
+        "'none' (for half-and-half batches use SymmetricReplay)",
+        lambda value: isinstance(value, str) and value == "none",
+    ),
+]
+
+
 class DatasetReplay(_DatasetCallback):
     """
     How the online buffer starts (OCR-CFT, table 6; OPT and CORL load everything).
@@ -250,15 +262,9 @@ class DatasetReplay(_DatasetCallback):
         """See :attr:`FineTuningCallback.exclusive`."""
         return () if self.mode == "none" else (MIXTURE,)
 
-    def __init__(self, mode: str = "all", n_trajectories: int = 50, dataset: Any = None):
+    @checked
+    def __init__(self, mode: _Mode = "all", n_trajectories: Count = 50, dataset: AnyDataset = None):
         super().__init__(dataset)
-        if mode not in ("all", "part", "none"):
-            raise ValueError(
-                f"DatasetReplay(mode) must be 'all', 'part' or 'none', not {mode!r}; "
-                "for half-and-half batches use SymmetricReplay(0.5)."
-            )
-        if n_trajectories < 1:
-            raise ValueError(f"DatasetReplay(n_trajectories) must be at least 1, not {n_trajectories}.")
         self.mode = mode
         self.n_trajectories = n_trajectories
         self.loaded = False

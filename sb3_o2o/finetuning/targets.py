@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch as th
 
+from sb3_o2o.checked import checked
 from sb3_o2o.finetuning.callback import FineTuningCallback
+from sb3_o2o.kinds import NotNegative
 
 if TYPE_CHECKING:
     from sb3_o2o.objectives import Batch
@@ -31,11 +33,9 @@ class PerturbedTargets(FineTuningCallback):
 
     exclusive = ("the noise of the target actions",)
 
-    def __init__(self, sigma: float = 0.3, clip: float = 0.6):
+    @checked
+    def __init__(self, sigma: NotNegative = 0.3, clip: NotNegative = 0.6):
         super().__init__()
-        for name, value in (("sigma", sigma), ("clip", clip)):
-            if not value >= 0:
-                raise ValueError(f"PerturbedTargets({name}) must be >= 0, not {value}.")
         self.sigma = sigma
         self.clip = clip
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from sb3_o2o.checked import checked
 from sb3_o2o.finetuning.callback import FIRST_UPDATE, FineTuningCallback
+from sb3_o2o.kinds import CountFromZero
 
 
 class Warmup(FineTuningCallback):
@@ -17,10 +19,9 @@ class Warmup(FineTuningCallback):
     needs_replay_buffer = True
     exclusive = (FIRST_UPDATE,)
 
-    def __init__(self, steps: int = 5000):
+    @checked
+    def __init__(self, steps: CountFromZero = 5000):
         super().__init__()
-        if steps < 0:
-            raise ValueError(f"Warmup(steps) must be >= 0, not {steps}.")
         self.steps = steps
         self.begin_new_run()
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from sb3_o2o.errors import check_keyword_arguments, unknown
+from sb3_o2o.checked import check_keyword_arguments
+from sb3_o2o.errors import unknown
 from sb3_o2o.objectives.alignment import (
     DeterministicAlignmentObjective,
     ReevaluationObjective,

@@ -108,13 +108,13 @@ def _restore_environment(model: Any, state: dict[str, Any]) -> None:
         model._last_obs = None
         warnings.warn(
             "The environments of this run were out of reach, in other processes: it goes on with new episodes.",
-            stacklevel=5,
+            stacklevel=6,
         )
     elif model.env is not None and model._last_obs is not None:
         environment_state.restore(model.env, state["environment"])
         if state["environment"]["missing"]:
             warnings.warn(
-                f"Not in the bundle, so not restored: {', '.join(state['environment']['missing'])}.", stacklevel=5
+                f"Not in the bundle, so not restored: {', '.join(state['environment']['missing'])}.", stacklevel=6
             )
     normalizer = model.get_vec_normalize_env()
     if normalizer is not None and state["normalize_returns"] is not None:
@@ -148,7 +148,7 @@ def _read_state(folder: Path) -> dict[str, Any]:
         warnings.warn(
             f"{folder} was written with {' and '.join(others)}: the run can go on, but it is not promised to go on "
             "bit for bit in another version.",
-            stacklevel=3,
+            stacklevel=4,
         )
     return state
 

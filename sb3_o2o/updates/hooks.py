@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, EventCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
 
+from sb3_o2o.kinds import FUNCTION, NOTHING, instance, kind
 from sb3_o2o.objectives.batch import Penalty, joined
 
 if TYPE_CHECKING:
@@ -56,6 +57,15 @@ def walk(callback: BaseCallback | None) -> Iterator[BaseCallback]:
         children = [callback.callback, getattr(callback, "callback_on_new_best", None)]
     for child in children:
         yield from walk(child)
+
+
+def _are_callbacks(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(each, BaseCallback) for each in value)
+
+
+#: what ``learn`` accepts
+CALLBACK = instance("a callback", BaseCallback) | kind("a list of callbacks", _are_callbacks) | FUNCTION | NOTHING
+AnyCallback = Annotated[MaybeCallback, CALLBACK]
 
 
 def as_list(callback: MaybeCallback) -> list[BaseCallback]:

@@ -11,7 +11,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import configure_logger
 
 from sb3_o2o.data import OfflineDataset
-from sb3_o2o.errors import NonFiniteError, check_type
+from sb3_o2o.errors import NonFiniteError
 from sb3_o2o.networks.normalizer import needs_statistics, set_observation_statistics
 from sb3_o2o.updates.bars import PretrainingProgressBar
 from sb3_o2o.updates.finite import keep, log_folder
@@ -43,13 +43,10 @@ def pretrain(
                 "pretrain was not told how many gradient steps to make: pretrain(dataset, gradient_steps=…), "
                 "pretrain_steps=… of the constructor, or a recipe that pre-trains."
             )
-    check_type("pretrain(gradient_steps)", n_steps, int)
     given = as_list(callback)
     refuse_conflicts([*model.finetuning, *given])
     refuse_unheard(each for each in given if not any(each is own for own in model.finetuning))
     model.check_reward_scale()
-    if n_steps <= 0:
-        raise ValueError(f"pretrain(gradient_steps) must be at least 1, not {n_steps}.")
     check_normalizers(model)
     open_data(model, dataset)
     if not model._custom_logger:

@@ -103,8 +103,8 @@ def test_unknown_recipe_of_load_offline(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Warmup(-1), "steps.*must be >= 0"),
-        (lambda: SymmetricReplay(1.5), r"must lie in \[0, 1\], not 1.5"),
+        (lambda: Warmup(-1), "steps of Warmup must be a whole number of at least 0, not -1"),
+        (lambda: SymmetricReplay(1.5), r"must be a number in \[0, 1\], not 1.5"),
         (lambda: DatasetReplay("half"), "SymmetricReplay"),
         (lambda: DatasetReplay("part", 0), "n_trajectories.*at least 1"),
     ],
@@ -203,7 +203,7 @@ SOURCES: dict[str, tuple[Any, type[Exception], str]] = {
     "nothing": (None, ValueError, "needs a dataset"),
     "no such file": ("nowhere.npz", FileNotFoundError, "nowhere"),
     "no such id": ("no/such/dataset-v0", FileNotFoundError, "no/such/dataset-v0"),
-    "a number": (3, TypeError, "Cannot load a int: expected"),
+    "a number": (3, ValueError, "dataset of O2OSAC.pretrain must be a Minari id, .*, not 3"),
     "NaN": (broken(observations=with_nan), ValueError, r"observations.*7"),
     "too short": (broken(rewards=lambda rewards: rewards[:-1]), ValueError, "rewards"),
     "out of bounds": (broken(actions=lambda actions: actions + 5.0), ValueError, "actions"),
@@ -245,11 +245,13 @@ def test_numbers_of_steps(steps: int) -> None:
 
 @pytest.mark.parametrize("steps", ["hopper/medium-v0", 2.5])
 def test_numbers_of_steps_that_are_none(steps: Any) -> None:
-    with pytest.raises(ValueError, match=rf"pretrain\(gradient_steps\) must be a whole number, not {steps!r}"):
+    with pytest.raises(
+        ValueError, match=f"gradient_steps of O2OSAC.pretrain must be a whole number of .*, not {steps!r}"
+    ):
         make().pretrain(dataset(), steps)
 
 
-@pytest.mark.parametrize("arguments", [(), ("hopper/medium-v0",), (1000,)])
+@pytest.mark.parametrize("arguments", [(), ("hopper/medium-v0",)])
 def test_pretrain_without_a_number_of_steps_says_how_to_give_one(arguments: tuple[Any, ...]) -> None:
     with pytest.raises(ValueError, match=r"not told how many gradient steps.* pretrain\(dataset, gradient_steps=…\)"):
         make().pretrain(*arguments)

@@ -169,7 +169,10 @@ def test_large_deviations_are_lowered_once() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"anneal_steps": 0}, "anneal_steps.* must be at least 1, not 0"), ({"max_std": 0.0}, "max_std.* must be > 0")],
+    [
+        ({"anneal_steps": 0}, "anneal_steps of Auxiliary.* at least 1, not 0"),
+        ({"max_std": 0.0}, "max_std of .* above 0 or None, not 0.0"),
+    ],
 )
 def test_numbers_out_of_range(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -349,12 +349,12 @@ def test_a_buffer_that_was_loaded_is_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"temperature": 0.0}, r"\(temperature\) must be > 0, not 0.0"),
-        ({"new_priority": "mean"}, r"\(new_priority\) must be 'max' or 'fraction', not 'mean'"),
-        ({"online_fraction": 1.0}, r"\(online_fraction\) must lie in \(0, 1\), not 1.0"),
-        ({"initial_steps": 0}, r"\(initial_steps\) must be at least 1, not 0"),
-        ({"ratio_batch_size": 0}, r"\(ratio_batch_size\) must be at least 1, not 0"),
-        ({"ratio_learning_rate": 0.0}, r"\(ratio_learning_rate\) must be > 0, not 0.0"),
+        ({"temperature": 0.0}, "temperature of BalancedReplay must be a finite number above 0, not 0.0"),
+        ({"new_priority": "mean"}, "new_priority of BalancedReplay must be 'max' or 'fraction', not 'mean'"),
+        ({"online_fraction": 1.0}, r"online_fraction of BalancedReplay must be a number in \(0, 1\), not 1.0"),
+        ({"initial_steps": 0}, "initial_steps of BalancedReplay must be a whole number of at least 1, not 0"),
+        ({"ratio_batch_size": 0}, "ratio_batch_size of .* of at least 1, not 0"),
+        ({"ratio_learning_rate": 0.0}, "ratio_learning_rate of .* above 0, not 0.0"),
     ],
 )
 def test_out_of_range(arguments: dict[str, Any], message: str) -> None:

@@ -104,7 +104,7 @@ def test_auto_measures_the_pairs_on_what_was_seen(monkeypatch: pytest.MonkeyPatc
         ({"kappa": {"start": 0.1, "end": 0.5, "end_step": 3, "start_step": 5}}, "0 <= start_step <= end_step"),
         ({"kappa": "medum"}, "Did you mean 'medium'"),
         ({"second": "old"}, "'fresh' or 'copy'"),
-        ({"auto_window": 1}, "auto_window > 1"),
+        ({"auto_window": 1}, "auto_window of DualCritic must be a whole number of at least 2, not 1"),
     ],
 )
 def test_bad_kappas(arguments: dict[str, Any], message: str) -> None:

@@ -388,8 +388,8 @@ def test_compiled_updates_follow_a_changing_kappa(monkeypatch: pytest.MonkeyPatc
         ({"collect_steps": 0}, "collect_steps.*at least 1"),
         ({"gradient_steps": 0}, "gradient_steps.*at least 1"),
         ({"meta": "third"}, "'second_order', 'first_order' or 'none', not 'third'"),
-        ({"learning_rate": 0.0}, "learning_rate > 0"),
-        ({"inner_learning_rate": -1.0}, "inner_learning_rate >= 0"),
+        ({"learning_rate": 0.0}, "learning_rate of .* above 0"),
+        ({"inner_learning_rate": -1.0}, "inner_learning_rate of .* of at least 0"),
     ],
 )
 def test_bad_pretraining(arguments: dict[str, Any], message: str) -> None:

@@ -92,7 +92,7 @@ def test_without_sigma_nothing_changes() -> None:
 @pytest.mark.parametrize("kwargs", [{"sigma": -0.1}, {"clip": -1.0}, {"sigma": float("nan")}])
 def test_bad_noise(kwargs: dict[str, float]) -> None:
     name = next(iter(kwargs))
-    with pytest.raises(ValueError, match=rf"PerturbedTargets\({name}\) must be >= 0, not"):
+    with pytest.raises(ValueError, match=f"{name} of PerturbedTargets must be a finite number of at least 0, not"):
         PerturbedTargets(**kwargs)
 
 
@@ -418,7 +418,7 @@ def test_the_data_are_not_saved() -> None:
 
 
 def test_bad_replay() -> None:
-    with pytest.raises(ValueError, match=r"FIFOReplay\(online_fraction\) must lie in \[0, 1\], not 1.1"):
+    with pytest.raises(ValueError, match=r"online_fraction of FIFOReplay must be a number in \[0, 1\], not 1.1"):
         FIFOReplay(1.1)
     with pytest.raises(ValueError, match="FIFOReplay needs a dataset"):
         make(finetuning=[FIFOReplay()]).learn(6)
