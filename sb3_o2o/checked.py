@@ -203,7 +203,7 @@ def _of_class(wanted: Any, arguments: tuple[Any, ...]) -> Kind | None:
         return PATH
     if issubclass(wanted, abc.Mapping):
         value = kind_of(arguments[1]) if len(arguments) == 2 else None
-        text = "a dictionary" if value is None else f"a dictionary with values of which each is {value}"
+        text = "a dictionary" if value is None else f"a dictionary, each value {value}"
         return kind(text, lambda given: _is_mapping(given, value))
     if wanted is tuple and arguments and arguments[-1] is not ...:
         return _of_tuple([kind_of(each) for each in arguments])
@@ -223,7 +223,7 @@ def _items(item: Kind | None) -> Kind:
     def accepts(value: Any) -> bool:
         return isinstance(value, list | tuple | set | frozenset) and (item is None or all(map(item.accepts, value)))
 
-    return kind("a list" if item is None else f"a list of which each is {item}", accepts)
+    return kind("a list" if item is None else f"a list, each {item}", accepts)
 
 
 def _of_tuple(items: list[Kind | None]) -> Kind:

@@ -1,9 +1,10 @@
-"""Errors for people: a name that does not exist is answered with the nearest that does."""
+"""Errors for people: names that do not exist are answered with the nearest that does; and runs that are not finite."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class NonFiniteError(FloatingPointError):
