@@ -146,6 +146,67 @@ def env(
         console.print(f"\nNumbers: {out / 'env.json'}", soft_wrap=True)
 
 
+@bench_app.command()
+def run(
+    runs: Annotated[str | None, typer.Option("--runs", help="Schedules by name, with commas: sac, wsrl.")] = None,
+    env_id: Annotated[str, typer.Option("--env", help="Gymnasium id.")] = "Hopper-v5",
+    n_envs: Annotated[int, typer.Option("--n-envs", help="Environments of each run.", min=1)] = 1,
+    steps: Annotated[int, typer.Option("--steps", help="Environment steps of each run.", min=1)] = 10_000,
+    eval_freq: Annotated[int, typer.Option("--eval-freq", help="Steps between two evaluations.", min=1)] = 1_000,
+    eval_episodes: Annotated[int, typer.Option("--eval-episodes", help="Episodes of each evaluation.", min=1)] = 10,
+    threads: Threads = None,
+    device: BenchDevice = "cpu",
+    peers: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--peers", metavar="PYTHON", help="Interpreter of an environment with SBX. One beside us is found."
+        ),
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Seconds of whole runs: environment, acting, updates, evaluation and the rest; ours, Stable-Baselines3's, SBX's.
+
+    `sb3-o2o bench run --runs sac --peers .venv-sbx/bin/python`
+
+    Every contestant learns from start to end, by one schedule. They advance in turn, from evaluation to evaluation.
+    """
+    from dataclasses import replace
+
+    from sb3_o2o.benchmarking import report, whole_runs
+    from sb3_o2o.benchmarking.machine import describe_machine
+    from sb3_o2o.runs.environments import check_registered
+    from sb3_o2o.runs.threads import usable_cores
+
+    if steps % eval_freq or eval_freq % n_envs:
+        raise ValueError(
+            f"--steps {steps} must be a multiple of --eval-freq {eval_freq}, and that one of --n-envs {n_envs}: "
+            "contestants advance from evaluation to evaluation."
+        )
+    check_registered(env_id)
+    changes: dict[str, Any] = {"env_id": env_id, "n_envs": n_envs, "steps": steps}
+    changes.update(eval_freq=eval_freq, n_eval_episodes=eval_episodes)
+    chosen = [replace(each, **changes) for each in whole_runs.runs_by_name(None if runs is None else _names(runs))]
+    contestants = whole_runs.competitors(peers or ())
+    _check_device(device)
+    _prepare_folder(out)
+    threads = threads or usable_cores()
+    machine = describe_machine(device)
+    with _remarks() as say:
+        results = whole_runs.race_runs(chosen, contestants, threads=threads, device=device, say=say)
+    for each, found in results:
+        console.print(whole_runs.table(each, found))
+        for missing in (entry for entry in found if entry.missing):
+            console.print(f"{missing.label}: {missing.missing}", markup=False, highlight=False)
+        console.print()
+    where = f"{machine.get('gpu', machine['processor'])}; threads: {threads}"
+    console.print(where, markup=False, highlight=False)
+    if out is not None:
+        settings = {**changes, "threads": threads, "device": device, "runs": [each.name for each in chosen]}
+        report.write_json(out / "run.json", whole_runs.to_document(results, _about(machine, settings)))
+        whole_runs.draw(out / "run.png", results, where)
+        console.print(f"\nNumbers: {out / 'run.json'}   picture: {out / 'run.png'}", soft_wrap=True)
+
+
 @contextmanager
 def _remarks() -> Iterator[Callable[[str], None]]:
     """Says what is being measured: in a line that changes in a terminal, in lines now and then elsewhere."""

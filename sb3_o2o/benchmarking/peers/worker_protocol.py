@@ -6,7 +6,7 @@ question                                       answer
 =============================================  ==========================================================
 (none: the worker starts)                      ``{"versions": {...}}``
 ``{"prepare": work, "options": {...}}``        ``{"ready": {...}}`` after warm-up, or ``{"unavailable": why}``
-``{"run": updates}``                           ``{"seconds": s, "updates": n, "cores": c}``
+``{"run": updates}``                           ``{"seconds": s, "updates": n, "cores": c, "parts": {...}}``
 ``{"sample": batches}``                        ``{"seconds": s}``, or ``{"seconds": null}`` where that is not apart
 (end of stdin)                                 (the worker ends)
 =============================================  ==========================================================
@@ -44,6 +44,7 @@ class Contestant:
     :param differs: what it does otherwise than the row says, as fields of the row
     :param note: the same for people
     :param extra: further measurements
+    :param parts: says what the last run was made of, in seconds and in numbers; nothing by default
     """
 
     run: Callable[[int], tuple[int, float]]
@@ -51,6 +52,7 @@ class Contestant:
     differs: dict[str, Any] = field(default_factory=dict)
     note: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
+    parts: Callable[[], dict[str, float]] = dict
 
 
 def timed(action: Callable[[], Any]) -> float:
@@ -109,7 +111,7 @@ def _run(contestant: Contestant, updates: int) -> dict[str, Any]:
     started, cpu = time.perf_counter(), time.process_time()
     made, seconds = contestant.run(updates)
     cores = (time.process_time() - cpu) / max(time.perf_counter() - started, 1e-9)
-    return {"seconds": seconds, "updates": made, "cores": cores}
+    return {"seconds": seconds, "updates": made, "cores": cores, "parts": contestant.parts()}
 
 
 def _sample(contestant: Contestant, question: dict[str, Any]) -> dict[str, Any]:
