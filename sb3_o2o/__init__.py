@@ -3,13 +3,23 @@
 from typing import TYPE_CHECKING, Any
 
 from sb3_o2o.errors import NonFiniteError
+from sb3_o2o.plain import UntrustedError, add_safe_globals
 from sb3_o2o.version import __version__
 
 if TYPE_CHECKING:
     from sb3_o2o.algorithms import O2OPPO, O2OSAC, O2OTD3
     from sb3_o2o.data import OfflineDataset
 
-__all__ = ["O2OPPO", "O2OSAC", "O2OTD3", "NonFiniteError", "OfflineDataset", "__version__"]
+__all__ = [
+    "O2OPPO",
+    "O2OSAC",
+    "O2OTD3",
+    "NonFiniteError",
+    "OfflineDataset",
+    "UntrustedError",
+    "__version__",
+    "add_safe_globals",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_o2o.data import OfflineReplayBuffer, ReplaySamples
 from sb3_o2o.objectives.learner import Learner
+from sb3_o2o.plain import add_safe_globals
 
 if TYPE_CHECKING:
     from sb3_o2o.objectives import Batch, Objective, Penalty, Step
@@ -135,6 +136,7 @@ class FineTuningCallback(BaseCallback):
         super().__init_subclass__(**kwargs)
         if not cls.__name__.startswith("_"):  # what others build on
             FineTuningCallback.registry[cls.__name__] = cls
+        add_safe_globals(cls)  # defined in this process, by whoever runs it
 
     def __getstate__(self) -> dict[str, Any]:
         # the model holds this callback: pickling it back would drag environment and buffers into the zip

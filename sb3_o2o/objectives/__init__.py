@@ -31,6 +31,7 @@ from sb3_o2o.objectives.ppo_objectives import (
 from sb3_o2o.objectives.spot import SPOTObjective
 from sb3_o2o.objectives.td3_bc import TD3BCObjective
 from sb3_o2o.objectives.td3_objective import TD3Objective
+from sb3_o2o.plain import add_safe_globals
 
 #: objectives that SAC can minimise, by the name users give
 SAC_OBJECTIVES: dict[str, type[Objective]] = {
@@ -82,6 +83,7 @@ def register_objective(name: str, objective: type[Objective], *algorithms: str) 
             raise ValueError(f"{name!r} is the name of {_FAMILIES[algorithm][name].__name__} already.")
     for algorithm in algorithms:
         _FAMILIES[algorithm][name] = objective
+    add_safe_globals(objective)
 
 
 def objective_class(name: str | type[Objective], available: dict[str, type[Objective]], whose: str) -> type[Objective]:
