@@ -238,8 +238,13 @@ def draw(folder: Path) -> Path:
         scores = np.array(report["scores"])
         (line,) = axes.plot(report["steps"], scores.mean(axis=1), marker="o", markersize=3, label=report["variant"])
         axes.fill_between(report["steps"], scores.min(axis=1), scores.max(axis=1), alpha=0.1, color=line.get_color())
-    axes.set(xlabel="environment steps", ylabel="normalised score", title=folder.name)
-    axes.legend()
+    axes.set(
+        xlabel="environment steps",
+        ylabel="normalised score",
+        title=folder.name,
+    )
+    figure.suptitle("means, and from the worst to the best episode", fontsize="small")
+    figure.legend(loc="outside right upper", frameon=False)
     target = folder / "learning_curves.png"
     figure.savefig(target, dpi=120)
     return target

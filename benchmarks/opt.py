@@ -171,9 +171,10 @@ def plot(args: argparse.Namespace) -> None:
             axes.plot(steps[shown], means.mean(axis=0)[shown], marker="o", markersize=3, label=variant)
             axes.fill_between(steps[shown], means.min(axis=0)[shown], means.max(axis=0)[shown], alpha=0.12)
     for axes, title in zip(both, (args.dataset, "the switch"), strict=True):
-        axes.axvline(args.collect_steps, color="grey", linewidth=1, linestyle=":")
+        axes.axvline(args.collect_steps, color="grey", linewidth=1, linestyle=":", label="first update")
         axes.set(xlabel="environment steps", ylabel="normalised score", title=title)
-    both[0].legend()
+    figure.suptitle("means, and from the worst to the best seed", fontsize="small")
+    figure.legend(*both[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
     figure.savefig(args.out / "opt.png", dpi=120)
     print(args.out / "opt.png")
 

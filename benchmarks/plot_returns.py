@@ -33,8 +33,13 @@ def main() -> None:
         print(path.parent.name, " ".join(f"{step}:{score:.1f}" for step, score in zip(steps, mean, strict=True)))
     score = dataset.normalized_score(dataset.episode_returns).mean()
     axes.axhline(score, color="grey", linewidth=1, linestyle="--", label="dataset")
-    axes.set(xlabel="environment steps", ylabel="normalised score", title=args.dataset)
-    axes.legend()
+    axes.set(
+        xlabel="environment steps",
+        ylabel="normalised score",
+        title=args.dataset,
+    )
+    figure.suptitle("means, and from the worst to the best episode", fontsize="small")
+    figure.legend(loc="outside right upper", frameon=False)
     target = args.folder / "learning_curves.png"
     figure.savefig(target, dpi=120)
     print(target)

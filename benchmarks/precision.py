@@ -130,7 +130,7 @@ def compare(task: str, out: Path) -> None:
         print(f"    last {curves[:, -1].mean():.0f} ± {curves[:, -1].std():.0f}")
     print(f"{task}: chance of such a difference between equals: {chance(*means.values()):.2f}")
     axes.set(xlabel="environment steps", ylabel="return", title=f"{task}: mean and single seeds")
-    axes.legend()
+    figure.legend(loc="outside right upper", frameon=False)
     figure.savefig(out / f"{task}.png", dpi=120)
 
 

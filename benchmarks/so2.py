@@ -218,7 +218,7 @@ def draw(args: argparse.Namespace, reference: ReferenceScore | None) -> None:
         print(f"{variant}: scores {' '.join(f'{value:.1f}' for value in values.mean(axis=1))}; tau {tau}")
     scores.set(xlabel="environment steps", ylabel="return" if reference is None else "normalised score")
     taus.set(xlabel="environment steps", ylabel="Kendall's tau of Q")
-    scores.legend()
+    figure.legend(*scores.get_legend_handles_labels(), loc="outside right upper", frameon=False)
     figure.suptitle(f"{args.dataset}, seed {args.seed}")
     figure.savefig(args.out / "curves.png", dpi=120)
 

@@ -121,7 +121,7 @@ def test_the_drop_is_in_the_unit_of_the_curve(
     assert path.parent.is_dir()
     axis = pictures[0].axes[0]
     assert axis.get_ylabel() == label
-    assert [each.get_text() for each in axis.texts] == [f"{text}not recovered"]
+    assert axis.get_title() == f"online: fine-tuning\n{text}not recovered"
 
 
 def test_the_references_are_written(tmp_path: Path) -> None:
