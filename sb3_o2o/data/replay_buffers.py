@@ -48,6 +48,7 @@ class OfflineReplayBuffer(ReplayBuffer):
     :param seed: of the random generator; None takes one from NumPy's global generator, which SB3's ``seed`` sets
     :param returns_to_go: whether samples hold Monte-Carlo returns (Cal-QL needs them)
     :param negative_reward: as in ``OfflineDataset.returns_to_go``
+    :param next_actions: whether samples hold what was done next (ReBRAC needs it)
     :raises ValueError: if the dataset does not match the spaces, or a number is out of range
     """
 
@@ -63,12 +64,14 @@ class OfflineReplayBuffer(ReplayBuffer):
         seed: int | None = None,
         returns_to_go: bool = False,
         negative_reward: float | str | None = "auto",
+        next_actions: bool = False,
     ) -> None:
         # ReplayBuffer's constructor would allocate arrays for online data
         super(ReplayBuffer, self).__init__(len(dataset), observation_space, action_space, device)
         self.n_steps = None if n_steps is None else checked_n_steps(n_steps)
         self.gamma = checked_gamma(gamma)
         self.with_returns_to_go, self.negative_reward = returns_to_go, negative_reward
+        self.with_next_actions = next_actions
         self._prefetcher = Prefetcher(np.random.default_rng(np.random.randint(2**31) if seed is None else seed))
         self.pos, self.full = 0, True
         self.dataset = dataset
@@ -157,7 +160,18 @@ class OfflineReplayBuffer(ReplayBuffer):
             rewards=to_column(self, rewards),
             discounts=None if discounts is None else to_column(self, discounts),
             returns_to_go=returns,
+            next_actions=self._next_actions(last) if self.with_next_actions else None,
         )
+
+    def _next_actions(self, last: np.ndarray) -> th.Tensor:
+        """
+        :param last: transitions, ``(batch,)``
+        :return: the actions of those after them, ``(batch, action_dim)``; NaN where an episode ends
+        """
+        is_last = last == self._last[last]
+        actions = take(self.dataset.actions, np.where(is_last, last, last + 1))
+        actions[is_last] = np.nan
+        return self.to_torch(actions, copy=False)
 
     def _n_step(self, first: np.ndarray, env: VecNormalize | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         assert self.n_steps is not None

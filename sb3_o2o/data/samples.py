@@ -22,6 +22,8 @@ class ReplaySamples(NamedTuple):
     :param discounts: what the value of ``next_observations`` is multiplied by, ``(batch, 1)``;
         None stands for gamma in every row
     :param returns_to_go: discounted return from here to the end of the episode, ``(batch, 1)``, where it is known
+    :param next_actions: what was done at ``next_observations``, as ``actions``, where it is known; NaN in rows where
+        the episode ended, and in those of online transitions
     """
 
     observations: Any
@@ -31,6 +33,7 @@ class ReplaySamples(NamedTuple):
     rewards: th.Tensor
     discounts: th.Tensor | None = None
     returns_to_go: th.Tensor | None = None
+    next_actions: th.Tensor | None = None
 
 
 def concatenate_samples(first: Any, second: Any, gamma: float, interleave: bool = False) -> ReplaySamples:
@@ -43,7 +46,7 @@ def concatenate_samples(first: Any, second: Any, gamma: float, interleave: bool 
     :param interleave: spread the rows of both evenly instead of placing one after the other. If the batch is cut into
         equal slices, each then holds the same share of both, as RLPD's high update-to-data loop needs
         (Ball et al. 2023, https://arxiv.org/abs/2302.02948, algorithm 1: each update sees both halves)
-    :return: a minibatch with the rows of both; ``returns_to_go`` only if both have them
+    :return: a minibatch with the rows of both; ``returns_to_go`` only if both have them, ``next_actions`` if one has
     :raises ValueError: if the observations have different keys
     """
     order = _interleaving(len(first.actions), len(second.actions)) if interleave else None
@@ -60,9 +63,13 @@ def concatenate_samples(first: Any, second: Any, gamma: float, interleave: bool 
             raise ValueError(f"Cannot join observations with the keys {keys[0]} and {keys[1]}.")
         return {key: join(value, other[key]) for key, value in one.items()}
 
-    discounts = returns_to_go = None
+    discounts = returns_to_go = next_actions = None
     if first.discounts is not None or second.discounts is not None:
         discounts = join(*(_discounts_or(gamma, samples) for samples in (first, second)))
+    following = [getattr(samples, "next_actions", None) for samples in (first, second)]
+    if any(each is not None for each in following):
+        known = zip(following, (first, second), strict=True)
+        next_actions = join(*(th.full_like(all.actions, th.nan) if each is None else each for each, all in known))
     returns = [getattr(samples, "returns_to_go", None) for samples in (first, second)]
     if returns[0] is not None and returns[1] is not None:
         returns_to_go = join(returns[0], returns[1])
@@ -74,6 +81,7 @@ def concatenate_samples(first: Any, second: Any, gamma: float, interleave: bool 
         rewards=join(first.rewards, second.rewards),
         discounts=discounts,
         returns_to_go=returns_to_go,
+        next_actions=next_actions,
     )
 
 

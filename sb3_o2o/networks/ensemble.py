@@ -14,6 +14,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_o2o.networks.layers import Details
+
 #: on a CPU, from this many rows on a product per member is no slower than one for all
 _ROWS_FOR_ONE_PRODUCT_EACH = 1024
 
@@ -89,6 +91,7 @@ class EnsembleMLP(nn.Module):
     :param layer_norm: normalise each hidden layer before its activation
     :param orthogonal_gain: see :func:`initialize`
     :param last_hidden_gain: see :func:`initialize`
+    :param details: of its hidden and output layers
     :raises ValueError: if there are no members
     """
 
@@ -101,17 +104,20 @@ class EnsembleMLP(nn.Module):
         layer_norm: bool = False,
         orthogonal_gain: float | None = None,
         last_hidden_gain: float | None = None,
+        details: Details | None = None,
     ):
         super().__init__()
         if n_members < 1:
             raise ValueError(f"n_critics must be at least 1, not {n_members}.")
-        post = [nn.LayerNorm] if layer_norm else None
+        details = details or Details()
+        post, n_hidden = details.norms(layer_norm), len(net_arch)
         members: list[list[nn.Module]] = []
         for _ in range(n_members):
             # mypy: ``post_linear_modules`` takes classes
             layers = create_mlp(input_dim, 1, net_arch, activation_fn, post_linear_modules=post)  # type: ignore[arg-type]
             initialize(layers, orthogonal_gain, last_hidden_gain)
-            members.append(layers)
+            details.initialize(layers, n_hidden)
+            members.append(details.complete(layers, n_hidden, layer_norm))
         self.n_members = n_members
         self.layers = nn.ModuleList(_stack(list(group)) for group in zip(*members, strict=True))
 
@@ -235,6 +241,7 @@ class EnsembleCritic(BaseModel):
     :param orthogonal_gain: see :func:`initialize`
     :param last_hidden_gain: see :func:`initialize`
     :param precision: ``"bf16"`` runs the matrix products in bfloat16, weights and outputs stay float32
+    :param details: of hidden and output layers
     """
 
     action_space: spaces.Box
@@ -255,6 +262,7 @@ class EnsembleCritic(BaseModel):
         orthogonal_gain: float | None = None,
         last_hidden_gain: float | None = None,
         precision: str = "fp32",
+        details: Details | None = None,
     ):
         super().__init__(
             observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
@@ -270,6 +278,7 @@ class EnsembleCritic(BaseModel):
             layer_norm=layer_norm,
             orthogonal_gain=orthogonal_gain,
             last_hidden_gain=last_hidden_gain,
+            details=details,
         )
 
     def keep_first(self, n_critics: int) -> None:

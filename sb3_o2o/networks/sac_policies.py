@@ -21,7 +21,7 @@ from torch import nn
 
 from sb3_o2o.networks.distributions import gaussian_log_prob, squashed_gaussian, squashed_log_prob
 from sb3_o2o.networks.ensemble import EnsembleCritic, initialize
-from sb3_o2o.networks.layers import heads, linear, sequential
+from sb3_o2o.networks.layers import Details, heads, linear, sequential
 from sb3_o2o.networks.normalizer import NormalizedExtractor
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.networks.short_way import features, gaussian_actions, in_turn, is_plain, rows_of, set_mode
@@ -54,6 +54,7 @@ class O2OActor(Actor):
     :param orthogonal_gain: see :func:`~sb3_o2o.networks.ensemble.initialize`
     :param last_hidden_gain: likewise
     :param precision: ``"bf16"`` runs the matrix products in bfloat16
+    :param details: of hidden and output layers
     """
 
     #: actions have a density
@@ -68,6 +69,7 @@ class O2OActor(Actor):
         orthogonal_gain: float | None = None,
         last_hidden_gain: float | None = None,
         precision: str = "fp32",
+        details: Details | None = None,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
@@ -81,8 +83,9 @@ class O2OActor(Actor):
         self.squash = squash
         self.state_dependent_std = state_dependent_std
         self.precision = precision
-        if layer_norm:
-            post: list[type[nn.Module]] = [nn.LayerNorm]
+        details, n_hidden = details or Details(), len(self.net_arch)
+        if details.norms(layer_norm):
+            post = details.norms(layer_norm)
             layers = create_mlp(self.features_dim, -1, self.net_arch, self.activation_fn, post_linear_modules=post)
             self.latent_pi = nn.Sequential(*layers)
         if not self.use_sde:
@@ -91,6 +94,10 @@ class O2OActor(Actor):
                 self.log_std = nn.Parameter(th.zeros(self.action_space.shape))  # type: ignore[assignment]
             elif orthogonal_gain is not None:
                 initialize([self.log_std], orthogonal_gain, None)  # type: ignore[list-item]
+        details.initialize(
+            [*self.latent_pi, *(each for each in (self.mu, self.log_std) if isinstance(each, nn.Linear))], n_hidden
+        )
+        self.latent_pi = nn.Sequential(*details.complete([*self.latent_pi], n_hidden, layer_norm))
 
     def get_action_dist_params(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
         """
@@ -149,11 +156,11 @@ class O2OActor(Actor):
         :param rows: observations, ``(batch, obs)``, float32
         :param deterministic: the mode of the policy, or a sample
         :return: actions in [-1, 1], ``(batch, act)``; None where more is needed than layers in turn: gSDE, bfloat16,
-            dropout, images, an actor of the user's
+            dropout, a Gaussian that is not squashed, images, an actor of the user's
         """
         if type(self) is not O2OActor or self.use_sde or self.precision != "fp32" or self._forward_hooks:
             return None
-        if not is_plain(self.latent_pi):
+        if self.squash != "samples" or not is_plain(self.latent_pi):
             return None
         inputs = features(self.features_extractor, rows.to(self.mu.weight.device))  # type: ignore[arg-type]
         if inputs is None:
@@ -258,7 +265,7 @@ class EnsemblePolicyMixin(_Policy):
     def is_stock(self) -> bool:
         """Whether stock Stable-Baselines3 can hold the same networks in its own policy."""
         extra = self.extra_arguments
-        changes = ("critic_layer_norm", "actor_layer_norm", "normalize_observations")
+        changes = ("critic_layer_norm", "actor_layer_norm", "normalize_observations", "critic_dropout", "actor_dropout")
         of_actor = extra.get("state_dependent_std", True) and extra.get("squash", "samples") == "samples"
         return bool(of_actor) and not any(extra[name] for name in changes)
 
@@ -306,16 +313,31 @@ class EnsemblePolicyMixin(_Policy):
         extractor = super().make_features_extractor()
         return NormalizedExtractor(extractor) if self.extra_arguments["normalize_observations"] else extractor
 
-    def _shared_extra(self) -> dict[str, Any]:
-        return {name: self.extra_arguments[name] for name in ("orthogonal_gain", "last_hidden_gain", "precision")}
+    def layer_arguments(self, network: str) -> dict[str, Any]:
+        """
+        :param network: ``"actor"`` or ``"critic"``
+        :return: how its layers are made, as networks take it
+        """
+        extra = self.extra_arguments
+        names = ("orthogonal_gain", "last_hidden_gain", "precision")
+        details = Details(
+            norm_after=extra["norm_after_activation"],
+            dropout=extra[f"{network}_dropout"],
+            hidden_bias=extra["hidden_bias"],
+            head_init=extra[f"{network}_head_init"],
+        )
+        return {
+            **{name: extra[name] for name in names},
+            "details": details,
+            "layer_norm": extra[f"{network}_layer_norm"],
+        }
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> EnsembleCritic:
         """
         :param features_extractor: the extractor to use; a new one by default
         """
         kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
-        layer_norm = self.extra_arguments["critic_layer_norm"]
-        return EnsembleCritic(**kwargs, layer_norm=layer_norm, **self._shared_extra()).to(self.device)
+        return EnsembleCritic(**kwargs, **self.layer_arguments("critic")).to(self.device)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), **self.extra_arguments}
@@ -332,6 +354,12 @@ class O2OSACPolicy(EnsemblePolicyMixin, SACPolicy):  # type: ignore[misc]
     :param squash: likewise
     :param orthogonal_gain: see :func:`~sb3_o2o.networks.ensemble.initialize`
     :param last_hidden_gain: likewise
+    :param norm_after_activation: normalise layers after each activation instead, as ReBRAC does
+    :param critic_dropout: share of the critics' hidden units that an update leaves out, in [0, 1)
+    :param actor_dropout: the same in the actor; 0.1 in IQL's and SPOT's code on some tasks
+    :param hidden_bias: what biases of hidden layers start at; 0.1 in SAC-N, EDAC and ReBRAC
+    :param critic_head_init: the critics' output layer starts uniform within +- this; 3e-3 in the same
+    :param actor_head_init: the same for the actor's; 1e-3
     :param precision: ``"fp32"`` or ``"bf16"`` (matrix products only)
     """
 
@@ -351,6 +379,12 @@ class O2OSACPolicy(EnsemblePolicyMixin, SACPolicy):  # type: ignore[misc]
         squash: str = "samples",
         orthogonal_gain: float | None = None,
         last_hidden_gain: float | None = None,
+        norm_after_activation: bool = False,
+        critic_dropout: float = 0.0,
+        actor_dropout: float = 0.0,
+        hidden_bias: float | None = None,
+        critic_head_init: float | None = None,
+        actor_head_init: float | None = None,
         precision: str = "fp32",
         **kwargs: Any,
     ):
@@ -362,6 +396,12 @@ class O2OSACPolicy(EnsemblePolicyMixin, SACPolicy):  # type: ignore[misc]
             "squash": squash,
             "orthogonal_gain": orthogonal_gain,
             "last_hidden_gain": last_hidden_gain,
+            "norm_after_activation": norm_after_activation,
+            "critic_dropout": critic_dropout,
+            "actor_dropout": actor_dropout,
+            "hidden_bias": hidden_bias,
+            "critic_head_init": critic_head_init,
+            "actor_head_init": actor_head_init,
             "precision": precision,
         }
         self._prepare(extra, kwargs)
@@ -375,10 +415,9 @@ class O2OSACPolicy(EnsemblePolicyMixin, SACPolicy):  # type: ignore[misc]
         extra = self.extra_arguments
         return O2OActor(
             **kwargs,
-            layer_norm=extra["actor_layer_norm"],
             state_dependent_std=extra["state_dependent_std"],
             squash=extra["squash"],
-            **self._shared_extra(),
+            **self.layer_arguments("actor"),
         ).to(self.device)
 
 

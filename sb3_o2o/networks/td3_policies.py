@@ -13,7 +13,7 @@ from stable_baselines3.td3.policies import Actor, TD3Policy
 from torch import nn
 
 from sb3_o2o.networks.ensemble import EnsembleCritic, initialize
-from sb3_o2o.networks.layers import sequential
+from sb3_o2o.networks.layers import Details, sequential
 from sb3_o2o.networks.sac_policies import EnsemblePolicyMixin
 from sb3_o2o.networks.short_way import features, in_turn, is_plain
 
@@ -26,6 +26,7 @@ class O2OTD3Actor(Actor):
     :param orthogonal_gain: see :func:`~sb3_o2o.networks.ensemble.initialize`
     :param last_hidden_gain: likewise
     :param precision: ``"bf16"`` runs the matrix products in bfloat16
+    :param details: of hidden and output layers
     """
 
     #: there is no density, only an action
@@ -38,23 +39,26 @@ class O2OTD3Actor(Actor):
         orthogonal_gain: float | None = None,
         last_hidden_gain: float | None = None,
         precision: str = "fp32",
+        details: Details | None = None,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
+        details, n_hidden = details or Details(), len(self.net_arch)
         self.layer_norm = layer_norm
         self.precision = precision
-        if layer_norm:
-            post: list[type[nn.Module]] = [nn.LayerNorm]
+        if details.norms(layer_norm):
             layers = create_mlp(
                 self.features_dim,
                 get_action_dim(self.action_space),  # type: ignore[arg-type]
                 self.net_arch,
                 self.activation_fn,
                 squash_output=True,
-                post_linear_modules=post,
+                post_linear_modules=details.norms(layer_norm),
             )
             self.mu = nn.Sequential(*layers)
         initialize([*self.mu], orthogonal_gain, last_hidden_gain)
+        details.initialize([*self.mu], n_hidden)
+        self.mu = nn.Sequential(*details.complete([*self.mu], n_hidden, layer_norm))
 
     def forward(self, obs: PyTorchObs) -> th.Tensor:  # type: ignore[override]
         """
@@ -97,6 +101,12 @@ class O2OTD3Policy(EnsemblePolicyMixin, TD3Policy):  # type: ignore[misc]
     :param normalize_observations: put a :class:`~sb3_o2o.networks.normalizer.NormalizedExtractor` before each network
     :param orthogonal_gain: see :func:`~sb3_o2o.networks.ensemble.initialize`
     :param last_hidden_gain: likewise
+    :param norm_after_activation: normalise layers after each activation instead, as ReBRAC does
+    :param critic_dropout: share of the critics' hidden units that an update leaves out, in [0, 1)
+    :param actor_dropout: the same in the actor; 0.1 in IQL's and SPOT's code on some tasks
+    :param hidden_bias: what biases of hidden layers start at; 0.1 in SAC-N, EDAC and ReBRAC
+    :param critic_head_init: the critics' output layer starts uniform within +- this; 3e-3 in the same
+    :param actor_head_init: the same for the actor's; 1e-3
     :param precision: ``"fp32"`` or ``"bf16"`` (matrix products only)
     """
 
@@ -116,6 +126,12 @@ class O2OTD3Policy(EnsemblePolicyMixin, TD3Policy):  # type: ignore[misc]
         normalize_observations: bool = False,
         orthogonal_gain: float | None = None,
         last_hidden_gain: float | None = None,
+        norm_after_activation: bool = False,
+        critic_dropout: float = 0.0,
+        actor_dropout: float = 0.0,
+        hidden_bias: float | None = None,
+        critic_head_init: float | None = None,
+        actor_head_init: float | None = None,
         precision: str = "fp32",
         **kwargs: Any,
     ):
@@ -125,6 +141,12 @@ class O2OTD3Policy(EnsemblePolicyMixin, TD3Policy):  # type: ignore[misc]
             "normalize_observations": normalize_observations,
             "orthogonal_gain": orthogonal_gain,
             "last_hidden_gain": last_hidden_gain,
+            "norm_after_activation": norm_after_activation,
+            "critic_dropout": critic_dropout,
+            "actor_dropout": actor_dropout,
+            "hidden_bias": hidden_bias,
+            "critic_head_init": critic_head_init,
+            "actor_head_init": actor_head_init,
             "precision": precision,
         }
         self._prepare(extra, kwargs)
@@ -135,8 +157,7 @@ class O2OTD3Policy(EnsemblePolicyMixin, TD3Policy):  # type: ignore[misc]
         :param features_extractor: the extractor to use; a new one by default
         """
         kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
-        layer_norm = self.extra_arguments["actor_layer_norm"]
-        return O2OTD3Actor(**kwargs, layer_norm=layer_norm, **self._shared_extra()).to(self.device)
+        return O2OTD3Actor(**kwargs, **self.layer_arguments("actor")).to(self.device)
 
 
 class O2OTD3CnnPolicy(O2OTD3Policy):

@@ -7,7 +7,7 @@ from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 
 from sb3_o2o.networks.ensemble import initialize
-from sb3_o2o.networks.layers import sequential
+from sb3_o2o.networks.layers import Details, sequential
 
 
 class ValueNetwork(nn.Module):
@@ -21,6 +21,7 @@ class ValueNetwork(nn.Module):
     :param orthogonal_gain: see :func:`~sb3_o2o.networks.ensemble.initialize`
     :param last_hidden_gain: likewise
     :param precision: ``"bf16"`` runs the matrix products in bfloat16, weights and outputs stay float32
+    :param details: of hidden and output layers
     """
 
     def __init__(
@@ -32,12 +33,14 @@ class ValueNetwork(nn.Module):
         orthogonal_gain: float | None = None,
         last_hidden_gain: float | None = None,
         precision: str = "fp32",
+        details: Details | None = None,
     ):
         super().__init__()
-        post: list[type[nn.Module]] | None = [nn.LayerNorm] if layer_norm else None
-        layers = create_mlp(features_dim, 1, net_arch, activation_fn, post_linear_modules=post)
+        details, n_hidden = details or Details(), len(net_arch)
+        layers = create_mlp(features_dim, 1, net_arch, activation_fn, post_linear_modules=details.norms(layer_norm))
         initialize(layers, orthogonal_gain, last_hidden_gain)
-        self.layers = nn.Sequential(*layers)
+        details.initialize(layers, n_hidden)
+        self.layers = nn.Sequential(*details.complete(layers, n_hidden, layer_norm))
         self.precision = precision
 
     def forward(self, features: th.Tensor) -> th.Tensor:

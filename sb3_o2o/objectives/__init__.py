@@ -28,6 +28,7 @@ from sb3_o2o.objectives.ppo_objectives import (
     PPOCritics,
     PPOIQLObjective,
 )
+from sb3_o2o.objectives.rebrac import ReBRACObjective
 from sb3_o2o.objectives.spot import SPOTObjective
 from sb3_o2o.objectives.td3_bc import TD3BCObjective
 from sb3_o2o.objectives.td3_objective import TD3Objective
@@ -51,6 +52,7 @@ TD3_OBJECTIVES: dict[str, type[Objective]] = {
     "td3_bc": TD3BCObjective,
     "iql": IQLObjective,
     "spot": SPOTObjective,
+    "rebrac": ReBRACObjective,
 }
 #: objectives that PPO can minimise offline
 PPO_OBJECTIVES: dict[str, type[Objective]] = {
@@ -154,6 +156,7 @@ __all__ = [
     "PPOIQLObjective",
     "PPOLearner",
     "Penalty",
+    "ReBRACObjective",
     "ReevaluationObjective",
     "SACLearner",
     "SACNObjective",

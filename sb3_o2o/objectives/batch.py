@@ -15,7 +15,8 @@ class Batch(NamedTuple):
 
     ``observations`` and ``next_observations`` are ``(B, *obs)`` or dicts of them; ``actions`` are scaled to
     [-1, 1], ``(B, act)``; ``dones`` is 1 on a true terminal only; ``discounts`` is gamma, or gamma^k for k-step
-    returns; ``returns_to_go`` is there for objectives that ask for it. ``extras`` holds what fine-tuning callbacks add
+    returns; ``returns_to_go`` and ``next_actions`` (the data's, ``(B, act)``, NaN where an episode ends) are there for
+    objectives that ask for them. ``extras`` holds what fine-tuning callbacks add
     in their hook ``prepare``, such as random draws.
     """
 
@@ -27,6 +28,7 @@ class Batch(NamedTuple):
     discounts: th.Tensor
     returns_to_go: th.Tensor | None = None
     extras: dict[str, th.Tensor] | None = None
+    next_actions: th.Tensor | None = None
 
     def part(self, start: int, stop: int) -> Batch:
         """

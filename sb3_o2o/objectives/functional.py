@@ -24,6 +24,7 @@ __all__ = [
     "aligned_values",
     "asymmetric_slack",
     "auxiliary_advantage",
+    "behaviour_distance",
     "bellman_target",
     "blended_advantages",
     "calibrated_values",
@@ -218,6 +219,19 @@ def td3_bc_loss(
     """
     weight = alpha / values.detach().abs().mean()
     return (actions - data_actions).pow(2).mean(dim=-1) - weight * values, weight
+
+
+def behaviour_distance(actions: th.Tensor, data_actions: th.Tensor) -> th.Tensor:
+    """
+    What ReBRAC takes off values and adds to losses: ``|a - a_data|^2``, summed over dimensions (Tarasov et al. 2023,
+    as in its code).
+
+    :param actions: of the policy, ``(B, act)``
+    :param data_actions: of the dataset, ``(B, act)``; NaN where none is known
+    :return: ``(B,)``; 0 where none is known
+    """
+    known = ~data_actions.isnan()
+    return th.where(known, actions - th.where(known, data_actions, 0.0), 0.0).pow(2).sum(dim=-1)
 
 
 def expectile_loss(difference: th.Tensor, expectile: float) -> th.Tensor:

@@ -101,13 +101,12 @@ class IQLObjective(Objective):
     def new_value_network(self) -> ValueNetwork:
         """V is made as the critics are."""
         model = self.model
-        kwargs, extra = model.policy.critic_kwargs, model.policy.extra_arguments
+        kwargs = model.policy.critic_kwargs
         return ValueNetwork(
             model.critic.features_extractor.features_dim,
             kwargs["net_arch"] if self._net_arch is None else self._net_arch,
             kwargs["activation_fn"],
-            layer_norm=extra["critic_layer_norm"],
-            **{name: extra[name] for name in ("orthogonal_gain", "last_hidden_gain", "precision")},
+            **model.policy.layer_arguments("critic"),
         ).to(model.device)
 
     def features(self, obs: PyTorchObs) -> th.Tensor:

@@ -33,6 +33,8 @@ class Objective(nn.Module):
 
     #: batches must carry ``returns_to_go``
     needs_returns: ClassVar[bool] = False
+    #: batches of the dataset must carry ``next_actions``
+    needs_next_actions: ClassVar[bool] = False
     #: transitions of the batch must lead to the end of their episodes, rewards being Monte-Carlo returns
     whole_episodes: ClassVar[bool] = False
     #: the critic is trained, so its target network follows

@@ -114,8 +114,20 @@ class TD3Objective(Objective):
         values = critic_target.q_values(batch.next_observations, evaluated, members)
         if self.target_reduction == "min":
             values = F.reduce_ensemble(values, "min")
+        values = self.backed_up(values, actions, batch)
         values = hooks.next_values(values, actions, None, batch)
         return F.bellman_target(batch.rewards, batch.dones, batch.discounts, values)
+
+    def backed_up(self, values: th.Tensor, actions: th.Tensor, batch: Batch) -> th.Tensor:
+        """
+        For sub-classes: what is backed up, where it is more than the critics' values.
+
+        :param values: of the target critics, ``(B,)`` or ``(N, B)``
+        :param actions: the smoothed next actions, ``(B, act)``
+        :param batch: transitions
+        :return: as ``values``
+        """
+        return values
 
     # -- actor -----------------------------------------------------------------------------------------------------
 

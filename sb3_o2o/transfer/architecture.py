@@ -15,11 +15,15 @@ NETWORK_ARGUMENTS = ("policy_kwargs", "n_critics", "critic_layer_norm", "actor_l
 #: arguments that say what critics are like
 CRITIC_ARGUMENTS = frozenset(("n_critics", "critic_layer_norm", "policy_kwargs"))
 #: arguments of a policy that shape its actor alone
-_OF_ACTORS = ("log_std_init", "use_expln", "clip_mean", "state_dependent_std", "squash", "squash_mean")
+_OF_ACTORS = (
+    *("log_std_init", "use_expln", "clip_mean", "state_dependent_std", "squash", "squash_mean", "actor_dropout"),
+)
 #: that shape its value networks alone
-_OF_VALUES = ("n_critics", "value_activation_fn")
+_OF_VALUES = ("n_critics", "value_activation_fn", "critic_dropout")
 #: that say how fresh weights are drawn
-_OF_FRESH = ("orthogonal_gain", "last_hidden_gain", "ortho_init")
+_OF_FRESH = (
+    *("orthogonal_gain", "last_hidden_gain", "ortho_init", "hidden_bias", "critic_head_init", "actor_head_init"),
+)
 
 
 @dataclass(frozen=True)

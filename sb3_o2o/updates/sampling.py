@@ -51,6 +51,7 @@ def to_batch(model: Trainee, samples: Any) -> Batch:
         samples.dones.flatten(),
         _constant(objective.gamma, rewards.device).expand(len(rewards)) if discounts is None else discounts.flatten(),
         None if returns is None else returns.flatten(),
+        next_actions=getattr(samples, "next_actions", None),
     )
 
 
@@ -124,6 +125,7 @@ def open_offline_buffer(model: Trainee, source: Any, for_whom: str, whole_episod
         gamma=model.gamma,
         seed=seed,
         returns_to_go=any(objective.needs_returns for objective in objectives),
+        next_actions=any(objective.needs_next_actions for objective in objectives),
     )
 
 
