@@ -96,13 +96,14 @@ def build(work: dict[str, Any], options: dict[str, Any]) -> Contestant:
 
         jax.block_until_ready((model.policy.qf_state.params, model.policy.actor_state.params))
 
-    watch(model.get_env(), "step", "environment")
+    watch(model.get_env().unwrapped, "step_wait", "environment")
     watch(model, "_sample_action", "acting")
     watch(model, "train", "updates", wait_for_jax if sys.argv[1] == "sbx" else lambda: None)
     watch(evaluation, "on_step", "evaluation")
     finished: dict[str, float] = {}
 
     def run(steps: int) -> tuple[int, float]:
+        evaluation.n_calls = 0  # the warm-up's steps must not shift the evaluations: one, at the end
         before, evaluated = dict(spent), sum(map(sum, evaluation.evaluations_length))
         seconds = timed(lambda: model.learn(steps, callback=evaluation, reset_num_timesteps=False))
         finished.update({part: spent[part] - before[part] for part in PARTS})
