@@ -12,6 +12,7 @@ from stable_baselines3.common.callbacks import EvalCallback
 
 from sb3_o2o import O2OPPO
 from sb3_o2o.data import collect
+from sb3_o2o.evaluation import evaluate
 from sb3_o2o.finetuning import AuxiliaryAdvantage, PolicyReevaluation
 
 
@@ -27,6 +28,7 @@ def main(
     clone_steps: int = 3_000,
     gradient_steps: int = 3_000,
     steps: int = 40_000,
+    eval_episodes: int = 10,
     folder: Path = Path("runs/any_policy_to_ppo"),
 ) -> None:
     env = gym.make(env_id)
@@ -43,11 +45,14 @@ def main(
         normalize_advantage=False,  # AuxiliaryAdvantage normalises a whole rollout
         finetuning=[PolicyReevaluation(gradient_steps), AuxiliaryAdvantage(anneal_steps=steps)],
     )
-    print(model.clone_report)
+    print(f"Clone: {model.clone_report}")
+    print(f"Before fine-tuning: {evaluate(model, env_id, eval_episodes, seed=0)}")
 
-    evaluation = EvalCallback(gym.make(env_id), eval_freq=2_500, n_eval_episodes=10, log_path=str(folder))
+    evaluation = EvalCallback(gym.make(env_id), eval_freq=2_500, n_eval_episodes=eval_episodes, log_path=str(folder))
     model.learn(steps, callback=evaluation, progress_bar=True)
+    print(f"After {steps:,} steps: {evaluate(model, env_id, eval_episodes, seed=0)}")
     model.save(folder / "model")
+    print(f"Saved: {folder / 'model.zip'}, and the evaluations in between in {folder / 'evaluations.npz'}")
 
 
 if __name__ == "__main__":

@@ -3,11 +3,14 @@
 python examples/own_data.py
 """
 
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import typer
 
 from sb3_o2o import O2OSAC, OfflineDataset
+from sb3_o2o.evaluation import evaluate
 
 
 def record(env: gym.Env, transitions: int) -> dict[str, np.ndarray]:
@@ -27,7 +30,12 @@ def record(env: gym.Env, transitions: int) -> dict[str, np.ndarray]:
 
 
 def main(
-    env_id: str = "Pendulum-v1", transitions: int = 5_000, gradient_steps: int = 2_000, steps: int = 2_000
+    env_id: str = "Pendulum-v1",
+    transitions: int = 5_000,
+    gradient_steps: int = 2_000,
+    steps: int = 2_000,
+    eval_episodes: int = 10,
+    folder: Path = Path("runs/own_data"),
 ) -> None:
     env = gym.make(env_id)
     arrays = record(env, transitions)
@@ -41,8 +49,13 @@ def main(
     model = O2OSAC(
         "MlpPolicy", env, objective="cql", finetuning=[{"SymmetricReplay": {"offline_fraction": 0.5}}], seed=0
     )
+    print(f"Untrained: {evaluate(model, env_id, eval_episodes, seed=0)}")
     model.pretrain(dataset, gradient_steps)
+    print(f"After {gradient_steps:,} updates on the dataset: {evaluate(model, env_id, eval_episodes, seed=0)}")
     model.learn(steps)
+    print(f"After {steps:,} steps of fine-tuning: {evaluate(model, env_id, eval_episodes, seed=0)}")
+    model.save(folder / "model")
+    print(f"Saved: {folder / 'model.zip'}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from stable_baselines3.common.monitor import Monitor
 
 from sb3_o2o import O2OSAC
 from sb3_o2o.demo_data import DEMO_DATASET, DEMO_ENVIRONMENT
+from sb3_o2o.evaluation import evaluate
 
 
 def main(
@@ -27,11 +28,13 @@ def main(
 
     # A recipe fills in every argument that is left out: objective, networks, learning rates, fine-tuning callbacks.
     model = O2OSAC("MlpPolicy", env, recipe="wsrl", seed=0, tensorboard_log=tensorboard)
+    print(f"Untrained: {evaluate(model, eval_env, eval_episodes, seed=0)}")
     offline_eval = EvalCallback(
         eval_env, n_eval_episodes=eval_episodes, eval_freq=gradient_steps // 2, log_path=str(folder / "offline")
     )
     model.pretrain(dataset, gradient_steps, callback=offline_eval, progress_bar=True)
     model.save(folder / "offline_model")
+    print(f"After {gradient_steps:,} updates on the dataset: {evaluate(model, eval_env, eval_episodes, seed=0)}")
 
     # Days later, in another process: what was trained is kept, the recipe adds how to go on.
     model = O2OSAC.load_offline(folder / "offline_model", env, recipe="wsrl", tensorboard_log=tensorboard)
@@ -40,6 +43,8 @@ def main(
     )
     model.learn(steps, callback=online_eval, progress_bar=True)
     model.save(folder / "online_model")
+    print(f"After {steps:,} steps of fine-tuning: {evaluate(model, eval_env, eval_episodes, seed=0)}")
+    print(f"Saved in {folder}: offline_model.zip, online_model.zip, offline/ and online/ with the evaluations")
     print(f"Look at it: tensorboard --logdir {tensorboard}")
 
 

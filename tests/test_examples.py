@@ -1,6 +1,7 @@
 """Every example runs, at a size that takes seconds."""
 
 import importlib.util
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -38,6 +39,17 @@ def test_every_example_has_a_test() -> None:
     assert names <= tested
 
 
+def check_told(capsys: pytest.CaptureFixture, scores: list[str], files: list[Path]) -> str:
+    """It said how good the policy was at each stage, and which files there are now."""
+    printed = capsys.readouterr().out
+    for stage in scores:
+        assert re.search(rf"^{re.escape(stage)}: return -?[\d.]+ ± [\d.]+.*\(1 episodes\)$", printed, re.M), stage
+    for path in files:
+        assert path.exists()
+        assert path.name in printed
+    return printed
+
+
 def test_pretrain_then_finetune(
     example: Callable[[str], ModuleType],
     tiny_dataset: Callable[..., str],
@@ -48,11 +60,18 @@ def test_pretrain_then_finetune(
     assert (tmp_path / "online_model.zip").is_file()
     for phase in ("offline", "online"):
         assert (tmp_path / phase / "evaluations.npz").is_file()
-    assert f"tensorboard --logdir {tmp_path}" in capsys.readouterr().out
+    stages = ["Untrained", "After 2 updates on the dataset", "After 8 steps of fine-tuning"]
+    files = [tmp_path / name for name in ("offline_model.zip", "online_model.zip", "offline", "online", "tensorboard")]
+    assert f"tensorboard --logdir {tmp_path}" in check_told(capsys, stages, files)
 
 
-def test_from_stock_sac(example: Callable[[str], ModuleType], tmp_path: Path) -> None:
-    example("from_stock_sac").main(env_id=tiny.BOX, stock_steps=120, gradient_steps=2, steps=10, folder=tmp_path)
+def test_from_stock_sac(example: Callable[[str], ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    main = example("from_stock_sac").main
+    main(env_id=tiny.BOX, stock_steps=120, gradient_steps=2, steps=10, eval_episodes=1, folder=tmp_path)
+    stages = ["Stock SAC", "After 2 updates on its buffer", "After 10 steps of fine-tuning"]
+    files = [tmp_path / name for name in ("stock_sac.zip", "stock_buffer.pkl", "fine_tuned_sac.zip")]
+    printed = check_told(capsys, [*stages, "The same as stock SAC again"], files)
+    assert len({line.split(": ")[1] for line in printed.splitlines()[-3:-1]}) == 1  # it is the same
     assert SAC.load(tmp_path / "fine_tuned_sac").observation_space.shape == (2,)
 
 
@@ -61,19 +80,24 @@ def test_any_policy_to_ppo(
 ) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
     module = example("any_policy_to_ppo")
-    module.main(transitions=450, clone_steps=3, gradient_steps=3, steps=10, folder=tmp_path)
-    assert "cloned function, the critics are fresh, mean action distance" in capsys.readouterr().out
+    module.main(transitions=450, clone_steps=3, gradient_steps=3, steps=10, eval_episodes=1, folder=tmp_path)
+    files = [tmp_path / "model.zip"]
+    printed = check_told(capsys, ["Before fine-tuning", "After 10 steps"], files)
+    assert "Clone: cloned function, the critics are fresh, mean action distance" in printed
     assert O2OPPO.load(tmp_path / "model").finished_phases == ["reevaluation"]
 
 
-def test_own_data(example: Callable[[str], ModuleType]) -> None:
-    module = example("own_data")
-    module.main(env_id=tiny.BOX, transitions=50, gradient_steps=2, steps=15)
+def test_own_data(example: Callable[[str], ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    main = example("own_data").main
+    main(env_id=tiny.BOX, transitions=50, gradient_steps=2, steps=15, eval_episodes=1, folder=tmp_path)
+    stages = ["Untrained", "After 2 updates on the dataset", "After 15 steps of fine-tuning"]
+    check_told(capsys, stages, [tmp_path / "model.zip"])
 
 
-def test_rl_zoo_style(example: Callable[[str], ModuleType], capsys: pytest.CaptureFixture) -> None:
+def test_rl_zoo_style(example: Callable[[str], ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     module = example("rl_zoo_style")
-    module.main(gradient_steps=2, steps=4)
+    module.main(gradient_steps=2, steps=4, eval_episodes=1, folder=tmp_path)
+    check_told(capsys, ["Untrained", "After 2 updates on the dataset and 4 steps"], [tmp_path / "model.zip"])
     assert set(yaml.safe_load(module.HYPERPARAMS)) >= {"policy", "n_timesteps", "recipe"}
 
 

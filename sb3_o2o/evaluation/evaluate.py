@@ -46,6 +46,14 @@ class Evaluation:
     normalized: NDArray[np.float64] | None
     note: str
 
+    def __str__(self) -> str:
+        parts = [f"return {self.returns.mean():.1f} ± {self.returns.std():.1f}"]
+        if self.normalized is not None:
+            parts.append(f"normalised score {self.normalized.mean():.1f} ± {self.normalized.std():.1f}")
+        if self.successes is not None:
+            parts.append(f"success {100 * self.successes.mean():.0f} %")
+        return f"{', '.join(parts)} ({len(self.returns)} episodes)"
+
     @property
     def score(self) -> float:
         """Mean normalised score, or the mean return where no references are known."""
