@@ -9,6 +9,7 @@ from sb3_o2o.version import __version__
 if TYPE_CHECKING:
     from sb3_o2o.algorithms import O2OPPO, O2OSAC, O2OTD3
     from sb3_o2o.data import OfflineDataset
+    from sb3_o2o.resume import ResumeBundle
 
 __all__ = [
     "O2OPPO",
@@ -16,6 +17,7 @@ __all__ = [
     "O2OTD3",
     "NonFiniteError",
     "OfflineDataset",
+    "ResumeBundle",
     "UntrustedError",
     "__version__",
     "add_safe_globals",
@@ -32,4 +34,8 @@ def __getattr__(name: str) -> Any:
         from sb3_o2o.data import OfflineDataset
 
         return OfflineDataset
+    if name == "ResumeBundle":
+        from sb3_o2o.resume import ResumeBundle
+
+        return ResumeBundle
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

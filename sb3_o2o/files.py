@@ -74,7 +74,9 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         for each in temporary.rglob("*"):
-            if each.is_file():
+            if each.is_dir():
+                sync_folder(each)
+            elif each.stat().st_nlink == 1:  # what has another name was written under that, and is on the disk
                 _sync_file(each)
         sync_folder(temporary)
         os.chmod(temporary, 0o777 & ~_umask())

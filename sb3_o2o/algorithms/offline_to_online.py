@@ -445,7 +445,8 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
             # evaluations and checkpoints are numbered by environment steps
             self._check_run(callbacks)  # before hours of training
             is_new, missing = self.n_pretrain_steps == 0, self.pretrain_steps - self.n_pretrain_steps
-            self.pretrain(None, missing, progress_bar=progress_bar, reset_gradient_steps=is_new)
+            hearing = [each for each in callbacks if getattr(each, "hears_pretraining_of_learn", False)]
+            self.pretrain(None, missing, hearing, progress_bar=progress_bar, reset_gradient_steps=is_new)
             if self.n_pretrain_steps < self.pretrain_steps:
                 self.request_stop()  # it was stopped: do not go on in the environment
         self.check_reward_scale()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,7 @@ from sb3_o2o.errors import NonFiniteError
 from sb3_o2o.files import whole_file
 from sb3_o2o.kinds import ENVIRONMENT, FLAG, NOTHING, PATH, TEXT, Device, Kind, kind, whole
 from sb3_o2o.resume import bundle, copying
+from sb3_o2o.resume.series import newest_bundle
 from sb3_o2o.updates.call import Call
 from sb3_o2o.updates.finite import keep, log_folder
 from sb3_o2o.updates.hooks import CALLBACK, Hooks
@@ -92,7 +94,7 @@ class ResumableAlgorithm(_Base):
         :param path: the folder
         :raises OSError: if it cannot be written
         """
-        self.call.at_clean_point(lambda: bundle.save(self, path))
+        self.call.at_clean_point(lambda: bundle.save(self, path), os.fspath(path))
 
     @classmethod
     @checked
@@ -104,18 +106,32 @@ class ResumableAlgorithm(_Base):
         **kwargs: Any,
     ) -> Self:
         """
-        Read what :meth:`save_resume` wrote. Go on with ``learn(remaining, reset_num_timesteps=False)``, or
-        ``pretrain(dataset, remaining, reset_gradient_steps=False)``, and callbacks of the same kinds in the same
-        order: they get their state back when the call starts.
+        Read what :meth:`save_resume` wrote, or the newest whole one of the bundles of a
+        :class:`~sb3_o2o.resume.ResumeBundle`, and print which that is. Go on with
+        ``learn(remaining, reset_num_timesteps=False)``, or
+        ``pretrain(dataset, remaining, reset_gradient_steps=False)``, and callbacks of the same kinds in the same order:
+        they get their state back when the call starts.
 
-        :param path: the folder
+        :param path: the folder of the bundle, or of the bundles
         :param env: an environment of the same kind
         :param device: where the networks live
         :param kwargs: as for ``load``
         :return: the model
-        :raises ValueError: if it is no resume bundle, or one of another version
+        :raises ValueError: if there is no resume bundle, if it is damaged, or of another version or class; it says what
+            is missing, and has opened nothing then
         """
-        return bundle.load(cls, path, env, device, **kwargs)  # type: ignore[no-any-return]
+        found = newest_bundle(path)
+        if found is None:
+            raise ValueError(
+                f"{path} is no resume bundle (it has no manifest.json) and holds none: save_resume and ResumeBundle "
+                "write them."
+            )
+        folder, manifest, faults = found
+        for fault in faults:
+            warnings.warn(f"{fault} The one before it is read.", stacklevel=3)
+        if folder != Path(path):
+            print(f"Going on from {folder}: {manifest}")
+        return bundle.load(cls, folder, manifest, env, device, **kwargs)  # type: ignore[no-any-return]
 
     def __getstate__(self) -> dict[str, Any]:
         return copying.state_of(self)

@@ -1,5 +1,6 @@
 """``sb3-o2o pretrain`` and ``sb3-o2o finetune``."""
 
+import warnings
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from shlex import quote
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sb3_o2o.cli.console import console, next_command, stop
+from sb3_o2o.cli.console import console, error_console, next_command, stop
 from sb3_o2o.cli.set_options import dataset_settings, parse_settings
 from sb3_o2o.cli.shared_options import (
     DEFAULT_LOG_DIR,
@@ -221,18 +222,20 @@ def start_run(
     """
     import shutil
 
+    from sb3_o2o.files import locked
     from sb3_o2o.runs.folder import RunFolder
 
     prepared = _prepare(config, "Opening dataset and environment …", recipe=recipe)
     name = Path(config.recipe).stem if config.recipe else "run"
     folder = RunFolder.create(log_dir, f"{name}-{config.environment.id.replace('/', '-')}")
-    trained_before = prepared.model.n_pretrain_steps
+    before = 0, prepared.model.n_pretrain_steps
     try:
-        _begin(prepared, folder, offline_from)
-        _run(prepared, folder)
+        with locked(folder.path):
+            _begin(prepared, folder, offline_from)
+            _run(prepared, folder)
     except (ValueError, OSError, KeyboardInterrupt) as error:
         # What a callback only finds out when training starts, such as a missing dataset: leave nothing behind.
-        if (prepared.model.num_timesteps, prepared.model.n_pretrain_steps) == (0, trained_before):
+        if _steps(prepared.model) == before:
             shutil.rmtree(folder.path)
             with suppress(OSError):
                 log_dir.rmdir()
@@ -271,6 +274,7 @@ def resume_run(path: Path, ctx: typer.Context) -> "RunFolder":
     :raises ValueError: there is nothing to go on with, or an option asks for another run
     """
     from sb3_o2o.cli.resume_options import refuse_contradictions
+    from sb3_o2o.files import locked, remove_leftovers
     from sb3_o2o.runs.folder import RunFolder
 
     folder = RunFolder.open(path)
@@ -278,15 +282,58 @@ def resume_run(path: Path, ctx: typer.Context) -> "RunFolder":
     if config.command != ctx.info_name:
         command = f"sb3-o2o {config.command} --resume {quote(str(path))}"
         raise ValueError(f"{str(path)!r} is a run of `{config.command}`: {command}")
-    if not folder.resume_bundle.is_dir():
-        raise ValueError(f"The run in {str(path)!r} was not interrupted, so there is nothing to go on with.")
     refuse_contradictions(ctx, config, folder)
-    try:
-        _run(_prepare(config, "Opening what was saved …", folder.resume_bundle), folder)
-    except KeyboardInterrupt:
-        command = f"sb3-o2o {config.command} --resume {quote(str(path))}"
-        stop(f"Stopped at once, nothing more was saved. Go on from where the run was before with: {command}")
+    with locked(folder.path):
+        remove_leftovers(folder.path)
+        bundle = _newest_bundle(folder, config)
+        try:
+            if bundle is None:
+                prepared = _prepare(config, "Opening dataset and environment …")
+                folder.forget_progress(config)
+            else:
+                prepared = _prepare(config, "Opening what was saved …", bundle)
+            _run(prepared, folder)
+        except KeyboardInterrupt:
+            stop(f"Stopped at once, nothing more was saved. {_how_to_go_on(config, folder)}")
     return folder
+
+
+def _newest_bundle(folder: "RunFolder", config: "RunConfig") -> Path | None:
+    """
+    From where a run goes on, which is said; None where it has to begin again.
+
+    :raises ValueError: it is complete, or none of its bundles is whole
+    """
+    from sb3_o2o.resume import newest_bundle
+
+    found = newest_bundle(folder.resume_bundle)
+    if found is None:
+        if folder.is_complete(config):
+            path = str(folder.path)
+            raise ValueError(
+                f"The run in {path!r} was not interrupted: it is complete, there is nothing to go on with."
+            )
+        console.print("The run ended before its first resume bundle was written: it begins again.")
+        return None
+    path, manifest, faults = found
+    for fault in faults:
+        warnings.warn(f"{fault} The one before it is used.", stacklevel=2)
+    console.print(f"Going on from {path.name}: {manifest}", markup=False, highlight=False, soft_wrap=True)
+    return path
+
+
+def _how_to_go_on(config: "RunConfig", folder: "RunFolder") -> str:
+    """A sentence with the command that goes on with a run, and from where that would be."""
+    from sb3_o2o.resume import newest_bundle
+
+    command = f"sb3-o2o {config.command} --resume {quote(str(folder.path))}"
+    try:
+        found = newest_bundle(folder.resume_bundle)
+    except ValueError as error:
+        return f"It cannot go on: {error}"
+    if found is None:
+        return f"It has no resume bundle yet. Begin it again with: {command}"
+    return f"Its last resume bundle: {found[1]}. Go on from where the run was before with: {command}"
 
 
 def _prepare(
@@ -318,14 +365,6 @@ def _prepare(
     return prepared
 
 
-def _how_to_go_on(command: str, folder: "RunFolder") -> str:
-    """What a run that failed by itself still has."""
-    if folder.resume_bundle.is_dir():
-        return f" Go on from its last good state with: sb3-o2o {command} --resume {quote(str(folder.path))}"
-    saved = _last_saved(folder)
-    return "" if saved is None else f" Its last saved model: {saved}."
-
-
 def _last_saved(folder: "RunFolder") -> Path | None:
     models = [*folder.path.glob("*/checkpoints/*.zip"), *folder.path.glob("*/model.zip")]
     return max(models, key=lambda path: path.stat().st_mtime, default=None)
@@ -334,31 +373,39 @@ def _last_saved(folder: "RunFolder") -> Path | None:
 def _what_is_left(folder: "RunFolder") -> str:
     """What a run has that was stopped at once, without a resume bundle of where it stood."""
     text = f"Stopped at once: this run's last state was not saved. Run folder: {folder.path}"
+    text += f"\n{_how_to_go_on(folder.read_config(), folder)}"
     saved = _last_saved(folder)
     return text if saved is None else f"{text}\nIts last saved model: {saved}"
 
 
-def _run(prepared: Any, folder: "RunFolder") -> None:
-    import shutil
+def _steps(model: Any) -> tuple[int, int]:
+    """Environment steps and gradient steps of pre-training."""
+    return model.num_timesteps, model.n_pretrain_steps
 
+
+def _run(prepared: "Prepared", folder: "RunFolder") -> None:
     from sb3_o2o.cli.run_progress import RunProgress, summary_table
     from sb3_o2o.runs.training import Interrupted, train
 
-    progress = RunProgress(console)
+    progress, before = RunProgress(console), _steps(prepared.model)
     try:
         picture = train(prepared, folder, progress)
-    except Interrupted:
+    except Interrupted as interrupted:
         progress.close()
         command = prepared.config.command
         next_command("Interrupted and saved. Go on with:", f"sb3-o2o {command} --resume {quote(str(folder.path))}")
-        raise typer.Exit(130) from None
+        raise typer.Exit(128 + (interrupted.signal or 2)) from None
     except NonFiniteError as error:
-        error.advice += _how_to_go_on(prepared.config.command, folder)
+        error.advice += f" {_how_to_go_on(prepared.config, folder)}"
+        raise
+    except Exception:
+        progress.close()
+        if _steps(prepared.model) != before:
+            text = f"The run stopped with an error. {_how_to_go_on(prepared.config, folder)}"
+            error_console.print(text, markup=False, highlight=False, soft_wrap=True)
         raise
     finally:
         progress.close()
-    if folder.resume_bundle.is_dir():
-        shutil.rmtree(folder.resume_bundle)  # finished: there is nothing left to go on with
     console.print()
     console.print(summary_table(prepared, folder))
     console.print(f"\nPicture:     [bold]{picture}[/]", soft_wrap=True, highlight=False)

@@ -1,1 +1,7 @@
 """Going on after an interruption."""
+
+from sb3_o2o.resume.callback import ResumeBundle
+from sb3_o2o.resume.series import newest_bundle
+from sb3_o2o.resume.signals import stop_on_signals
+
+__all__ = ["ResumeBundle", "newest_bundle", "stop_on_signals"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import random
 import warnings
@@ -10,47 +9,61 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import stable_baselines3
 import torch as th
 from stable_baselines3 import HerReplayBuffer
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_o2o.files import settled, whole_folder
 from sb3_o2o.resume import environment_state
 from sb3_o2o.resume.encoding import read_state, write_state
-from sb3_o2o.version import __version__
+from sb3_o2o.resume.manifest import Manifest
+from sb3_o2o.resume.rows import put_together, taken_apart, write_rows
 
 _STATE, _MODEL, _BUFFER = "state.pkl", "model.zip", "replay_buffer.pkl"
 
 
-def save(model: Any, path: str | os.PathLike[str]) -> None:
+def save(model: Any, path: str | os.PathLike[str], before: str | os.PathLike[str] | None = None) -> None:
     """
     Write all that a run needs to go on bit for bit: the model, the online buffer, ``VecNormalize``, random
     generators, phase, callbacks and the environment's state.
 
     :param model: an algorithm at a point where nothing is half-done
     :param path: the folder; one that exists is replaced whole
+    :param before: a bundle of the same run, of which rows of the replay buffer that have not changed are taken over;
+        by default the one that is replaced
     :raises OSError: if it cannot be written
     """
-    with whole_folder(path) as folder:
+    target = settled(path)
+    earlier = _earlier(target if before is None else Path(before))
+    with whole_folder(target) as folder:
+        manifest = Manifest.of(model)
         model.save(folder / _MODEL)
         replay_buffer = getattr(model, "replay_buffer", None)
         if replay_buffer is not None:
-            write_state(folder / _BUFFER, _trimmed(replay_buffer))
+            write_state(folder / _BUFFER, taken_apart(replay_buffer))
+            write_rows(replay_buffer, folder, manifest, earlier)
         write_state(folder / _STATE, _state(model))
+        for each in sorted(folder.iterdir()):
+            if each.name not in manifest.files:
+                manifest.add(folder, each.name)
+        manifest.write(folder)
+
+
+def _earlier(folder: Path) -> tuple[Path, Manifest] | None:
+    try:
+        return folder, Manifest.read(folder)
+    except ValueError:  # there is none, or none of ours
+        return None
 
 
 def _state(model: Any) -> dict[str, Any]:
     """All that is in no file of its own."""
     normalizer = model.get_vec_normalize_env()
     return {
-        "version": __version__,
-        "stable_baselines3": stable_baselines3.__version__,
-        "torch": str(th.__version__),
         "random": _random_states(model.action_space),
         "offline_buffer": model.offline_buffer,
+        "rollout_buffer": _rollouts(model),
         "metrics": model.loop.metrics.sums,
         "callbacks": model.call.states(model.finetuning),
         # those of the constructor outlive calls, and may be given a dataset from memory before the next one
@@ -62,20 +75,21 @@ def _state(model: Any) -> dict[str, Any]:
     }
 
 
-def load(algorithm: Any, path: str | os.PathLike[str], env: GymEnv, device: th.device | str, **kwargs: Any) -> Any:
+def load(algorithm: Any, folder: Path, manifest: Manifest, env: GymEnv, device: th.device | str, **kwargs: Any) -> Any:
     """
     Read what :func:`save` wrote.
 
     :param algorithm: class of the model
-    :param path: the folder
+    :param folder: the bundle, found whole
+    :param manifest: what it says of itself
     :param env: an environment of the same kind
     :param device: where the networks live
     :param kwargs: as for ``load``
     :return: the model
-    :raises ValueError: if it is no resume bundle, or one of another version
+    :raises ValueError: if it is of another class; nothing has been opened then
     """
-    folder = settled(path)
-    state = _read_state(folder)
+    manifest.refuse_others(folder, algorithm.__name__)
+    state = read_state(folder / _STATE)
     if state["normalizer"] is not None:
         env = _with_statistics(algorithm._wrap_env(env, verbose=0), state["normalizer"])
     model = algorithm.load(folder / _MODEL, env=env, device=device, force_reset=False, **kwargs)
@@ -85,10 +99,12 @@ def load(algorithm: Any, path: str | os.PathLike[str], env: GymEnv, device: th.d
 
 def _restore(model: Any, folder: Path, state: dict[str, Any]) -> None:
     if (folder / _BUFFER).is_file():
-        model.replay_buffer = _expanded(read_state(folder / _BUFFER), model.device)
+        model.replay_buffer = put_together(read_state(folder / _BUFFER), folder, model.device)
         if isinstance(model.replay_buffer, HerReplayBuffer):
             assert model.env is not None
             model.replay_buffer.set_env(model.env)  # it is not pickled with it
+    if state["rollout_buffer"] is not None:
+        vars(model.rollout_buffer).update(state["rollout_buffer"])
     model.offline_buffer = state["offline_buffer"]
     if model.offline_buffer is not None:
         model.offline_buffer.device = model.device
@@ -130,27 +146,13 @@ def _with_statistics(env: VecEnv, saved: dict[str, Any]) -> VecEnv:
     return env
 
 
-def _read_state(folder: Path) -> dict[str, Any]:
-    if not (folder / _STATE).is_file() or not (folder / _MODEL).is_file():
-        raise ValueError(f"{folder} is no resume bundle: it needs {_STATE} and {_MODEL}, written by save_resume.")
-    state = read_state(folder / _STATE)
-    version = state.get("version") if isinstance(state, dict) else None
-    if version is None:
-        raise ValueError(f"{folder} is no resume bundle: {_STATE} holds something else.")
-    if version != __version__:
-        raise ValueError(
-            f"{folder} was written by sb3_o2o {version}, this is {__version__}: a run can only go on "
-            f"bit for bit in the same version. {folder / _MODEL} can still be loaded with load()."
-        )
-    present = {"torch": str(th.__version__), "stable_baselines3": stable_baselines3.__version__}
-    others = [f"{name} {state[name]} (this is {own})" for name, own in present.items() if state[name] != own]
-    if others:
-        warnings.warn(
-            f"{folder} was written with {' and '.join(others)}: the run can go on, but it is not promised to go on "
-            "bit for bit in another version.",
-            stacklevel=4,
-        )
-    return state
+def _rollouts(model: Any) -> dict[str, Any] | None:
+    """What the last rollout of an on-policy algorithm left."""
+    buffer = getattr(model, "rollout_buffer", None)
+    if buffer is None:
+        return None
+    kept = (np.ndarray, dict, bool, int, float)
+    return {name: value for name, value in vars(buffer).items() if isinstance(value, kept)}
 
 
 def _random_states(action_space: Any) -> dict[str, Any]:
@@ -170,43 +172,3 @@ def _set_random_states(states: dict[str, Any], action_space: Any) -> None:
     if states["cuda"] and th.cuda.is_available():
         th.cuda.set_rng_state_all(states["cuda"])
     action_space.np_random.bit_generator.state = states["action_space"]
-
-
-# -- buffers -------------------------------------------------------------------------------------------------------
-
-
-def _trimmed(buffer: ReplayBuffer) -> ReplayBuffer:
-    """A copy without the rows that were never written: a new buffer for a million steps is mostly zeros."""
-    shallow = copy.copy(buffer)
-    for name, value in vars(buffer).items():
-        if isinstance(value, ReplayBuffer):
-            setattr(shallow, name, _trimmed(value))
-        elif not buffer.full:
-            setattr(shallow, name, _map_rows(value, buffer.buffer_size, lambda array: array[: buffer.pos]))
-    return shallow
-
-
-def _expanded(buffer: ReplayBuffer, device: th.device) -> ReplayBuffer:
-    buffer.device = device
-    rows = buffer.buffer_size
-    for name, value in vars(buffer).items():
-        if isinstance(value, ReplayBuffer):
-            setattr(buffer, name, _expanded(value, device))
-        elif not buffer.full:
-            setattr(buffer, name, _map_rows(value, buffer.pos, lambda array: _grown(array, rows)))
-    return buffer
-
-
-def _grown(array: np.ndarray, rows: int) -> np.ndarray:
-    grown = np.zeros((rows, *array.shape[1:]), dtype=array.dtype)
-    grown[: len(array)] = array
-    return grown
-
-
-def _map_rows(value: Any, rows: int, function: Any) -> Any:
-    """Apply to arrays of shape ``(rows, n_envs, …)``, alone or in a dict."""
-    if isinstance(value, np.ndarray) and value.ndim >= 2 and len(value) == rows:
-        return function(value)
-    if isinstance(value, dict):
-        return {key: _map_rows(item, rows, function) for key, item in value.items()}
-    return value

@@ -11,10 +11,11 @@
       tensorboard/         offline_1, online_1
       learning_curve.png   gradient steps left of the switch, environment steps right of it
       diagnostics.png      Q-values, errors and drift on the same steps, where they were asked for
-      resume/              only after an interruption: all that is needed to go on
+      resume/              until the run is complete: its newest resume bundles, all that is needed to go on
 """
 
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -196,6 +197,7 @@ class RunFolder:
 
     @property
     def resume_bundle(self) -> Path:
+        """Folder of the run's resume bundles."""
         return self.path / "resume"
 
     @property
@@ -207,6 +209,23 @@ class RunFolder:
         """The last finished phase's model, None before the first."""
         finished = [self.path / phase / "model.zip" for phase in PHASES]
         return next((path for path in reversed(finished) if path.is_file()), None)
+
+    def is_complete(self, config: RunConfig) -> bool:
+        """
+        Whether each phase has left its model.
+
+        :param config: the run's configuration
+        """
+        return all((self.path / each / "model.zip").is_file() for each in PHASES if config.steps(each) > 0)
+
+    def forget_progress(self, config: RunConfig) -> None:
+        """
+        Delete what the run's phases have left, so that it can begin again.
+
+        :param config: the run's configuration
+        """
+        for each in (*(self.path / phase for phase in PHASES if config.steps(phase) > 0), self.tensorboard):
+            shutil.rmtree(each, ignore_errors=True)
 
     def read_config(self) -> RunConfig:
         """

@@ -1,14 +1,12 @@
 """A training run from its configuration to its folder: pre-training, fine-tuning, interruption and resumption."""
 
 import copy
-import signal
-import threading
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,7 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_o2o.algorithms import O2OSAC, OfflineToOnlineAlgorithm, algorithm_class, algorithm_of
+from sb3_o2o.algorithms import O2OPPO, O2OSAC, O2OTD3, OfflineToOnlineAlgorithm, algorithm_class, algorithm_of
 from sb3_o2o.algorithms.pretrain_kwargs import arguments_of_finetuning
 from sb3_o2o.data import OfflineDataset
 from sb3_o2o.diagnostics import (
@@ -33,6 +31,7 @@ from sb3_o2o.evaluation import Evaluation, NormalizedEvalCallback, ReferenceScor
 from sb3_o2o.evaluation.episodes import n_side_by_side
 from sb3_o2o.evaluation.plotting import plot_learning_curve
 from sb3_o2o.recipes import Recipe, load_recipe
+from sb3_o2o.resume import ResumeBundle, newest_bundle, stop_on_signals
 from sb3_o2o.runs.environments import policy_for
 from sb3_o2o.runs.folder import PHASES, RunConfig, RunFolder, saved_model
 from sb3_o2o.runs.references import reference_for
@@ -45,7 +44,15 @@ EVALUATION_SEED_OFFSET = 10_000
 
 
 class Interrupted(Exception):
-    """Training was asked to stop, and did between two updates."""
+    """
+    Training was asked to stop, and did between two updates; a resume bundle was written.
+
+    :param signal: that asked for it; None where a callback did
+    """
+
+    def __init__(self, signal: int | None = None):
+        super().__init__(signal)
+        self.signal = signal
 
 
 class RunListener(BaseCallback):
@@ -139,7 +146,7 @@ def prepare(
     Make and check everything that a run needs. Writes nothing.
 
     :param config: what is asked for
-    :param resume_from: resume bundle of an interrupted run, None for a new one
+    :param resume_from: resume bundle of an interrupted run, or the folder of its bundles; None for a new one
     :param recipe: the configuration's, where it has been read; otherwise it is read here
     :param progress_bar: show how far the cloning of a source of another family is
     :raises ValueError: some of it does not exist or does not fit together
@@ -189,8 +196,7 @@ def _model(
     config: RunConfig, recipe: Recipe | None, env: VecEnv, resume_from: Path | None, progress_bar: bool
 ) -> OfflineToOnlineAlgorithm:
     if resume_from is not None:
-        algorithm_of_run = algorithm_of(resume_from / "model.zip") or O2OSAC
-        return algorithm_of_run.load_resume(resume_from, env=env, device=config.device)
+        return _resumed(resume_from, env, config.device)
     # A copy: Stable-Baselines3 writes into the dictionaries that it is given.
     arguments: dict[str, Any] = {"seed": config.seed, **copy.deepcopy(dict(config.overrides))}
     if config.dataset is not None:
@@ -212,6 +218,18 @@ def _model(
     return algorithm(policy, env, recipe=recipe, device=config.device, **arguments)
 
 
+def _resumed(resume_from: Path, env: VecEnv, device: str) -> OfflineToOnlineAlgorithm:
+    """The model of a bundle, or of the newest whole one, of whichever algorithm."""
+    found = newest_bundle(resume_from)
+    if found is None:
+        raise ValueError(f"There is no resume bundle in {str(resume_from)!r}.")
+    path, manifest, _ = found
+    known = {each.__name__: each for each in (O2OSAC, O2OTD3, O2OPPO)}
+    if manifest.algorithm not in known:
+        raise ValueError(f"{path} is of {manifest.algorithm}, which is none of {', '.join(known)}.")
+    return known[manifest.algorithm].load_resume(path, env=env, device=device)
+
+
 def _clone_report(config: RunConfig, model: OfflineToOnlineAlgorithm) -> CloneReport | None:
     """A model of the same family may still carry the report of an earlier run, which is not this one's."""
     if config.source is None or algorithm_of(saved_model(config.source)) is type(model):
@@ -223,28 +241,44 @@ def train(
     prepared: Prepared,
     folder: RunFolder,
     listener: RunListener | None = None,
+    bundles: ResumeBundle | None = None,
 ) -> Path:
     """
-    Run what is left of a run's phases. Going on after an interruption is the same call on the resumed model.
+    Run what is left of a run's phases. Going on after an interruption is the same call on the resumed model. While it
+    goes on resume bundles are written; when it is complete they are removed.
 
     :param prepared: the checked run
     :param folder: where it writes
     :param listener: hears about steps, phases and evaluations
+    :param bundles: writes the resume bundles; by default into the run's folder, every two minutes, and for less than a
+        fiftieth of the time
     :return: path of the learning curve
-    :raises Interrupted: Ctrl-C (or SIGTERM) came; a resume bundle was saved
+    :raises Interrupted: SIGINT (Ctrl-C), SIGTERM or SIGHUP came; a resume bundle was written
     :raises NonFiniteError: something was NaN or infinite; ``nonfinite.npz`` lies in the folder
     """
-    prepared.model.tensorboard_log = str(folder.tensorboard)
-    with _stop_on_signal(prepared.model), _keeping(folder):
+    model = prepared.model
+    model.tensorboard_log = str(folder.tensorboard)
+    bundles = bundles or ResumeBundle(folder.resume_bundle)
+    with stop_on_signals(model) as stopped, _keeping(folder):
         for phase in PHASES:
-            if not _run_phase(phase, prepared, folder, listener or RunListener()):
-                prepared.model.save_resume(folder.resume_bundle)
-                draw(prepared, folder)
-                raise Interrupted
-    return draw(prepared, folder)
+            if not _run_phase(phase, prepared, folder, listener or RunListener(), bundles):
+                _draw_what_there_is(prepared, folder)
+                raise Interrupted(stopped.by)
+    picture = draw(prepared, folder)
+    if folder.resume_bundle.is_dir():
+        shutil.rmtree(folder.resume_bundle)  # there is nothing left to go on with
+    return picture
 
 
-def _run_phase(phase: str, prepared: Prepared, folder: RunFolder, listener: RunListener) -> bool:
+def _draw_what_there_is(prepared: Prepared, folder: RunFolder) -> None:
+    """A picture that cannot be drawn is no reason to hide how an interrupted run goes on."""
+    try:
+        draw(prepared, folder)
+    except Exception as error:
+        warnings.warn(f"The picture of this run could not be drawn: {error}", stacklevel=3)
+
+
+def _run_phase(phase: str, prepared: Prepared, folder: RunFolder, listener: RunListener, bundles: ResumeBundle) -> bool:
     """:return: whether the phase is complete; a stop asked for at its very end takes effect in the next one"""
     config, model = prepared.config, prepared.model
 
@@ -252,8 +286,21 @@ def _run_phase(phase: str, prepared: Prepared, folder: RunFolder, listener: RunL
         return int(model.n_pretrain_steps if phase == "offline" else model.num_timesteps)
 
     done, total = steps_done(), config.steps(phase)
-    if done >= total:
-        return True
+    if done < total:
+        _go_on(phase, prepared, folder, listener, bundles, done)
+    complete = steps_done() >= total
+    # a run that was killed at the end of a phase may have the bundle of that end, and no model
+    is_new = done < total or not (folder.path / phase / "model.zip").is_file()
+    if complete and total > 0 and is_new and not (phase == "offline" and model.num_timesteps > 0):
+        model.save(folder.phase(phase) / "model")
+    return complete
+
+
+def _go_on(
+    phase: str, prepared: Prepared, folder: RunFolder, listener: RunListener, bundles: ResumeBundle, done: int
+) -> None:
+    """A phase, from the steps that are done to its end or until it is stopped."""
+    config, model, total = prepared.config, prepared.model, prepared.config.steps(phase)
     # Callbacks count calls: one for a gradient step, or for a step of all environments together.
     n_calls = total if phase == "offline" else total // config.n_envs
     evaluation = _evaluation(phase, prepared, folder, n_calls)
@@ -263,6 +310,7 @@ def _run_phase(phase: str, prepared: Prepared, folder: RunFolder, listener: RunL
         callbacks.append(CheckpointCallback(every, str(path), name_prefix="model"))
     if config.diagnostics:
         callbacks += _diagnostics(prepared, folder.phase(phase).resolve(), evaluation)
+    callbacks.append(bundles)
     listener.begin_phase(phase, done, total, evaluation)
     if phase == "offline":
         # The model has the dataset already, and after an interruption the buffer on it, random stream included.
@@ -271,10 +319,6 @@ def _run_phase(phase: str, prepared: Prepared, folder: RunFolder, listener: RunL
         # Stopped before its first step, a run has its environments' first observations already.
         is_new = done == 0 and model._last_obs is None
         model.learn(total - done, callback=callbacks, tb_log_name="online", reset_num_timesteps=is_new)
-    complete = steps_done() >= total
-    if complete:
-        model.save(folder.phase(phase) / "model")
-    return complete
 
 
 def _evaluation(phase: str, prepared: Prepared, folder: RunFolder, n_calls: int) -> NormalizedEvalCallback:
@@ -336,31 +380,6 @@ def _keeping(folder: RunFolder) -> Iterator[None]:
     except NonFiniteError as error:
         keep(error, folder.path)
         raise
-
-
-@contextmanager
-def _stop_on_signal(model: OfflineToOnlineAlgorithm) -> Iterator[None]:
-    """
-    The first Ctrl-C (or SIGTERM) asks for a stop between two updates, a second one stops at once and saves nothing.
-    """
-    asked = False
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        model.request_stop()
-
-    # Python lets only the main thread handle signals.
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
-    previous = {number: signal.signal(number, ask) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def draw(prepared: Prepared, folder: RunFolder) -> Path:

@@ -36,7 +36,9 @@ class Call:
         #: of an interrupted call, until the next one of the same kind: whether it was offline, and each callback's
         self.interrupted: tuple[bool, list[State]] | None = None
         self._stop_requested = False
-        self._waiting: Callable[[], None] | None = None
+        self._waiting: dict[str, Callable[[], None]] = {}
+        self._before_stop: list[Callable[[], None]] = []
+        self._at_end: list[Callable[[], None]] = []
         self._is_running = False
 
     # -- callbacks -------------------------------------------------------------------------------------------------
@@ -49,6 +51,7 @@ class Call:
         :param offline: the call is ``pretrain``
         """
         self.callbacks, self.offline = list(walk(callback)), offline
+        self._before_stop = []
         saved, self.interrupted = self.interrupted, None
         if saved is not None and saved[0] == offline:
             restore(self.callbacks, saved[1])
@@ -69,6 +72,10 @@ class Call:
             self.finished = states_of(each for each in self.callbacks if not is_own(each))
         self.callbacks, self.rounds = [], 1
         hooks.deliver_to(each for each in hooks.callbacks() if is_own(each))
+        self._before_stop = []
+        leaving, self._at_end = self._at_end, []
+        for action in leaving:
+            action()
         for callback in own:
             callback.parent, callback.locals, callback.globals = None, {}, {}  # type: ignore[assignment]
 
@@ -90,15 +97,27 @@ class Call:
         """End the call at the next clean point."""
         self._stop_requested = True
 
-    def at_clean_point(self, action: Callable[[], None]) -> None:
+    def at_clean_point(self, action: Callable[[], None], what: str = "") -> None:
         """
-        :param action: to be done at the next clean point or the end of the call; at once between two calls. Of several,
-            the last one counts
+        :param action: to be done at the next clean point or the end of the call; at once between two calls
+        :param what: it makes; of several that make the same, the last one counts
         """
         if self._is_running:
-            self._waiting = action
+            self._waiting[what] = action
         else:
             action()
+
+    def before_stop(self, action: Callable[[], None]) -> None:
+        """
+        :param action: to be done at the clean point where this call is stopped, if it is
+        """
+        self._before_stop.append(action)
+
+    def at_end(self, action: Callable[[], None]) -> None:
+        """
+        :param action: to be done when this call is over, however it ends
+        """
+        self._at_end.append(action)
 
     def clean_point(self) -> bool:
         """
@@ -108,20 +127,28 @@ class Call:
         """
         self._act()
         stop, self._stop_requested = self._stop_requested, False
+        for action in self._before_stop if stop else ():
+            action()
         return stop
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """What is asked for inside waits for a clean point; the end of the outermost call is one."""
+        """
+        What is asked for inside waits for a clean point; the end of the outermost call is one, unless it ends in an
+        error, which may leave anything half-done.
+        """
         outer, self._is_running = self._is_running, True
         try:
             yield
+        except BaseException:
+            self._waiting.clear()
+            raise
         finally:
             self._is_running = outer
         if not outer:
             self._act()
 
     def _act(self) -> None:
-        if self._waiting is not None:
-            action, self._waiting = self._waiting, None
+        waiting, self._waiting = self._waiting, {}
+        for action in waiting.values():
             action()

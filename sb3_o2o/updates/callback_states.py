@@ -30,7 +30,8 @@ def states_of(callbacks: Iterable[BaseCallback]) -> list[State]:
     :param callbacks: of a call
     :return: plain state of each; references to models, environments and open files stay behind
     """
-    return [(type(callback).__name__, dict(_plain(vars(callback)))) for callback in callbacks]
+    kept = [each for each in callbacks if not getattr(each, "keeps_no_state", False)]
+    return [(type(callback).__name__, dict(_plain(vars(callback)))) for callback in kept]
 
 
 _PLAIN = (bool, int, float, str, np.ndarray, np.generic, th.Tensor, list, tuple, dict, set, deque, type(None))

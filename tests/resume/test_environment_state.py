@@ -1,6 +1,6 @@
 """Resume bundles of environments in the middle of an episode, and bundles that cannot be used."""
 
-import pickle
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from toy_tasks import Drift, assert_same, dataset, dataset_file, make, vec
 
-from sb3_o2o import O2OSAC
+from sb3_o2o import O2OSAC, O2OTD3
 from sb3_o2o.data import OfflineDataset
 
 from .test_bundle import SaveAt, everything, never
@@ -89,36 +89,78 @@ def test_nothing_is_named_for_a_simulated_robot(tmp_path: Path, recwarn: pytest.
 # -- bad bundles ---------------------------------------------------------------------------------------------------
 
 
-def test_a_bundle_of_another_version_is_refused(tmp_path: Path) -> None:
+def rewritten(bundle: Path, **changes: Any) -> None:
+    """Another manifest."""
+    path = bundle / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.fixture
+def unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of a bundle that is refused may be opened."""
+
+    def read(*_: Any) -> None:
+        raise AssertionError("opened")
+
+    monkeypatch.setattr("sb3_o2o.resume.bundle.read_state", read)
+
+
+def test_a_bundle_of_another_version_is_refused(unread: None, tmp_path: Path) -> None:
     make().learn(6).save_resume(tmp_path / "bundle")
-    path = tmp_path / "bundle" / "state.pkl"
-    path.write_bytes(pickle.dumps({**pickle.loads(path.read_bytes()), "version": "0.0.0"}))
+    rewritten(tmp_path / "bundle", sb3_o2o="0.0.0")
     with pytest.raises(ValueError, match=r"written by sb3_o2o 0\.0\.0.*same version"):
         O2OSAC.load_resume(tmp_path / "bundle", vec())
     assert O2OSAC.load(tmp_path / "bundle" / "model.zip", device="cpu").num_timesteps == 6
 
 
+def test_a_bundle_of_another_class_is_refused(unread: None, tmp_path: Path) -> None:
+    make().learn(6).save_resume(tmp_path / "bundle")
+    with pytest.raises(ValueError, match=r"bundle is of O2OSAC, not of O2OTD3: read it with O2OSAC\.load_resume"):
+        O2OTD3.load_resume(tmp_path / "bundle", vec())
+
+
 @pytest.mark.parametrize("library", ["torch", "stable_baselines3"])
 def test_other_versions_of_the_libraries_are_named_once(library: str, tmp_path: Path) -> None:
     make().learn(6).save_resume(tmp_path / "bundle")
-    path = tmp_path / "bundle" / "state.pkl"
-    path.write_bytes(pickle.dumps({**pickle.loads(path.read_bytes()), library: "1.0.0"}))
+    rewritten(tmp_path / "bundle", **{library: "1.0.0"})
     with pytest.warns(UserWarning, match=rf"{library} 1\.0\.0 .*not promised to go on bit for bit") as caught:
         resumed = O2OSAC.load_resume(tmp_path / "bundle", vec(), device="cpu")
     assert len(caught) == 1
     assert resumed.num_timesteps == 6
 
 
-@pytest.mark.parametrize("content", [None, b"", b"not a pickle", pickle.dumps([1, 2])])
-def test_what_is_no_bundle_is_refused(content: bytes | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("manifest.json", None, r"is no resume bundle \(it has no manifest\.json\) and holds none"),
+        ("manifest.json", b"", "manifest.json cannot be read: JSONDecodeError"),
+        ("manifest.json", b"[1, 2]", "manifest.json cannot be read: TypeError"),
+        ("state.pkl", None, "is damaged: state.pkl is missing"),
+        ("state.pkl", b"cut", r"is damaged: state.pkl has 3 bytes instead of [\d,]+\."),
+        ("replay_buffer.rows.000000", None, "is damaged: replay_buffer.rows.000000 is missing"),
+        ("replay_buffer.rows.000000", "flipped", "rows.000000 holds something else than was written"),
+        ("model.zip", "flipped", "model.zip holds something else than was written"),
+    ],
+)
+def test_a_damaged_bundle_is_refused(
+    name: str, content: bytes | str | None, words: str, unread: None, tmp_path: Path
+) -> None:
     make().learn(6).save_resume(tmp_path / "bundle")
+    path = tmp_path / "bundle" / name
     if content is None:
-        (tmp_path / "bundle" / "state.pkl").unlink()
+        path.unlink()
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
     else:
-        (tmp_path / "bundle" / "state.pkl").write_bytes(content)
-    with pytest.raises(ValueError, match=r"no resume bundle|cannot be read"):
+        changed = bytearray(path.read_bytes())
+        changed[len(changed) // 2] ^= 1
+        path.write_bytes(changed)
+    with pytest.raises(ValueError, match=words):
         O2OSAC.load_resume(tmp_path / "bundle", vec())
-    with pytest.raises(ValueError, match="no resume bundle"):
+
+
+def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is no resume bundle .* and holds none"):
         O2OSAC.load_resume(tmp_path, vec())
 
 
