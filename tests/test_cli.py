@@ -363,7 +363,7 @@ class TestInterruption:
     ) -> None:
         result = sb3_o2o("pretrain", tiny_dataset(), "--recipe", "cql", "--gradient-steps", 6, *SMALL, *SHORT)
         assert result.exit_code == 130
-        monkeypatch.setattr("sb3_o2o.resume.bundle.__version__", "9.9.9")
+        monkeypatch.setattr("sb3_o2o.resume.manifest.__version__", "9.9.9")
         assert f"written by sb3_o2o {__version__}, this is 9.9.9" in fails(
             "pretrain", "--resume", "runs/cql-TinyBox-v0_1"
         )
