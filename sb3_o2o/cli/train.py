@@ -309,9 +309,9 @@ def _newest_bundle(folder: "RunFolder", config: "RunConfig") -> Path | None:
     found = newest_bundle(folder.resume_bundle)
     if found is None:
         if folder.is_complete(config):
-            path = str(folder.path)
+            name = str(folder.path)
             raise ValueError(
-                f"The run in {path!r} was not interrupted: it is complete, there is nothing to go on with."
+                f"The run in {name!r} was not interrupted: it is complete, there is nothing to go on with."
             )
         console.print("The run ended before its first resume bundle was written: it begins again.")
         return None
