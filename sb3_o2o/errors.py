@@ -41,10 +41,10 @@ def unknown(kind: str, name: object, options: Iterable[str]) -> ValueError:
 
     :param kind: what the name stands for, e.g. ``"objective"``
     :param name: what was given
-    :param options: the names that exist
+    :param options: the names that exist; private ones are not told
     :return: the error, to be raised by the caller
     """
-    options = sorted(options)
+    options = sorted(option for option in options if not option.startswith("_"))
     return ValueError(f"Unknown {kind} {name!r}.{nearest(name, options)} Available: {', '.join(options)}.")
 
 

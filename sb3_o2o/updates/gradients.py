@@ -95,7 +95,7 @@ class GradientFunctions:
 
         _keep_freed_memory()
         started = time.perf_counter()
-        name = step.function.__name__.replace("_", " ")
+        name = step.function.__name__.strip("_").replace("_", " ")
         try:
             with _spinner(f"Compiling {name} …"):
                 if error is None:
