@@ -32,6 +32,7 @@ from sb3_o2o.kinds import (
 )
 from sb3_o2o.objectives import Objective
 from sb3_o2o.recipes.recipe_files import Recipe
+from sb3_o2o.search_space import Choice, Range
 from sb3_o2o.updates.finite import RAISE, ROLLBACK
 
 Rate = float | Schedule
@@ -124,6 +125,8 @@ CALLBACKS = (
     instance("a list, in brackets, of callbacks, of their names, or of {name: arguments}", list, tuple) | NOTHING
 )
 RECIPE = instance("a recipe, its name, or the path of a file that ends in .yml", str, Recipe) | NOTHING
+#: what learning rates are tuned in
+LEARNING_RATES = Range(1e-5, 1e-3, log=True)
 NOT_ZERO = kind("a finite number other than 0", lambda value: number().accepts(value) and value != 0)
 
 # -- what all three take -------------------------------------------------------------------------------------------
@@ -132,13 +135,12 @@ NOT_ZERO = kind("a finite number other than 0", lambda value: number().accepts(v
 class SharedArguments(TypedDict, total=False):
     """Of every algorithm."""
 
-    batch_size: Annotated[int, Argument(COUNT)]
     gamma: Annotated[float, Argument(FRACTION)]
     n_steps: Annotated[int, Argument(COUNT)]
-    stats_window_size: Annotated[int, Argument(whole(0))]
-    tensorboard_log: Annotated[str | None, Argument(PATH | NOTHING)]
+    stats_window_size: Annotated[int, Argument(whole(0), online=True)]
+    tensorboard_log: Annotated[str | None, Argument(PATH | NOTHING, online=True)]
     policy_kwargs: Annotated[dict[str, Any] | None, Argument(ARGUMENTS | NOTHING)]
-    verbose: Annotated[int, Argument(whole() | FLAG)]
+    verbose: Annotated[int, Argument(whole() | FLAG, online=True)]
     seed: Annotated[int | None, Argument(whole(0, 2**32 - 1) | NOTHING)]
     device: Annotated[th.device | str, Argument(DEVICE)]
     _init_setup_model: Annotated[bool, Argument(FLAG)]
@@ -214,23 +216,26 @@ class ExplorationArguments(TypedDict, total=False):
 class OffPolicyArguments(SharedArguments, total=False):
     """Of O2OSAC and O2OTD3."""
 
-    learning_rate: Annotated[Rate, Argument(RATE)]
-    buffer_size: Annotated[int, Argument(COUNT)]
-    learning_starts: Annotated[int, Argument(number())]
-    tau: Annotated[float, Argument(FRACTION)]
-    train_freq: Annotated[int | tuple[int, str], Argument(FREQUENCY)]
-    gradient_steps: Annotated[int, Argument(whole(-1))]
+    batch_size: Annotated[int, Argument(COUNT, search=Choice((128, 256, 512, 1024)))]
+    learning_rate: Annotated[Rate, Argument(RATE, search=LEARNING_RATES)]
+    buffer_size: Annotated[int, Argument(COUNT, online=True)]
+    learning_starts: Annotated[int, Argument(number(), online=True)]
+    tau: Annotated[float, Argument(FRACTION, search=Range(1e-3, 2e-2, log=True))]
+    train_freq: Annotated[int | tuple[int, str], Argument(FREQUENCY, online=True)]
+    gradient_steps: Annotated[int, Argument(whole(-1), search=Choice((1, 2, 4, 10)), online=True)]
     action_noise: Annotated[
         ActionNoise | float | None,
-        Argument(NOISE, "an ActionNoise, or the standard deviation of Gaussian noise on the scale of [-1, 1]"),
+        Argument(
+            NOISE, "an ActionNoise, or the standard deviation of Gaussian noise on the scale of [-1, 1]", online=True
+        ),
     ]
-    replay_buffer_class: Annotated[type[ReplayBuffer] | None, Argument(subclass(ReplayBuffer) | NOTHING)]
-    replay_buffer_kwargs: Annotated[dict[str, Any] | None, Argument(ARGUMENTS | NOTHING)]
-    optimize_memory_usage: Annotated[bool, Argument(FLAG)]
+    replay_buffer_class: Annotated[type[ReplayBuffer] | None, Argument(subclass(ReplayBuffer) | NOTHING, online=True)]
+    replay_buffer_kwargs: Annotated[dict[str, Any] | None, Argument(ARGUMENTS | NOTHING, online=True)]
+    optimize_memory_usage: Annotated[bool, Argument(FLAG, online=True)]
 
     online_objective: Annotated[
         str | type[Objective] | None,
-        Argument(OBJECTIVE | NOTHING, "what ``learn`` minimises; by default {online}", None),
+        Argument(OBJECTIVE | NOTHING, "what ``learn`` minimises; by default {online}", None, online=True),
     ]
     online_objective_kwargs: Annotated[
         dict[str, Any] | None,
@@ -239,9 +244,10 @@ class OffPolicyArguments(SharedArguments, total=False):
             "arguments of the online objective; an online objective of the same name goes on as the offline one, with "
             "its multiplier and value network, unless its arguments differ",
             None,
+            online=True,
         ),
     ]
-    n_critics: Annotated[int, Argument(COUNT, "critics in the ensemble, N", 2)]
+    n_critics: Annotated[int, Argument(COUNT, "critics in the ensemble, N", 2, Choice((2, 5, 10)))]
     critic_layer_norm: Annotated[
         bool, Argument(FLAG, "layer normalisation in the critics, before each activation", False)
     ]
@@ -256,7 +262,8 @@ class OffPolicyArguments(SharedArguments, total=False):
         ),
     ]
     qf_learning_rate: Annotated[
-        Rate | None, Argument(RATE | NOTHING, "the critics' learning rate; ``learning_rate`` by default", None)
+        Rate | None,
+        Argument(RATE | NOTHING, "the critics' learning rate; ``learning_rate`` by default", None, LEARNING_RATES),
     ]
     critic_subset: Annotated[
         int | None,
@@ -317,7 +324,7 @@ class SACArguments(OffPolicyArguments, ExplorationArguments, total=False):
             "``'auto_0.5'`` half of that (RLPD)",
         ),
     ]
-    use_sde_at_warmup: Annotated[bool, Argument(FLAG)]
+    use_sde_at_warmup: Annotated[bool, Argument(FLAG, online=True)]
 
     policy_delay: Annotated[
         int,
@@ -325,6 +332,8 @@ class SACArguments(OffPolicyArguments, ExplorationArguments, total=False):
             COUNT,
             "critic updates per actor and temperature update when fine-tuning; pre-training updates all",
             1,
+            Choice((1, 2, 4)),
+            online=True,
         ),
     ]
     ent_coef_learning_rate: Annotated[
@@ -340,7 +349,7 @@ class TD3Arguments(OffPolicyArguments, total=False):
         int,
         Argument(COUNT, "every ``policy_delay``-th update moves the actor and both target networks, offline as well"),
     ]
-    target_policy_noise: Annotated[float, Argument(NOT_NEGATIVE)]
+    target_policy_noise: Annotated[float, Argument(NOT_NEGATIVE, search=Range(0.05, 0.4))]
     target_noise_clip: Annotated[float, Argument(number(0, finite=False))]
 
 
@@ -350,18 +359,19 @@ class TD3Arguments(OffPolicyArguments, total=False):
 class PPOArguments(SharedArguments, ExplorationArguments, total=False):
     """Of O2OPPO."""
 
-    learning_rate: Annotated[PPORate, Argument(PPO_RATE)]
-    n_epochs: Annotated[int, Argument(COUNT)]
-    gae_lambda: Annotated[float, Argument(FRACTION)]
-    clip_range: Annotated[Rate, Argument(CLIP_RANGE)]
-    clip_range_vf: Annotated[Rate | None, Argument(CLIP_RANGE | NOTHING)]
-    normalize_advantage: Annotated[bool, Argument(FLAG)]
-    ent_coef: Annotated[float, Argument(number())]
-    vf_coef: Annotated[float, Argument(NOT_NEGATIVE)]
+    batch_size: Annotated[int, Argument(COUNT, search=Choice((64, 128, 256)), online=True)]
+    learning_rate: Annotated[PPORate, Argument(PPO_RATE, search=LEARNING_RATES)]
+    n_epochs: Annotated[int, Argument(COUNT, search=Choice((5, 10, 20)), online=True)]
+    gae_lambda: Annotated[float, Argument(FRACTION, search=Range(0.9, 1.0), online=True)]
+    clip_range: Annotated[Rate, Argument(CLIP_RANGE, search=Range(0.1, 0.3), online=True)]
+    clip_range_vf: Annotated[Rate | None, Argument(CLIP_RANGE | NOTHING, online=True)]
+    normalize_advantage: Annotated[bool, Argument(FLAG, online=True)]
+    ent_coef: Annotated[float, Argument(number(), online=True)]
+    vf_coef: Annotated[float, Argument(NOT_NEGATIVE, online=True)]
     max_grad_norm: Annotated[float, Argument(number(above=0, finite=False))]
     rollout_buffer_class: Annotated[type[RolloutBuffer] | None, Argument(subclass(RolloutBuffer) | NOTHING)]
     rollout_buffer_kwargs: Annotated[dict[str, Any] | None, Argument(ARGUMENTS | NOTHING)]
-    target_kl: Annotated[float | None, Argument(POSITIVE | NOTHING)]
+    target_kl: Annotated[float | None, Argument(POSITIVE | NOTHING, online=True)]
 
     value_learning_rate: Annotated[
         PPORate | None,

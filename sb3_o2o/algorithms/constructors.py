@@ -16,6 +16,7 @@ from sb3_o2o.finetuning import build_finetuning
 from sb3_o2o.kinds import ENVIRONMENT_OR_ID, NOTHING, Kind, instance, subclass
 from sb3_o2o.objectives import objective_class
 from sb3_o2o.recipes.recipe_files import Recipe, environment_id, load_recipe
+from sb3_o2o.search_space import Choice, Range
 from sb3_o2o.updates.containers import own_containers
 
 Algorithm = TypeVar("Algorithm", bound=type)
@@ -37,11 +38,15 @@ class Argument:
     :param kind: what it may be
     :param about: what it does; the stock class's words by default, which stand for ``{stock}``
     :param default: its value where it is left out; the stock class's by default
+    :param search: what to tune it in; None for one that is not tuned unless the user says in what
+    :param online: it only matters to ``learn``: whatever it is, ``pretrain`` minimises the same with the same networks
     """
 
     kind: Kind
     about: str = ""
     default: Any = inspect.Parameter.empty
+    search: Range | Choice | None = None
+    online: bool = False
 
 
 class Constructor:
@@ -62,9 +67,17 @@ class Constructor:
         #: names of the arguments that the stock class takes
         self.stock = tuple(stock)
         self.kinds: dict[str, Kind] = dict(_FIRST)
+        #: what arguments are tuned in
+        self.search_space: dict[str, Range | Choice] = {}
+        #: names of the arguments that only matter to ``learn``
+        self.online: set[str] = set()
         for name, hint in get_type_hints(declared, include_extras=True).items():
             annotation, argument = get_args(hint)
             self.kinds[name] = argument.kind
+            if argument.search is not None:
+                self.search_space[name] = argument.search
+            if argument.online:
+                self.online.add(name)
             if argument.about:
                 abouts[name] = argument.about.replace("{stock}", abouts.get(name, "").rstrip("."))
             if name in stock:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -14,6 +14,7 @@ from sb3_o2o.checked import checked
 from sb3_o2o.finetuning.reference import Choice, _ReferenceCallback
 from sb3_o2o.kinds import Count, Positive
 from sb3_o2o.objectives import functional as F
+from sb3_o2o.search_space import Range, SearchSpace
 
 
 class AuxiliaryAdvantage(_ReferenceCallback):
@@ -43,6 +44,7 @@ class AuxiliaryAdvantage(_ReferenceCallback):
     """
 
     exclusive = ("what is mixed into the advantages",)
+    search_space: ClassVar[SearchSpace] = {"anneal_steps": Range(50_000, 500_000, log=True)}
 
     @checked
     def __init__(

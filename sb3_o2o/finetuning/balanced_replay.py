@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch as th
@@ -20,6 +20,7 @@ from sb3_o2o.networks.normalizer import NormalizedExtractor
 from sb3_o2o.networks.ratio import DensityRatio, state_action_inputs
 from sb3_o2o.objectives import Batch
 from sb3_o2o.objectives import functional as F
+from sb3_o2o.search_space import Range, SearchSpace
 
 
 class BalancedReplay(_DatasetCallback):
@@ -49,6 +50,7 @@ class BalancedReplay(_DatasetCallback):
 
     needs_replay_buffer = True
     exclusive = (MIXTURE,)
+    search_space: ClassVar[SearchSpace] = {"temperature": Range(1.0, 10.0), "online_fraction": Range(0.25, 0.75)}
 
     @checked
     def __init__(

@@ -13,6 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_o2o.data import OfflineReplayBuffer, ReplaySamples
 from sb3_o2o.objectives.learner import Learner
 from sb3_o2o.plain import add_safe_globals
+from sb3_o2o.search_space import SearchSpace
 
 if TYPE_CHECKING:
     from sb3_o2o.objectives import Batch, Objective, Penalty, Step
@@ -128,6 +129,8 @@ class FineTuningCallback(BaseCallback):
     exclusive: Sequence[str] = ()
     #: works on a replay buffer, which on-policy algorithms do not have
     needs_replay_buffer: ClassVar[bool] = False
+    #: what its arguments are tuned in, by name; those that are missing are not tuned unless the user says in what
+    search_space: ClassVar[SearchSpace] = MappingProxyType({})
     registry: ClassVar[dict[str, type[FineTuningCallback]]] = {}
     #: of the fine-tuning run that this callback has been in; empty before the first
     run_id: str = ""

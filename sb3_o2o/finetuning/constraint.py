@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch as th
 from torch import nn
@@ -15,6 +15,7 @@ from sb3_o2o.kinds import Count, InnerFraction, Positive
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.objectives import Penalty
 from sb3_o2o.objectives import functional as F
+from sb3_o2o.search_space import Range, SearchSpace
 
 if TYPE_CHECKING:
     from sb3_o2o.objectives import Batch
@@ -87,6 +88,11 @@ class ConstrainedFineTuning(_ReferenceCallback):
     """
 
     exclusive = ("what the policy stays near",)
+    search_space: ClassVar[SearchSpace] = {
+        "expectile": Range(0.5, 0.9),
+        "multiplier": Range(0.1, 10.0, log=True),
+        "anneal_steps": Range(20_000, 500_000, log=True),
+    }
 
     @checked
     def __init__(

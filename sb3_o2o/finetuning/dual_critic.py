@@ -19,6 +19,7 @@ from sb3_o2o.finetuning.second_critics import SecondCritics
 from sb3_o2o.kinds import Count, whole
 from sb3_o2o.objectives import Batch, LossesAndMetrics, Step
 from sb3_o2o.objectives import functional as F
+from sb3_o2o.search_space import Choice, SearchSpace
 
 
 class DualCritic(FineTuningCallback):
@@ -60,6 +61,7 @@ class DualCritic(FineTuningCallback):
     """
 
     exclusive = ("the second pair of critics",)
+    search_space: ClassVar[SearchSpace] = {"second": Choice(("fresh", "copy"))}
 
     @checked
     def __init__(

@@ -21,6 +21,7 @@ from sb3_o2o.finetuning.second_critics import SecondCritics
 from sb3_o2o.kinds import Count, NotNegative, Positive
 from sb3_o2o.objectives import Batch, LossesAndMetrics, Objective, Step
 from sb3_o2o.objectives import functional as F
+from sb3_o2o.search_space import Range, SearchSpace
 
 #: of the phase; short, because it is part of the logger's keys
 PHASE = "opt"
@@ -53,6 +54,10 @@ class OnlinePretraining(_DatasetCallback):
 
     needs_replay_buffer = True
     exclusive = (FIRST_UPDATE,)
+    search_space: ClassVar[SearchSpace] = {
+        "learning_rate": Range(1e-5, 1e-3, log=True),
+        "inner_learning_rate": Range(1e-5, 1e-3, log=True),
+    }
 
     @checked
     def __init__(

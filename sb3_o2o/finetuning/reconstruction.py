@@ -19,6 +19,7 @@ from sb3_o2o.objectives import (
     Objective,
     StochasticAlignmentObjective,
 )
+from sb3_o2o.search_space import Range, SearchSpace
 
 #: YAML reads 5e5 as a float
 _Updates = Annotated[int, whole(1, or_float=True)]
@@ -129,6 +130,7 @@ class PolicyReevaluation(_GradientPhase):
     """
 
     phase: ClassVar[str] = "reevaluation"
+    search_space: ClassVar[SearchSpace] = {"ent_coef": Range(0.05, 1.0, log=True)}
 
     @checked
     def __init__(
@@ -185,6 +187,10 @@ class ValueAlignment(_GradientPhase):
     """
 
     phase: ClassVar[str] = "alignment"
+    search_space: ClassVar[SearchSpace] = {
+        "ent_coef": Range(0.05, 1.0, log=True),
+        "distance_weight": Range(0.1, 10.0, log=True),
+    }
 
     @checked
     def __init__(

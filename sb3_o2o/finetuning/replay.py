@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from stable_baselines3 import HerReplayBuffer
@@ -16,6 +16,7 @@ from sb3_o2o.data.online import samples_at, unfinished_steps
 from sb3_o2o.data.sources import AnyDataset
 from sb3_o2o.finetuning.callback import MIXTURE, FineTuningCallback
 from sb3_o2o.kinds import Count, Fraction, kind, one_of
+from sb3_o2o.search_space import Choice, Range, SearchSpace
 from sb3_o2o.updates.sampling import is_same
 
 
@@ -101,6 +102,7 @@ class SymmetricReplay(_DatasetCallback):
 
     needs_replay_buffer = True
     exclusive = (MIXTURE,)
+    search_space: ClassVar[SearchSpace] = {"offline_fraction": Range(0.1, 0.9)}
 
     @checked
     def __init__(self, offline_fraction: Fraction = 0.5, dataset: AnyDataset = None):
@@ -144,6 +146,7 @@ class FIFOReplay(_DatasetCallback):
 
     needs_replay_buffer = True
     exclusive = (MIXTURE,)
+    search_space: ClassVar[SearchSpace] = {"online_fraction": Range(0.05, 0.5)}
 
     @checked
     def __init__(self, online_fraction: Fraction = 0.1, dataset: AnyDataset = None):
@@ -261,6 +264,8 @@ class DatasetReplay(_DatasetCallback):
     def exclusive(self) -> tuple[str, ...]:  # type: ignore[override]
         """See :attr:`FineTuningCallback.exclusive`."""
         return () if self.mode == "none" else (MIXTURE,)
+
+    search_space: ClassVar[SearchSpace] = {"mode": Choice(("all", "none"))}
 
     @checked
     def __init__(self, mode: _Mode = "all", n_trajectories: Count = 50, dataset: AnyDataset = None):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch as th
 
 from sb3_o2o.checked import checked
 from sb3_o2o.finetuning.callback import FineTuningCallback
 from sb3_o2o.kinds import NotNegative
+from sb3_o2o.search_space import Range, SearchSpace
 
 if TYPE_CHECKING:
     from sb3_o2o.objectives import Batch
@@ -32,6 +33,7 @@ class PerturbedTargets(FineTuningCallback):
     """
 
     exclusive = ("the noise of the target actions",)
+    search_space: ClassVar[SearchSpace] = {"sigma": Range(0.1, 0.6), "clip": Range(0.2, 1.0)}
 
     @checked
     def __init__(self, sigma: NotNegative = 0.3, clip: NotNegative = 0.6):

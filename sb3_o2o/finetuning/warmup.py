@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from sb3_o2o.checked import checked
 from sb3_o2o.finetuning.callback import FIRST_UPDATE, FineTuningCallback
 from sb3_o2o.kinds import CountFromZero
+from sb3_o2o.search_space import Range, SearchSpace
 
 
 class Warmup(FineTuningCallback):
@@ -18,6 +21,7 @@ class Warmup(FineTuningCallback):
 
     needs_replay_buffer = True
     exclusive = (FIRST_UPDATE,)
+    search_space: ClassVar[SearchSpace] = {"steps": Range(500, 10_000, log=True)}
 
     @checked
     def __init__(self, steps: CountFromZero = 5000):

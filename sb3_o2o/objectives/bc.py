@@ -11,6 +11,7 @@ from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step
 from sb3_o2o.objectives.learner import Learner, SACLearner
 from sb3_o2o.objectives.objective import UNUSED, Objective
+from sb3_o2o.search_space import Choice, SearchSpace
 
 
 def check_imitation(model: Learner, objective: str, argument: str, loss: str | None, action_clip: float) -> str:
@@ -62,6 +63,7 @@ class BCObjective(Objective):
     unused_hooks: ClassVar[tuple[str, ...]] = (
         *("next_actions", "next_values", "actor_values", "advantages", "actor_penalty"),
     )
+    search_space: ClassVar[SearchSpace] = {"entropy_term": Choice((True, False))}
 
     def __init__(
         self, model: Learner, *, loss: str | None = None, entropy_term: bool = True, action_clip: float = 1 - 1e-5

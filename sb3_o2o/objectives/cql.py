@@ -11,6 +11,7 @@ from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics
 from sb3_o2o.objectives.learner import SACLearner
 from sb3_o2o.objectives.objective import SACObjective
+from sb3_o2o.search_space import Range, SearchSpace
 
 
 class CQLObjective(SACObjective):
@@ -33,6 +34,8 @@ class CQLObjective(SACObjective):
     :param entropy_at_next: likewise
     :param target_reduction: likewise
     """
+
+    search_space: ClassVar[SearchSpace] = {"cql_weight": Range(0.5, 20.0, log=True)}
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step
 from sb3_o2o.objectives.learner import SACLearner
 from sb3_o2o.objectives.objective import SACObjective
+from sb3_o2o.search_space import Range, SearchSpace
 
 
 class SACNObjective(SACObjective):
@@ -109,6 +110,7 @@ class EDACObjective(SACNObjective):
     """
 
     least_critics: ClassVar[int] = 2
+    search_space: ClassVar[SearchSpace] = {"eta": Range(0.1, 10.0, log=True)}
 
     def __init__(
         self,

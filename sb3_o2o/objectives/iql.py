@@ -16,6 +16,7 @@ from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step, joined
 from sb3_o2o.objectives.bc import check_imitation
 from sb3_o2o.objectives.learner import CriticLearner, CriticSet
 from sb3_o2o.objectives.objective import UNUSED, Objective
+from sb3_o2o.search_space import Range, SearchSpace
 
 
 class IQLObjective(Objective):
@@ -51,6 +52,7 @@ class IQLObjective(Objective):
 
     value_networks: ClassVar[tuple[str, ...]] = ("value",)
     unused_hooks: ClassVar[tuple[str, ...]] = ("next_actions", "next_values", "actor_values")
+    search_space: ClassVar[SearchSpace] = {"expectile": Range(0.6, 0.95), "beta": Range(0.5, 10.0, log=True)}
 
     def __init__(
         self,

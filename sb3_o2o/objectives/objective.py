@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch as th
@@ -12,6 +13,7 @@ from torch import nn
 from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Optimizers, Step, joined
 from sb3_o2o.objectives.learner import CriticSet, Learner, SACLearner
+from sb3_o2o.search_space import SearchSpace
 
 if TYPE_CHECKING:
     from sb3_o2o.networks.ensemble import EnsembleCritic
@@ -53,6 +55,8 @@ class Objective(nn.Module):
     value_networks: ClassVar[tuple[str, ...]] = ()
     #: hooks that have nothing to change here, because this objective never asks for what they change
     unused_hooks: ClassVar[tuple[str, ...]] = ()
+    #: what its arguments are tuned in, by name; those that are missing are not tuned unless the user says in what
+    search_space: ClassVar[SearchSpace] = MappingProxyType({})
 
     def __init__(self, model: Learner):
         super().__init__()

@@ -16,6 +16,7 @@ from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step
 from sb3_o2o.objectives.learner import TD3Learner
 from sb3_o2o.objectives.td3_objective import TD3Objective
+from sb3_o2o.search_space import Range, SearchSpace
 
 
 class SPOTObjective(TD3Objective):
@@ -51,6 +52,7 @@ class SPOTObjective(TD3Objective):
     penalty_weight: th.Tensor
     density: ConditionalVAE
     density_steps: int
+    search_space: ClassVar[SearchSpace] = {"weight": Range(0.02, 2.0, log=True), "cooldown_floor": Range(0.0, 1.0)}
 
     def __init__(
         self,

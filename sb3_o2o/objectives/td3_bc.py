@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics
 from sb3_o2o.objectives.learner import TD3Learner
 from sb3_o2o.objectives.td3_objective import TD3Objective
+from sb3_o2o.search_space import Range, SearchSpace
 
 
 class TD3BCObjective(TD3Objective):
@@ -19,6 +22,8 @@ class TD3BCObjective(TD3Objective):
     :param critic_reduction: see :class:`TD3Objective`
     :param target_reduction: likewise
     """
+
+    search_space: ClassVar[SearchSpace] = {"alpha": Range(1.0, 10.0, log=True)}
 
     def __init__(
         self, model: TD3Learner, *, alpha: float = 2.5, critic_reduction: str = "sum", target_reduction: str = "min"

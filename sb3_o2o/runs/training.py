@@ -242,6 +242,7 @@ def train(
     folder: RunFolder,
     listener: RunListener | None = None,
     bundles: ResumeBundle | None = None,
+    picture: bool = True,
 ) -> Path:
     """
     Run what is left of a run's phases. Going on after an interruption is the same call on the resumed model. While it
@@ -252,7 +253,8 @@ def train(
     :param listener: hears about steps, phases and evaluations
     :param bundles: writes the resume bundles; by default into the run's folder, every two minutes, and for less than a
         fiftieth of the time
-    :return: path of the learning curve
+    :param picture: draw the learning curve at the end
+    :return: its path
     :raises Interrupted: SIGINT (Ctrl-C), SIGTERM or SIGHUP came; a resume bundle was written
     :raises NonFiniteError: something was NaN or infinite; ``nonfinite.npz`` lies in the folder
     """
@@ -264,10 +266,10 @@ def train(
             if not _run_phase(phase, prepared, folder, listener or RunListener(), bundles):
                 _draw_what_there_is(prepared, folder)
                 raise Interrupted(stopped.by)
-    picture = draw(prepared, folder)
+    path = draw(prepared, folder) if picture else folder.picture
     if folder.resume_bundle.is_dir():
         shutil.rmtree(folder.resume_bundle)  # there is nothing left to go on with
-    return picture
+    return path
 
 
 def _draw_what_there_is(prepared: Prepared, folder: RunFolder) -> None:

@@ -1,0 +1,114 @@
+"""What a study leaves: the best trial as a recipe, all of them as a table."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import optuna
+import yaml
+from optuna.trial import FrozenTrial
+
+from sb3_o2o.files import write_whole
+from sb3_o2o.search_space import Choice
+from sb3_o2o.tuning.configuration import TuningConfig, plain_types
+from sb3_o2o.tuning.spaces import as_category, overrides_of_trial
+from sb3_o2o.version import __version__
+
+
+def trial_values(trial: FrozenTrial, config: TuningConfig) -> dict[str, Any]:
+    """
+    :param trial: of a study
+    :param config: that the study was made with
+    :return: its hyper-parameters by dotted name, as constructors take them
+    """
+    values = dict(trial.params)
+    for name, search in config.space.items():
+        if isinstance(search, Choice) and name in values:
+            values[name] = next(option for option in search.options if as_category(option) == values[name])
+    return values
+
+
+def write_best_recipe(study: optuna.Study, config: TuningConfig, path: Path) -> Path:
+    """
+    Write the best trial as a recipe: what was tuned, and all else as it was in every trial. ``finetune --recipe`` takes
+    it, and so does whatever else takes a recipe.
+
+    :param study: with a trial that ended by itself
+    :param config: that it was made with
+    :param path: of the file, ending in ``.yml``
+    :return: the same
+    :raises ValueError: no trial ended by itself yet
+    """
+    trial, recipe = study.best_trial, config.recipe
+    values = trial_values(trial, config)
+    run: dict[str, Any] = {
+        "policy": recipe.policy,
+        "n_timesteps": config.online_steps,
+        "pretrain_steps": config.pretrain_steps,
+        "n_envs": config.n_envs,
+        "env_kwargs": dict(recipe.env_kwargs),
+        "env_wrapper": list(recipe.env_wrapper),
+    }
+    arguments = {**recipe.arguments, **overrides_of_trial(values, recipe, config.overrides)}
+    entry = {key: value for key, value in run.items() if value not in ({}, [])} | arguments
+    about = {
+        "title": f"{recipe.title}, tuned",
+        "algorithm": recipe.algorithm,
+        "description": f"Recipe {recipe.reference!r} for {config.environment.id} after a study of "
+        f"{len(study.get_trials(deepcopy=False))} trials.",
+        "sources": dict(recipe.sources),
+        "notes": list(recipe.notes),
+        "tuned": {
+            "study": study.study_name,
+            "trial": trial.number,
+            "value": trial.value,
+            "value_is": f"{config.metric} evaluation, mean over seeds {list(config.seeds)}",
+            "environment": config.environment.id,
+            "dataset": config.dataset,
+            "sb3_o2o": __version__,
+            "hyperparameters": values,
+        },
+    }
+    document: dict[str, Any] = {"about": about, "default": entry}
+    evaluation = {key: getattr(recipe, key) for key in ("eval_freq", "n_eval_episodes") if getattr(recipe, key)}
+    if evaluation:
+        document["evaluation"] = {"default": evaluation}
+    text = yaml.dump(
+        copy.deepcopy(plain_types(document)), Dumper=_RecipeDumper, sort_keys=False, allow_unicode=True, width=110
+    )
+    head = f"# Made by `sb3-o2o tune`: trial {trial.number} of study {study.study_name!r}. Keys as in RL Zoo.\n"
+    write_whole(path, head + text)
+    return path
+
+
+class _RecipeDumper(yaml.SafeDumper):
+    """As the recipes are written: lists of numbers and arguments of a callback on one line, sentences on their own."""
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
+        return super().represent_sequence(tag, sequence, not any(isinstance(each, str | dict) for each in sequence))
+
+    def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
+        is_short = len(str(mapping)) < 60 and not any(isinstance(each, dict | str) for each in mapping.values())
+        return super().represent_mapping(tag, mapping, is_short)
+
+
+def trials_table(study: optuna.Study) -> str:
+    """
+    :param study: the study
+    :return: CSV, one row a trial: number, state, value, reason, seconds, folder, the seeds' values, hyper-parameters
+    """
+    trials = study.get_trials(deepcopy=False)
+    names = sorted({name for each in trials for name in each.params})
+    places = sorted({place for each in trials for place in each.intermediate_values})
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    about = ["reason", "seconds", "folder"]
+    writer.writerow(["trial", "state", "value", *about, *(f"run_{place}" for place in places), *names])
+    for each in trials:
+        of_trial = [each.number, each.state.name.lower(), each.value, *(each.user_attrs.get(name) for name in about)]
+        writer.writerow([*of_trial, *map(each.intermediate_values.get, places), *map(each.params.get, names)])
+    return file.getvalue()

@@ -1,0 +1,138 @@
+"""What a study is asked for: all that has to be the same for every worker that shares it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sb3_o2o.errors import unknown
+from sb3_o2o.recipes import Recipe
+from sb3_o2o.runs.environments import Environment
+from sb3_o2o.runs.folder import RunConfig
+from sb3_o2o.search_space import SearchSpace, write_search
+
+#: what a seed's evaluations, means over episodes in the order of steps, are worth
+METRICS = {
+    "last": lambda scores: scores[-1],
+    "last5": lambda scores: scores[-5:].mean(),
+    "mean": lambda scores: scores.mean(),
+}
+
+
+@dataclass(frozen=True)
+class TuningConfig:
+    """
+    A study: the runs that each trial is made of.
+
+    :param recipe: the recipe's entry whose constants are tuned
+    :param environment: where it acts and is evaluated
+    :param space: what is tuned, see :func:`~sb3_o2o.tuning.spaces.select_space`
+    :param dataset: Minari id or path of a file; None for training without one
+    :param overrides: constructor arguments that hold in every trial instead of the recipe's
+    :param pretrain_steps: gradient steps on the dataset; 0 for none
+    :param online_steps: environment steps of fine-tuning; 0 tunes the pre-training alone
+    :param n_envs: parallel environments
+    :param seeds: of the runs of each trial
+    :param metric: what a trial is worth, one of :data:`METRICS`, averaged over its seeds: the last evaluation, the mean
+        of the last five, or the mean of all (high where learning is fast)
+    :param n_eval_episodes: episodes of each evaluation
+    :param n_evaluations: evaluations of a run; it can be pruned at each
+    :param device: torch device
+    :raises ValueError: for a number out of range, or nothing to train
+    """
+
+    recipe: Recipe
+    environment: Environment
+    space: SearchSpace
+    dataset: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    pretrain_steps: int = 0
+    online_steps: int = 0
+    n_envs: int = 1
+    seeds: Sequence[int] = (0, 1, 2)
+    metric: str = "last"
+    n_eval_episodes: int = 10
+    n_evaluations: int = 10
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise unknown("metric", self.metric, METRICS)
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"A study needs different seeds, at least one, got {list(self.seeds)}.")
+        if self.pretrain_steps == self.online_steps == 0:
+            raise ValueError("There is nothing to train: give steps of pre-training or of fine-tuning.")
+        self.run(self.seeds[0], {})  # what a run refuses is refused before there is a study
+
+    @property
+    def phase(self) -> str:
+        """Whose evaluations count."""
+        return "online" if self.online_steps else "offline"
+
+    def run(self, seed: int, overrides: Mapping[str, Any], source: str | None = None) -> RunConfig:
+        """
+        What a run of a trial is asked for.
+
+        :param seed: its seed
+        :param overrides: its constructor arguments
+        :param source: pre-trained model that it starts from; None pre-trains, and only that where there is no phase
+            online
+        """
+        tunes_online = source is not None or self.pretrain_steps == 0
+        return RunConfig(
+            command="tune",
+            environment=self.environment,
+            recipe=self.recipe.reference,
+            dataset=self.dataset,
+            source=source,
+            overrides=overrides,
+            pretrain_steps=0 if tunes_online else self.pretrain_steps,
+            online_steps=self.online_steps if tunes_online else 0,
+            n_envs=self.n_envs,
+            seed=seed,
+            device=self.device,
+            n_eval_episodes=self.n_eval_episodes,
+            n_evaluations=self.n_evaluations if tunes_online or not self.online_steps else 1,
+            eval_freq=self.recipe.eval_freq if tunes_online else None,
+            n_checkpoints=0,
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """All of it in plain types: what a study keeps, and every worker must agree with."""
+        return {
+            "recipe": self.recipe.reference,
+            "entry": self.recipe.pattern,
+            "environment": self.environment.id,
+            "dataset": self.dataset,
+            "search_space": write_search(self.space),
+            "overrides": {name: plain_types(value) for name, value in self.overrides.items()},
+            "pretrain_steps": self.pretrain_steps,
+            "online_steps": self.online_steps,
+            "n_envs": self.n_envs,
+            "seeds": list(self.seeds),
+            "metric": self.metric,
+            "n_eval_episodes": self.n_eval_episodes,
+            "n_evaluations": self.n_evaluations,
+        }
+
+    def value(self, scores: Sequence[float]) -> float:
+        """
+        :param scores: means of a run's evaluations, in the order of its steps
+        :return: what the run is worth
+        """
+        return float(METRICS[self.metric](np.asarray(scores, dtype=np.float64)))
+
+
+def plain_types(value: Any) -> Any:
+    """
+    :param value: an argument
+    :return: the same in types that YAML has; what it has none for is named
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain_types(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_types(each) for each in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)

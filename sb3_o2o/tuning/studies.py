@@ -1,0 +1,100 @@
+"""A study from its configuration to its pictures; the same call anywhere shares it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from sb3_o2o.runs.training import Interrupted, prepare
+from sb3_o2o.tuning.configuration import TuningConfig
+from sb3_o2o.tuning.samplers import make_pruner, make_sampler
+from sb3_o2o.tuning.spaces import own_values
+from sb3_o2o.tuning.storages import give_back, open_storage, open_study, take_over
+from sb3_o2o.tuning.trials import TrialRunner
+
+#: Trials that count: those that ended by themselves, and those that were ended because they were worse.
+COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+def tune(
+    config: TuningConfig,
+    folder: Path,
+    n_trials: int,
+    *,
+    name: str,
+    storage: str | BaseStorage | None = None,
+    sampler: str | BaseSampler = "tpe",
+    pruner: str | optuna.pruners.BasePruner = "median",
+    prune_runs: bool = True,
+    seed: int = 0,
+    n_startup_trials: int = 10,
+    threads: int | None = None,
+    on_trial: Callable[[optuna.Study, FrozenTrial], None] | None = None,
+) -> optuna.Study:
+    """
+    Work on a study until it has so many trials, alone or beside other workers. The first trial is the recipe as it
+    stands, where its own values lie in the search space.
+
+    :param config: what is asked for, the same for every worker
+    :param folder: of the study: its runs lie there, and ``study.db`` where no other storage is named
+    :param n_trials: that the study shall have, those of all workers together, failed ones left out
+    :param name: of the study
+    :param storage: see :func:`~sb3_o2o.tuning.storages.open_storage`; or one of Optuna's
+    :param sampler: a name, see :func:`~sb3_o2o.tuning.samplers.make_sampler`; or one of Optuna's
+    :param pruner: what ends a trial between two seeds, see :func:`~sb3_o2o.tuning.samplers.make_pruner`
+    :param prune_runs: end runs inside a seed as well, by the median rule over the other trials' evaluations
+    :param seed: of the sampler
+    :param n_startup_trials: trials before the sampler learns from others; half as many before anything is pruned
+    :param threads: CPU threads of each run; None to have them chosen
+    :param on_trial: is told of each trial that this worker has ended
+    :return: the study
+    :raises ValueError: a study of this name was made for something else
+    :raises Interrupted: Ctrl-C came; the trial waits for whoever comes next
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    before_pruning = max(n_startup_trials // 2, 1)
+    study = open_study(
+        open_storage(storage or str(folder / "study.db")) if storage is None or isinstance(storage, str) else storage,
+        name,
+        config,
+        make_sampler(sampler, seed, n_startup_trials) if isinstance(sampler, str) else sampler,
+        make_pruner(pruner, len(config.seeds), before_pruning) if isinstance(pruner, str) else pruner,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    _check(config)
+    if not study.get_trials(deepcopy=False):
+        own = own_values(config.space, config.recipe, config.overrides)
+        study.enqueue_trial(own, user_attrs={"note": "the recipe as it stands"}, skip_if_exists=True)
+    runner = TrialRunner(config, folder, prune_runs, before_pruning, threads)
+    callbacks = [] if on_trial is None else [on_trial]
+    while True:
+        take_over(study)
+        if _taken(study) >= n_trials:
+            return study
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.optimize(runner, n_trials=1, callbacks=callbacks)
+        except (Interrupted, KeyboardInterrupt) as error:
+            give_back(study, study.get_trials(deepcopy=False)[runner.number or 0])
+            raise Interrupted from error
+
+
+def _taken(study: optuna.Study) -> int:
+    """Trials that are done or being made; those that wait for somebody are not."""
+    states = (*COUNTED, TrialState.RUNNING)
+    return len(study.get_trials(deepcopy=False, states=states))
+
+
+def _check(config: TuningConfig) -> None:
+    """:raises ValueError: dataset, environment and recipe do not fit together, which no trial could change"""
+    prepared = prepare(config.run(config.seeds[0], config.overrides), recipe=config.recipe)
+    for env in (prepared.model.get_env(), prepared.eval_env):
+        if env is not None:
+            env.close()

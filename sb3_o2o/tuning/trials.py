@@ -1,0 +1,210 @@
+"""A trial: the same hyper-parameters with several seeds, pre-training shared with the trials that agree in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from filelock import FileLock
+from optuna.exceptions import TrialPruned
+from optuna.pruners import MedianPruner
+from optuna.trial import TrialState
+
+from sb3_o2o.evaluation import Evaluation, read_evaluations
+from sb3_o2o.files import whole_folder, write_whole
+from sb3_o2o.recipes import Recipe
+from sb3_o2o.runs.folder import RunConfig, RunFolder
+from sb3_o2o.runs.threads import Threads, choose_threads, use_threads
+from sb3_o2o.runs.training import Interrupted, Prepared, RunListener, prepare, train
+from sb3_o2o.tuning.configuration import TuningConfig
+from sb3_o2o.tuning.spaces import of_pretraining, overrides_of_trial, suggest
+from sb3_o2o.tuning.storages import signs_of_life
+
+#: Attributes of a trial: why it ended before its last seed; for each seed ``[steps, scores]``; where its runs lie.
+REASON, EVALUATIONS, FOLDER = "reason", "evaluations", "folder"
+#: What a run raises whose hyper-parameters were bad: losses or actions that are not finite, combinations that no model
+#: takes. Anything else ends the study: it would end the next trial as well.
+BAD_TRIAL = (ArithmeticError, ValueError, AssertionError)
+
+
+class PruningListener(RunListener):
+    """
+    Ends a run when its evaluations fall behind: Optuna's median rule, among the other trials' runs of the same seed.
+
+    :param others: evaluations of other trials' runs of this seed, as ``[steps, scores]``
+    :param seed: of the run, for the reason
+    :param n_startup: runs of others without which none is ended
+    :param n_evaluations: of a whole run, of which the first third is left alone
+    """
+
+    def __init__(self, others: Sequence[Sequence[Any]], seed: int, n_startup: int, n_evaluations: int):
+        super().__init__()
+        self.seed, self.n_seen = seed, len(others)
+        # Optuna's own rule: each run of this seed is a trial of a study in memory
+        self._study = optuna.create_study(
+            direction="maximize", pruner=MedianPruner(n_startup, n_warmup_steps=n_evaluations // 3)
+        )
+        for _, scores in others:
+            values = dict(enumerate(scores))
+            self._study.add_trial(optuna.create_trial(value=scores[-1], intermediate_values=values))
+        self._run = self._study.ask()
+        self.steps: list[int] = []
+        self.scores: list[float] = []
+
+    def evaluated(self, step: int, result: Evaluation) -> None:
+        """See :class:`~sb3_o2o.runs.training.RunListener`."""
+        if not math.isfinite(result.score):
+            raise FloatingPointError(f"the score at step {step} is {result.score}")
+        self._run.report(result.score, len(self.scores))
+        self.steps.append(step)
+        self.scores.append(float(result.score))
+        if self._run.should_prune():
+            raise TrialPruned(
+                f"seed {self.seed} at step {step}: score {result.score:.4g}, and the best so far is below the median "
+                f"of {self.n_seen} other trials"
+            )
+
+
+@dataclass
+class TrialRunner:
+    """
+    The objective of a study.
+
+    :param config: what is asked for
+    :param folder: of the study: ``pretraining/`` and ``trials/`` are made in it
+    :param prune_runs: end runs at an evaluation, too
+    :param n_startup_trials: trials that are not compared
+    :param threads: CPU threads; None to have them chosen at the first run
+    """
+
+    config: TuningConfig
+    folder: Path
+    prune_runs: bool = True
+    n_startup_trials: int = 5
+    threads: int | None = None
+    chosen_threads: Threads | None = field(default=None, init=False)
+    #: number of the trial that this worker makes, or made last
+    number: int | None = field(default=None, init=False)
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        """
+        :param trial: of the study
+        :return: mean over the seeds of what its runs are worth
+        :raises TrialPruned: it fell behind, or diverged; the reason is one of its attributes
+        """
+        self.number = trial.number
+        with signs_of_life(trial):
+            began = time.perf_counter()
+            try:
+                return self._mean_over_seeds(trial)
+            except TrialPruned as error:
+                trial.set_user_attr(REASON, str(error))
+                raise
+            except BAD_TRIAL as error:
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                trial.set_user_attr(REASON, reason)
+                raise TrialPruned(reason) from error
+            finally:
+                trial.set_user_attr("seconds", round(time.perf_counter() - began, 3))
+
+    def _mean_over_seeds(self, trial: optuna.Trial) -> float:
+        values = suggest(trial, self.config.space)
+        overrides = overrides_of_trial(values, self.config.recipe, self.config.overrides)
+        folder = self.folder / "trials" / f"{trial.number:04d}"
+        if folder.exists():
+            shutil.rmtree(folder)  # of a study of this name that was deleted
+        trial.set_user_attr(FOLDER, str(folder))
+        found: list[float] = []
+        for place, seed in enumerate(self.config.seeds):
+            try:
+                scores = self._run(trial, seed, values, overrides, folder / f"seed_{seed}")
+            except (Interrupted, KeyboardInterrupt):
+                shutil.rmtree(folder, ignore_errors=True)  # whoever takes it over begins again
+                raise
+            found.append(self.config.value(scores))
+            trial.report(found[-1], place)
+            if place < len(self.config.seeds) - 1 and trial.should_prune():
+                raise TrialPruned(f"after seed {seed}: {found[-1]:.4g} falls behind other trials")
+        return float(np.mean(found))
+
+    def _run(
+        self, trial: optuna.Trial, seed: int, values: Mapping[str, Any], overrides: Mapping[str, Any], path: Path
+    ) -> list[float]:
+        """:return: means of the evaluations that count"""
+        listener = self._listener(trial, seed)
+        source = None
+        if self.config.pretrain_steps:
+            alone = None if self.config.online_steps else listener
+            source = self._pretrained(of_pretraining(values, self.config.recipe), seed, path, alone)
+        if self.config.online_steps:
+            model = None if source is None else str(source / "offline" / "model.zip")
+            self._train(self.config.run(seed, overrides, model), path, listener)
+        evaluations = dict(trial.user_attrs.get(EVALUATIONS, {}))
+        evaluations[str(seed)] = [listener.steps, listener.scores]
+        trial.set_user_attr(EVALUATIONS, evaluations)
+        return listener.scores
+
+    def _listener(self, trial: optuna.Trial, seed: int) -> PruningListener:
+        others = []
+        states = (TrialState.COMPLETE, TrialState.PRUNED)
+        for each in trial.study.get_trials(deepcopy=False, states=states) if self.prune_runs else ():
+            run = each.user_attrs.get(EVALUATIONS, {}).get(str(seed))
+            if run is not None and run[1]:
+                others.append(run)
+        # without others nothing is ever ended
+        return PruningListener(others, seed, self.n_startup_trials, self.config.n_evaluations)
+
+    def _pretrained(self, values: Mapping[str, Any], seed: int, path: Path, listener: PruningListener | None) -> Path:
+        """The run folder of the pre-trained model, which is made by the trial that needs it first."""
+        overrides = overrides_of_trial(values, self.config.recipe, self.config.overrides)
+        if listener is not None:  # nothing follows that could share it
+            self._train(self.config.run(seed, overrides), path, listener)
+            return path
+        text = json.dumps(dict(values), sort_keys=True)
+        name = hashlib.sha256(text.encode()).hexdigest()[:12] if values else "recipe"
+        shared = self.folder / "pretraining" / name / f"seed_{seed}"
+        shared.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{shared}.lock"):
+            if not shared.is_dir():
+                write_whole(shared.parent / "hyperparameters.json", text + "\n")
+                with whole_folder(shared) as incomplete:
+                    self._train(self.config.run(seed, overrides), incomplete, RunListener())
+        return shared
+
+    def _train(self, run: RunConfig, path: Path, listener: RunListener) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        folder, recipe = RunFolder(path), self.config.recipe
+        use_threads(self.threads or (self.chosen_threads.count if self.chosen_threads else 1))
+        prepared = self._prepared(run, recipe)
+        folder.write_start(prepared.config, prepared.arguments())
+        try:
+            train(prepared, folder, listener, picture=False)
+        finally:
+            prepared.model.get_env().close()  # type: ignore[union-attr]
+            prepared.eval_env.close()
+
+    def _prepared(self, run: RunConfig, recipe: Recipe) -> Prepared:
+        prepared = prepare(run, recipe=recipe)
+        if self.threads is None and self.chosen_threads is None:
+            self.chosen_threads = choose_threads(prepared.model)
+            use_threads(self.chosen_threads.count)
+        return prepared
+
+
+def run_scores(folder: Path, phase: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """
+    :param folder: of a run
+    :param phase: ``offline`` or ``online``
+    :return: steps and mean returns of its evaluations; None where there are none
+    """
+    found = read_evaluations(folder / phase)
+    return None if found is None else (found[0], found[1].mean(axis=1))

@@ -1,0 +1,328 @@
+"""A study as a user meets it: trials, workers that share it, what it refuses, and what it leaves."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import tiny
+import yaml
+from command_line import SHORT, fails, succeeds
+from matplotlib.image import imread
+from optuna.trial import TrialState
+
+from sb3_o2o.evaluation import Evaluation, read_evaluations
+from sb3_o2o.finetuning import FineTuningCallback
+from sb3_o2o.recipes import load_recipe
+from sb3_o2o.runs.environments import Environment
+from sb3_o2o.runs.training import Interrupted
+from sb3_o2o.search_space import Choice, Range
+from sb3_o2o.tuning import TuningConfig, make_pruner, make_sampler, open_storage, open_study, suggest, tune
+from sb3_o2o.tuning.pictures import importances_of
+from sb3_o2o.tuning.storages import signs_of_life
+from sb3_o2o.tuning.trials import PruningListener
+
+SMALL = {"policy_kwargs": {"net_arch": [4]}, "batch_size": 4, "buffer_size": 100, "n_critics": 2}
+
+
+class DivergesAbove(FineTuningCallback):
+    """Makes NaN of the policy above a threshold, as a learning rate that is too high would."""
+
+    def __init__(self, rate: float = 0.0):
+        super().__init__()
+        self.rate = rate
+
+    def _on_step(self) -> bool:
+        if self.rate > 0.5:
+            for parameter in self.model.policy.parameters():  # type: ignore[attr-defined]
+                parameter.data.fill_(np.nan)
+        return True
+
+
+@pytest.fixture
+def config(tiny_dataset: Callable[..., str]) -> Callable[..., TuningConfig]:
+    """A study of runs that take a fraction of a second."""
+
+    recorded: list[str] = []
+
+    def make(**changes: Any) -> TuningConfig:
+        if not recorded:
+            recorded.append(tiny_dataset())
+        arguments: dict[str, Any] = {
+            "recipe": load_recipe("cql"),
+            "environment": Environment(tiny.BOX),
+            "space": {"gradient_steps": Choice((1, 2)), "buffer_size": Range(50, 100)},
+            "dataset": recorded[0],
+            "overrides": {**SMALL, "finetuning": []},
+            "pretrain_steps": 2,
+            "online_steps": 10,
+            "seeds": (0, 1),
+            "n_eval_episodes": 1,
+            "n_evaluations": 1,
+        }
+        return TuningConfig(**{**arguments, **changes})
+
+    return make
+
+
+def states(study: optuna.Study) -> list[str]:
+    return [each.state.name for each in study.get_trials()]
+
+
+def test_trials_share_pre_training_and_are_means_over_seeds(
+    config: Callable[..., TuningConfig], tmp_path: Path
+) -> None:
+    study = tune(config(), tmp_path / "study", 3, name="study", n_startup_trials=2)
+    assert states(study) == ["COMPLETE"] * 3
+    assert [
+        str(each.relative_to(tmp_path)) for each in tmp_path.glob("study/pretraining/*/seed_*/offline/model.zip")
+    ] == [
+        "study/pretraining/recipe/seed_0/offline/model.zip",
+        "study/pretraining/recipe/seed_1/offline/model.zip",
+    ]
+    for trial in study.get_trials():
+        runs = [Path(trial.user_attrs["folder"]) / f"seed_{seed}" for seed in (0, 1)]
+        means = [read_evaluations(run / "online")[1][-1].mean() for run in runs]  # type: ignore[index]
+        # the dataset's references are -5 and 0
+        assert trial.value == pytest.approx(np.mean([(mean + 5) / 5 * 100 for mean in means]))
+        assert list(trial.intermediate_values) == [0, 1]
+        assert all((run / "online" / "model.zip").is_file() for run in runs), "models can be collected afterwards"
+        settings = yaml.safe_load((runs[0] / "config.yml").read_text())
+        assert settings["overrides"]["gradient_steps"] == trial.params["gradient_steps"]
+
+
+def test_what_matters_to_pre_training_is_not_shared(config: Callable[..., TuningConfig], tmp_path: Path) -> None:
+    space = {"objective_kwargs.cql_weight": Choice((1.0, 2.0, 3.0, 4.0)), "gradient_steps": Choice((1, 2))}
+    study = tune(config(space=space, seeds=(0,)), tmp_path, 4, name="study", sampler="random")
+    weights = {each.params["objective_kwargs.cql_weight"] for each in study.get_trials()}
+    assert len(list(tmp_path.glob("pretraining/*/seed_0/offline/model.zip"))) == len(weights) > 1
+
+
+def test_pre_training_alone(config: Callable[..., TuningConfig], tmp_path: Path) -> None:
+    space = {"objective_kwargs.cql_weight": Range(1.0, 10.0)}
+    study = tune(config(space=space, online_steps=0, seeds=(0,)), tmp_path, 1, name="study")
+    (trial,) = study.get_trials()
+    steps, _ = trial.user_attrs["evaluations"]["0"]
+    assert steps == [0, 2]
+    assert (Path(trial.user_attrs["folder"]) / "seed_0" / "offline" / "model.zip").is_file()
+    assert trial.params == {"objective_kwargs.cql_weight": 10.0}, "the first trial is the recipe"
+
+
+def test_the_same_call_goes_on_and_repeats_itself(config: Callable[..., TuningConfig], tmp_path: Path) -> None:
+    made = config(seeds=(0,))
+    for folder, counts in (("once", (3,)), ("twice", (1, 3, 3))):
+        for count in counts:
+            study = tune(made, tmp_path / folder, count, name="study", n_startup_trials=1)
+            assert len(study.get_trials()) == count
+    both = [open_storage(str(tmp_path / folder / "study.db")) for folder in ("once", "twice")]
+    once, twice = (optuna.load_study(study_name="study", storage=each).get_trials() for each in both)
+    assert [(each.params, each.value) for each in once] == [(each.params, each.value) for each in twice]
+
+
+class TestRefusals:
+    def opened(self, config: TuningConfig, where: Path) -> optuna.Study:
+        return open_study(open_storage(str(where)), "study", config, make_sampler("random"), make_pruner("none", 1))
+
+    @pytest.mark.parametrize("name", ["study.db", "study.log"])
+    def test_another_search_space(self, config: Callable[..., TuningConfig], tmp_path: Path, name: str) -> None:
+        self.opened(config(), tmp_path / name)
+        assert self.opened(config(), tmp_path / name).study_name == "study"
+        other = config(space={"gradient_steps": Choice((1, 2)), "buffer_size": Range(50, 99)})
+        with pytest.raises(ValueError, match=r"search space of buffer_size is .*100.* there and .*99.* here"):
+            self.opened(other, tmp_path / name)
+        with pytest.raises(ValueError, match=r"online_steps is 10 there and 11 here"):
+            self.opened(config(online_steps=11), tmp_path / name)
+
+    def test_another_direction(self, config: Callable[..., TuningConfig], tmp_path: Path) -> None:
+        optuna.create_study(storage=f"sqlite:///{tmp_path}/study.db", study_name="study", direction="minimize")
+        with pytest.raises(ValueError, match=r"another direction \(minimize\)"):
+            self.opened(config(), tmp_path / "study.db")
+
+    def test_a_study_of_somebody_else(self, config: Callable[..., TuningConfig], tmp_path: Path) -> None:
+        foreign = optuna.create_study(
+            storage=f"sqlite:///{tmp_path}/study.db", study_name="study", direction="maximize"
+        )
+        foreign.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+        with pytest.raises(ValueError, match="was not made by sb3-o2o tune"):
+            self.opened(config(), tmp_path / "study.db")
+
+    def test_storages(self, tmp_path: Path) -> None:
+        (tmp_path / "text.db").write_text("no database, but long enough to be looked at as one" * 100)
+        for where, message in (
+            ("study", "ends in .db or .log"),
+            ("grpc://nowhere", "grpc://HOST:PORT"),
+            ("nosuch://x/y", "cannot be opened"),
+            (str(tmp_path / "text.db"), "cannot be opened"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                open_storage(where)
+
+    def test_samplers_and_pruners(self) -> None:
+        with pytest.raises(ValueError, match="Did you mean 'tpe'"):
+            make_sampler("tpu")
+        with pytest.raises(ValueError, match="Did you mean 'median'"):
+            make_pruner("medium", 3)
+        with pytest.raises(ValueError, match=r"at least 5 seeds: with 3 its smallest p before the last is 0\.25"):
+            make_pruner("wilcoxon", 3)
+        assert isinstance(make_pruner("wilcoxon", 5), optuna.pruners.WilcoxonPruner)
+
+    def test_runs_that_no_trial_could_make(self, config: Callable[..., TuningConfig], tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="different seeds"):
+            config(seeds=(1, 1))
+        with pytest.raises(ValueError, match="Did you mean 'last'"):
+            config(metric="lest")
+        misfit = config(environment=Environment(tiny.GOAL))
+        with pytest.raises(ValueError, match="observation"):
+            tune(misfit, tmp_path / "study", 1, name="study")
+        (study,) = optuna.get_all_study_summaries(f"sqlite:///{tmp_path}/study/study.db")
+        assert study.n_trials == 0
+
+
+class TestBadTrials:
+    def test_one_that_diverges_is_pruned_with_its_reason(
+        self, config: Callable[..., TuningConfig], tmp_path: Path
+    ) -> None:
+        made = config(
+            space={"finetuning.DivergesAbove.rate": Choice((0.0, 1.0))},
+            overrides={**SMALL, "finetuning": [{"DivergesAbove": {"rate": 1.0}}]},
+            seeds=(0,),
+            n_evaluations=2,
+        )
+        study = tune(made, tmp_path, 4, name="study", sampler="random", seed=1)
+        by_rate = {each.params["finetuning.DivergesAbove.rate"]: each for each in study.get_trials()}
+        assert by_rate[1.0].state is TrialState.PRUNED
+        reason = by_rate[1.0].user_attrs["reason"].lower()
+        assert "nan" in reason or "finite" in reason
+        assert by_rate[0.0].state is TrialState.COMPLETE, "the study goes on"
+
+    def test_a_run_that_falls_behind(self) -> None:
+        others = [[[0, 5, 10], [0.0, 5.0 + place, 9.0]] for place in range(3)]
+
+        def evaluation(score: float) -> Evaluation:
+            return Evaluation(np.array([score]), np.array([10]), None, None, "")
+
+        listener = PruningListener(others, seed=7, n_startup=3, n_evaluations=3)
+        listener.evaluated(0, evaluation(-3.0))
+        with pytest.raises(optuna.TrialPruned, match=r"seed 7 at step 5: score 4\.9, .* median of 3 other trials"):
+            listener.evaluated(5, evaluation(4.9))
+        good, alone = (PruningListener(each, 7, 3, 3) for each in (others, others[:2]))
+        for each, score in ((good, 6.1), (alone, -99.0)):
+            each.evaluated(0, evaluation(score))
+            each.evaluated(5, evaluation(score))
+        with pytest.raises(FloatingPointError, match="score at step 9 is nan"):
+            good.evaluated(9, evaluation(np.nan))
+
+    def test_a_trial_is_pruned_between_its_seeds(self, config: Callable[..., TuningConfig], tmp_path: Path) -> None:
+        class Never(optuna.pruners.BasePruner):
+            def prune(self, study: Any, trial: Any) -> bool:
+                return trial.last_step == 0
+
+        study = tune(config(), tmp_path, 1, name="study", pruner=Never())
+        (trial,) = study.get_trials()
+        assert trial.state is TrialState.PRUNED
+        assert "after seed 0" in trial.user_attrs["reason"]
+        assert list(trial.user_attrs["evaluations"]) == ["0"]
+
+
+def _die(where: str, config: TuningConfig) -> None:
+    study = open_study(open_storage(where), "study", config, make_sampler("random"), make_pruner("none", 1))
+    trial = study.ask()
+    with signs_of_life(trial):
+        suggest(trial, config.space)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("name", ["study.db", "study.log"])
+def test_the_trial_of_a_killed_worker_is_taken_over(
+    config: Callable[..., TuningConfig], tmp_path: Path, name: str
+) -> None:
+    made, where = config(seeds=(0,)), str(tmp_path / name)
+    worker = multiprocessing.get_context("fork").Process(target=_die, args=(where, made))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == -signal.SIGKILL
+    study = tune(made, tmp_path, 2, name="study", storage=where, sampler="random")
+    dead, *others = study.get_trials()
+    assert dead.state is TrialState.FAIL
+    assert [each.state.name for each in others] == ["COMPLETE"] * 2
+    assert others[0].params == dead.params
+    assert others[0].system_attrs["failed_trial"] == dead.number
+
+
+def test_ctrl_c_leaves_the_trial_to_whoever_comes_next(
+    config: Callable[..., TuningConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sb3_o2o.tuning import trials
+
+    made = config(seeds=(0,))
+    with monkeypatch.context() as patched:
+        patched.setattr(trials, "train", lambda *_, **__: (_ for _ in ()).throw(Interrupted))
+        with pytest.raises(Interrupted):
+            tune(made, tmp_path, 1, name="study")
+    assert not list(tmp_path.glob("trials/*"))
+    study = tune(made, tmp_path, 1, name="study")
+    assert states(study) == ["FAIL", "COMPLETE"]
+    assert study.get_trials()[0].params == study.get_trials()[1].params
+
+
+def test_what_mattered() -> None:
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1) + 0 * trial.suggest_float("y", 0, 1), n_trials=40)
+    importances = importances_of(study)
+    assert list(importances) == ["x", "y"]
+    assert sum(importances.values()) == pytest.approx(1)
+    assert importances["x"] > 0.8
+
+
+class TestCommand:
+    def command(self, dataset: str, *more: str) -> list[str]:
+        sets = ["policy_kwargs.net_arch=[4]", "batch_size=4", "buffer_size=100", "n_critics=2"]
+        options = [each for setting in sets for each in ("--set", setting)]
+        short = ["--steps", "10", "--pretrain-steps", "2", "--eval-episodes", "1", "--evaluations", "1"]
+        return ["tune", "--recipe", "cql", "--dataset", dataset, "--seeds", "1", *options, *short, *more]
+
+    def test_from_the_command_to_a_run_of_the_best(self, tiny_dataset: Callable[..., str]) -> None:
+        dataset = tiny_dataset()
+        command = self.command(dataset, "--tune", "learning_rate", "--tune", "gamma={low: 0.9, high: 0.99}")
+        output = succeeds(*command, "--dry-run")
+        assert "learning_rate 1e-05 to 0.001, log 3e-05 both" in output
+        assert not Path("tuning").exists()
+        output = succeeds(*command, "--trials", "5")
+        assert "Trial 0: " in output
+        folder = Path("tuning/cql-TinyBox-v0")
+        best = yaml.safe_load((folder / "best.yml").read_text())
+        rows = (folder / "trials.csv").read_text().splitlines()
+        assert len(rows) == 6
+        tuned = best["about"]["tuned"]
+        assert (tuned["study"], tuned["dataset"]) == ("cql-TinyBox-v0", dataset)
+        assert f"{tuned['trial']},complete,{tuned['value']}" in rows[tuned["trial"] + 1]
+        assert best["default"]["learning_rate"] == tuned["hyperparameters"]["learning_rate"]
+        for name in ("history", "importances", "parallel_coordinates"):
+            picture = imread(folder / f"{name}.png")
+            assert picture.shape[0] > 200
+            assert picture.std() > 0.05
+        succeeds("finetune", "--dataset", dataset, "--env", tiny.BOX, "--recipe", folder / "best.yml", *SHORT)
+        config = yaml.safe_load(Path("runs/best-TinyBox-v0_1/config.yml").read_text())
+        assert config["arguments"]["gamma"] == tuned["hyperparameters"]["gamma"]
+        assert (config["pretrain_steps"], config["online_steps"]) == (2, 10)
+
+    @pytest.mark.parametrize(
+        ("more", "message"),
+        [
+            (["--tune", "learing_rate"], "Did you mean 'learning_rate'"),
+            (["--tune", "gamma="], "leave the = out"),
+            (["--tune", "gamma={low"], "not YAML"),
+            (["--sampler", "tpu"], "Did you mean 'tpe'"),
+            (["--storage", "somewhere"], "ends in .db or .log"),
+            (["--metric", "lest"], "Did you mean 'last'"),
+        ],
+    )
+    def test_mistakes(self, tiny_dataset: Callable[..., str], more: list[str], message: str) -> None:
+        error = fails(*self.command(tiny_dataset(), *more))
+        assert message in error
+        assert not Path("tuning/cql-TinyBox-v0/trials").exists()
