@@ -12,6 +12,7 @@ from typing import Any
 import optuna
 
 from sb3_o2o.algorithms import algorithm_class
+from sb3_o2o.checked import check_keyword_arguments
 from sb3_o2o.errors import unknown
 from sb3_o2o.finetuning import FineTuningCallback
 from sb3_o2o.objectives import objective_class
@@ -123,8 +124,20 @@ def select_space(
             "--tune learning_rate='{low: 1e-5, high: 1e-3, log: true}'."
         )
     for values in _corners(space):
-        check_overrides(algorithm_class(recipe.algorithm), _merged(values, recipe, overrides), "--tune")
+        _check(_merged(values, recipe, overrides), recipe, "--tune")
     return space
+
+
+def _check(arguments: Mapping[str, Any], recipe: Recipe, said: str) -> None:
+    """:raises ValueError: for what the constructor, or an objective, does not take"""
+    algorithm: Any = algorithm_class(recipe.algorithm)
+    check_overrides(algorithm, arguments, said)
+    everything = {**recipe.arguments, **arguments}
+    for name, kwargs in ((name, f"{name}_kwargs") for name in ("objective", "online_objective")):
+        if everything.get(name) is not None and kwargs in arguments:
+            kind = objective_class(everything[name], algorithm.available_objectives, recipe.algorithm)
+            what = f"argument of objective {everything[name]!r}"
+            check_keyword_arguments(what, kind, arguments[kwargs] or {}, skip=("model",))
 
 
 def _corners(space: SearchSpace) -> Iterable[dict[str, Any]]:
@@ -194,7 +207,7 @@ def overrides_of_trial(
     :raises ValueError: a combination that no model takes
     """
     found = _merged(values, recipe, overrides)
-    check_overrides(algorithm_class(recipe.algorithm), found, "A trial")
+    _check(found, recipe, "A trial")
     return found
 
 

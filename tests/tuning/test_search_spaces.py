@@ -6,7 +6,7 @@ import pytest
 from toy_tasks import assert_same, dataset_file, make, make_ppo, make_td3, state
 
 from sb3_o2o import O2OPPO, O2OSAC, O2OTD3
-from sb3_o2o.errors import check_keyword_arguments
+from sb3_o2o.checked import check_keyword_arguments
 from sb3_o2o.finetuning import FineTuningCallback, Warmup, build_finetuning
 from sb3_o2o.objectives import PPO_OBJECTIVES, SAC_OBJECTIVES, TD3_OBJECTIVES, CQLObjective
 from sb3_o2o.recipes import list_recipes, load_recipe
@@ -82,6 +82,8 @@ class TestChoosing:
             ("gamma", [0.9], "at least two different options"),
             ("finetuning.Warmup.stops", [1, 2], "Did you mean 'steps'"),
             ("finetuning.Warmap.steps", [1, 2], "Did you mean 'Warmup'"),
+            ("objective_kwargs.cql_wait", [1.0, 2.0], "Did you mean 'cql_weight'"),
+            ("objective_kwargs.cql_weight", ["much", "little"], r"cql_weight .*must be a"),
             ("env", ["Hopper-v5", "Walker2d-v5"], "--tune cannot change env"),
         ],
     )
