@@ -222,7 +222,12 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
         actions = self.hooks.answer("act", self._last_obs)
         if actions is None:
             return super()._sample_action(learning_starts, action_noise, n_envs)
-        return actions, self.policy.scale_action(actions)
+        scaled, left = self.policy.scale_action(actions), np.isnan(actions).reshape(n_envs, -1).any(axis=1)
+        if left.any():  # the callback leaves these environments to the policy
+            own, own_scaled = super()._sample_action(learning_starts, action_noise, n_envs)
+            actions, scaled = actions.copy(), scaled.copy()
+            actions[left], scaled[left] = own[left], own_scaled[left]
+        return actions, scaled
 
     def _setup_learn(
         self, total_timesteps: int, callback: Any = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any

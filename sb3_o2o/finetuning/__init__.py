@@ -12,6 +12,7 @@ from sb3_o2o.finetuning.balanced_replay import BalancedReplay
 from sb3_o2o.finetuning.callback import FineTuningCallback
 from sb3_o2o.finetuning.constraint import ConstrainedFineTuning
 from sb3_o2o.finetuning.dual_critic import DualCritic
+from sb3_o2o.finetuning.jump_start import JumpStart
 from sb3_o2o.finetuning.kappa import LinearSchedule
 from sb3_o2o.finetuning.online_pretraining import OnlinePretraining
 from sb3_o2o.finetuning.reconstruction import PolicyReevaluation, ValueAlignment
@@ -65,6 +66,7 @@ __all__ = [
     "DualCritic",
     "FIFOReplay",
     "FineTuningCallback",
+    "JumpStart",
     "LinearSchedule",
     "OnlinePretraining",
     "PerturbedTargets",

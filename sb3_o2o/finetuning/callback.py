@@ -193,8 +193,8 @@ class FineTuningCallback(BaseCallback):
         Asked when the environment needs an action.
 
         :param observations: ``(n_envs, *obs)``, normalised as the policy sees them
-        :return: actions within the action space, ``(n_envs, act)``, or None to let the policy act. Only one callback of
-            a run may answer
+        :return: actions within the action space, ``(n_envs, act)``, or None to let the policy act. It also acts in
+            environments whose row is NaN. Only one callback of a run may answer
         """
         return None
 

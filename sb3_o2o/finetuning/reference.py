@@ -6,6 +6,7 @@ import copy
 import math
 from typing import Any, Literal
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -21,7 +22,61 @@ from sb3_o2o.networks import frozen_copy
 Choice = Literal["best", "interval"]
 
 
-class _ReferenceCallback(FineTuningCallback):
+class _FrozenPolicyCallback(FineTuningCallback):
+    """Keeps a policy that nothing trains. It begins as the one with which ``learn`` starts, and lives in the zip."""
+
+    #: the frozen policy; None before the first ``learn`` of a run
+    policy: Any
+
+    def begin_new_run(self) -> None:
+        """See :meth:`FineTuningCallback.begin_new_run`."""
+        self.policy = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        if self.policy is not None:
+            state["policy"] = copy.deepcopy(self.policy).cpu()  # so that a saved model loads on any machine
+        return state
+
+    def _on_training_start(self) -> None:
+        model: Any = self.model
+        if model.n_pretrain_steps < model.pretrain_steps:
+            return  # pre-training was stopped: there is no offline policy yet, and this ``learn`` ends here
+        if self.policy is None:
+            self._take_policy()
+        self.policy.to(model.device)
+
+    def _take_policy(self) -> None:
+        """Freeze the policy as it is now."""
+        if self.policy is None:
+            self.policy = frozen_copy(self._network())
+        else:
+            # in place: compiled updates hold on to the network
+            self.policy.load_state_dict(self._network().state_dict())
+
+    @th.no_grad()
+    def offline_actions(self, observations: Any, deterministic: bool = False) -> np.ndarray:
+        """
+        :param observations: ``(n_envs, *obs)``, normalised as the policy sees them
+        :param deterministic: its most likely actions instead of samples
+        :return: what the frozen policy does, within the action space, ``(n_envs, *act)``
+        """
+        policy: Any = self.model.policy
+        inputs, _ = policy.obs_to_tensor(observations)
+        if deterministic or not self.policy.stochastic:
+            actions = self.policy.mode(inputs).clamp(-1.0, 1.0)
+        else:
+            shape = (self.model.n_envs, self.model.action_dim)
+            actions, _ = self.policy.rsample(inputs, self.model.draws.normal("offline_policy", shape))
+        return policy.unscale_action(actions.cpu().numpy().reshape(-1, *policy.action_space.shape))
+
+    def _network(self) -> nn.Module:
+        """What is frozen."""
+        actor: Any = self.model.policy.actor
+        return actor
+
+
+class _ReferenceCallback(_FrozenPolicyCallback):
     """
     Keeps a frozen policy that online updates may refer to. It begins as the policy with which ``learn`` starts, and
     lives in the zip.
@@ -40,18 +95,12 @@ class _ReferenceCallback(FineTuningCallback):
 
     def begin_new_run(self) -> None:
         """See :meth:`FineTuningCallback.begin_new_run`."""
-        self.policy: Any = None
+        super().begin_new_run()
         self.best_score = -math.inf
         self.taken_at = 0
         self.n_taken = 0
         self._began_as_reference = False
         self._n_evaluations = 0
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        if self.policy is not None:
-            state["policy"] = copy.deepcopy(self.policy).cpu()  # so that a saved model loads on any machine
-        return state
 
     def check_run(self, callbacks: list[BaseCallback]) -> None:
         """See :meth:`FineTuningCallback.check_run`."""
@@ -63,9 +112,7 @@ class _ReferenceCallback(FineTuningCallback):
         if model.n_pretrain_steps < model.pretrain_steps:
             return  # pre-training was stopped: there is no offline policy yet, and this ``learn`` ends here
         self.check_run(model.call.callbacks)
-        if self.policy is None:
-            self._take_policy()
-        self.policy.to(model.device)
+        super()._on_training_start()
         if self.reference == "best":
             self._began_as_reference = not self._has_moved()
 
@@ -128,19 +175,10 @@ class _ReferenceCallback(FineTuningCallback):
             self._take_policy()
 
     def _take_policy(self) -> None:
-        if self.policy is None:
-            self.policy = frozen_copy(self._network())
-        else:
-            # in place: compiled updates hold on to the network
-            self.policy.load_state_dict(self._network().state_dict())
+        super()._take_policy()
         self.taken_at = self.model.n_finetuning_steps
         self.n_taken += 1
         self.logger.record("finetune/reference_updates", self.n_taken - 1)
-
-    def _network(self) -> nn.Module:
-        """What a reference is a copy of."""
-        actor: Any = self.model.policy.actor
-        return actor
 
     def _evaluation(self, callbacks: list[BaseCallback]) -> EvalCallback:
         for callback in callbacks:
