@@ -255,7 +255,8 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
         self.start_finetuning()
         for _ in range(rounds):
             self.hooks.call("before_updates")
-            self.loop.run(gradient_steps, batch_size)
+            if not self.hooks.answer("defer_updates", gradient_steps, batch_size):
+                self.loop.run(gradient_steps, batch_size)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def can_sample(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from sb3_o2o.checked import check_keyword_arguments
 from sb3_o2o.errors import unknown
 from sb3_o2o.finetuning.advantage import AuxiliaryAdvantage
+from sb3_o2o.finetuning.asynchronous import AsynchronousUpdates
 from sb3_o2o.finetuning.balanced_replay import BalancedReplay
 from sb3_o2o.finetuning.callback import FineTuningCallback
 from sb3_o2o.finetuning.constraint import ConstrainedFineTuning
@@ -59,6 +60,7 @@ def _build_callback(spec: Any, registry: Mapping[str, Callable[..., Any]]) -> An
 
 
 __all__ = [
+    "AsynchronousUpdates",
     "AuxiliaryAdvantage",
     "BalancedReplay",
     "ConstrainedFineTuning",

@@ -55,6 +55,8 @@ class FineTunedLearner(Learner, Protocol):
     replay_buffer: Any
     #: environments side by side
     n_envs: int
+    #: makes updates
+    loop: Any
 
     @property
     def finetuning_objective(self) -> Objective:
@@ -233,6 +235,18 @@ class FineTuningCallback(BaseCallback):
         Called before the updates that follow a rollout; where those of a recipe are made for each of several
         environments, before each of these rounds. What happens once for an environment step belongs here.
         """
+
+    @hook
+    def defer_updates(self, gradient_steps: int, batch_size: int) -> bool | None:
+        """
+        Asked when updates are due.
+
+        :param gradient_steps: how many
+        :param batch_size: transitions in each
+        :return: True if this callback will make them itself, later, by ``model.loop.run``. Only one callback of a run
+            may answer
+        """
+        return None
 
     @hook
     def sample(self, batch_size: int) -> ReplaySamples | None:

@@ -23,6 +23,7 @@ UPDATE_HOOKS = (
     "before_rollout",
     "before_finetuning",
     "before_updates",
+    "defer_updates",
     "sample",
     "prepare",
     "critic_steps",
@@ -35,7 +36,11 @@ UPDATE_HOOKS = (
     "after_update",
 )
 #: hooks of which one answer is taken, and what it decides
-EXCLUSIVE_HOOKS = {"act": "which actions the environment gets", "sample": "which transitions an update sees"}
+EXCLUSIVE_HOOKS = {
+    "act": "which actions the environment gets",
+    "sample": "which transitions an update sees",
+    "defer_updates": "when updates are made",
+}
 #: two names of what a policy follows: a callback that changes both fits objectives that ask for either
 _ALTERNATIVES = {"actor_values": "advantages", "advantages": "actor_values"}
 #: hooks that only look; delivered offline as well
