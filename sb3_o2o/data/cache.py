@@ -3,25 +3,34 @@ Converted datasets on disk: a folder of ``.npy`` files that is mapped into memor
 can be trained on, and the second start takes no time.
 
 The folder is ``$SB3_O2O_CACHE``, else ``$XDG_CACHE_HOME/sb3_o2o``, else ``~/.cache/sb3_o2o``. Deleting it is safe.
+
+A converted dataset is hashed as it is made, and all of it is read and compared once: a file ``verified.json`` says in
+which state its files were found whole. One whose files have changed since is compared again.
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from sb3_o2o.data.transitions import Observations, Transitions, map_observations, named_observations
+from sb3_o2o.files import write_whole
 
 #: Part of each key: increase it whenever the conversion changes its result.
-FORMAT = 1
-_MANIFEST = "manifest.json"
+FORMAT = 2
+_MANIFEST, _VERIFIED, _UNFINISHED = "manifest.json", "verified.json", ".incomplete"
+#: there is no room: of a disk, of a user's share, of a file
+_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 _FIELDS = ("row_index", "actions", "rewards", "terminations", "truncations")
 
 
@@ -65,14 +74,18 @@ class _FolderWriter:
         self.folder = folder
         self.files: dict[str, Any] = {}
         self.headers: dict[str, tuple[np.dtype, tuple[int, ...], int]] = {}
+        self.digests: dict[str, Any] = {}
 
     def append(self, name: str, array: np.ndarray) -> None:
         if name not in self.files:
             self.files[name] = open(self.folder / f"{len(self.files)}.npy", "w+b")  # noqa: SIM115 (closed by close)
             self.headers[name] = (array.dtype, array.shape[1:], 0)
+            self.digests[name] = hashlib.blake2b(digest_size=16)
             self._write_header(name)
         dtype, shape, length = self.headers[name]
-        self.files[name].write(np.ascontiguousarray(array, dtype=dtype).data)
+        values = np.ascontiguousarray(array, dtype=dtype)
+        self.files[name].write(values.data)
+        self.digests[name].update(values.data)
         self.headers[name] = (dtype, shape, length + len(array))
 
     def _write_header(self, name: str) -> None:
@@ -86,17 +99,21 @@ class _FolderWriter:
         for name, file in self.files.items():
             file.seek(0)
             self._write_header(name)
+            file.flush()
+            os.fsync(file.fileno())
             file.close()
             path = Path(file.name)
-            manifest[name] = {"file": path.name, "bytes": path.stat().st_size}
+            digest = self.digests[name].hexdigest()
+            manifest[name] = {"file": path.name, "bytes": path.stat().st_size, "hash": digest}
         arrays = {name: _memory_map(self.folder / entry["file"]) for name, entry in manifest.items()}
         record = {"format": FORMAT, "arrays": manifest, "fingerprint": fingerprint(_transitions(arrays))}
-        (self.folder / _MANIFEST).write_text(json.dumps(record, indent=1))
+        write_whole(self.folder / _MANIFEST, json.dumps(record, indent=1))
         return arrays
 
     def close(self) -> None:
         for file in self.files.values():
-            file.close()
+            with suppress(OSError):  # what was not written yet has no room either
+                file.close()
 
 
 def _memory_map(path: Path) -> np.ndarray:
@@ -173,22 +190,31 @@ def convert(
             warnings.warn(f"The cached dataset in {folder} is damaged ({error}): converting it again.", stacklevel=2)
             shutil.rmtree(folder, ignore_errors=True)
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f"{name}.", suffix=".incomplete", dir=root))
-    except OSError as error:
+        return _convert_into(folder, chunks)
+    except _CannotWrite as error:
         warnings.warn(
             f"Cannot write to the cache {root} ({error}): converting in memory. "
-            "Set SB3_O2O_CACHE to a writable folder, or pass cache=False.",
+            "Set SB3_O2O_CACHE to a writable folder with room, or pass cache=False.",
             stacklevel=2,
         )
-        return _write(chunks(), _MemoryWriter())
-    return _convert_into(folder, temporary, chunks)
+    return _write(chunks(), _MemoryWriter())
 
 
-def _convert_into(folder: Path, temporary: Path, chunks: Callable[[], Iterator[Transitions]]) -> Transitions:
-    writer = _FolderWriter(temporary)
-    try:
-        _write(chunks(), writer)
+class _CannotWrite(Exception):
+    """The cache cannot be written to."""
+
+
+def _convert_into(folder: Path, chunks: Callable[[], Iterator[Transitions]]) -> Transitions:
+    with _place_for(folder) as temporary:
+        writer = _FolderWriter(temporary)
+        try:
+            _write(chunks(), writer)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise _CannotWrite(str(error)) from error
+        finally:
+            writer.close()
         try:
             temporary.rename(folder)
         except OSError:
@@ -196,20 +222,80 @@ def _convert_into(folder: Path, temporary: Path, chunks: Callable[[], Iterator[T
             if not (folder / _MANIFEST).exists():
                 raise
         return _open(folder)
+
+
+@contextmanager
+def _place_for(folder: Path) -> Iterator[Path]:
+    """
+    An empty folder beside another one, deleted in the end. A lock beside it lasts as long as the process: a folder
+    whose lock nobody holds was left by a writer that was killed, and is deleted too.
+    """
+    root = folder.parent
+    temporary = root / f"{folder.name}.{uuid.uuid4().hex}{_UNFINISHED}"
+    lock = FileLock(_lock_of(temporary), timeout=0)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        temporary.mkdir()
+    except OSError as error:
+        raise _CannotWrite(str(error)) from error
+    try:
+        _remove_leftovers(root)
+        yield temporary
     finally:
-        writer.close()
         shutil.rmtree(temporary, ignore_errors=True)
+        lock.release()
+        _lock_of(temporary).unlink(missing_ok=True)
+
+
+def _lock_of(temporary: Path) -> Path:
+    return temporary.with_name(f"{temporary.name}.lock")
+
+
+def _remove_leftovers(root: Path) -> None:
+    found = {path.with_name(path.name.removesuffix(".lock")) for path in root.glob(f"*{_UNFINISHED}*")}
+    for each in sorted(found):
+        try:
+            with FileLock(_lock_of(each), timeout=0):
+                shutil.rmtree(each, ignore_errors=True)
+                _lock_of(each).unlink(missing_ok=True)
+        except (Timeout, OSError):  # somebody is writing, perhaps this process
+            continue
 
 
 def _open(folder: Path) -> Transitions:
     manifest = json.loads((folder / _MANIFEST).read_text())
-    arrays = {}
+    arrays, states = {}, {}
     for name, entry in manifest["arrays"].items():
         path = folder / entry["file"]
         if path.stat().st_size != entry["bytes"]:
             raise ValueError(f"{path.name} has {path.stat().st_size} bytes instead of {entry['bytes']}")
+        states[entry["file"]] = [path.stat().st_mtime_ns, path.stat().st_ctime_ns, path.stat().st_ino]
         arrays[name] = _memory_map(path)
+    _verify(folder, manifest, arrays, states)
     transitions = _transitions(arrays)
     if fingerprint(transitions) != manifest["fingerprint"]:
         raise ValueError("its content has changed")
     return transitions
+
+
+def _verify(
+    folder: Path, manifest: dict[str, Any], arrays: dict[str, np.ndarray], states: dict[str, list[int]]
+) -> None:
+    """:raises ValueError: if any row is another than was written; not asked again while the files stay as they are"""
+    known = folder / _VERIFIED
+    with suppress(OSError, ValueError):
+        if json.loads(known.read_text()) == states:
+            return
+    for name, entry in manifest["arrays"].items():
+        if _hash(arrays[name]) != entry["hash"]:
+            raise ValueError(f"{entry['file']} ({name}) holds other values than were written")
+    with suppress(OSError):  # a cache that others fill, and this user may only read
+        write_whole(known, json.dumps(states))
+
+
+def _hash(array: np.ndarray, part: int = 65536) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for start in range(0, len(array), part):
+        digest.update(np.ascontiguousarray(array[start : start + part]).data)
+    return digest.hexdigest()

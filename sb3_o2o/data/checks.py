@@ -8,6 +8,10 @@ from gymnasium import spaces
 
 from sb3_o2o.data.transitions import Observations
 
+#: Largest magnitude of a value. Adam keeps the square of a gradient, which for a linear layer is an error times an
+#: input: the fourth power of such values, and float32 ends at 3.4e38, the fourth power of 4e9.
+LARGEST = 1e9
+
 #: How far an action may lie outside of the action space, in the units of the environment.
 ACTION_TOLERANCE = 1e-4
 
@@ -96,21 +100,24 @@ def checked_values(field: str, values: np.ndarray, where: Location) -> np.ndarra
     :param values: numbers, ``(length, ...)``
     :param where: for the message
     :return: the same in float32, or the same uint8
-    :raises ValueError: if a value is NaN, infinite, or too large for float32
+    :raises ValueError: if a value is NaN, infinite, or beyond ``LARGEST``
     """
     if values.dtype == np.uint8:
         return values
     with np.errstate(over="ignore"):
         result = values.astype(np.float32, copy=False)
-    finite = np.isfinite(result)
-    if not finite.all():
-        first = np.argwhere(~finite)[0]
+    usable = np.abs(result) <= LARGEST  # NaN is not
+    if not usable.all():
+        first = np.argwhere(~usable)[0]
         found = values[tuple(first)]
         entry = f", entry {first[1:].tolist()}" if len(first) > 1 else ""
-        count = int((~finite.reshape(len(finite), -1)).any(axis=1).sum())
+        count = int((~usable.reshape(len(usable), -1)).any(axis=1).sum())
+        advice = "drop the episodes that hold them"
+        if np.isfinite(found):
+            advice += ", or store them in a larger unit: squares of such numbers leave float32 in training"
         raise ValueError(
-            f"{where(field, int(first[0]))}{entry} is {found}: expected a finite number that fits float32. "
-            f"So it is in {count} of {len(finite)} rows{where.place}: drop the episodes that hold them."
+            f"{where(field, int(first[0]))}{entry} is {found}: expected a finite number of at most {LARGEST:g}. "
+            f"So it is in {count} of {len(usable)} rows{where.place}: {advice}."
         )
     return result
 

@@ -13,6 +13,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_o2o.data import cache as dataset_cache
 from sb3_o2o.data import compatibility, selection, statistics
+from sb3_o2o.data.checks import LARGEST
 from sb3_o2o.data.episodes import Episodes
 from sb3_o2o.data.formats.arrays import write_npz
 from sb3_o2o.data.formats.reading import Reading
@@ -354,13 +355,20 @@ class OfflineDataset(Episodes):
         :param scale: multiplies the rewards
         :param shift: is added after that
         :return: the same transitions with other rewards
-        :raises ValueError: if a number is not finite, or the scale is zero
+        :raises ValueError: if a number is not finite, the scale is zero, or a reward is too large with them
         """
         if not math.isfinite(scale) or not math.isfinite(shift) or scale == 0.0:
             raise ValueError(
                 f"reward scale and shift are {scale} and {shift}: expected finite numbers, the scale not 0."
             )
         rewards = scaled_rewards(self.rewards, scale, shift)
+        too_large = np.flatnonzero(~(np.abs(rewards) <= LARGEST))
+        if len(too_large):
+            first = int(too_large[0])
+            raise ValueError(
+                f"rewards[{first}] is {self.rewards[first]}, and {rewards[first]} with scale {scale} and shift {shift}:"
+                f" expected at most {LARGEST:g}. So it is in {len(too_large)} of {len(self)} transitions: scale less."
+            )
         options = {**self.options, "reward_scale": float(scale), "reward_shift": float(shift)}
         return self._derived(options, self._reopens_after("reward_scale"), rewards=rewards)
 

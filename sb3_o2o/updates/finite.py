@@ -296,17 +296,13 @@ class WatchedEnv(VecEnvWrapper):
         """See ``VecEnv.reset``."""
         return self.venv.reset()
 
-    def step_async(self, actions: np.ndarray) -> None:
-        """See ``VecEnv.step_async``."""
+    def step(self, actions: np.ndarray) -> Any:
+        """See ``VecEnv.step``."""
         if not is_finite(actions):
             self._watch.check_weights()  # where it comes from, most often
             self._watch.check_values("action", actions, {}, self.num_envs)
         self._actions = actions
-        self.venv.step_async(actions)
-
-    def step_wait(self) -> Any:
-        """See ``VecEnv.step_wait``."""
-        result = self.venv.step_wait()
+        result = self.venv.step(actions)
         observations: Any
         observations, rewards, dones, infos = result
         if self._normalizer is not None:  # which clips what is infinite
@@ -315,6 +311,10 @@ class WatchedEnv(VecEnvWrapper):
         if not is_finite(rewards) or not all(is_finite(each) for each in seen) or dones.any():
             self._look(observations, rewards, dones, infos)
         return result
+
+    def step_wait(self) -> Any:
+        """See ``VecEnv.step_wait``; rollouts step at once."""
+        return self.venv.step_wait()
 
     def _look(self, observations: Any, rewards: np.ndarray, dones: np.ndarray, infos: Any) -> None:
         kept = {"rewards": rewards, "observations": observations, "actions": self._actions}

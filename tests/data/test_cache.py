@@ -1,14 +1,23 @@
 """The cache of converted datasets."""
 
+import os
+import resource
+import subprocess
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import h5py
 import minari
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from sb3_o2o.data import OfflineDataset
+from sb3_o2o.data import OfflineDataset, cache, transitions
 from sb3_o2o.data.cache import cache_folder
 from sb3_o2o.data.formats import minari as minari_format
 
@@ -177,3 +186,137 @@ def test_another_process_may_convert_at_the_same_time(two_episodes: str, monkeyp
     first = OfflineDataset.load(two_episodes)
     np.testing.assert_array_equal(first.rewards, [0, 1, 2, 10, 11, 12, 13])
     assert len(entries()) == 1
+
+
+# -- what is in the cache is what is in the file -------------------------------------------------------------------
+
+
+def write_hdf5(path: Path, n: int = 40) -> None:
+    """A file of D4RL's layout."""
+    with h5py.File(path, "w") as file:
+        for name, values in make_arrays(n).items():
+            file[name] = values
+
+
+def with_the_same_size_and_time(path: Path, change: Any) -> None:
+    """As ``rsync --inplace --times`` leaves a file."""
+    before = path.stat()
+    change(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+def another_reward(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file["rewards"][0] = 77.0
+
+
+def test_a_changed_file_of_the_same_size_and_time(tmp_path: Path) -> None:
+    path = tmp_path / "recorded.hdf5"
+    write_hdf5(path)
+    assert OfflineDataset.load(path).rewards[0] != 77.0
+    with_the_same_size_and_time(path, another_reward)
+    assert OfflineDataset.load(path).rewards[0] == 77.0
+
+
+@given(at=st.integers(0, 4095))
+def test_without_times_of_change_a_small_files_content_tells(at: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("states") / "file"
+    path.write_bytes(bytes(5000))
+    before = transitions._sample(path)
+    content = bytearray(5000)
+    content[at] = 1
+    path.write_bytes(content)
+    assert transitions._sample(path) != before
+
+
+def test_blocks_of_large_files_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    content = np.zeros(10_000_000, np.uint8)
+    content.tofile(path)
+    before = transitions._sample(path)
+    for at in (0, 5_000_000, 9_999_999):
+        content[:] = 0
+        content[max(at - 400_000, 0) : at + 400_000] = 1
+        content.tofile(path)
+        assert transitions._sample(path) != before
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+@given(data=st.data())
+def test_any_changed_byte_is_noticed(data: st.DataObject, tmp_path: Path) -> None:
+    path, folder = tmp_path / "recorded.hdf5", tmp_path / "here"
+    if not path.exists():
+        write_hdf5(path, 3000)  # more rows than the fingerprint looks at
+    fingerprint = OfflineDataset.load(path, cache=folder).fingerprint
+    (entry,) = folder.iterdir()
+    file = data.draw(st.sampled_from(sorted(entry.glob("*.npy"))))
+    at = data.draw(st.integers(128, file.stat().st_size - 1))
+
+    def flip(file: Path) -> None:
+        content = bytearray(file.read_bytes())
+        content[at] ^= 255
+        file.write_bytes(content)
+
+    with_the_same_size_and_time(file, flip)
+    with pytest.warns(UserWarning, match="is damaged .* holds other values than were written.*converting it again"):
+        assert OfflineDataset.load(path, cache=folder).fingerprint == fingerprint
+
+
+def test_all_rows_are_compared_once(two_episodes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+    original = cache._hash
+    monkeypatch.setattr(cache, "_hash", lambda array: (compared.append(len(array)), original(array))[1])
+    OfflineDataset.load(two_episodes)
+    assert len(compared) == 6  # observations, rows, actions, rewards, two flags
+    OfflineDataset.load(two_episodes)
+    assert len(compared) == 6
+    os.utime(entries()[0] / "0.npy")
+    OfflineDataset.load(two_episodes)
+    assert len(compared) == 12
+
+
+# -- writers that end otherwise ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def largest_file(n_bytes: int) -> Iterator[None]:
+    """The system refuses to write more, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("n", [40, 20_000])
+def test_without_room_the_data_are_converted_in_memory(n: int, tmp_path: Path) -> None:
+    path = tmp_path / "recorded.hdf5"
+    write_hdf5(path, n)
+    with (
+        pytest.warns(UserWarning, match=r"Cannot write to the cache .*: converting in memory\. .* with room"),
+        largest_file(500),
+    ):
+        dataset = OfflineDataset.load(path)
+    assert entries() == []
+    assert dataset.fingerprint == OfflineDataset.load(path).fingerprint
+
+
+def test_what_a_killed_writer_left_is_deleted(two_episodes: str, tmp_path: Path) -> None:
+    cache_folder().mkdir()
+    program = (
+        "import os, signal, sys; from pathlib import Path; from sb3_o2o.data.cache import _place_for\n"
+        "with _place_for(Path(sys.argv[1])) as folder:\n"
+        "    (folder / '0.npy').write_bytes(bytes(1000))\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", program, cache_folder() / "ab"], check=False)
+    assert [path.suffix for path in entries()] == [".incomplete", ".lock"]
+    with cache._place_for(cache_folder() / "cd") as another:  # somebody else is writing, and is left alone
+        assert another.is_dir()
+        OfflineDataset.load(two_episodes)
+        left = [path.name for path in entries()]
+        assert another.name in left
+    assert sum(name.endswith(".incomplete") for name in left) == 1
+    assert [path.suffix for path in entries()] == [""]

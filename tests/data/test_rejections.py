@@ -30,6 +30,18 @@ def replace(field: str, value: Any) -> Change:
     return lambda arrays: arrays.update({field: value})
 
 
+def test_rewards_that_a_scale_makes_too_large() -> None:
+    dataset = OfflineDataset.load(make_arrays(6))  # rewards 0 to 5
+    assert dataset.with_rewards(2e8).rewards[-1] == 1e9
+    for scale, found in (
+        (3e8, "rewards\\[4\\] is 4.0, and 1.2"),
+        (1e38, "rewards\\[1\\] is 1.0"),
+        (1e300, "and inf with"),
+    ):
+        with pytest.raises(ValueError, match=f"{found}.*at most 1e\\+09"):
+            OfflineDataset.load(make_arrays(6), reward_scale=scale)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -54,7 +66,12 @@ def replace(field: str, value: Any) -> Change:
         (replace("rewards", np.zeros((6, 2))), r"rewards has rows of shape \(2,\), expected \(\)"),
         (put("observations", (3, 1), np.nan), r"observations\[3\], entry \[1\] is nan: .* in 1 of 6 rows"),
         (put("next_observations", (5, 0), -np.inf), r"next_observations\[5\], entry \[0\] is -inf"),
-        (put("observations", (2, 0), 1e39), r"observations\[2\], entry \[0\] is 1e\+39: .* fits float32"),
+        (
+            put("observations", (2, 0), 1e39),
+            r"observations\[2\], entry \[0\] is 1e\+39: .* at most 1e\+09.* larger unit",
+        ),
+        (put("rewards", 3, 1e30), r"rewards\[3\] is 1e\+30: expected a finite number of at most 1e\+09"),
+        (put("next_observations", (5, 1), -2e9), r"next_observations\[5\], entry \[1\] is -2000000000.0"),
         (put("rewards", [2, 4], np.nan), r"rewards\[2\] is nan: expected a finite number .* in 2 of 6 rows"),
         (put("actions", (4, 1), np.inf), r"actions\[4\], entry \[1\] is inf"),
         (
