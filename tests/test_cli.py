@@ -33,7 +33,9 @@ def pretrained(tiny_dataset: Callable[..., str]) -> Path:
 
 
 class TestHelp:
-    @pytest.mark.parametrize("command", ["demo", "collect", "pretrain", "finetune", "evaluate", "recipes", "bench"])
+    @pytest.mark.parametrize(
+        "command", ["demo", "collect", "pretrain", "finetune", "evaluate", "run", "recipes", "bench"]
+    )
     def test_every_command_explains_itself(self, command: str) -> None:
         output = succeeds(command, "--help")
         assert f"sb3-o2o {command}" in output

@@ -8,6 +8,7 @@ from sb3_o2o.cli.bench import bench_app
 from sb3_o2o.cli.console import FriendlyGroup
 from sb3_o2o.cli.data import collect
 from sb3_o2o.cli.demo import demo
+from sb3_o2o.cli.experiments import run
 from sb3_o2o.cli.policies import evaluate
 from sb3_o2o.cli.recipes import recipes_app
 from sb3_o2o.cli.train import finetune, pretrain
@@ -49,6 +50,7 @@ app.command()(pretrain)
 app.command()(finetune)
 app.command()(evaluate)
 app.command()(tune)
+app.command()(run)
 app.command()(collect)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(bench_app, name="bench")

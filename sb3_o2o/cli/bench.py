@@ -57,9 +57,9 @@ def speed(
     """
     from sb3_o2o.benchmarking import report
     from sb3_o2o.benchmarking.contestants import own_competitors, peer_competitors
-    from sb3_o2o.benchmarking.machine import describe_machine
     from sb3_o2o.benchmarking.race import race
     from sb3_o2o.benchmarking.work import rows_by_name
+    from sb3_o2o.runs.machine import describe_machine
     from sb3_o2o.runs.threads import usable_cores
 
     chosen = rows_by_name(None if rows is None else _names(rows))
@@ -117,7 +117,7 @@ def env(
     """
     from sb3_o2o.benchmarking import environment_loop as loop
     from sb3_o2o.benchmarking import report
-    from sb3_o2o.benchmarking.machine import describe_machine
+    from sb3_o2o.runs.machine import describe_machine
     from sb3_o2o.runs.threads import usable_cores
 
     _check_device(device)

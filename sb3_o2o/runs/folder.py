@@ -104,7 +104,7 @@ class RunConfig:
         document: dict[str, Any] = {"sb3_o2o": __version__, **asdict(self)}
         if arguments is not None:
             document["arguments"] = dict(arguments)
-        return yaml.dump(_plain(document), Dumper=_IndentedDumper, sort_keys=False, allow_unicode=True)
+        return yaml.dump(plain(document), Dumper=_IndentedDumper, sort_keys=False, allow_unicode=True)
 
     @classmethod
     def from_yaml(cls, text: str, where: str = "config.yml") -> "RunConfig":
@@ -235,15 +235,16 @@ class RunFolder:
         """
         return RunConfig.from_yaml(self.config_file.read_text(), str(self.config_file))
 
-    def write_start(self, config: RunConfig, arguments: Mapping[str, Any]) -> None:
+    def write_start(self, config: RunConfig, arguments: Mapping[str, Any], command: str | None = None) -> None:
         """
         Note what was asked for.
 
         :param config: the run's configuration
         :param arguments: all constructor arguments, after the recipe was resolved
+        :param command: what was typed; default: what this process was started with
         """
         write_whole(self.config_file, config.to_yaml(arguments))
-        write_whole(self.path / "command.txt", shlex.join(["sb3-o2o", *sys.argv[1:]]) + "\n")
+        write_whole(self.path / "command.txt", (command or shlex.join(["sb3-o2o", *sys.argv[1:]])) + "\n")
 
 
 def _is_run(folder: Path) -> bool:
@@ -296,12 +297,15 @@ _IndentedDumper.add_representer(
 )
 
 
-def _plain(value: Any) -> Any:
-    """The same in types that YAML has: what it has none for is named."""
+def plain(value: Any) -> Any:
+    """
+    :param value: whatever was asked for
+    :return: the same in types that YAML has: what it has none for is named
+    """
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return getattr(value, "__qualname__", None) or repr(value)

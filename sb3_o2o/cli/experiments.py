@@ -1,0 +1,165 @@
+"""``sb3-o2o run``."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from shlex import join
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sb3_o2o.cli.console import console, next_command
+from sb3_o2o.cli.shared_options import DEFAULT_LOG_DIR, LogDir
+
+if TYPE_CHECKING:
+    from sb3_o2o.experiments.folder import Status
+    from sb3_o2o.experiments.plan import Plan, PlannedRun
+    from sb3_o2o.experiments.schedule import Launcher
+
+LAUNCHERS = ("local",)
+
+GridFile = Annotated[str, typer.Argument(help="YAML file: datasets, recipes and seeds.", show_default=False)]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="Runs at the same time. Default: as many as there are cores. 0 makes them one after the other in this "
+        "process, for debuggers.",
+        min=0,
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check all, list the runs, time a few updates; run nothing.")]
+Name = Annotated[str | None, typer.Option(help="Of the experiment and its folder. Default: the grid's.")]
+LauncherName = Annotated[str, typer.Option("--launcher", help="Where runs are made: local.")]
+
+
+def run(
+    grid: GridFile,
+    workers: Workers = None,
+    dry_run: DryRun = False,
+    launcher: LauncherName = "local",
+    name: Name = None,
+    log_dir: LogDir = DEFAULT_LOG_DIR,
+) -> None:
+    """Run an experiment: every recipe on every dataset with every seed, several at the same time.
+
+    `sb3-o2o run grid.yml --dry-run`
+
+    Everything is checked before anything starts. A pre-training that several runs start from is made once.
+    Ctrl-C saves every run; the same command goes on with what is not finished.
+    """
+    from sb3_o2o.errors import unknown
+    from sb3_o2o.experiments.grid import read_grid
+    from sb3_o2o.experiments.plan import make_plan
+    from sb3_o2o.files import locked
+    from sb3_o2o.runs.threads import usable_cores
+
+    if launcher not in LAUNCHERS:
+        raise unknown("launcher", launcher, LAUNCHERS)
+    plan = make_plan(read_grid(grid, name), log_dir)
+    workers = usable_cores() if workers is None else workers
+    _check(plan)
+    if dry_run:
+        _show_plan(plan, workers)
+        return
+    from sb3_o2o.experiments.folder import open_experiment
+
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    with locked(plan.folder, ".experiment.lock"):
+        open_experiment(plan, join(["sb3-o2o", *sys.argv[1:]]))
+        _run(plan, _launcher(launcher, workers), grid)
+
+
+def _check(plan: "Plan") -> None:
+    from sb3_o2o.experiments.check import check
+
+    with console.status(f"Checking {len(plan.runs)} runs …"):
+        check(plan)
+
+
+def _launcher(name: str, workers: int) -> "Launcher":
+    from sb3_o2o.experiments.check import share_of_cores
+    from sb3_o2o.experiments.local import InThisProcess, LocalProcesses
+    from sb3_o2o.runs.threads import usable_cores
+
+    return InThisProcess() if workers == 0 else LocalProcesses(workers, share_of_cores(workers, usable_cores()))
+
+
+def _run(plan: "Plan", launcher: "Launcher", grid: str) -> None:
+    """:raises typer.Exit: with 1 where a run failed, 130 where all were stopped"""
+    from sb3_o2o.cli.experiment_display import ExperimentDisplay
+    from sb3_o2o.experiments.folder import BLOCKED, FAILED, INTERRUPTED
+    from sb3_o2o.experiments.schedule import Schedule
+
+    console.print(f"Experiment: [bold]{plan.folder}[/]", soft_wrap=True, highlight=False)
+    with ExperimentDisplay(console, plan) as display:
+        schedule = Schedule(plan, launcher, display.show)
+        statuses = schedule.run()
+    for name, status in statuses.items():
+        if status.state in (FAILED, BLOCKED):
+            _say_failure(plan.folder / name, status)
+    for error in schedule.table_errors:
+        console.print(f"[bold red]Table not written:[/] {error}", highlight=False, soft_wrap=True)
+    states = [status.state for status in statuses.values()]
+    _say_counts(states)
+    console.print(f"Results: [bold]{plan.folder / 'results.csv'}[/], runs.csv", soft_wrap=True, highlight=False)
+    if INTERRUPTED in states and schedule.stops:
+        next_command("Stopped and saved. Go on with:", join(["sb3-o2o", *sys.argv[1:]]))
+        raise typer.Exit(130)
+    if any(state in (FAILED, BLOCKED, INTERRUPTED) for state in states) or schedule.table_errors:
+        raise typer.Exit(1)
+    next_command("Report:", f"sb3-o2o report {_quoted(plan.folder)}")
+
+
+def _quoted(path: Path) -> str:
+    return join([str(path)])
+
+
+def _say_failure(path: Path, status: "Status") -> None:
+    where = path / "error.txt"
+    console.print(f"[bold red]{status.state}[/] {path.name}: ", end="", highlight=False)
+    console.print(status.error, markup=False, highlight=False, soft_wrap=True, end="")
+    console.print(f" ({where})" if where.is_file() else "", markup=False, highlight=False, soft_wrap=True)
+
+
+def _say_counts(states: list[str]) -> None:
+    counts = {state: states.count(state) for state in dict.fromkeys(states)}
+    console.print(", ".join(f"{count} {state}" for state, count in counts.items()), highlight=False)
+
+
+def _show_plan(plan: "Plan", workers: int) -> None:
+    from sb3_o2o.experiments.check import share_of_cores
+    from sb3_o2o.experiments.estimate import estimate, total, wall_time
+    from sb3_o2o.experiments.folder import Status, is_finished
+    from sb3_o2o.progress import clock_text
+    from sb3_o2o.runs.threads import usable_cores
+
+    with console.status("Timing a few updates of each …"):
+        estimates = estimate(plan, share_of_cores(workers, usable_cores()))
+    console.print(f"{plan.grid.name}: {len(plan.runs)} runs", highlight=False)
+    width = max(len(each.name) for each in plan.runs) + 2
+    for each in _below_their_pretraining(plan):
+        found, unit = estimates[each.name], "gradient" if each.phase == "offline" else "environment"
+        name = f"  {each.name}" if each.needs else each.name
+        notes = [f"for {len(plan.sharing(each.name))}"] if each.phase == "offline" else []
+        if is_finished(plan.folder / each.name, each.phase):
+            notes.append("finished")
+        elif Status.read(plan.folder / each.name).attempts:
+            notes.append("to go on with")
+        steps = f"{each.config.steps(each.phase):>9,} {unit:<11} steps of {1e3 * found.step:6.1f} ms"
+        line = f"{name:<{width}} {steps}  {clock_text(found.total):>8}  {', '.join(notes)}"
+        console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
+    everything = total(list(estimates.values()))
+    console.print(
+        f"About {clock_text(everything)} one after the other, {clock_text(wall_time(plan, estimates, workers))} with "
+        f"{max(workers, 1)} at the same time, if each is as fast then as it was alone; evaluations with episodes of "
+        "full length.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _below_their_pretraining(plan: "Plan") -> "Iterator[PlannedRun]":
+    for each in plan.runs:
+        if each.needs is None:
+            yield each
+            yield from plan.sharing(each.name)

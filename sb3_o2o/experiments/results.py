@@ -1,0 +1,279 @@
+"""
+The tables of an experiment: a row for each evaluation, and a row for each run.
+
+Always as CSV, which needs nothing; as Parquet beside it where pyarrow is installed. They are made of the run folders
+and can be made again from them at any time.
+"""
+
+import csv
+import importlib.util
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from sb3_o2o.evaluation import ReferenceScore
+from sb3_o2o.experiments.folder import FINISHED, Job, Status, experiment_of
+from sb3_o2o.files import whole_file, write_whole
+from sb3_o2o.runs.folder import PHASES, RunFolder
+from sb3_o2o.runs.records import RunRecord, read_curve
+
+#: Seconds that a process waits for another that writes the tables.
+PATIENCE = 60.0
+
+
+@dataclass(frozen=True)
+class Column:
+    """
+    :param name: of the column
+    :param kind: of its values; empty cells are unknown
+    :param meaning: for people, with its unit
+    """
+
+    name: str
+    kind: type
+    meaning: str
+
+
+_WHICH = (
+    Column("run", str, "folder of the run, inside that of the experiment"),
+    Column("dataset", str, "what the grid calls it"),
+    Column("env", str, "Gymnasium id"),
+    Column("recipe", str, "what the grid calls it"),
+    Column("seed", int, "of everything"),
+)
+#: of ``results.csv``
+EVALUATION_COLUMNS = (
+    *_WHICH,
+    Column("phase", str, "offline or online"),
+    Column("step", int, "gradient steps offline, environment steps online"),
+    Column("return", float, "mean undiscounted return of the episodes"),
+    Column("return_std", float, "its standard deviation over the episodes"),
+    Column("score", float, "mean normalised score; empty where no references are known"),
+    Column("success", float, "part of the episodes that succeeded"),
+    Column("episodes", int, "of the evaluation"),
+    Column("seconds", float, "after the run's start"),
+)
+#: of ``runs.csv``
+RUN_COLUMNS = (
+    *_WHICH,
+    Column("state", str, "finished, failed, interrupted, running or waiting"),
+    Column("unit", str, "of what follows: score (normalised) or return"),
+    Column("offline", float, "last evaluation of its pre-training"),
+    Column("switch", float, "fine-tuning's evaluation at step 0"),
+    Column("lowest_10k", float, "lowest evaluation in the first 10,000 environment steps"),
+    Column("drop", float, "how far below the switch it fell"),
+    Column("steps_to_recover", float, "0: it never fell; inf: it did not come back"),
+    Column("last", float, "last evaluation"),
+    Column("last_5", float, "mean of the last five evaluations"),
+    Column("regret", float, "part of the training episodes that failed, or 1 - mean score / 100"),
+    Column("regret_of", str, "which of the two: episodes or scores"),
+    Column("seconds", float, "of the run, without its pre-training"),
+    Column("pretraining", str, "folder of the pre-training that it started from"),
+    Column("pretraining_seconds", float, "which may have been shared"),
+    Column("error", str, "of a run that failed"),
+    Column("commit", str, "of the repository in which the experiment was started"),
+    Column("host", str, "machine"),
+    Column("processor", str, "its processor"),
+    Column("threads", int, "CPU threads"),
+    Column("sb3_o2o", str, "version"),
+    Column("stable_baselines3", str, "version"),
+    Column("torch", str, "version"),
+    Column("gymnasium", str, "version"),
+    Column("numpy", str, "version"),
+    Column("python", str, "version"),
+)
+#: name of a table -> its columns
+TABLES = {"results": EVALUATION_COLUMNS, "runs": RUN_COLUMNS}
+
+Row = dict[str, Any]
+
+
+def add_to_tables(experiment: Path, runs: Sequence[Path]) -> None:
+    """
+    Put what runs came to into the tables of their experiment, in the place of what stands there of them. Several
+    processes may do so at the same time; whoever reads sees a whole table, the old one or the new one.
+
+    :param experiment: its folder
+    :param runs: folders of runs
+    :raises ValueError: a table was written by another version; nothing is changed then
+    :raises OSError: it cannot be written; what was there before is still there
+    """
+    names = {str(path.resolve().relative_to(experiment.resolve())) for path in runs}
+    with FileLock(experiment / ".tables.lock", timeout=PATIENCE):
+        check_tables(experiment)
+        new: dict[str, list[Row]] = {"results": [], "runs": []}
+        for path in runs:
+            new["results"] += _evaluation_rows(path)
+            new["runs"].append(_run_row(path))
+        for table, columns in TABLES.items():
+            kept = [row for row in read_table(experiment / f"{table}.csv", columns) if row["run"] not in names]
+            _write(experiment / f"{table}.csv", columns, sorted([*kept, *new[table]], key=_order))
+
+
+def check_tables(experiment: Path) -> None:
+    """
+    :param experiment: its folder
+    :raises ValueError: one of its tables was written by another version, or is none
+    """
+    for table, columns in TABLES.items():
+        path = experiment / f"{table}.csv"
+        if not path.is_file():
+            continue
+        with path.open(newline="") as file:
+            found = next(csv.reader(file), [])
+        if found != [column.name for column in columns]:
+            missing = [column.name for column in columns if column.name not in found]
+            other = [name for name in found if name not in {column.name for column in columns}]
+            raise ValueError(
+                f"{path} was written by another version: it lacks {missing or 'no column'}, and has "
+                f"{other or 'no others'}. Move it away: the same command then writes it anew from the run folders."
+            )
+
+
+def read_table(path: Path, columns: Sequence[Column]) -> list[Row]:
+    """
+    :param path: of a CSV; none is an empty table
+    :param columns: that it has
+    :return: its rows, empty cells as None
+    """
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return [
+            {column.name: _value(row.get(column.name), column.kind) for column in columns}
+            for row in csv.DictReader(file)
+        ]
+
+
+def _value(text: str | None, kind: type) -> Any:
+    return None if text is None or text == "" else kind(text)
+
+
+def _order(row: Row) -> tuple[Any, ...]:
+    phase = row.get("phase", "")
+    return str(row["dataset"]), str(row["recipe"]), row["seed"], row["run"], phase, row.get("step", 0)
+
+
+def _write(path: Path, columns: Sequence[Column], rows: Sequence[Row]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [column.name for column in columns], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: "" if value is None else value for name, value in row.items()} for row in rows)
+    write_whole(path, text.getvalue())
+    if importlib.util.find_spec("pyarrow") is not None:
+        _write_parquet(path.with_suffix(".parquet"), columns, rows)
+
+
+def _write_parquet(path: Path, columns: Sequence[Column], rows: Sequence[Row]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kinds = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+    schema = pa.schema([pa.field(each.name, kinds[each.kind], metadata={"meaning": each.meaning}) for each in columns])
+    with whole_file(path) as file:
+        pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), file)
+
+
+# -- from folders to rows ------------------------------------------------------------------------------------------
+
+
+def read_run(path: Path) -> RunRecord:
+    """
+    :param path: folder of a run of an experiment
+    :return: what it came to so far
+    :raises ValueError: something in it is damaged
+    """
+    job, status = Job.read(path), Status.read(path)
+    config = RunFolder.open(path).read_config()
+    is_pretraining = config.command == "pretrain"
+    before = None if job.needs is None else Status.read(experiment_of(path, job) / job.needs)
+    times = {"offline": status.times if is_pretraining or before is None else before.times, "online": status.times}
+    curves = {phase: read_curve(path / phase, times[phase].get(phase)) for phase in PHASES}
+    return RunRecord(
+        path=path,
+        label=job.recipe,
+        task=job.dataset,
+        env_id=config.environment.id,
+        seed=config.seed,
+        offline=curves["offline"],
+        online=curves["online"],
+        reference=None if status.reference is None else ReferenceScore(**status.reference),
+        seconds=status.seconds,
+        offline_seconds=None if before is None else before.seconds,
+        episodes=status.episodes,
+        successes=status.successes,
+        finished=status.state == FINISHED,
+        versions=status.versions,
+    )
+
+
+def _which(path: Path, record: RunRecord) -> Row:
+    return {
+        "run": Job.read(path).name,
+        "dataset": record.task,
+        "env": record.env_id,
+        "recipe": record.label,
+        "seed": record.seed,
+    }
+
+
+def _evaluation_rows(path: Path) -> Iterator[Row]:
+    """Of the run's own phase: what it took over from its pre-training stands there."""
+    record = read_run(path)
+    phase = "offline" if RunFolder(path).read_config().command == "pretrain" else "online"
+    curve = record.offline if phase == "offline" else record.online
+    if curve is None:
+        return
+    scores = None if record.reference is None else curve.scores(record.reference).mean(axis=1)
+    for index, step in enumerate(curve.steps):
+        seconds = None if curve.seconds is None else float(curve.seconds[index])
+        yield {
+            **_which(path, record),
+            "phase": phase,
+            "step": int(step),
+            "return": float(curve.returns[index].mean()),
+            "return_std": float(curve.returns[index].std()),
+            "score": None if scores is None else float(scores[index]),
+            "success": None if curve.successes is None else float(curve.successes[index].mean()),
+            "episodes": curve.returns.shape[1],
+            "seconds": None if seconds != seconds else seconds,  # NaN
+        }
+
+
+def _run_row(path: Path) -> Row:
+    record, job, status = read_run(path), Job.read(path), Status.read(path)
+    config = RunFolder(path).read_config()
+    row: Row = {
+        **{column.name: None for column in RUN_COLUMNS},
+        **_which(path, record),
+        **{name: record.versions.get(name) for name in record.versions if name in {each.name for each in RUN_COLUMNS}},
+        "state": status.state,
+        "unit": record.unit,
+        "seconds": record.seconds,
+        "pretraining": job.needs,
+        "pretraining_seconds": record.offline_seconds,
+        "error": status.error or None,
+        "commit": job.commit or None,
+        "host": status.host or None,
+        "processor": status.machine.get("processor"),
+        "threads": config.threads,
+    }
+    if record.offline is not None:
+        row["offline"] = float(record.offline.scores(record.reference)[-1].mean())
+    summary = record.summary()
+    if summary is not None:
+        row.update(
+            switch=summary.switch,
+            lowest_10k=summary.lowest,
+            drop=summary.drop,
+            steps_to_recover=summary.recovered,
+            last=summary.last,
+            last_5=summary.last_mean,
+            regret=summary.regret,
+            regret_of=summary.regret_of or None,
+        )
+    return row

@@ -1,0 +1,174 @@
+"""What a run came to: its evaluations in the unit of the score, and the switch in numbers."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sb3_o2o.evaluation import ReferenceScore, drop_at_switch, steps_to_recover
+
+#: Environment steps after the switch within which the lowest score is looked for.
+EARLY = 10_000
+#: Evaluations at the end whose mean says where a run ends.
+LAST = 5
+
+
+@dataclass(frozen=True)
+class Curve:
+    """
+    The evaluations of one phase.
+
+    :param steps: of each evaluation, shape (evaluations,)
+    :param returns: of each episode, shape (evaluations, episodes)
+    :param successes: whether each episode was one, of the same shape; None where the environment does not say
+    :param seconds: after the run's start, shape (evaluations,), NaN where unknown
+    """
+
+    steps: NDArray[np.int64]
+    returns: NDArray[np.float64]
+    successes: NDArray[np.float64] | None = None
+    seconds: NDArray[np.float64] | None = None
+
+    def scores(self, reference: ReferenceScore | None) -> NDArray[np.float64]:
+        """
+        :param reference: None for raw returns
+        :return: of each episode, shape (evaluations, episodes)
+        """
+        return self.returns if reference is None else reference.normalize(self.returns)
+
+
+def read_curve(folder: Path, times: Mapping[str, float] | None = None) -> Curve | None:
+    """
+    :param folder: of an ``evaluations.npz`` in Stable-Baselines3's layout
+    :param times: step -> seconds after the run's start
+    :return: the evaluations; None where there is no such file, or none in it
+    :raises ValueError: the file is damaged, or something else
+    """
+    path = folder / "evaluations.npz"
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path) as saved:
+            steps, returns = saved["timesteps"].astype(np.int64), saved["results"].astype(np.float64)
+            successes = saved["successes"].astype(np.float64) if "successes" in saved else None
+    except Exception as error:  # NumPy's own are many: of zip, of pickle, of its header
+        raise ValueError(f"{path} holds no evaluations in Stable-Baselines3's layout ({error}).") from error
+    if returns.ndim != 2 or len(steps) != len(returns):
+        raise ValueError(f"{path} has evaluations at {steps.shape} steps with returns of shape {returns.shape}.")
+    if len(steps) == 0:
+        return None
+    if not np.isfinite(returns).all():
+        raise ValueError(f"{path} holds returns that are not finite.")
+    known = times or {}
+    seconds = np.array([known.get(str(step), math.nan) for step in steps])
+    return Curve(steps, returns, successes if successes is not None and len(successes) == len(steps) else None, seconds)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """
+    A run's online curve in numbers, in the unit of the score.
+
+    :param switch: score of the policy that fine-tuning started from
+    :param lowest: lowest mean score within :data:`EARLY` environment steps
+    :param drop: how far below the switch the score fell, at any time
+    :param recovered: environment steps until it was back; 0 where it never fell, infinity where it did not come back
+    :param last: score of the last evaluation
+    :param last_mean: mean of the last :data:`LAST` evaluations
+    :param regret: CORL's: part of the training episodes that failed; where the environment does not report success,
+        1 - mean score / 100 over the evaluations (trapezoids over the steps); None for raw returns
+    :param regret_of: ``episodes`` or ``scores``: which of the two; empty for neither
+    """
+
+    switch: float
+    lowest: float
+    drop: float
+    recovered: float
+    last: float
+    last_mean: float
+    regret: float | None = None
+    regret_of: str = ""
+
+
+def summarise(curve: Curve, reference: ReferenceScore | None, episodes: int = 0, successes: int = 0) -> Summary:
+    """
+    :param curve: evaluations of fine-tuning, the first at step 0
+    :param reference: None for raw returns
+    :param episodes: training episodes that reported success or failure
+    :param successes: of these, the successful ones
+    :return: the numbers
+    """
+    steps, scores = curve.steps, curve.scores(reference).mean(axis=1)
+    early = scores[steps <= EARLY] if (steps <= EARLY).any() else scores[:1]
+    regret, regret_of = None, ""
+    if episodes:
+        regret, regret_of = 1 - successes / episodes, "episodes"
+    elif reference is not None:
+        regret, regret_of = 1 - _mean_over(steps, scores) / 100, "scores"
+    return Summary(
+        switch=float(scores[0]),
+        lowest=float(early.min()),
+        drop=drop_at_switch(steps, scores, scores[0]),
+        recovered=steps_to_recover(steps, scores, scores[0]),
+        last=float(scores[-1]),
+        last_mean=float(scores[-LAST:].mean()),
+        regret=regret,
+        regret_of=regret_of,
+    )
+
+
+def _mean_over(steps: NDArray[np.int64], scores: NDArray[np.float64]) -> float:
+    """Mean of a line through the evaluations."""
+    if len(steps) == 1:
+        return float(scores[0])
+    return float(np.trapezoid(scores, steps) / (steps[-1] - steps[0]))
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """
+    What is known of a run, whoever made it.
+
+    :param path: its folder
+    :param label: what its line is called: the recipe, or the algorithm
+    :param task: what it is compared on: the dataset, or the environment
+    :param env_id: Gymnasium id; empty where it is not known
+    :param seed: None where it is not known
+    :param offline: evaluations of pre-training, over gradient steps
+    :param online: evaluations of fine-tuning, or of a run without anything else, over environment steps
+    :param reference: of scores; None for raw returns
+    :param seconds: that it took, without its pre-training; None where unknown
+    :param offline_seconds: that its pre-training took
+    :param episodes: training episodes that reported success or failure
+    :param successes: of these, the successful ones
+    :param finished: False for one that was interrupted, failed or goes on
+    """
+
+    path: Path
+    label: str
+    task: str
+    env_id: str
+    seed: int | None
+    offline: Curve | None
+    online: Curve | None
+    reference: ReferenceScore | None = None
+    seconds: float | None = None
+    offline_seconds: float | None = None
+    episodes: int = 0
+    successes: int = 0
+    finished: bool = True
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def unit(self) -> str:
+        """``score`` or ``return``."""
+        return "return" if self.reference is None else "score"
+
+    def summary(self) -> Summary | None:
+        """:return: the numbers of its fine-tuning; None before its first evaluation"""
+        if self.online is None:
+            return None
+        return summarise(self.online, self.reference, self.episodes, self.successes)

@@ -1,0 +1,312 @@
+"""An experiment from its grid to its tables: interrupted, killed, failing, and on a full disk."""
+
+import csv
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from command_line import fails, sb3_o2o, succeeds
+
+from experiments.grids import OWN_ENV, assert_same_run, grid, run, states
+from sb3_o2o.experiments import execution
+from sb3_o2o.experiments.execution import StatusListener
+from sb3_o2o.experiments.folder import Status
+from sb3_o2o.experiments.local import LocalProcesses
+from sb3_o2o.experiments.results import EVALUATION_COLUMNS, RUN_COLUMNS, add_to_tables, read_table
+from sb3_o2o.runs import training
+from sb3_o2o.runs.folder import RunFolder
+from sb3_o2o.version import __version__
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second each, and tested elsewhere."""
+    monkeypatch.setattr(training, "draw", lambda prepared, folder: folder.picture)
+
+
+@pytest.fixture
+def own_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers find the tiny environments."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+
+
+class FailsAt(gym.Wrapper):
+    """An environment that breaks."""
+
+    def __init__(self, env: gym.Env, step: int):
+        super().__init__(env)
+        self.left = step
+
+    def step(self, action: Any) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise RuntimeError("the robot fell over\nand lies there")
+        return super().step(action)
+
+
+def failing_recipe(path: Path, **wrapper: Any) -> str:
+    document = {
+        "about": {"algorithm": "O2OSAC"},
+        "default": {
+            "objective": "cql",
+            "pretrain_steps": 4,
+            "env_wrapper": [{f"{FailsAt.__module__}.FailsAt": wrapper}] if wrapper else [],
+        },
+    }
+    path.write_text(yaml.safe_dump(document))
+    return str(path)
+
+
+def test_tables_hold_what_the_runs_came_to(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
+    plan, statuses = run(grid(tiny_dataset(), seeds=2), tmp_path)
+    assert set(states(statuses).values()) == {"finished"}
+    rows = read_table(plan.folder / "results.csv", EVALUATION_COLUMNS)
+    assert len(rows) == 2 * 3 + 6 * 3  # two pre-trainings, six others, three evaluations each
+    for row in rows:
+        with np.load(plan.folder / row["run"] / row["phase"] / "evaluations.npz") as saved:
+            index = saved["timesteps"].tolist().index(row["step"])
+            assert row["return"] == saved["results"][index].mean()
+        assert row["score"] == pytest.approx(100 * (row["return"] + 5) / 5)
+        assert row["seconds"] >= 0
+    runs = {row["run"]: row for row in read_table(plan.folder / "runs.csv", RUN_COLUMNS)}
+    assert runs.keys() == statuses.keys()
+    warm = runs["tiny-warm-s1"]
+    scores = [row["score"] for row in rows if row["run"] == "tiny-warm-s1"]
+    assert (warm["switch"], warm["last"], warm["lowest_10k"]) == (scores[0], scores[-1], min(scores))
+    assert warm["last_5"] == pytest.approx(np.mean(scores))
+    assert warm["regret"] == pytest.approx(1 - np.trapezoid(scores, [0, 10, 20]) / 20 / 100)
+    assert (warm["offline"], warm["unit"], warm["regret_of"]) == (warm["switch"], "score", "scores")
+    assert (warm["sb3_o2o"], warm["threads"], warm["state"]) == (__version__, 1, "finished")
+    assert warm["pretraining"] == runs["tiny-cql-s1"]["pretraining"] != runs["tiny-cql-s0"]["pretraining"]
+    assert runs["tiny-scratch-s0"]["pretraining"] is None
+    for name, columns in (("results", EVALUATION_COLUMNS), ("runs", RUN_COLUMNS)):
+        parquet = pq.read_table(plan.folder / f"{name}.parquet").to_pylist()
+        assert parquet == read_table(plan.folder / f"{name}.csv", columns)
+
+
+def test_a_run_is_what_the_command_line_makes(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
+    name = tiny_dataset()
+    plan, _ = run(grid(name, recipes=[grid(name)["recipes"][1]]), tmp_path / "grids")
+    before, after = (plan.folder / each.name for each in plan.runs)
+    options = ["--set", "policy_kwargs.net_arch=[4]", "--set", "batch_size=4", "--set", "buffer_size=200"]
+    options += ["--eval-episodes", 2, "--evaluations", 2, "--checkpoints", 0, "--threads", 1]
+    options += ["--set", "learning_starts=0", "--set", "finetuning=[{Warmup: {steps: 5}}]", "--recipe", "cql"]
+    succeeds("pretrain", name, "--gradient-steps", 8, *options)
+    succeeds("finetune", "runs/cql-TinyBox-v0_1", "--steps", 20, *options)
+    assert_same_run(before, Path("runs/cql-TinyBox-v0_1"), "offline")
+    assert_same_run(after, Path("runs/cql-TinyBox-v0_2"))
+    assert (after / "command.txt").read_text() == "sb3-o2o run small.yml\n"
+    assert "3 episodes" in succeeds("evaluate", after, "--episodes", 3)
+
+
+def test_finished_runs_are_not_made_again(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
+    document = grid(tiny_dataset())
+    plan, before = run(document, tmp_path)
+    _, after = run({**document, "seeds": 2}, tmp_path)
+    assert len(after) == 2 * len(before) == 8
+    assert {status.attempts for status in after.values()} == {1}
+    assert len(read_table(plan.folder / "runs.csv", RUN_COLUMNS)) == 8
+
+
+def test_other_settings_are_refused(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
+    document = grid(tiny_dataset(), recipes=["cql"])
+    plan, _ = run(document, tmp_path)
+    text = (plan.folder / "grid.yml").read_text()
+    with pytest.raises(ValueError, match="made with other settings: online_steps is 20 there, not 30"):
+        run({**document, "steps": 30}, tmp_path)
+    with pytest.raises(ValueError, match=r"arguments.n_critics is 2 there, not 3"):
+        run({**document, "set": {**document["set"], "n_critics": 3}}, tmp_path)
+    assert (plan.folder / "grid.yml").read_text() == text
+    (tmp_path / "new" / "tiny-cql-s0").mkdir(parents=True)
+    (tmp_path / "new" / "tiny-cql-s0" / "mine").touch()
+    with pytest.raises(ValueError, match="something else than a run of this grid"):
+        run({**document, "name": "new"}, tmp_path)
+
+
+@pytest.mark.parametrize(("phase", "step"), [("offline", 3), ("online", 13)])
+def test_interrupted_equals_uninterrupted(
+    phase: str, step: int, tiny_dataset: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = grid(tiny_dataset(), recipes=grid("")["recipes"][:2])
+    whole, _ = run(document, tmp_path / "whole")
+    original = StatusListener._on_step
+
+    def with_ctrl_c(listener: StatusListener) -> bool:
+        if (listener.status.phase, listener.num_timesteps) == (phase, step):
+            signal.raise_signal(signal.SIGINT)
+        return original(listener)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StatusListener, "_on_step", with_ctrl_c)
+        plan, statuses = run(document, tmp_path / "parts")
+    found = list(statuses.values())
+    assert [status.state for status in found] == (
+        ["interrupted"] * 3 if phase == "offline" else ["finished", "interrupted", "interrupted"]
+    )
+    assert found[1].step == (0 if phase == "offline" else step)
+    _, statuses = run(document, tmp_path / "parts")
+    assert set(states(statuses).values()) == {"finished"}
+    for each in plan.runs:
+        assert_same_run(whole.folder / each.name, plan.folder / each.name, each.phase)
+    rows = [read_table(each.folder / "results.csv", EVALUATION_COLUMNS) for each in (whole, plan)]
+    without_seconds = [[{**row, "seconds": None} for row in table] for table in rows]
+    assert without_seconds[0] == without_seconds[1]
+    assert all(row["seconds"] is not None for row in rows[1])  # those before the interruption included
+
+
+def test_a_run_that_fails_stops_no_other(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
+    recipe = failing_recipe(tmp_path / "breaking.yml", step=15)
+    document = grid(tiny_dataset(), recipes=[recipe, "cql"])
+    path = tmp_path / "small.yml"
+    path.write_text(yaml.safe_dump(document))
+    result = sb3_o2o("run", path, "--workers", 0)
+    assert result.exit_code == 1, result.output
+    assert "Traceback" not in result.output
+    folder = Path("runs/small")
+    # evaluations have environments of their own, which break first
+    assert "RuntimeError: the robot fell over" in result.output
+    assert "1 failed, 2 finished, 1 blocked" in result.output
+    failed = list(folder.rglob("error.txt"))
+    assert len(failed) == 1
+    assert "raise RuntimeError" in failed[0].read_text()
+    rows = {row["run"]: row for row in read_table(folder / "runs.csv", RUN_COLUMNS)}
+    assert rows["tiny-cql-s0"]["state"] == "finished"
+    assert rows[str(failed[0].parent.relative_to(folder))]["error"] == "RuntimeError: the robot fell over"
+
+
+def test_what_failed_is_made_again(
+    tiny_dataset: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = grid(tiny_dataset(), recipes=["cql"])
+    calls: list[Any] = []
+
+    def full(*arguments: Any) -> None:
+        calls.append(arguments)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execution, "train", full)
+        plan, statuses = run(document, tmp_path)
+    assert list(states(statuses).values()) == ["failed", "blocked"]
+    assert len(calls) == 1
+    first, second = statuses.values()
+    assert first.error == "OSError: [Errno 28] No space left on device"
+    assert "failed" in second.error
+    _, statuses = run(document, tmp_path)
+    assert set(states(statuses).values()) == {"finished"}
+    assert not list(plan.folder.rglob("error.txt"))
+
+
+def test_a_full_disk_leaves_tables_readable(
+    tiny_dataset: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = grid(tiny_dataset(), recipes=["cql"])
+    plan, _ = run(document, tmp_path / "runs")
+    before = {path.name: path.read_bytes() for path in plan.folder.glob("r*.*")}
+    path = tmp_path / "small.yml"
+    path.write_text(yaml.safe_dump({**document, "seeds": 2}))
+
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sb3_o2o.files.os.replace", full)  # nothing more becomes whole
+        result = sb3_o2o("run", path, "--workers", 0)
+    assert result.exit_code in (1, 2), result.output
+    assert "No space left on device" in result.output
+    assert {path.name: path.read_bytes() for path in plan.folder.glob("r*.*")} == before
+    assert "4 finished" in succeeds("run", path, "--workers", 0)
+
+
+def test_tables_of_another_version_are_refused(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
+    document = grid(tiny_dataset(), recipes=["cql"])
+    plan, _ = run(document, tmp_path / "runs")
+    table = plan.folder / "runs.csv"
+    text = table.read_text()
+    table.write_text(text.replace("lowest_10k", "lowest"))
+    path = tmp_path / "small.yml"
+    path.write_text(yaml.safe_dump(document))
+    message = fails("run", path)
+    assert "runs.csv was written by another version: it lacks ['lowest_10k'], and has ['lowest']" in message
+    table.unlink()
+    run({**document, "seeds": 2}, tmp_path / "runs")
+    assert len(read_table(table, RUN_COLUMNS)) == 4
+
+
+def test_several_processes_write_one_table(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
+    plan, _ = run(grid(tiny_dataset(), recipes=["cql"], seeds=2), tmp_path)
+    whole = {name: (plan.folder / name).read_text() for name in ("results.csv", "runs.csv")}
+    for name in whole:
+        (plan.folder / name).unlink()
+    with ThreadPoolExecutor(8) as pool:  # locks are of open files: threads exclude each other as processes do
+        list(pool.map(lambda each: add_to_tables(plan.folder, [plan.folder / each.name]), plan.runs))
+    assert {name: (plan.folder / name).read_text() for name in whole} == whole
+
+
+@pytest.mark.usefixtures("own_processes")
+def test_processes_of_their_own(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
+    """Through the command line; another process is refused meanwhile; results are those of one process."""
+    document = grid(tiny_dataset(), recipes=["cql"])
+    document["datasets"][0]["env"] = OWN_ENV
+    path = tmp_path / "small.yml"
+    path.write_text(yaml.safe_dump(document))
+    output = succeeds("run", path, "--workers", 2)
+    assert "tiny-cql-s0 finished online 20/20 score" in output
+    assert "2 finished" in output
+    alone, _ = run(document, tmp_path / "alone")
+    for each in alone.runs:
+        assert_same_run(alone.folder / each.name, Path("runs/small") / each.name, each.phase)
+
+
+@pytest.mark.usefixtures("own_processes")
+def test_stopped_and_killed_processes(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
+    """Ctrl-C reaches every worker, which saves itself; one that was killed is a failed run."""
+    recipes = [{"recipe": "sac", "name": name} for name in ("stopped", "killed")]
+    document = grid(tiny_dataset(), recipes=recipes, steps=1_000_000, evaluations=200_000)
+    document["datasets"][0]["env"] = OWN_ENV
+    done: list[str] = []
+
+    def watch(statuses: dict[str, Status]) -> None:
+        killed, stopped = statuses["tiny-killed-s0"], statuses["tiny-stopped-s0"]
+        if "kill" not in done and killed.step > 0 and stopped.step > 0:
+            done.append("kill")
+            os.kill(killed.pid, signal.SIGKILL)
+        elif "stop" not in done and killed.state == "failed":
+            done.append("stop")
+            signal.raise_signal(signal.SIGINT)
+
+    plan, statuses = run(document, tmp_path, LocalProcesses(2, 1), watch)
+    assert states(statuses) == {"tiny-stopped-s0": "interrupted", "tiny-killed-s0": "failed"}
+    assert statuses["tiny-killed-s0"].error == "its process was killed by SIGKILL"
+    assert RunFolder(plan.folder / "tiny-stopped-s0").resume_bundle.is_dir()
+    with (plan.folder / "runs.csv").open() as file:
+        assert {row["run"]: row["state"] for row in csv.DictReader(file)} == states(statuses)
+
+
+def test_a_plan_is_listed_with_what_it_takes(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
+    path = tmp_path / "small.yml"
+    path.write_text(yaml.safe_dump(grid(tiny_dataset())))
+    output = succeeds("run", path, "--dry-run")
+    assert "small: 4 runs" in output
+    assert "-s0 8 gradient steps of" in output
+    assert "for 2" in output
+    assert "tiny-warm-s0 20 environment steps of" in output
+    assert "one after the other" in output
+    assert not Path("runs").exists()
+
+
+def test_errors_are_one_line(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
+    path = tmp_path / "small.yml"
+    path.write_text(yaml.safe_dump(grid(tiny_dataset(), recipes=["nothing"])))
+    assert "Unknown recipe 'nothing'" in fails("run", path)
+    assert "There is no grid at" in fails("run", "nowhere.yml")
+    assert "Unknown launcher 'rya'" in fails("run", path, "--launcher", "rya")
+    assert not Path("runs").exists()
