@@ -173,8 +173,8 @@ def run(
     from dataclasses import replace
 
     from sb3_o2o.benchmarking import report, whole_runs
-    from sb3_o2o.benchmarking.machine import describe_machine
     from sb3_o2o.runs.environments import check_registered
+    from sb3_o2o.runs.machine import describe_machine
     from sb3_o2o.runs.threads import usable_cores
 
     if steps % eval_freq or eval_freq % n_envs:

@@ -24,8 +24,9 @@ from sb3_o2o.experiments.folder import (
     is_finished,
 )
 from sb3_o2o.experiments.results import add_to_tables
-from sb3_o2o.files import locked, remove_leftovers, settled, write_whole
-from sb3_o2o.runs.folder import PHASES, RunConfig, RunFolder
+from sb3_o2o.files import locked, remove_leftovers, write_whole
+from sb3_o2o.resume import ResumeBundle, newest_bundle
+from sb3_o2o.runs.folder import RunConfig, RunFolder
 from sb3_o2o.runs.machine import describe_machine
 from sb3_o2o.runs.threads import choose_threads, given_threads, use_threads
 from sb3_o2o.runs.training import Interrupted, Prepared, RunListener, prepare, train
@@ -197,7 +198,7 @@ def _wait_for(path: Path, own: ExitStack) -> None:
     until = time.monotonic() + PATIENCE
     while True:
         try:
-            own.enter_context(locked(path, ".job.lock"))
+            own.enter_context(locked(path))
             return
         except ValueError:
             if time.monotonic() > until:
@@ -212,10 +213,11 @@ def _in_one_line(error: Exception) -> str:
 
 def _train(path: Path, job: Job, config: RunConfig, status: Status, threads: int | None) -> None:
     folder = RunFolder(path)
-    bundle = settled(folder.resume_bundle)
-    resume_from = bundle if bundle.is_dir() else None
+    remove_leftovers(path)
+    found = newest_bundle(folder.resume_bundle)
+    resume_from = None if found is None else found[0]
     if resume_from is None:
-        _begin_anew(path, job, config)
+        _begin_anew(folder, job, config)
     prepared = _prepared(config, resume_from, threads)
     reference = prepared.reference
     status.reference = None if reference is None else asdict(reference)
@@ -223,26 +225,31 @@ def _train(path: Path, job: Job, config: RunConfig, status: Status, threads: int
         folder.write_start(prepared.config, prepared.arguments(), job.command)
     listener = StatusListener(path, status)
     try:
-        train(prepared, folder, listener)
+        train(prepared, folder, listener, _bundles(folder, job))
     finally:
         listener.note(listener.num_timesteps)
-    if bundle.is_dir():
-        shutil.rmtree(bundle)  # finished: there is nothing left to go on with
 
 
-def _begin_anew(path: Path, job: Job, config: RunConfig) -> None:
+def _bundles(folder: RunFolder, job: Job) -> ResumeBundle | None:
+    """As often as the grid says; None for the default."""
+    if job.bundle_seconds is None:
+        return None
+    return ResumeBundle(folder.resume_bundle, min_seconds=job.bundle_seconds, max_share=None)
+
+
+def _begin_anew(folder: RunFolder, job: Job, config: RunConfig) -> None:
     """What an attempt without a bundle has left would mix with this one's."""
-    remove_leftovers(path)
-    for each in (*PHASES, "tensorboard"):
-        shutil.rmtree(path / each, ignore_errors=True)
+    folder.forget_progress(config)
     if job.needs is None:
         return
+    path = folder.path
     source = experiment_of(path, job) / job.needs
     if not is_finished(source, "offline"):
         raise ValueError(f"The pre-training in {source} is not finished.")
-    shutil.copy(source / "offline" / "evaluations.npz", RunFolder(path).phase("offline"))
+    shutil.copy(source / "offline" / "evaluations.npz", folder.phase("offline"))
     if config.diagnostics and (source / "offline" / "diagnostics").is_dir():
-        shutil.copytree(source / "offline" / "diagnostics", path / "offline" / "diagnostics")
+        target = folder.phase("offline") / "diagnostics"
+        shutil.copytree(source / "offline" / "diagnostics", target, dirs_exist_ok=True)
 
 
 def _prepared(config: RunConfig, resume_from: Path | None, threads: int | None) -> Prepared:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_o2o.experiments.plan import Plan, PlannedRun
-from sb3_o2o.files import settled, write_whole
+from sb3_o2o.files import write_whole
 from sb3_o2o.runs.folder import RunFolder
 
 #: States of a run. ``blocked``: its pre-training failed.
@@ -110,6 +110,7 @@ class Job:
     :param asked: all that decides its numbers, in plain types
     :param command: that started the experiment
     :param commit: of the code that was in the present folder then
+    :param bundle_seconds: between two resume bundles; None for the default
     """
 
     name: str
@@ -119,6 +120,7 @@ class Job:
     asked: dict[str, Any]
     command: str = ""
     commit: str = ""
+    bundle_seconds: float | None = None
 
     @classmethod
     def read(cls, path: Path) -> "Job":
@@ -150,7 +152,7 @@ def is_finished(path: Path, phase: str) -> bool:
     :param phase: its last one
     :return: whether that is complete
     """
-    return (path / phase / "model.zip").is_file() and not settled(RunFolder(path).resume_bundle).is_dir()
+    return (path / phase / "model.zip").is_file() and not RunFolder(path).resume_bundle.is_dir()
 
 
 def open_experiment(plan: Plan, command: str) -> None:
@@ -171,7 +173,8 @@ def open_experiment(plan: Plan, command: str) -> None:
         if (path / "job.json").is_file():
             continue
         path.mkdir(parents=True, exist_ok=True)
-        job = Job(run.name, run.dataset, run.recipe, run.needs, dict(run.asked), command, commit)
+        every = plan.grid.options.bundle_seconds
+        job = Job(run.name, run.dataset, run.recipe, run.needs, dict(run.asked), command, commit, every)
         write_whole(RunFolder(path).config_file, run.config.to_yaml())
         write_whole(path / "job.json", json.dumps(asdict(job), indent=1))
 

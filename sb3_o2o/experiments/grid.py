@@ -23,17 +23,29 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import yaml
 
-from sb3_o2o.errors import check_type, unknown
+from sb3_o2o.errors import unknown
+from sb3_o2o.kinds import FLAG, NOTHING, TEXT, number, whole
 from sb3_o2o.recipes import PlainLoader
 from sb3_o2o.runs.requests import absolute_dataset, absolute_file
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 #: Names that stand for something else in the folder of an experiment.
 _TAKEN = ("pretraining", "report")
+
+#: What may stand at the grid, at a dataset and at a recipe.
+_OPTIONS = {
+    "pretrain_steps": whole(0) | NOTHING,
+    **{name: whole(1) | NOTHING for name in ("steps", "n_envs", "eval_episodes", "evaluations", "threads")},
+    "checkpoints": whole(0) | NOTHING,
+    "device": TEXT | NOTHING,
+    "diagnostics": FLAG | NOTHING,
+}
+#: What may stand at the grid alone.
+_OF_GRID = {"bundle_seconds": number(0) | NOTHING}
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,8 @@ class Options:
     :param threads: CPU threads of each run
     :param device: torch device
     :param diagnostics: look at Q-values, errors and drift as well
+    :param bundle_seconds: between two resume bundles of each run, of the whole grid alone; default: two minutes, and
+        for less than a fiftieth of the time
     """
 
     pretrain_steps: int | None = None
@@ -61,6 +75,7 @@ class Options:
     threads: int | None = None
     device: str | None = None
     diagnostics: bool | None = None
+    bundle_seconds: float | None = None
 
     def under(self, closer: "Options") -> "Options":
         """
@@ -170,7 +185,7 @@ def _dataset(item: Any, folder: Path, where: str) -> Entry:
     given = _mapping(item, where)
     source, env = given.pop("dataset", None), given.pop("env", None)
     for key, value in (("dataset", source), ("env", env)):
-        check_type(f"{where}: {key}", value, str | None)
+        (TEXT | NOTHING).check(f"{where}: {key}", value)
     if source is None and env is None:
         raise ValueError(f"{where}: each is a Minari id, a path, or a mapping with `dataset` or `env`, not {item!r}.")
     name = given.pop("name", None) or _short_name(source or env)
@@ -245,9 +260,9 @@ def _settings(value: Any, where: str) -> dict[str, Any]:
 
 
 def _options(given: Mapping[str, Any], where: str, others: Sequence[str]) -> Options:
-    hints = get_type_hints(Options)
+    kinds = {**_OPTIONS, **(_OF_GRID if "seeds" in others else {})}
     for name, value in given.items():
-        if name not in hints:
-            raise unknown(f"key in {where}:", name, [*hints, *others])
-        check_type(f"{where}: {name}", value, hints[name])
+        if name not in kinds:
+            raise unknown(f"key in {where}:", name, [*kinds, *others])
+        kinds[name].check(f"{where}: {name}", value)
     return Options(**given)

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sb3_o2o.checked import check_keyword_arguments
 from sb3_o2o.data import OfflineDataset
-from sb3_o2o.errors import check_keyword_arguments
 from sb3_o2o.experiments.grid import Entry, Grid, Options
 from sb3_o2o.finetuning import FineTuningCallback
 from sb3_o2o.recipes import Recipe

@@ -65,6 +65,9 @@ def test_an_environment_without_a_dataset(tmp_path: Path) -> None:
         ({"recipes": [{"recipe": "cql", "stesp": 4}]}, "Unknown key in The grid, recipes, cql: 'stesp'. Did you mean"),
         ({"step": 4}, "Unknown key in The grid: 'step'. Did you mean 'steps'?"),
         ({"steps": "many"}, "steps must be a whole number"),
+        ({"steps": 0}, "steps must be a whole number"),
+        ({"eval_episodes": True}, "eval_episodes must be a whole number"),
+        ({"recipes": [{"recipe": "cql", "bundle_seconds": 3}]}, "Unknown key in The grid, recipes, cql"),
         ({"seeds": 0}, "seeds must be how many"),
         ({"seeds": [1, 1]}, "list of different whole numbers"),
         ({"seeds": [-1]}, "list of different whole numbers"),
@@ -85,14 +88,14 @@ def test_spelling(changes: dict[str, Any], message: str) -> None:
         ({"set": {**SMALL, "gamma": 2.0}}, "gamma"),
         ({"set": {**SMALL, "seed": 2}}, "set cannot change seed"),
         ({"set": {**SMALL, "dataset_kwargs.columns": 3}}, "columns"),
-        ({"steps": 0}, "each run of a grid fine-tunes"),
-        ({"eval_episodes": -1}, "n_eval_episodes must be at least 1"),
+        ({"recipes": ["mine.yml"], "steps": None}, "each run of a grid fine-tunes"),
         ({"recipes": [{"recipe": "cql", "set": {"critic_subset": 9}}]}, "critic_subset must lie in"),
     ],
 )
 def test_everything_is_checked(
     changes: dict[str, Any], message: str, tiny_dataset: Callable[..., str], tmp_path: Path
 ) -> None:
+    Path("mine.yml").write_text("about: {algorithm: O2OSAC}\ndefault: {batch_size: 8}\n")
     with pytest.raises(ValueError, match=message):
         plan_of(grid(tiny_dataset(), **changes), tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
