@@ -38,6 +38,8 @@ class DiagnosticsCallback(BaseCallback):
     """
 
     name: ClassVar[str]
+    #: every measurement seeds its episodes: resume bundles need no environments of ours
+    keeps_environments: ClassVar[bool] = False
     #: whether pre-training is left out
     online_only: ClassVar[bool] = False
 

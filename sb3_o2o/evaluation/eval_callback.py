@@ -75,6 +75,11 @@ class NormalizedEvalCallback(EvalCallback):
         self._counts_offline: bool | None = None
         self._last_step = 0
 
+    @property
+    def keeps_environments(self) -> bool:
+        """Whether resume bundles need the state of the environments: they do where nobody seeds the episodes."""
+        return self.seed is None
+
     def _init_callback(self) -> None:
         with warnings.catch_warnings():
             if unwrap_vec_normalize(self.training_env) is not None and unwrap_vec_normalize(self.eval_env) is None:

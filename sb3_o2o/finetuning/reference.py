@@ -13,7 +13,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from torch import nn
 
 from sb3_o2o.checked import checked
-from sb3_o2o.evaluation.evaluate import acting_in, synchronise_normalizer
+from sb3_o2o.evaluation.eval_callback import NormalizedEvalCallback
+from sb3_o2o.evaluation.evaluate import acting_in, evaluate, synchronise_normalizer
 from sb3_o2o.finetuning.callback import FineTuningCallback
 from sb3_o2o.kinds import Count
 from sb3_o2o.networks import frozen_copy
@@ -113,7 +114,7 @@ class _ReferenceCallback(_FrozenPolicyCallback):
             return  # pre-training was stopped: there is no offline policy yet, and this ``learn`` ends here
         self.check_run(model.call.callbacks)
         super()._on_training_start()
-        if self.reference == "best":
+        if self.reference == "best" and not model.call.goes_on:  # what goes on has begun before
             self._began_as_reference = not self._has_moved()
 
     def _on_rollout_start(self) -> None:
@@ -148,16 +149,9 @@ class _ReferenceCallback(_FrozenPolicyCallback):
             try:
                 network.load_state_dict(parameters)
                 synchronise_normalizer(evaluation.training_env, evaluation.eval_env)
-                mean, _ = evaluate_policy(
-                    acting_in(self.model, evaluation.eval_env),
-                    evaluation.eval_env,
-                    n_eval_episodes=evaluation.n_eval_episodes,
-                    deterministic=evaluation.deterministic,
-                    warn=False,
-                )
+                return _mean_return(self.model, evaluation)
             finally:
                 network.load_state_dict(now)
-        return float(mean)  # type: ignore[arg-type]
 
     def _on_rollout_end(self) -> None:
         # evaluations run in the steps of a rollout, and the policy has not moved since
@@ -194,3 +188,14 @@ class _ReferenceCallback(_FrozenPolicyCallback):
 def _n_evaluations(evaluation: EvalCallback) -> int:
     """How often a callback has evaluated, in all runs; a score alone does not tell whether it is new."""
     return evaluation.n_calls // evaluation.eval_freq if evaluation.eval_freq > 0 else 0
+
+
+def _mean_return(model: Any, evaluation: EvalCallback) -> float:
+    """What an evaluation callback would find now: on its own episodes where it seeds them."""
+    env, n_episodes, deterministic = evaluation.eval_env, evaluation.n_eval_episodes, evaluation.deterministic
+    if isinstance(evaluation, NormalizedEvalCallback):
+        result = evaluate(model, env, n_episodes, deterministic=deterministic, seed=evaluation.seed)
+        return float(result.returns.mean())
+    acting = acting_in(model, env)
+    mean, _ = evaluate_policy(acting, env, n_eval_episodes=n_episodes, deterministic=deterministic, warn=False)
+    return float(mean)  # type: ignore[arg-type]

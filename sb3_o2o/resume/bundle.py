@@ -15,10 +15,10 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_o2o.files import settled, whole_folder
-from sb3_o2o.resume import environment_state
 from sb3_o2o.resume.encoding import read_state, write_state
 from sb3_o2o.resume.manifest import Manifest
 from sb3_o2o.resume.rows import put_together, taken_apart, write_rows
+from sb3_o2o.updates import environment_state
 
 _STATE, _MODEL, _BUFFER = "state.pkl", "model.zip", "replay_buffer.pkl"
 

@@ -26,6 +26,8 @@ class Call:
         self.callbacks: list[BaseCallback] = []
         #: whether the last call was ``pretrain``
         self.offline = False
+        #: this call goes on with one that was interrupted
+        self.goes_on = False
         #: rollouts have begun
         self.is_collecting = False
         self.shows_progress = False
@@ -53,7 +55,8 @@ class Call:
         self.callbacks, self.offline = list(walk(callback)), offline
         self._before_stop = []
         saved, self.interrupted = self.interrupted, None
-        if saved is not None and saved[0] == offline:
+        self.goes_on = saved is not None and saved[0] == offline
+        if saved is not None and self.goes_on:
             restore(self.callbacks, saved[1])
 
     def let_go(self, own: Sequence[BaseCallback], hooks: Hooks) -> None:

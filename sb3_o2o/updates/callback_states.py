@@ -20,6 +20,7 @@ from torch import nn
 
 from sb3_o2o.data import OfflineReplayBuffer, SumTree
 from sb3_o2o.networks.ratio import DensityRatio
+from sb3_o2o.updates import environment_state
 
 #: name of a callback's class, and its attributes
 State = tuple[str, dict[str, Any]]
@@ -31,7 +32,24 @@ def states_of(callbacks: Iterable[BaseCallback]) -> list[State]:
     :return: plain state of each; references to models, environments and open files stay behind
     """
     kept = [each for each in callbacks if not getattr(each, "keeps_no_state", False)]
-    return [(type(callback).__name__, dict(_plain(vars(callback)))) for callback in kept]
+    return [
+        (type(callback).__name__, {**dict(_plain(vars(callback))), _ENVIRONMENTS: dict(_environments(callback))})
+        for callback in kept
+    ]
+
+
+#: where the states of a callback's own environments are
+_ENVIRONMENTS = "environments of its own"
+
+
+def _environments(callback: BaseCallback) -> Iterator[tuple[str, Any]]:
+    """Those that nobody seeds, such as the environments of Stable-Baselines3's evaluations."""
+    if not getattr(callback, "keeps_environments", True):
+        return
+    model = vars(callback).get("model")
+    for name, value in vars(callback).items():
+        if isinstance(value, VecEnv | gym.Env) and value is not (None if model is None else model.get_env()):
+            yield name, environment_state.snapshot(value)
 
 
 _PLAIN = (bool, int, float, str, np.ndarray, np.generic, th.Tensor, list, tuple, dict, set, deque, type(None))
@@ -93,9 +111,27 @@ def restore(callbacks: list[BaseCallback], states: list[State]) -> None:
 
 
 def _update(callback: BaseCallback, state: dict[str, Any]) -> None:
+    for name, saved in state.get(_ENVIRONMENTS, {}).items():
+        _go_on(callback, name, saved)
     for name, value in state.items():
+        if name == _ENVIRONMENTS:
+            continue
         own = vars(callback).get(name)
         if isinstance(value, OfflineReplayBuffer) and isinstance(own, OfflineReplayBuffer):
             own.rng = value.rng  # it may have been given its dataset
         else:
             vars(callback)[name] = value
+
+
+def _go_on(callback: BaseCallback, name: str, saved: dict[str, Any] | None) -> None:
+    """Let an environment of a callback's own go on where it was."""
+    who, env = f"{type(callback).__name__}.{name}", vars(callback).get(name)
+    if saved is None:
+        warnings.warn(
+            f"The environments of {who} were out of reach, in other processes: they start anew.", stacklevel=5
+        )
+    elif isinstance(env, VecEnv | gym.Env):
+        try:
+            environment_state.restore(env, saved)
+        except (ValueError, AssertionError):
+            warnings.warn(f"{who} has other environments than before: they start anew.", stacklevel=5)

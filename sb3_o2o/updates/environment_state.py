@@ -14,12 +14,15 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 _SKIPPED = {"env", "spec", "_cached_spec", "mujoco_renderer", "observation_space", "action_space", "venv", "envs"}
 
 
-def snapshot(env: VecEnv) -> dict[str, Any] | None:
+def snapshot(env: VecEnv | gym.Env) -> dict[str, Any] | None:
     """
-    :param env: the training environment
+    :param env: an environment, or several
     :return: its state, or None where environments run in other processes, out of reach
     :raises TypeError: never; what cannot be pickled is listed under ``"missing"``
     """
+    if isinstance(env, gym.Env):
+        unkept: list[str] = []
+        return {"layers": [], "base": {}, "envs": [_snapshot_env(env, unkept)], "missing": sorted(set(unkept))}
     layers: list[dict[str, Any]] = []
     while isinstance(env, VecEnvWrapper):
         layers.append(_attributes(env, []))
@@ -31,12 +34,16 @@ def snapshot(env: VecEnv) -> dict[str, Any] | None:
     return {"layers": layers, "base": _attributes(env, []), "envs": inner, "missing": sorted(set(missing))}
 
 
-def restore(env: VecEnv, state: dict[str, Any]) -> None:
+def restore(env: VecEnv | gym.Env, state: dict[str, Any]) -> None:
     """
     :param env: a new environment of the same kind
     :param state: what :func:`snapshot` returned
+    :raises ValueError: if there are more environments or fewer than there were
     """
     env.reset()  # wrappers refuse to step before
+    if isinstance(env, gym.Env):
+        _restore_env(env, *state["envs"])
+        return
     for layer in state["layers"]:
         assert isinstance(env, VecEnvWrapper)
         vars(env).update(layer)
