@@ -458,3 +458,13 @@ class TestLoop:
         (tmp_path / "a" / "b").write_bytes(bytes(2**20))
         (tmp_path / "c").write_bytes(bytes(2**19))
         assert folder_mib(tmp_path) == 1.5
+
+
+def test_bench_takes_no_core_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sb3_o2o.cli.bench import _threads
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    assert [_threads(None), _threads(3)] == [1, 3]
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert [_threads(None), _threads(3)] == [2, 3]

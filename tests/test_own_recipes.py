@@ -9,7 +9,7 @@ import pytest
 import tiny
 from typer.testing import CliRunner
 
-from sb3_o2o import O2OSAC
+from sb3_o2o import O2OSAC, O2OTD3
 from sb3_o2o.cli import app
 from sb3_o2o.recipes import load_recipe
 from sb3_o2o.recipes.building import build_model
@@ -41,6 +41,18 @@ class TestOwnRecipes:
         path = self.write(tmp_path, "default:\n  gamma: 0.5\n  tau: 0.1\n")
         model = build_model(path, gym.make(tiny.BOX), tau=0.2)
         assert (model.gamma, model.tau, model.recipe) == (0.5, 0.2, path)
+
+    def test_a_recipe_is_for_those_who_derive_from_its_algorithm(self, tmp_path: Path) -> None:
+        class Mine(O2OSAC):
+            """A user's own."""
+
+        path = self.write(tmp_path, "algorithm: O2OSAC\ndefault:\n  gamma: 0.5\n")
+        model = Mine("MlpPolicy", gym.make(tiny.BOX), recipe=path, policy_kwargs={"net_arch": [4]})
+        assert (type(model), model.gamma) == (Mine, 0.5)
+        model.save(tmp_path / "mine")
+        assert Mine.load_offline(tmp_path / "mine", gym.make(tiny.BOX), recipe=path).gamma == 0.5
+        with pytest.raises(ValueError, match="is for O2OSAC, not for O2OTD3"):
+            O2OTD3("MlpPolicy", gym.make(tiny.BOX), recipe=path)
 
     @pytest.mark.parametrize(
         ("text", "message"),

@@ -390,4 +390,13 @@ class PPOArguments(SharedArguments, ExplorationArguments, total=False):
             None,
         ),
     ]
+    pretrain_kwargs: Annotated[
+        dict[str, Any] | None,
+        Argument(
+            ARGUMENTS | NOTHING,
+            "``{'learning_rate': …, 'batch_size': …}`` of ``pretrain``, as the other algorithms take it: "
+            "``pretrain_learning_rate`` and ``pretrain_batch_size`` by one name",
+            None,
+        ),
+    ]
     pretrain_batch_size: Annotated[int, Argument(COUNT, "transitions per gradient step of ``pretrain``", 256)]

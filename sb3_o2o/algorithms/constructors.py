@@ -170,7 +170,10 @@ class Constructor:
         :return: what the recipe says, see :meth:`accepted`
         :raises ValueError: for another algorithm's recipe, an unknown key, or a value that its argument may not have
         """
-        given = recipe.arguments_for(algorithm.__name__, self.signature.parameters)
+        # a recipe is for whoever derives from its algorithm as well
+        names = [each.__name__ for each in algorithm.__mro__]
+        name = recipe.algorithm if recipe.algorithm in names else algorithm.__name__
+        given = recipe.arguments_for(name, self.signature.parameters)
         try:
             return self.accepted(algorithm, given, f" of entry {recipe.pattern!r} in {recipe.path}")
         except ValueError as error:

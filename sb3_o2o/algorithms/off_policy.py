@@ -84,8 +84,19 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
         """:raises ValueError: for arguments that do not go together"""
         if self.critic_subset is not None and not 1 <= self.critic_subset <= self.n_critics:
             raise ValueError(f"critic_subset must lie in [1, n_critics={self.n_critics}], not {self.critic_subset}.")
+        if self.subset_replacement and not self._draws_subsets():
+            raise ValueError(
+                "subset_replacement=True is about how critic_subset draws, and nothing draws: set critic_subset=…, or "
+                "leave it out."
+            )
         if self.actor_batch == "block" and self.policy_delay == 1:
             raise ValueError("actor_batch='block' needs policy_delay > 1: the actor then waits for the whole block.")
+
+    def _draws_subsets(self) -> bool:
+        """Whether any phase or objective is told to draw some of the critics."""
+        kwargs = (self.objective_kwargs, self.online_objective_kwargs, self.pretrain_kwargs, self.online_arguments)
+        drawn = (self.critic_subset, *((each or {}).get("critic_subset") for each in kwargs))
+        return any(each is not None for each in drawn)
 
     def _resolve_action_noise(self) -> None:
         """A number, which is what YAML can hold, is the standard deviation of Gaussian noise."""

@@ -70,7 +70,20 @@ class O2OOnPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
     pretrain_batch_size: int
     policy: O2OPPOPolicy
 
+    #: what ``pretrain_kwargs`` may hold: two names of one argument each, as the other algorithms have them
+    pretrain_keys: ClassVar[tuple[str, ...]] = ("learning_rate", "batch_size")
+
     # -- set-up ----------------------------------------------------------------------------------------------------
+
+    def _init_offline_to_online(self, **arguments: Any) -> None:
+        for name, value in (arguments.pop("pretrain_kwargs", None) or {}).items():
+            own = f"pretrain_{name}"
+            if own in self.explicit_arguments and arguments[own] != value:
+                raise ValueError(
+                    f"{own}={arguments[own]!r} and pretrain_kwargs={{{name!r}: {value!r}}} are one argument."
+                )
+            arguments[own] = value
+        super()._init_offline_to_online(**arguments)
 
     def _setup_model(self) -> None:
         self.rollout_buffer_kwargs = self.rollout_buffer_kwargs or {}  # ``load(rollout_buffer_kwargs=None)``
@@ -125,11 +138,18 @@ class O2OOnPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
 
     def _setup_objectives(self) -> None:
         # the offline loss is another one: its moments are none for PPO's own Adam
-        self.pretrain_optimizer = FusedAdam(self.policy.actor_parameters(), lr=self.qf_lr_schedule(1.0))
+        self.pretrain_optimizer = self._offline_optimizer(self.policy.actor_parameters(), self.qf_lr_schedule(1.0))
         #: of V's regression to the returns of the dataset
-        self.reevaluation_optimizer = FusedAdam(self.policy.value_parameters())
+        self.reevaluation_optimizer = self._offline_optimizer(self.policy.value_parameters(), 1e-3)
         super()._setup_objectives()
         self._refuse_replay(self.finetuning)
+
+    def _offline_optimizer(self, parameters: Iterable[th.nn.Parameter], rate: float) -> th.optim.Optimizer:
+        """Of the class and with the arguments that the user has given the policy; PPO's own epsilon is for online."""
+        optimizer_class = self.policy_kwargs.get("optimizer_class", th.optim.Adam)
+        given = self.policy_kwargs.get("optimizer_kwargs") or {}
+        fitting: Any = FusedAdam if optimizer_class is th.optim.Adam else optimizer_class
+        return fitting(parameters, lr=rate, **given)  # type: ignore[no-any-return]
 
     def _make_finetuning_objective(self) -> Objective:
         return self.offline_objective  # online, PPO minimises its own

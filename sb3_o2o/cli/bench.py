@@ -17,7 +17,8 @@ bench_app = typer.Typer(
 )
 
 Threads = Annotated[
-    int | None, typer.Option("--threads", help="Threads of each contestant. Default: every core.", min=1)
+    int | None,
+    typer.Option("--threads", help="CPU threads of each contestant. Default: $OMP_NUM_THREADS, else 1.", min=1),
 ]
 BenchDevice = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 Out = Annotated[
@@ -60,13 +61,12 @@ def speed(
     from sb3_o2o.benchmarking.race import race
     from sb3_o2o.benchmarking.work import rows_by_name
     from sb3_o2o.runs.machine import describe_machine
-    from sb3_o2o.runs.threads import usable_cores
 
     chosen = rows_by_name(None if rows is None else _names(rows))
     competitors = [*own_competitors(_names(precision)), *peer_competitors(peers or ())]
     _check_device(device)
     _prepare_folder(out)
-    threads = threads or usable_cores()
+    threads = _threads(threads)
     machine = describe_machine(device)
     with _remarks() as say:
         results, versions = race(
@@ -118,11 +118,10 @@ def env(
     from sb3_o2o.benchmarking import environment_loop as loop
     from sb3_o2o.benchmarking import report
     from sb3_o2o.runs.machine import describe_machine
-    from sb3_o2o.runs.threads import usable_cores
 
     _check_device(device)
     _prepare_folder(out)
-    threads = threads or usable_cores()
+    threads = _threads(threads)
     machine = describe_machine(device)
     with _remarks() as say:
         measured = loop.measure(
@@ -175,7 +174,6 @@ def run(
     from sb3_o2o.benchmarking import report, whole_runs
     from sb3_o2o.runs.environments import check_registered
     from sb3_o2o.runs.machine import describe_machine
-    from sb3_o2o.runs.threads import usable_cores
 
     if steps % eval_freq or eval_freq % n_envs:
         raise ValueError(
@@ -189,7 +187,7 @@ def run(
     contestants = whole_runs.competitors(peers or ())
     _check_device(device)
     _prepare_folder(out)
-    threads = threads or usable_cores()
+    threads = _threads(threads)
     machine = describe_machine(device)
     with _remarks() as say:
         results = whole_runs.race_runs(chosen, contestants, threads=threads, device=device, say=say)
@@ -221,6 +219,14 @@ def _remarks() -> Iterator[Callable[[str], None]]:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _threads(asked: int | None) -> int:
+    """As other commands have it: what was asked for, or the machine's setting, and never all cores unasked."""
+    from sb3_o2o.runs.threads import given_threads
+
+    given = given_threads(asked)
+    return 1 if given is None else given.count
 
 
 def _check_device(device: str) -> None:

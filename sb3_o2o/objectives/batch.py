@@ -75,6 +75,22 @@ def joined(losses: dict[str, th.Tensor], others: dict[str, th.Tensor]) -> dict[s
     return losses | others
 
 
+def reported(metrics: dict[str, th.Tensor], others: dict[str, th.Tensor], whose: str) -> dict[str, th.Tensor]:
+    """
+    :param metrics: by the names under which they are logged
+    :param others: likewise
+    :param whose: the others are, for the error
+    :return: all of them
+    :raises ValueError: if two have the same name, so that one would hide the other
+    """
+    for name in others:
+        if name in metrics:
+            raise ValueError(
+                f"{whose} reports {name!r}, which is reported in this update already: give it another name."
+            )
+    return metrics | others
+
+
 class Step(NamedTuple):
     """
     What one or several optimisers minimise, from the same parameters: losses that are formed together belong into

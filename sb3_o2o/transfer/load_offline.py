@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch as th
-from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_o2o.data import OfflineDataset
@@ -92,6 +92,8 @@ def load_offline(
     others = {"source": source, "custom_objects": custom_objects, "vec_normalize": vec_normalize}
     check_options(algorithm, of_constructor, {**training, **others})
     check_start(algorithm, start_ent_coef, given.get("ent_coef"))
+    if env is None and isinstance(source, BaseAlgorithm):
+        env = source.get_env()
     here: Any = None if env is None else algorithm._wrap_env(maybe_make_env(env, verbose=0), verbose=0)
     path: Any = saved_model_path(source)
     is_policy = path is not None or has_predict(source)

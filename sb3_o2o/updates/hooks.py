@@ -10,7 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Conve
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from sb3_o2o.kinds import FUNCTION, NOTHING, instance, kind
-from sb3_o2o.objectives.batch import Penalty, joined
+from sb3_o2o.objectives.batch import Penalty, joined, reported
 
 if TYPE_CHECKING:
     from sb3_o2o.objectives import Batch, LossesAndMetrics, Step
@@ -246,7 +246,8 @@ class Hooks:
         for method in self.defined("actor_penalty"):
             penalty = method(actions, log_prob, batch)
             if isinstance(penalty, Penalty):
-                losses, metrics = joined(losses, penalty.losses), metrics | penalty.metrics
+                losses = joined(losses, penalty.losses)
+                metrics = reported(metrics, penalty.metrics, type(method.__self__).__name__)
                 penalty = penalty.values
             loss = loss + penalty
         return joined({"actor": loss.mean()}, losses), metrics

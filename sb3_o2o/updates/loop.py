@@ -10,7 +10,7 @@ from stable_baselines3.common.utils import update_learning_rate
 from sb3_o2o.errors import NonFiniteError
 from sb3_o2o.networks.optimizers import set_gradients, step_all
 from sb3_o2o.objectives import Objective
-from sb3_o2o.objectives.batch import Batch
+from sb3_o2o.objectives.batch import Batch, Step, reported
 from sb3_o2o.updates.finite import TROUBLE, FiniteWatch
 from sb3_o2o.updates.gradients import GradientFunctions
 from sb3_o2o.updates.metrics import Metrics
@@ -111,7 +111,8 @@ class UpdateLoop:
             for name, values in zip(losses, gradients, strict=True):
                 set_gradients(parameters[name], values)
             step_all(optimizers[name] for name in losses)  # once all gradients of the step are formed
-            metrics.update(step_metrics, **{f"{name}_loss": loss for name, loss in losses.items()})
+            named = {f"{name}_loss": loss for name, loss in losses.items()}
+            metrics = reported(metrics, {**step_metrics, **named}, _who(step))
         return metrics
 
     def optimizers(self, objective: Objective) -> dict[str, th.optim.Optimizer]:
@@ -157,6 +158,11 @@ class UpdateLoop:
         if self.gradients.compile:
             model.logger.record("time/compile_seconds", self.gradients.compile_seconds)
         self.metrics.clear()
+
+
+def _who(step: Step) -> str:
+    """Whose losses a step has."""
+    return type(getattr(step.function, "__self__", step.function)).__name__
 
 
 def parameters_of(optimizer: th.optim.Optimizer) -> list[th.nn.Parameter]:

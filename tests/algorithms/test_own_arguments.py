@@ -115,3 +115,12 @@ def test_the_buffer_follows_the_steps_of_load(tmp_path: Path) -> None:
             buffer = load(tmp_path / "model", vec(), device="cpu", n_steps=n_steps, gamma=gamma).replay_buffer
             assert getattr(buffer, "n_steps", 1) == n_steps
             assert getattr(buffer, "gamma", gamma) == gamma
+
+
+def test_drawing_with_replacement_needs_something_to_draw() -> None:
+    for build in (make, make_td3):
+        with pytest.raises(ValueError, match="subset_replacement=True is about how critic_subset draws"):
+            build(subset_replacement=True)
+        build(subset_replacement=True, critic_subset=2)
+    make(subset_replacement=True, objective="cql", objective_kwargs={"critic_subset": 1})
+    make(subset_replacement=True, pretrain_kwargs={"critic_subset": 1})

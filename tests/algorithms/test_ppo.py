@@ -569,3 +569,33 @@ def test_gsde_of_a_stock_model_names_the_way(tmp_path: Path) -> None:
     stock(use_sde=True).save(tmp_path / "sde")
     with pytest.raises(ValueError, match="can be cloned: load_offline"):
         O2OPPO.load_offline(tmp_path / "sde", vec(), device="cpu")
+
+
+def test_offline_optimisers_are_of_the_class_that_was_asked_for() -> None:
+    kwargs = {"net_arch": [16], "optimizer_class": th.optim.SGD, "optimizer_kwargs": {"momentum": 0.5}}
+    model = make_ppo(policy_kwargs=kwargs, pretrain_learning_rate=0.25)
+    for optimizer in (model.pretrain_optimizer, model.reevaluation_optimizer):
+        assert type(optimizer) is th.optim.SGD
+        assert optimizer.param_groups[0]["momentum"] == 0.5
+    before = model.policy.state_dict()["action_net.weight"].clone()
+    model.pretrain(dataset(), 1)
+    weights = model.policy.action_net.weight
+    moved = model.pretrain_optimizer.state[weights]["momentum_buffer"]
+    assert moved.abs().max() > 0
+    assert th.allclose(weights, before - 0.25 * moved, atol=1e-7)  # plain gradient descent, at the first step
+
+
+def test_pretrain_kwargs_are_other_names_of_two_arguments() -> None:
+    model = make_ppo(pretrain_kwargs={"learning_rate": 0.5, "batch_size": 3})
+    assert (model.pretrain_learning_rate, model.pretrain_batch_size) == (0.5, 3)
+    assert (model.learning_rate, model.batch_size) == (3e-4, 8)
+    other = make_ppo(pretrain_learning_rate=0.5, pretrain_batch_size=3)
+    for each in (model, other):
+        each.pretrain(dataset(), 4)
+    assert_same(state(model), state(other))
+    with pytest.raises(
+        ValueError, match=r"pretrain_batch_size=4 and pretrain_kwargs=\{'batch_size': 3\} are one argument"
+    ):
+        make_ppo(pretrain_kwargs={"batch_size": 3}, pretrain_batch_size=4)
+    with pytest.raises(ValueError, match="Unknown key of pretrain_kwargs 'gamma'"):
+        make_ppo(pretrain_kwargs={"gamma": 0.9})

@@ -210,3 +210,13 @@ def test_stock_sac_is_the_same_twice(two_episodes: str) -> None:
         )
         weights.append(model.learn(12).policy.state_dict()["actor.mu.weight"])
     assert th.equal(*weights)
+
+
+def test_as_a_source_it_says_which_part_is_read(two_episodes: str) -> None:
+    buffer = open_buffer(two_episodes)
+    for step in range(5):
+        add(buffer, step, [-1.0], [False])
+    with pytest.warns(UserWarning, match="mixes a dataset of 7 transitions .* read are the 5 that it collected online"):
+        dataset = OfflineDataset.load(buffer)
+    assert len(dataset) == 5
+    assert len(buffer.offline.dataset) == 7

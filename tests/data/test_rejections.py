@@ -34,7 +34,7 @@ def test_rewards_that_a_scale_makes_too_large() -> None:
     dataset = OfflineDataset.load(make_arrays(6))  # rewards 0 to 5
     assert dataset.with_rewards(2e8).rewards[-1] == 1e9
     for scale, found in (
-        (3e8, "rewards\\[4\\] is 4.0, and 1.2"),
+        (3e8, "rewards\\[4\\] is 4.0, and 12"),
         (1e38, "rewards\\[1\\] is 1.0"),
         (1e300, "and inf with"),
     ):

@@ -484,3 +484,18 @@ def test_a_gym_environment_will_do(tmp_path: Path) -> None:
     model = O2OSAC.load_offline(trained(tmp_path), env=Drift(), device="cpu")
     model.learn(6)
     assert isinstance(model.env.envs[0].unwrapped, gym.Env)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("build", [make, lambda: SAC("MlpPolicy", vec(), policy_kwargs=small(), **FAST)])
+def test_a_live_model_brings_its_environment(build: Any) -> None:
+    source = build()
+    model = O2OSAC.load_offline(source)
+    assert model.get_env() is source.get_env()
+    model.learn(8)
+
+
+def test_a_live_model_without_an_environment_leaves_it_so() -> None:
+    stream = io.BytesIO()
+    make().save(stream)
+    stream.seek(0)
+    assert O2OSAC.load_offline(O2OSAC.load(stream)).get_env() is None

@@ -99,3 +99,26 @@ def test_ours() -> None:
         assert model.n_pretrain_steps == 0
     with pytest.raises(ValueError, match=r"DualCritic"):
         make_td3(finetuning=[DualCritic(), DualCritic()]).learn(8)
+
+
+class Reports(FineTuningCallback):
+    """Reports a metric under a name of its own, or of somebody else's."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.name = name
+
+    def actor_penalty(self, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch) -> Penalty:
+        return Penalty(th.zeros(len(actions)), {}, {self.name: actions.mean().detach()})
+
+
+def test_metrics_of_one_name_are_refused() -> None:
+    model = make(finetuning=[Reports("mean_action"), Reports("mean_action")])
+    with pytest.raises(ValueError, match="Reports reports 'mean_action', which is reported in this update already"):
+        model.learn(20)
+    model = make(finetuning=[Reports("critic_loss")])
+    with pytest.raises(ValueError, match="reports 'critic_loss', which is reported in this update already"):
+        model.learn(20)
+    model = make(finetuning=[Reports("one"), Reports("another")])
+    model.learn(20)
+    assert {"one", "another"} <= model.loop.metrics.sums.keys()

@@ -1,6 +1,7 @@
 """Reads SB3's replay buffers, and what else is pickled."""
 
 import pickle
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,17 @@ def unpickled(path: Path) -> Any:
         ) from error
 
 
+def _warn_of_mixture(buffer: ReplayBuffer, name: str) -> None:
+    offline, online = getattr(buffer, "offline", None), getattr(buffer, "online", None)
+    if isinstance(offline, ReplayBuffer) and isinstance(online, ReplayBuffer):
+        n_online = online.size() * online.n_envs
+        warnings.warn(
+            f"{name} mixes a dataset of {offline.size()} transitions into its batches: read are the {n_online} that it "
+            "collected online. Its dataset is buffer.offline.dataset.",
+            stacklevel=6,
+        )
+
+
 def replay_buffer_source(buffer: ReplayBuffer, reading: Reading, name: str | None = None, **known: Any) -> Source:
     """
     The transitions of each environment in the order in which they were added. A full buffer has overwritten the
@@ -80,6 +92,7 @@ def replay_buffer_source(buffer: ReplayBuffer, reading: Reading, name: str | Non
     rows = _recorded_rows(buffer)
     if len(rows) == 0:
         raise ValueError(f"{name} is an empty replay buffer: expected at least one transition.")
+    _warn_of_mixture(buffer, name)
     ends_of, told = _ends(buffer, rows, reading, name)
 
     def chunks(clip: float) -> Iterator[Transitions]:
