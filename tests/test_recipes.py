@@ -35,7 +35,22 @@ O2O = ["o2sac", "o2sac_expert", "o2sac_utd10", "o2td3", "o2td3_expert"]
 OPT = ["opt_iql", "opt_sac", "opt_spot", "opt_td3"]
 SO2 = ["edac", "sac_n", "so2", "so2_paper"]
 O2PPO = ["o2ppo", "o2ppo_expert"]
-OTHERS = ["awac", "calql", "cql", "iql", "jsrl", "rebrac", "rlpd", "sac", "sac_fast", "spot", "td3", "td3_bc", "wsrl"]
+OTHERS = [
+    "awac",
+    "calql",
+    "cql",
+    "iql",
+    "jsrl",
+    "pex",
+    "rebrac",
+    "rlpd",
+    "sac",
+    "sac_fast",
+    "spot",
+    "td3",
+    "td3_bc",
+    "wsrl",
+]
 NO_ENTRIES = ("about", "evaluation")
 NAMES = sorted([*O2O, *O2PPO, *OPT, *SO2, *OTHERS])
 

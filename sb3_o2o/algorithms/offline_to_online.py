@@ -35,7 +35,7 @@ from sb3_o2o.updates import gradient_phases, pretraining, sampling
 from sb3_o2o.updates.call import Call
 from sb3_o2o.updates.finetuning_run import FineTuningRun
 from sb3_o2o.updates.finite import RAISE
-from sb3_o2o.updates.hooks import AnyCallback, Hooks, as_list, refuse_conflicts, walk
+from sb3_o2o.updates.hooks import AnyCallback, Hooks, as_list, overrides, refuse_conflicts, walk
 from sb3_o2o.updates.loop import UpdateLoop
 from sb3_o2o.updates.phases import FINETUNING, PRETRAINING
 
@@ -171,6 +171,8 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
         """Create the objectives, which may own parameters, and the fine-tuning callbacks."""
         self.loop.forget_graphs()
         self.finetuning = build_finetuning(self.finetuning)
+        for callback in self.finetuning:
+            callback.model = self  # type: ignore[assignment]  # one that acts does so before any ``learn`` as well
         self.offline_objective = make_objective(self.objective, self.objective_kwargs, self, self.available_objectives)
         with arguments_of_finetuning(self):
             self.finetuning_objective = self._make_finetuning_objective()
@@ -295,6 +297,26 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
         for network, target in self.target_pairs():
             if critics or network is not self.critic:
                 target.load_state_dict(network.state_dict())
+
+    # -- acting ----------------------------------------------------------------------------------------------------
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[Any, Any]:
+        """
+        Stable-Baselines3's, unless a fine-tuning callback acts beside the policy (hook ``predict``).
+
+        :param observation: one, or several
+        :param state: of a recurrent policy; handed on
+        :param episode_start: likewise
+        :param deterministic: the most likely action instead of a sample
+        :return: actions within the action space, and the state
+        """
+        for callback in dict.fromkeys((*self.hooks.listening("predict"), *self.finetuning)):
+            actions = callback.predict(observation, deterministic) if overrides(callback, "predict") else None
+            if actions is not None:
+                return actions, state
+        return super().predict(observation, state, episode_start, deterministic)  # type: ignore[safe-super]
 
     # -- logging ---------------------------------------------------------------------------------------------------
 

@@ -212,6 +212,15 @@ class TransferableAlgorithm(_Base):
         """
         renewal.renew_critics(self)
 
+    def renew_actor(self) -> None:
+        """
+        A fresh policy, as a new model would have it, with a fresh state of its optimiser; critics stay, and so do
+        the statistics that observations are normalised by. Off-policy algorithms only.
+
+        :raises ValueError: where actor and critics share a features extractor
+        """
+        renewal.renew_actor(self)
+
     def to_sb3(self) -> BaseAlgorithm:
         """
         The same model as a stock Stable-Baselines3 algorithm, Adam moments and temperature included. Without layer

@@ -13,6 +13,7 @@ from sb3_o2o.finetuning.balanced_replay import BalancedReplay
 from sb3_o2o.finetuning.callback import FineTuningCallback
 from sb3_o2o.finetuning.constraint import ConstrainedFineTuning
 from sb3_o2o.finetuning.dual_critic import DualCritic
+from sb3_o2o.finetuning.expansion import PolicyExpansion
 from sb3_o2o.finetuning.jump_start import JumpStart
 from sb3_o2o.finetuning.kappa import LinearSchedule
 from sb3_o2o.finetuning.online_pretraining import OnlinePretraining
@@ -72,6 +73,7 @@ __all__ = [
     "LinearSchedule",
     "OnlinePretraining",
     "PerturbedTargets",
+    "PolicyExpansion",
     "PolicyReevaluation",
     "SymmetricReplay",
     "ValueAlignment",

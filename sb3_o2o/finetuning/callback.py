@@ -93,6 +93,9 @@ class FineTunedLearner(Learner, Protocol):
     def renew_critics(self) -> None:
         """Fresh critics, and fresh states of all optimisers; the policy stays."""
 
+    def renew_actor(self) -> None:
+        """A fresh policy with a fresh state of its optimiser; critics stay."""
+
     def reevaluation_objective(self) -> Objective:
         """:return: what re-evaluates the policy before fine-tuning"""
 
@@ -197,6 +200,20 @@ class FineTuningCallback(BaseCallback):
         :param observations: ``(n_envs, *obs)``, normalised as the policy sees them
         :return: actions within the action space, ``(n_envs, act)``, or None to let the policy act. It also acts in
             environments whose row is NaN. Only one callback of a run may answer
+        """
+        return None
+
+    @hook
+    def predict(self, observations: np.ndarray | dict[str, np.ndarray], deterministic: bool) -> np.ndarray | None:
+        """
+        Asked by ``model.predict``: while collecting, where no callback answers :meth:`act`, in every evaluation, and by
+        users, of a model that was loaded to act as well. Of callbacks that are saved with the model, or in its last
+        ``learn``.
+
+        :param observations: one, ``(*obs)``, or several, ``(n, *obs)``
+        :param deterministic: the most likely action instead of a sample, without drawing a random number
+        :return: actions within the action space, one or several as the observations; None for the policy's own. Only
+            one callback of a run may answer
         """
         return None
 
@@ -318,6 +335,18 @@ class FineTuningCallback(BaseCallback):
         :return: the values to maximise, as ``values``
         """
         return values
+
+    @hook
+    def imitated_actions(self, actions: th.Tensor, batch: Batch) -> th.Tensor:
+        """
+        Asked where the policy imitates actions, weighted by their advantages, as in IQL and AWAC. Its actor then steps
+        after values and critics have.
+
+        :param actions: the batch's, ``(B, act)``
+        :param batch: the actor's transitions
+        :return: actions to imitate instead, without gradient, as ``actions``
+        """
+        return actions
 
     @hook
     def advantages(self, advantages: th.Tensor, batch: Batch) -> th.Tensor:

@@ -150,6 +150,7 @@ class AWACObjective(Objective):
         actor, hooks = self.model.actor, self.model.hooks
         actions, log_prob = actor.rsample(batch.observations, noise)
         with th.no_grad():
+            batch = batch.with_actions(hooks.imitated_actions(batch.actions, batch))
             taken = F.reduce_ensemble(self.q_values(batch.observations, batch.actions), "min")
             sampled = F.reduce_ensemble(self.q_values(batch.observations, actions.clamp(-1.0, 1.0)), "min")
             advantages = hooks.advantages(taken - sampled, batch)

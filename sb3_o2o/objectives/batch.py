@@ -51,6 +51,13 @@ class Batch(NamedTuple):
         """
         return Batch(**{**self._asdict(), "extras": {**(self.extras or {}), **tensors}})
 
+    def with_actions(self, actions: th.Tensor) -> Batch:
+        """
+        :param actions: ``(B, act)``
+        :return: the same transitions with these actions
+        """
+        return Batch(**{**self._asdict(), "actions": actions})
+
     def __len__(self) -> int:
         return len(self.actions)
 

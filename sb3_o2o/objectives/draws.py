@@ -29,7 +29,7 @@ class Draws:
         :param name: ``"policy"`` (actions that the actor's loss is formed on), ``"next_policy"`` (next actions of TD
             targets), ``"entropy"`` (the temperature's, where it has draws of its own), ``"target_smoothing"`` (TD3),
             ``"cql_policy"``, ``"density"`` (SPOT), ``"perturbation"`` (SO2), ``"offline_policy"`` (what
-            a frozen policy does in the environment)
+            a frozen policy does in the environment), ``"expansion_policy"`` (PEX)
         :param shape: of the draws
         :return: standard normal
         """
@@ -37,7 +37,7 @@ class Draws:
 
     def uniform(self, name: str, shape: tuple[int, ...]) -> th.Tensor:
         """
-        :param name: ``"cql_actions"``
+        :param name: ``"cql_actions"``, ``"expansion_choice"`` (PEX)
         :param shape: of the draws
         :return: uniform in [-1, 1]
         """

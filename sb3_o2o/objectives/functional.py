@@ -33,6 +33,7 @@ __all__ = [
     "divergence_estimate",
     "diversity_penalty",
     "ensemble_mse",
+    "expansion_probability",
     "expectile_loss",
     "gaussian_entropy",
     "gaussian_log_prob",
@@ -219,6 +220,19 @@ def td3_bc_loss(
     """
     weight = alpha / values.detach().abs().mean()
     return (actions - data_actions).pow(2).mean(dim=-1) - weight * values, weight
+
+
+def expansion_probability(offline_values: th.Tensor, online_values: th.Tensor, inverse_temperature: float) -> th.Tensor:
+    """
+    How likely policy expansion takes the offline policy's action: a softmax over the values of both policies' actions
+    (Zhang et al. 2023).
+
+    :param offline_values: Q of the offline policy's actions, ``(B,)``
+    :param online_values: Q of the online policy's, ``(B,)``
+    :param inverse_temperature: > 0
+    :return: in [0, 1], ``(B,)``
+    """
+    return th.sigmoid(inverse_temperature * (offline_values - online_values))
 
 
 def behaviour_distance(actions: th.Tensor, data_actions: th.Tensor) -> th.Tensor:

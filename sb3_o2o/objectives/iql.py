@@ -147,12 +147,33 @@ class IQLObjective(Objective):
 
     def steps(self, batch: Batch, actor_batch: Batch | None) -> Iterator[Step]:
         """See :meth:`Objective.steps`."""
-        noise = None
-        if actor_batch is not None and self.model.actor.stochastic and self.model.hooks.defined("actor_penalty"):
-            noise = self.noise("policy", actor_batch.observations)
+        if actor_batch is not None and self.model.hooks.defined("imitated_actions"):
+            yield Step(self.all_losses, (batch, None, False, None))
+            yield Step(self.imitation_losses, (actor_batch, self.penalty_noise(actor_batch)))
+            return
+        noise = None if actor_batch is None else self.penalty_noise(actor_batch)
         # the advantages of the critics' batch are there already
         apart = None if actor_batch is batch else actor_batch
         yield Step(self.all_losses, (batch, apart, actor_batch is not None, noise))
+
+    def penalty_noise(self, batch: Batch) -> th.Tensor | None:
+        """
+        :param batch: the actor's transitions
+        :return: standard normal draws for the actions that a penalty asks for, ``(B, act)``; None where none does
+        """
+        is_asked = self.model.actor.stochastic and self.model.hooks.defined("actor_penalty")
+        return self.noise("policy", batch.observations) if is_asked else None
+
+    def imitation_losses(self, batch: Batch, noise: th.Tensor | None) -> LossesAndMetrics:
+        """
+        :param batch: the actor's transitions
+        :param noise: see :meth:`penalty_noise`
+        :return: the losses of an actor that imitates what a callback shows it, after the step of V and critics
+        """
+        with th.no_grad():
+            batch = batch.with_actions(self.model.hooks.imitated_actions(batch.actions, batch))
+            advantages = self.model.hooks.advantages(self.advantages(batch), batch)
+        return self.actor_losses(batch, advantages, noise)
 
     def all_losses(
         self, batch: Batch, apart: Batch | None, with_actor: bool, noise: th.Tensor | None

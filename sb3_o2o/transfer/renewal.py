@@ -11,6 +11,7 @@ from sb3_o2o.finetuning import build_finetuning
 from sb3_o2o.networks.normalizer import copy_statistics
 from sb3_o2o.objectives import Objective
 from sb3_o2o.transfer.architecture import CRITIC_ARGUMENTS, Kept, critics_differ, hidden_layers, warn_about_networks
+from sb3_o2o.transfer.foreign import copy_parameters
 from sb3_o2o.transfer.temperature import own_temperature, settle_temperature
 from sb3_o2o.updates.phases import PRETRAINING
 
@@ -221,6 +222,23 @@ def renew_critics(model: Any) -> None:
     with th.no_grad():
         for parameter, value in zip(frozen, values, strict=True):
             parameter.copy_(value)
+
+
+def renew_actor(model: Any) -> None:
+    """
+    A fresh policy, as a new model would have it, with a fresh state of its optimiser; critics stay.
+
+    :param model: off-policy
+    :raises ValueError: where actor and critics share a features extractor
+    """
+    if model.policy.share_features_extractor:
+        raise ValueError("A fresh policy needs a features extractor of its own: set share_features_extractor=False.")
+    fresh: Any = model.policy_class(
+        model.observation_space, model.action_space, model.lr_schedule, **model.full_policy_kwargs()
+    )
+    copy_parameters(fresh.actor.to(model.device), model.actor)
+    model.actor.optimizer.state.clear()
+    model.copy_to_targets(critics=False)
 
 
 def forget_moments(model: Any) -> None:

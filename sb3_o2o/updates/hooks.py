@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 #: hooks that change the update; meant for fine-tuning
 UPDATE_HOOKS = (
     "act",
+    "predict",
     "allow_update",
     "before_collecting",
     "before_rollout",
@@ -30,6 +31,7 @@ UPDATE_HOOKS = (
     "next_actions",
     "next_values",
     "actor_values",
+    "imitated_actions",
     "advantages",
     "actor_penalty",
     "update_targets",
@@ -38,6 +40,7 @@ UPDATE_HOOKS = (
 #: hooks of which one answer is taken, and what it decides
 EXCLUSIVE_HOOKS = {
     "act": "which actions the environment gets",
+    "predict": "which actions are predicted",
     "sample": "which transitions an update sees",
     "defer_updates": "when updates are made",
 }
@@ -97,7 +100,7 @@ def refuse_conflicts(callbacks: Iterable[BaseCallback | None]) -> None:
     """
     deciders: dict[str, BaseCallback] = {}
     for callback in (each for given in callbacks for each in walk(given)):
-        answered = [what for name, what in EXCLUSIVE_HOOKS.items() if _overrides(callback, name)]
+        answered = [what for name, what in EXCLUSIVE_HOOKS.items() if overrides(callback, name)]
         for what in (*answered, *getattr(callback, "exclusive", ())):
             other = deciders.setdefault(what, callback)
             if other is not callback:
@@ -112,7 +115,7 @@ def refuse_unheard(callbacks: Iterable[BaseCallback | None]) -> None:
     :raises ValueError: if one only changes online updates, which ``pretrain`` does not make
     """
     for callback in (each for given in callbacks for each in walk(given)):
-        overridden = [name for name in (*UPDATE_HOOKS, *EVENT_HOOKS) if _overrides(callback, name)]
+        overridden = [name for name in (*UPDATE_HOOKS, *EVENT_HOOKS) if overrides(callback, name)]
         if overridden and not any(_hears_offline(callback, name) for name in overridden):
             raise ValueError(
                 f"{type(callback).__name__} changes online updates ({', '.join(overridden)}), and pretrain makes none: "
@@ -137,12 +140,19 @@ class Hooks:
             listeners[:] = [
                 callback
                 for callback in unique
-                if (not offline or _hears_offline(callback, name)) and _overrides(callback, name)
+                if (not offline or _hears_offline(callback, name)) and overrides(callback, name)
             ]
 
     def callbacks(self) -> list[Any]:
         """:return: all that override a hook, each once"""
         return list(dict.fromkeys(each for listeners in self._by_name.values() for each in listeners))
+
+    def listening(self, name: str) -> list[Any]:
+        """
+        :param name: a hook
+        :return: the callbacks that override it
+        """
+        return self._by_name[name]
 
     def defined(self, name: str) -> list[Any]:
         """
@@ -224,6 +234,12 @@ class Hooks:
             values = method(values, actions, batch)
         return values
 
+    def imitated_actions(self, actions: th.Tensor, batch: Batch) -> th.Tensor:
+        """See :class:`~sb3_o2o.finetuning.FineTuningCallback`."""
+        for method in self.defined("imitated_actions"):
+            actions = method(actions, batch)
+        return actions
+
     def advantages(self, advantages: th.Tensor, batch: Batch) -> th.Tensor:
         """See :class:`~sb3_o2o.finetuning.FineTuningCallback`."""
         for method in self.defined("advantages"):
@@ -285,6 +301,11 @@ def _hears_offline(callback: BaseCallback, name: str) -> bool:
     return name in EVENT_HOOKS or (name == "after_update" and getattr(callback, "hears_offline_updates", False))
 
 
-def _overrides(callback: BaseCallback, name: str) -> bool:
+def overrides(callback: BaseCallback, name: str) -> bool:
+    """
+    :param callback: any
+    :param name: a hook
+    :return: whether it does something there
+    """
     method = getattr(callback, name, None)
     return method is not None and not getattr(method, "is_no_op", False)

@@ -23,8 +23,10 @@ from sb3_o2o.finetuning import (
     DualCritic,
     FIFOReplay,
     FineTuningCallback,
+    JumpStart,
     OnlinePretraining,
     PerturbedTargets,
+    PolicyExpansion,
     PolicyReevaluation,
     SymmetricReplay,
     ValueAlignment,
@@ -43,8 +45,10 @@ SMALL: dict[str, Callable[[], FineTuningCallback]] = {
     "DatasetReplay": lambda: DatasetReplay("part", 2),
     "DualCritic": lambda: DualCritic(0.5),
     "FIFOReplay": FIFOReplay,
+    "JumpStart": lambda: JumpStart(mean_steps=3),
     "OnlinePretraining": lambda: OnlinePretraining(6, 2),
     "PerturbedTargets": PerturbedTargets,
+    "PolicyExpansion": PolicyExpansion,
     "PolicyReevaluation": lambda: PolicyReevaluation(2),
     "SymmetricReplay": SymmetricReplay,
     "ValueAlignment": lambda: ValueAlignment(2),
@@ -98,8 +102,8 @@ def trained(build: Callable[..., Any], names: tuple[str, ...]) -> dict[str, th.T
     given = callbacks(names)
     unasked = {type(each).__name__: watch(each) for each in given}
     model = build(finetuning=given, learning_starts=0).pretrain(dataset(), 2).learn(16)
-    # IQL's name for ``actor_values``
-    assert not any(hooks - {"advantages"} for hooks in unasked.values()), unasked
+    # what imitating objectives ask for
+    assert not any(hooks - {"advantages", "imitated_actions"} for hooks in unasked.values()), unasked
     return state(model)
 
 
