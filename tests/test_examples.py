@@ -101,6 +101,27 @@ def test_rl_zoo_style(example: Callable[[str], ModuleType], tmp_path: Path, caps
     assert set(yaml.safe_load(module.HYPERPARAMS)) >= {"policy", "n_timesteps", "recipe"}
 
 
+def test_rl_zoo_stock(
+    example: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The zoo's own programs, from the command that the example names to a policy that acts."""
+    pytest.importorskip("rl_zoo3")
+    from rl_zoo3.enjoy import enjoy
+    from rl_zoo3.train import train
+
+    module = example("rl_zoo_stock")
+    _, command, look = (line for line in module.__doc__.splitlines() if line)
+    small = ["-params", "callback:[{'sb3_o2o.zoo.stock.OfflineUpdates':{'gradient_steps':7}}]", "buffer_size:100"]
+    for program, line, more in ((train, command, ["-n", "20", *small]), (enjoy, look, ["-n", "20", "--no-render"])):
+        arguments = line.replace("examples/", f"{FOLDER}/").split()[3:]
+        monkeypatch.setattr("sys.argv", ["zoo", *arguments, *more])
+        program()
+    assert "Mean reward" in capsys.readouterr().out
+    model = SAC.load("logs/sac/InvertedDoublePendulum-v5_1/InvertedDoublePendulum-v5.zip")
+    assert model._n_updates == 7 + 20
+    assert type(model.replay_buffer).__name__ == "MixedReplayBuffer"
+
+
 def test_make_demo_dataset(
     example: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -13,9 +13,8 @@ import yaml
 from optuna.trial import FrozenTrial
 
 from sb3_o2o.files import write_whole
-from sb3_o2o.search_space import Choice
 from sb3_o2o.tuning.configuration import TuningConfig, plain_types
-from sb3_o2o.tuning.spaces import as_category, overrides_of_trial
+from sb3_o2o.tuning.spaces import overrides_of_trial, values_of
 from sb3_o2o.version import __version__
 
 
@@ -25,11 +24,7 @@ def trial_values(trial: FrozenTrial, config: TuningConfig) -> dict[str, Any]:
     :param config: that the study was made with
     :return: its hyper-parameters by dotted name, as constructors take them
     """
-    values = dict(trial.params)
-    for name, search in config.space.items():
-        if isinstance(search, Choice) and name in values:
-            values[name] = next(option for option in search.options if as_category(option) == values[name])
-    return values
+    return values_of(trial.params, config.space)
 
 
 def write_best_recipe(study: optuna.Study, config: TuningConfig, path: Path) -> Path:

@@ -175,6 +175,19 @@ def as_category(option: Any) -> Any:
     return option if option is None or isinstance(option, bool | int | float | str) else json.dumps(option)
 
 
+def values_of(params: Mapping[str, Any], space: SearchSpace) -> dict[str, Any]:
+    """
+    :param params: of a trial, as Optuna keeps them
+    :param space: what was tuned
+    :return: the same as constructors take them
+    """
+    values = dict(params)
+    for name, search in space.items():
+        if isinstance(search, Choice) and name in values:
+            values[name] = next(option for option in search.options if as_category(option) == values[name])
+    return values
+
+
 def own_values(space: SearchSpace, recipe: Recipe, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """
     The recipe's own values, where they lie in the search space: a study's first trial.

@@ -1,0 +1,187 @@
+"""What RL Zoo has to know: our algorithms by name, how they are tuned, and how to read our recipes."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+try:
+    import rl_zoo3.exp_manager
+    import rl_zoo3.hyperparams_opt
+    import rl_zoo3.train
+    from rl_zoo3.exp_manager import ExperimentManager
+    from rl_zoo3.hyperparams_opt import sample_her_params
+except ImportError as error:
+    raise ImportError(f"sb3_o2o.zoo needs RL Zoo ({error}): pip install 'sb3_o2o[zoo]'.") from error
+
+import yaml
+
+from sb3_o2o import O2OPPO, O2OSAC, O2OTD3
+from sb3_o2o.recipes import Recipe, list_recipes, load_recipe, open_recipe
+from sb3_o2o.recipes.recipe_files import EVALUATION_KEYS, RUN_KEYS
+from sb3_o2o.runs.settings import merged
+from sb3_o2o.tuning.spaces import declared_space, overrides_of_trial, suggest, values_of
+
+#: Our algorithms by the zoo's names for them, and the stock ones whose hyper-parameter files they take by default.
+ALGORITHMS: dict[str, Any] = {"o2o_sac": O2OSAC, "o2o_td3": O2OTD3, "o2o_ppo": O2OPPO}
+STOCK = {"o2o_sac": "sac", "o2o_td3": "td3", "o2o_ppo": "ppo"}
+#: Keys of a hyper-parameter file that the zoo keeps to itself.
+_ZOO_KEYS = {
+    *("callback", "env_wrapper", "env_kwargs", "frame_stack", "monitor_kwargs", "n_envs", "n_timesteps", "noise_std"),
+    *("noise_type", "normalize", "policy", "vec_env_wrapper"),
+}
+
+
+class RecipeManager(ExperimentManager):  # type: ignore[misc]
+    """
+    The zoo's experiment with three additions: ``--conf-file`` may be a recipe of ours, by name or path, whose entry
+    for the environment is chosen as everywhere; without one, our algorithms take the stock ones' file; and
+    ``--optimize`` tunes what the objective and the callbacks in force declare.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if kwargs.get("config") is None and self.algo in STOCK:
+            self.config = str(Path(rl_zoo3.exp_manager.__file__).parent / "hyperparams" / f"{STOCK[self.algo]}.yml")
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See the zoo's: what it returns is what it would read from a file with one entry."""
+        if self.algo not in ALGORITHMS:
+            return super().read_hyperparameters()
+        config, trial_id = self.config, self.trial_id
+        self.trial_id = None
+        with tempfile.TemporaryDirectory() as folder:
+            recipe = _recipe(config, self.env_name.gym_id, self.algo)
+            if recipe is not None:
+                print(f"Recipe {recipe.reference!r}, entry {recipe.pattern!r}: {recipe.title}")
+                if recipe.eval_freq is not None:
+                    print(f"It follows evaluations: --eval-freq {recipe.eval_freq} is what it was written for.")
+                self.config = str(Path(folder) / "hyperparameters.yml")
+                Path(self.config).write_text(yaml.safe_dump({self.env_name.gym_id: zoo_entry(recipe)}))
+            hyperparams, saved = super().read_hyperparameters()
+        self.config, self.trial_id = config, trial_id
+        base = recipe_of(hyperparams, self.algo, self.env_name.gym_id)
+        if self.storage and self.study_name and trial_id is not None:
+            print("Loading from Optuna study...")
+            found = convert(self.load_trial(self.storage, self.study_name, trial_id, convert=False), base)
+            found = {name: value for name, value in found.items() if name not in (self.custom_hyperparams or {})}
+            hyperparams.update(found)
+            saved.update(found)
+        register_sampler(self.algo, base)
+        return hyperparams, saved
+
+
+def _recipe(config: str, env_id: str, algo: str) -> Recipe | None:
+    """The recipe that a ``--conf-file`` is, or None for a file of the zoo's own kind."""
+    if config in list_recipes():
+        recipe = load_recipe(config, env_id)
+    elif config.endswith((".yml", ".yaml")) and Path(config).is_file() and "about" in open_recipe(config).document:
+        recipe = open_recipe(config).entry(env_id)
+    else:
+        return None
+    recipe.arguments_for(ALGORITHMS[algo].__name__, ALGORITHMS[algo].constructor.signature.parameters)
+    return recipe
+
+
+def zoo_entry(recipe: Recipe) -> dict[str, Any]:
+    """
+    :param recipe: an entry of ours
+    :return: the same as the zoo reads it from a file
+    """
+    run = {
+        "policy": recipe.policy,
+        "n_timesteps": recipe.online_steps,
+        "pretrain_steps": recipe.pretrain_steps,
+        "n_envs": recipe.n_envs,
+        "env_kwargs": dict(recipe.env_kwargs),
+        "env_wrapper": list(recipe.env_wrapper),
+    }
+    entry = {name: value for name, value in run.items() if value not in ({}, [], 0)}
+    return {**entry, **copy.deepcopy(dict(recipe.arguments))}
+
+
+def recipe_of(hyperparams: Mapping[str, Any], algo: str, env_id: str) -> Recipe:
+    """
+    :param hyperparams: an entry as the zoo has read it
+    :param algo: the zoo's name of one of our algorithms
+    :param env_id: Gymnasium id
+    :return: the same as a recipe, which can be tuned
+    """
+    arguments = {name: value for name, value in hyperparams.items() if name not in {*_ZOO_KEYS, *EVALUATION_KEYS}}
+    if "recipe" in arguments:  # named instead of written out
+        arguments = {**load_recipe(arguments["recipe"], env_id).arguments, **arguments}
+    steps = arguments.get("pretrain_steps", 0)
+    return Recipe(
+        name=algo,
+        path=Path(f"{algo}.yml"),
+        pattern=env_id,
+        algorithm=ALGORITHMS[algo].__name__,
+        title=algo,
+        description="",
+        sources={},
+        notes=[],
+        policy=str(hyperparams.get("policy", "MlpPolicy")),
+        arguments={name: value for name, value in arguments.items() if name not in RUN_KEYS},
+        pretrain_steps=int(steps),
+        online_steps=int(hyperparams.get("n_timesteps", 0)),
+    )
+
+
+def sample(
+    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any], *, base: Recipe
+) -> dict[str, Any]:
+    """
+    The zoo's sampler.
+
+    :param trial: of its study
+    :param n_actions: of the environment
+    :param n_envs: environments side by side
+    :param additional_args: whether the buffer is ``HerReplayBuffer``, and its arguments
+    :param base: what is tuned
+    :return: constructor arguments
+    """
+    found = overrides_of_trial(suggest(trial, declared_space(base)), base)
+    if additional_args.get("using_her_replay_buffer"):
+        found = sample_her_params(trial, found, additional_args["her_kwargs"])
+    return found
+
+
+def convert(params: Mapping[str, Any], base: Recipe | None = None) -> dict[str, Any]:
+    """
+    The zoo's converter, from what a trial keeps to constructor arguments.
+
+    :param params: by dotted name
+    :param base: what was tuned, of whose nested arguments a dotted name changes one; by default there are none
+    :return: constructor arguments
+    """
+    if base is None:
+        return merged(params.items(), {})
+    own = {name: value for name, value in params.items() if name in declared_space(base)}
+    rest = {name: value for name, value in params.items() if name not in own}
+    found = overrides_of_trial(values_of(own, declared_space(base)), base)
+    if rest:  # HerReplayBuffer's
+        found["replay_buffer_kwargs"] = {**(base.arguments.get("replay_buffer_kwargs") or {}), **rest}
+    return found
+
+
+def register_sampler(algo: str, base: Recipe) -> None:
+    """
+    :param algo: the zoo's name of one of our algorithms
+    :param base: what ``--optimize`` tunes
+    """
+    rl_zoo3.hyperparams_opt.HYPERPARAMS_SAMPLER[algo] = partial(sample, base=base)
+    rl_zoo3.hyperparams_opt.HYPERPARAMS_CONVERTER[algo] = partial(convert, base=base)
+
+
+def register() -> None:
+    """Make our algorithms known to the zoo, in this process."""
+    for algo, algorithm in ALGORITHMS.items():
+        rl_zoo3.ALGOS[algo] = algorithm  # one dictionary, which all of its programs share
+        register_sampler(algo, recipe_of({}, algo, "default"))
+    rl_zoo3.train.ExperimentManager = RecipeManager  # type: ignore[misc]
