@@ -5,6 +5,7 @@ Only sizes are changed, all by :func:`shorter`: a number of steps is divided by 
 The dataset of its blocks is recorded here, under the same name.
 """
 
+import importlib
 import re
 import shlex
 import shutil
@@ -159,7 +160,7 @@ class TestShell:
             assert CliRunner().invoke(app, [*shlex.split(command)[1:], "--help"]).exit_code == 0
 
     def test_no_command_is_left_out(self) -> None:
-        known = ("sb3-o2o ", "make ", "pip install ", "minari download ", "git clone ")
+        known = ("sb3-o2o ", "make ", "pip install ", "minari download ", "git clone ", "python -m sb3_o2o.zoo.")
         assert [line for line in COMMANDS if not line.startswith(known)] == []
 
     def test_make_knows_its_targets(self) -> None:
@@ -203,3 +204,30 @@ class TestShell:
 def test_the_table_lists_every_recipe() -> None:
     table = README[README.index("## Recipes") :].partition("\n## ")[0]
     assert sorted(name for name in list_recipes() if f"`{name}`" not in table) == []
+
+
+def test_the_zoos_programs_run(
+    reader: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("rl_zoo3")
+    small = {
+        "train": ["-n", "40", "--eval-freq", "20", "--eval-episodes", "1", "--num-threads", "1"],
+        "enjoy": ["-n", "20"],
+        "plot": [],
+    }
+    for name, more in small.items():
+        (line,) = [line for line in COMMANDS if line.startswith(f"python -m sb3_o2o.zoo.{name} ")]
+        program = importlib.import_module(f"sb3_o2o.zoo.{name}")
+        arguments = [shorter(part, r"^{}$") for part in shlex.split(line)[3:]]
+        if name == "train":
+            place = arguments.index("-params") + 1
+            arguments[place:place] = [
+                "pretrain_steps:2",
+                "n_critics:2",
+                "batch_size:8",
+                "policy_kwargs:dict(net_arch=[4])",
+            ]
+        monkeypatch.setattr("sys.argv", [name, *arguments, *more])
+        program.main()
+    assert (reader / "logs" / "o2o_sac" / "Hopper-v5_1" / "evaluations.npz").is_file()
+    assert "Recipe 'wsrl', entry 'default'" in capsys.readouterr().out
