@@ -19,6 +19,7 @@ from sb3_o2o.files import whole_file
 from sb3_o2o.kinds import ENVIRONMENT, FLAG, NOTHING, PATH, TEXT, Device, Kind, kind, whole
 from sb3_o2o.resume import bundle, copying
 from sb3_o2o.resume.series import newest_bundle
+from sb3_o2o.transfer.model_file import write_model
 from sb3_o2o.updates.call import Call
 from sb3_o2o.updates.finite import keep, log_folder
 from sb3_o2o.updates.hooks import CALLBACK, Hooks
@@ -152,8 +153,10 @@ class ResumableAlgorithm(_Base):
         allow_nonfinite: bool = False,
     ) -> None:
         """
-        Stable-Baselines3's ``save``. The file replaces what was there when it is complete and on the disk. The
-        statistics of ``VecNormalize``, without which the policy cannot act, go along.
+        Stable-Baselines3's ``save``, in a file of plain data, which opens without running code. The file replaces what
+        was there when it is complete and on the disk. The statistics of ``VecNormalize``, without which the policy
+        cannot act, go along. Lambdas, and classes that are not of this package, Stable-Baselines3 or its relatives,
+        are saved as well: to open them again takes ``trust=True``.
 
         :param path: of the zip, whose ending may be left out, or a binary file
         :param exclude: attributes to leave out as well
@@ -167,10 +170,10 @@ class ResumableAlgorithm(_Base):
         if not allow_nonfinite:
             refuse_not_finite(self, "Not saved", "save(path, allow_nonfinite=True) writes it as it is.")
         if not isinstance(path, str | os.PathLike):
-            super().save(path, exclude, include)  # type: ignore[misc]
+            write_model(path, self, exclude, include)
             return
         target = Path(path)
         if target.suffix == "":
             target = target.with_name(f"{target.name}.zip")
         with whole_file(target) as file:
-            super().save(file, exclude, include)  # type: ignore[misc,arg-type]
+            write_model(file, self, exclude, include)

@@ -48,8 +48,10 @@ class TransferableAlgorithm(_Base):
         :param env: the environment to go on in, or its id
         :param device: where the networks live
         :param kwargs: SB3's other arguments of ``load``, and constructor arguments to change; ``allow_nonfinite=True``
-            opens weights that hold NaN or infinity as well
+            opens weights that hold NaN or infinity as well, ``trust=True`` a file that may run any code
         :return: the model
+        :raises UntrustedError: if the file holds classes or functions that are not on the list of ``docs/safety.md``,
+            without ``trust=True``; what is given here in place of an attribute of the file is not read
         :raises ValueError: if the file is something else, or an argument is unknown
         :raises NonFiniteError: if weights hold NaN or infinity
         """
@@ -78,6 +80,7 @@ class TransferableAlgorithm(_Base):
         progress_bar: bool = False,
         custom_objects: dict[str, Any] | None = None,
         vec_normalize: Any = None,
+        trust: bool = False,
         **kwargs: Any,
     ) -> Self:
         """
@@ -132,8 +135,10 @@ class TransferableAlgorithm(_Base):
         :param custom_objects: for a zip: what replaces objects that cannot be read, by the names of the model's
             attributes, as in SB3's ``load``
         :param vec_normalize: by which statistics the source saw observations and rewards: a ``VecNormalize``, or a file
-            that its ``save`` wrote (RL Zoo's ``vecnormalize.pkl``; unpickling runs code: open only files you trust);
-            False if it saw them as they are; None to ask the source
+            that its ``save`` wrote (RL Zoo's ``vecnormalize.pkl``); False if it saw them as they are; None to ask the
+            source
+        :param trust: open files that may run any code: those with classes or functions that are not on the list of
+            ``docs/safety.md``. For files of your own, or of people you trust
         :param kwargs: further constructor arguments. ``n_critics`` below the trained number keeps the first members of
             an ensemble that is kept, their moments included, and so does a recipe; a number as ``ent_coef`` stops its
             tuning
@@ -162,6 +167,7 @@ class TransferableAlgorithm(_Base):
             progress_bar=progress_bar,
             custom_objects=custom_objects,
             vec_normalize=vec_normalize,
+            trust=trust,
             **kwargs,
         )
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from sb3_o2o.cli.console import next_command
-from sb3_o2o.cli.shared_options import ActingThreads, Seed, acting_threads
+from sb3_o2o.cli.shared_options import ActingThreads, Seed, Trust, acting_threads
 
 
 def collect(
@@ -24,6 +24,7 @@ def collect(
     seed: Seed = 0,
     threads: ActingThreads = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a dataset of that name.")] = False,
+    trust: Trust = False,
 ) -> None:
     """Record a policy's episodes as a new Minari dataset, in Minari's own folder.
 
@@ -42,7 +43,7 @@ def collect(
     reference = reference_score(env)
     environment = Environment(env).make()
     dataset = collect_dataset(
-        None if policy == "random" else load_policy(policy)[0],
+        None if policy == "random" else load_policy(policy, trust)[0],
         environment,
         dataset_id,
         n_steps=n_steps,

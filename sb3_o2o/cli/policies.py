@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from sb3_o2o.cli.console import console
-from sb3_o2o.cli.shared_options import ActingThreads, Seed, acting_threads
+from sb3_o2o.cli.shared_options import ActingThreads, Seed, Trust, acting_threads
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
@@ -41,6 +41,7 @@ def evaluate(
     ] = None,
     seed: Seed = 0,
     threads: ActingThreads = None,
+    trust: Trust = False,
 ) -> None:
     """Score a policy: raw return and, where references are known, normalised score (0 random, 100 expert).
 
@@ -54,7 +55,7 @@ def evaluate(
     if video is not None:
         check_video(video)
         draw_without_a_screen()
-    policy, run = load_policy(model)
+    policy, run = load_policy(model, trust)
     environment = _environment(model, env, run)
     acting_threads(threads)
     with _opened(environment, episodes, seed, video) as (vec_env, film):
@@ -70,11 +71,12 @@ def evaluate(
         console.print(f"Video: [bold]{video}[/] ({film.n_frames:,} frames)", soft_wrap=True, highlight=False)
 
 
-def load_policy(path: str) -> tuple[Any, "RunConfig | None"]:
+def load_policy(path: str, trust: bool = False) -> tuple[Any, "RunConfig | None"]:
     """
     Open a saved policy of any algorithm of ours, of Stable-Baselines3 or of sb3-contrib.
 
     :param path: zip, or run folder
+    :param trust: whether the file may run code
     :return: the model, and the configuration of its run where it lies in one
     :raises ValueError: there is none, or its algorithm is not known
     """
@@ -84,7 +86,7 @@ def load_policy(path: str) -> tuple[Any, "RunConfig | None"]:
     from sb3_o2o.transfer.foreign import open_saved
 
     zip_path, run = saved_model(path), run_of(path)
-    model = open_saved(saved_family(zip_path), zip_path)
+    model = open_saved(saved_family(zip_path), zip_path, trust=trust)
     if model is None:
         raise ValueError(f"{path} holds a model of an algorithm that is not known here: load it in Python.")
     return model, None if run is None else run.read_config()

@@ -48,6 +48,12 @@ ActingThreads = Annotated[
     int | None,
     typer.Option("--threads", help="CPU threads. Default: $OMP_NUM_THREADS, else 1.", min=1),
 ]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Open files that may run any code, where they hold more than plain data: only of your own."
+    ),
+]
 NEnvs = Annotated[
     int | None,
     typer.Option(

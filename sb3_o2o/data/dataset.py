@@ -16,7 +16,7 @@ from sb3_o2o.data import compatibility, selection, statistics
 from sb3_o2o.data.checks import LARGEST
 from sb3_o2o.data.episodes import Episodes
 from sb3_o2o.data.formats.arrays import write_npz
-from sb3_o2o.data.formats.reading import Reading
+from sb3_o2o.data.formats.reading import READING_OPTIONS, Reading
 from sb3_o2o.data.rewards import scaled_rewards
 from sb3_o2o.data.sources import naming, open_source
 from sb3_o2o.data.transitions import (
@@ -26,6 +26,11 @@ from sb3_o2o.data.transitions import (
 
 #: Log-probabilities of a squashed Gaussian stay finite with this; the value of CORL and of WSRL's official code.
 ACTION_CLIP = 1.0 - 1e-5
+#: options that a dataset is opened again with
+_REMEMBERED = {
+    *(*READING_OPTIONS, "action_clip", "cut_at_success", "fraction", "top_return_fraction"),
+    *("reward_scale", "reward_shift"),
+}
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,9 @@ class DatasetReference:
                 f"The dataset {self.source!r} was not saved, only its name, and it cannot be opened by that. "
                 "Give it back: buffer.dataset = dataset."
             )
+        strange = self.options.keys() - _REMEMBERED
+        if strange:  # who made a file up must not choose folders to write to, nor what is trusted
+            raise ValueError(f"A dataset is not opened again with {', '.join(sorted(strange))}.")
         dataset = OfflineDataset.load(
             self.source, observation_space=self.observation_space, action_space=self.action_space, **self.options
         )
@@ -134,15 +142,16 @@ class OfflineDataset(Episodes):
         reward_shift: float = 0.0,
         action_clip: float | None = None,
         cache: bool | str | Path = True,
+        trust: bool = False,
     ) -> "OfflineDataset":
         """
         Open a source, check all of it, and apply the options in the order in which they are listed here.
 
         :param source: a Minari id, folder or dataset; an ``.hdf5`` or ``.h5`` of D4RL, robomimic or d3rlpy (1, 2); an
             ``.npz`` of arrays, OGBench or imitation, or one that ``save`` wrote; a table ``.csv`` or ``.parquet``; a
-            folder of LeRobot (version 3) or imitation; an SB3 replay buffer, live or as a ``.pkl`` (unpickling runs
-            code: open only files you trust); a dictionary of arrays or torch tensors; a list of such dictionaries, one
-            for each episode, with T or T + 1 observations; a list of imitation's trajectories; or an ``OfflineDataset``
+            folder of LeRobot (version 3) or imitation; an SB3 replay buffer, live or as a ``.pkl``; a dictionary of
+            arrays or torch tensors; a list of such dictionaries, one for each episode, with T or T + 1 observations; a
+            list of imitation's trajectories; or an ``OfflineDataset``
         :param observation_space: the environment's; must match the source's, and stands in for it if it has none.
             Channel-first images (as SB3's environments have them) also match a source with channel-last ones
         :param action_space: the environment's, likewise; its bounds scale the actions. Without any, [-1, 1] is assumed
@@ -164,14 +173,16 @@ class OfflineDataset(Episodes):
         :param action_clip: largest absolute value of a scaled action, in (0, 1]; None for 1 - 1e-5
         :param cache: whether to keep (or find) Minari and HDF5 data converted on disk, mapped into memory: True for
             ``$SB3_O2O_CACHE`` or ``~/.cache/sb3_o2o``, a path for another folder, False for not at all
+        :param trust: open a ``.pkl`` that may run any code. Without it only arrays, plain values and buffers are made
         :return: the dataset
+        :raises UntrustedError: if a ``.pkl`` holds anything else, without ``trust=True``
         :raises ValueError: naming the field, the first bad index and what was found, if anything is wrong
         :raises FileNotFoundError: if there is no such source
         :raises ImportError: naming the extra to install, if the source needs one
         """
         if action_clip is not None and not 0.0 < action_clip <= 1.0:
             raise ValueError(f"action_clip is {action_clip}: expected a number in (0, 1].")
-        reading = Reading(observation_space, action_space, columns, observation_keys, reward, dones)
+        reading = Reading(observation_space, action_space, columns, observation_keys, reward, dones, trust)
         if isinstance(source, ReplayBuffer):  # one on a dataset, perhaps
             held = getattr(source, "dataset", None)
             source = held if isinstance(held, OfflineDataset) else source

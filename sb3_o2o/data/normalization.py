@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import os
-import pickle
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from sb3_o2o.data.dataset import OfflineDataset
 from sb3_o2o.data.returns import discounted_sums
 from sb3_o2o.data.transitions import Observations
+from sb3_o2o.plain.pickles import load_pickle
 
 #: running statistics of fewer observations move fast
 _FEW = 1000
@@ -52,24 +53,22 @@ class Normalizer:
         return cls(settings, copy.deepcopy(env.obs_rms) if env.norm_obs else None, copy.deepcopy(env.ret_rms))
 
     @classmethod
-    def read(cls, source: Any) -> Normalizer:
+    def read(cls, source: Any, trust: bool = False) -> Normalizer:
         """
-        :param source: a ``VecNormalize``, or what its ``save`` wrote (RL Zoo's ``vecnormalize.pkl``). Unpickling runs
-            code: open only files you trust
+        :param source: a ``VecNormalize``, or what its ``save`` wrote (RL Zoo's ``vecnormalize.pkl``)
+        :param trust: whether a file may run any code
         :return: what it normalises by
+        :raises UntrustedError: if a file needs that, and there is no trust
         :raises ValueError: if the file holds something else
         :raises FileNotFoundError: if there is no such file
         """
-        if isinstance(source, str | os.PathLike):
-            with open(source, "rb") as file:
-                try:
-                    opened = pickle.load(file)
-                except Exception as error:  # a damaged pickle raises whatever it happens to run into
-                    raise ValueError(f"{source} cannot be unpickled: {error}.") from error
-        else:
-            opened = source
+        opened = load_pickle(Path(source), trust) if isinstance(source, str | os.PathLike) else source
         found = opened if isinstance(opened, Normalizer) else None
         if isinstance(opened, VecNormalize):
+            needed = (*_SETTINGS, "ret_rms", *(("obs_rms",) if vars(opened).get("norm_obs", True) else ()))
+            missing = [name for name in needed if name not in vars(opened)]
+            if missing:
+                raise ValueError(f"{source} holds a VecNormalize without {', '.join(missing)}: it is damaged.")
             found = cls.of(opened)
         if found is None:
             raise ValueError(

@@ -21,10 +21,11 @@ from sb3_o2o.data.formats.lerobot import LEROBOT
 from sb3_o2o.data.formats.minari import is_minari_folder, minari_folder_source, minari_source, open_minari
 from sb3_o2o.data.formats.reading import Format, Reading, first_match, open_as
 from sb3_o2o.data.formats.steps import STEP_OPTIONS
-from sb3_o2o.data.formats.stored_buffers import replay_buffer_source, unpickled
+from sb3_o2o.data.formats.stored_buffers import replay_buffer_source
 from sb3_o2o.data.formats.tables import CSV, PARQUET
 from sb3_o2o.data.transitions import Source
 from sb3_o2o.kinds import NOTHING, Kind
+from sb3_o2o.plain.pickles import load_pickle
 
 _EXPECTED = (
     "a Minari id, folder or dataset; a file .hdf5, .h5, .npz, .csv, .parquet or .pkl; a folder of LeRobot or "
@@ -84,7 +85,7 @@ _PICKLED = _OBJECTS[1:]
 
 
 def _pickle_source(path: Path, reading: Reading) -> Source:
-    value = unpickled(path)
+    value = load_pickle(path, reading.trust)
     kind = first_match(_PICKLED, value)
     if kind is None:
         raise ValueError(

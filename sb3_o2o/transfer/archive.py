@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import io
-import json
 import os
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from gymnasium import spaces
-from stable_baselines3.common.save_util import json_to_data
 from stable_baselines3.common.vec_env.patch_gym import _convert_space
+
+from sb3_o2o.transfer.model_file import attributes_as_json, read_attributes
 
 Algorithm = TypeVar("Algorithm", bound=type)
 
@@ -72,7 +71,7 @@ def saved_attributes(path: str | os.PathLike[str] | io.BufferedIOBase) -> dict[s
     :return: what the zip holds beside weights, as JSON: plain values as they are, others as dictionaries
     :raises ValueError: likewise
     """
-    return _data(path)
+    return attributes_as_json(path)
 
 
 def saved_family(path: str | os.PathLike[str] | io.BufferedIOBase) -> str:
@@ -84,7 +83,7 @@ def saved_family(path: str | os.PathLike[str] | io.BufferedIOBase) -> str:
         ``"unknown"``
     :raises ValueError: if it is no model saved by Stable-Baselines3
     """
-    return _family(_data(path))
+    return _family(attributes_as_json(path))
 
 
 def opens_as_ours(path: str | os.PathLike[str] | io.BufferedIOBase) -> bool:
@@ -95,7 +94,7 @@ def opens_as_ours(path: str | os.PathLike[str] | io.BufferedIOBase) -> bool:
     :param path: as for :func:`saved_family`
     :return: False for what only its own class opens
     """
-    data = _data(path)
+    data = attributes_as_json(path)
     if "n_pretrain_steps" in data:
         return True
     is_stock = _policy_module(data).startswith("stable_baselines3.")
@@ -109,6 +108,7 @@ def saved_objects(
     path: str | os.PathLike[str] | io.BufferedIOBase,
     names: Sequence[str],
     custom_objects: dict[str, Any] | None = None,
+    trust: bool = False,
 ) -> dict[str, Any]:
     """
     Some of a saved model's attributes, and no others: those may need code that is not there.
@@ -116,23 +116,26 @@ def saved_objects(
     :param path: as for :func:`saved_family`
     :param names: of the attributes
     :param custom_objects: SB3's, which replace what cannot be read
-    :return: those that the file holds and that can be read, by name
+    :param trust: whether the file may run code
+    :return: those that the file holds, by name
     """
-    data = _data(path)
-    return json_to_data(json.dumps({name: data[name] for name in names if name in data}), custom_objects)
+    return read_attributes(path, names, custom_objects, trust)
 
 
 def saved_spaces(
-    path: str | os.PathLike[str] | io.BufferedIOBase, custom_objects: dict[str, Any] | None = None
+    path: str | os.PathLike[str] | io.BufferedIOBase,
+    custom_objects: dict[str, Any] | None = None,
+    trust: bool = False,
 ) -> tuple[spaces.Space | None, spaces.Space | None]:
     """
     What a saved model sees and does.
 
     :param path: as for :func:`saved_family`
     :param custom_objects: SB3's, which replace what cannot be read
-    :return: observation and action space; None for one that the file does not hold, or that cannot be read
+    :param trust: whether the file may run code
+    :return: observation and action space; None for one that the file does not hold
     """
-    read = saved_objects(path, ("observation_space", "action_space"), custom_objects)
+    read = saved_objects(path, ("observation_space", "action_space"), custom_objects, trust)
     observations, actions = (
         _convert_space(read[name]) if name in read else None for name in ("observation_space", "action_space")
     )
@@ -148,27 +151,6 @@ def _family(data: dict[str, Any]) -> str:
 
 def _policy_module(data: dict[str, Any]) -> str:
     policy_class = data.get("policy_class")
-    return str(policy_class.get("__module__")) if isinstance(policy_class, dict) else ""
-
-
-def _data(path: str | os.PathLike[str] | io.BufferedIOBase) -> dict[str, Any]:
-    position = path.tell() if isinstance(path, io.IOBase) else 0
-    try:
-        with zipfile.ZipFile(path) as archive:  # type: ignore[arg-type]
-            missing = {"data", "policy.pth"} - set(archive.namelist())
-            if missing:
-                absent = ", ".join(sorted(missing))
-                raise ValueError(
-                    f"{path} is not a model saved by Stable-Baselines3, or it is truncated: it has no {absent}."
-                )
-            data = json.loads(archive.read("data"))
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} is not a zip file, or it is truncated: {error}.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a model saved by Stable-Baselines3: its data is no JSON ({error}).") from error
-    finally:
-        if isinstance(path, io.IOBase):
-            path.seek(position)
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} is not a model saved by Stable-Baselines3: its data is no JSON object.")
-    return data
+    if not isinstance(policy_class, dict):
+        return ""
+    return str(policy_class.get("__module__") or policy_class.get("name"))

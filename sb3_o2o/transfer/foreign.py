@@ -13,8 +13,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_o2o.data import OfflineDataset
+from sb3_o2o.plain import UntrustedError
 from sb3_o2o.transfer.architecture import Kept, hidden_layers, mixed_policy_kwargs
 from sb3_o2o.transfer.archive import ALGORITHMS_BY_FAMILY, OFF_POLICY_ACTING, ON_POLICY_ACTING, opens_as_ours
+from sb3_o2o.transfer.model_file import for_stock_load, read_attributes
 
 #: the scale of the values that trained critics hold
 VALUE_ARGUMENTS = ("reward_scale", "reward_shift", "gamma")
@@ -49,7 +51,7 @@ def to_memory(model: BaseAlgorithm) -> io.BytesIO:
 
 
 def open_saved(
-    family: str, path: str | Path | io.BytesIO, custom_objects: dict[str, Any] | None = None
+    family: str, path: str | Path | io.BytesIO, custom_objects: dict[str, Any] | None = None, trust: bool = False
 ) -> BaseAlgorithm | None:
     """
     Open a saved model by the class that can: ours where possible, which opens stock models as well.
@@ -57,24 +59,46 @@ def open_saved(
     :param family: see :func:`~sb3_o2o.transfer.archive.saved_family`
     :param path: the zip
     :param custom_objects: as SB3's ``load`` takes them
+    :param trust: whether the file may run code
     :return: a model that only acts; None if no class of ours, of Stable-Baselines3 or of sb3-contrib opens it
+    :raises UntrustedError: if it needs trust, and there is none
     """
     import sb3_contrib
     import stable_baselines3
 
+    custom_objects = _with_stand_ins(path, custom_objects or {}, trust)
     if family in ALGORITHMS_BY_FAMILY and opens_as_ours(path):
         ours = ALGORITHMS_BY_FAMILY[family]
-        return ours.load(path, custom_objects=custom_objects, allow_nonfinite=True, **ours.acting_arguments)
+        opening = {"custom_objects": custom_objects, "trust": trust, "allow_nonfinite": True}
+        return ours.load(path, **opening, **ours.acting_arguments)
     algorithm = getattr(stable_baselines3, family, None) or getattr(sb3_contrib, family, None)
     if algorithm is None:
         return None
     acting = OFF_POLICY_ACTING if issubclass(algorithm, OffPolicyAlgorithm) else ON_POLICY_ACTING
-    return algorithm.load(path, custom_objects=custom_objects, **acting)
+    plain, attributes = for_stock_load(path, {**custom_objects, **acting}, trust)
+    return algorithm.load(plain, custom_objects=attributes, **acting)
 
 
-def load_foreign(family: str, path: Path | io.BytesIO, custom_objects: dict[str, Any] | None = None) -> BaseAlgorithm:
+#: what only training asks for, and what stands for it in a model that only acts
+_STAND_INS = {"learning_rate": 0.0, "clip_range": 0.2, "clip_range_vf": None, "action_noise": None}
+
+
+def _with_stand_ins(path: Any, custom_objects: dict[str, Any], trust: bool) -> dict[str, Any]:
+    """Who only acts needs no trust in schedules."""
+    found = dict(custom_objects)
+    for name, value in _STAND_INS.items():
+        try:
+            read_attributes(path, (name,), custom_objects, trust)
+        except UntrustedError:
+            found[name] = value
+    return found
+
+
+def load_foreign(
+    family: str, path: Path | io.BytesIO, custom_objects: dict[str, Any] | None = None, trust: bool = False
+) -> BaseAlgorithm:
     """A saved model of another family, to be copied or cloned."""
-    model = open_saved(family, path, custom_objects)
+    model = open_saved(family, path, custom_objects, trust)
     if model is None:
         raise unknown_family(path)
     return model
@@ -101,9 +125,8 @@ def as_ours(source: Any) -> Any:
             return source
         is_stock = isinstance(source, algorithm.stock_class) and type(source.policy) in algorithm.stock_policies
         if is_stock and algorithm.weights.takes_over(source):
-            return algorithm.load(
-                to_memory(source), device=source.device, allow_nonfinite=True, **algorithm.acting_arguments
-            )
+            opening = {"device": source.device, "trust": True, "allow_nonfinite": True}
+            return algorithm.load(to_memory(source), **opening, **algorithm.acting_arguments)
     return source
 
 

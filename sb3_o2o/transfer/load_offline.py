@@ -70,6 +70,7 @@ def load_offline(
     progress_bar: bool = False,
     custom_objects: dict[str, Any] | None = None,
     vec_normalize: Any = None,
+    trust: bool = False,
     **kwargs: Any,
 ) -> Any:
     """See ``load_offline`` of the algorithms, with the class first."""
@@ -89,7 +90,7 @@ def load_offline(
         "report_episodes": report_episodes,
     }
     of_constructor = {"policy": policy, "env": env, "recipe": recipe, "device": device}
-    others = {"source": source, "custom_objects": custom_objects, "vec_normalize": vec_normalize}
+    others = {"source": source, "custom_objects": custom_objects, "vec_normalize": vec_normalize, "trust": trust}
     check_options(algorithm, of_constructor, {**training, **others})
     check_start(algorithm, start_ent_coef, given.get("ent_coef"))
     if env is None and isinstance(source, BaseAlgorithm):
@@ -102,19 +103,20 @@ def load_offline(
         raise ValueError("pretrain_kwargs say how to pre-train on a dataset, and this source is a policy.")
     family = "" if path is None else saved_family(path)
     if isinstance(source, algorithm.stock_class):
-        path, family = to_memory(source), algorithm.stock_class.__name__
+        path, family, trust = to_memory(source), algorithm.stock_class.__name__, True
     if family == "unknown":
         raise unknown_family(path)
-    training["seen"] = Seen.by(source, path, here, vec_normalize, custom_objects)
+    training["seen"] = Seen.by(source, path, here, vec_normalize, custom_objects, trust)
     fits, objects = True, custom_objects or {}
     if path is not None and here is not None:
-        fits, objects = saved_model_fits(path, family, here, objects)
+        fits, objects = saved_model_fits(path, family, here, objects, trust)
     if family == algorithm.stock_class.__name__ and fits:
         alike = saved_model_sees(family, here, training, given.get("verbose", 0))
         if alike is not None or here is None:
-            return _from_saved(algorithm, path, alike, recipe, {**given, "device": device}, training, objects)
+            opening = {"custom_objects": objects, "trust": trust}
+            return _from_saved(algorithm, path, alike, recipe, {**given, "device": device}, training, opening)
     if path is not None:
-        source = load_foreign(family, path, custom_objects)
+        source = load_foreign(family, path, custom_objects, trust)
     if is_policy:
         return from_policy(algorithm, source, here, policy, recipe, {**given, "device": device}, training)
     return _from_dataset(algorithm, source, here, policy, recipe, {**given, "device": device}, training)
@@ -127,16 +129,16 @@ def _from_saved(
     recipe: str | Recipe | None,
     given: dict[str, Any],
     training: dict[str, Any],
-    custom_objects: dict[str, Any],
+    opening: dict[str, Any],
 ) -> Any:
     """A zip of ours or of the stock class: what was trained and is kept wins over the recipe."""
-    device, custom = given.pop("device"), custom_objects
+    device = given.pop("device")
     recipe, from_recipe = read_recipe(algorithm, recipe, env)
     saved, apart = saved_attributes(path), from_recipe.get("pretrain_kwargs") or {}
     kept = kept_networks(training, from_recipe, given, saved.get("finished_phases") or ())
     model = None
     if not kept.both or saved.get("online_arguments") or not CRITIC_ARGUMENTS.isdisjoint(apart):
-        model = algorithm.load(path, env=env, device=device, custom_objects=custom, allow_nonfinite=True)
+        model = algorithm.load(path, env=env, device=device, **opening, allow_nonfinite=True)
         if recipe is None:  # saved with the arguments of pre-training in place, and these beside them
             from_recipe, apart = model.online_arguments, model.pretrain_kwargs or {}
     # what a recipe leaves out is the constructor's default, not what an earlier recipe left in the zip
@@ -154,7 +156,7 @@ def _from_saved(
     if model is None:
         settings.update({} if recipe is None else {"recipe": recipe})
         settings["allow_nonfinite"] = True  # what is kept is looked at in the end
-        model = algorithm.load(path, env=env, device=device, custom_objects=custom, **settings)
+        model = algorithm.load(path, env=env, device=device, **opening, **settings)
         temperature = own_temperature(model)
     else:
         if recipe is not None:

@@ -12,9 +12,11 @@ from stable_baselines3.common.save_util import recursive_getattr
 
 from sb3_o2o.kinds import FLAG
 from sb3_o2o.networks.normalizer import has_statistics
+from sb3_o2o.plain.allowlist import UntrustedError, safe_global
 from sb3_o2o.recipes.recipe_files import environment_id, load_recipe
 from sb3_o2o.transfer.architecture import NETWORK_ARGUMENTS
 from sb3_o2o.transfer.archive import saved_family, saved_model_path
+from sb3_o2o.transfer.model_file import for_stock_load, path_name
 from sb3_o2o.transfer.seeing import restore_normalizer
 from sb3_o2o.updates import pretraining
 from sb3_o2o.updates.trained import refuse_not_finite
@@ -37,7 +39,9 @@ def load(
     :return: the model
     """
     path, allow_nonfinite = saved_model_path(path) or path, kwargs.pop("allow_nonfinite", False)
+    trust = kwargs.pop("trust", False)
     FLAG.check("load(allow_nonfinite)", allow_nonfinite)
+    FLAG.check("load(trust)", trust)
     family = saved_family(path)
     if family != algorithm.stock_class.__name__:
         what = "no model that can be recognised" if family == "unknown" else f"a {family} model"
@@ -59,8 +63,13 @@ def load(
     if given.get("recipe") is not None:
         recipe = load_recipe(given["recipe"], environment_id(env))
         kwargs.update(recipe=recipe.reference, recipe_pretrain_steps=recipe.pretrain_steps)
+    replaced = {name: value for name, value in kwargs.items() if name not in (*of_load, "policy_kwargs")}
+    replaced.update(kwargs.pop("custom_objects", None) or {})
+    plain, attributes = for_stock_load(path, replaced, trust)
+    if not trust:
+        _check_names(path, {name: value for name, value in attributes.items() if name not in given})
     try:
-        model = load_stock(path, env=env, device=device, **kwargs)
+        model = load_stock(plain, env=env, device=device, custom_objects=attributes, **kwargs)
     except KeyError as error:
         # SB3 takes any ValueError for a model of an older version, and then stumbles
         raise error.__context__ or error from None
@@ -85,6 +94,17 @@ def load(
             "load_offline(path, load_critic=False), or load_actor=False, takes over a part that is finite.",
         )
     return model
+
+
+def _check_names(path: Any, attributes: dict[str, Any]) -> None:
+    """An objective of one's own is saved by its name, and imported by that."""
+    for attribute in ("objective", "online_objective"):
+        name = attributes.get(attribute)
+        if isinstance(name, str) and "." in name:
+            try:
+                safe_global(*name.rpartition(".")[::2])
+            except UntrustedError as error:
+                raise error.within(f"{path_name(path)}, its {attribute!r},") from None
 
 
 def match_objectives(model: Any, parameters: dict[str, Any]) -> dict[str, Any]:

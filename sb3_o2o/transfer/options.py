@@ -29,6 +29,7 @@ _OPTIONS: dict[str, Kind] = {
     "report_episodes": whole(0),
     "progress_bar": FLAG,
     "custom_objects": ARGUMENTS | NOTHING,
+    "trust": FLAG,
     "vec_normalize": instance("a VecNormalize", VecNormalize)
     | instance("the file of one", str, os.PathLike)
     | kind("False", lambda value: value is False)

@@ -27,7 +27,13 @@ class Seen:
 
     @classmethod
     def by(
-        cls, source: Any, path: Any, env: VecEnv | None, asked: Any, custom_objects: dict[str, Any] | None = None
+        cls,
+        source: Any,
+        path: Any,
+        env: VecEnv | None,
+        asked: Any,
+        custom_objects: dict[str, Any] | None = None,
+        trust: bool = False,
     ) -> Seen:
         """
         Ask a source in its own way: the environment of a live model, or what a zip of ours holds. Whoever does not say
@@ -39,18 +45,19 @@ class Seen:
         :param env: the environment
         :param asked: what the user says: see ``load_offline``
         :param custom_objects: SB3's, for a zip
+        :param trust: whether files may run code
         :return: how it saw
         :raises ValueError: if what the user names holds no statistics
         """
         if asked is False:
             return cls(None)
         if asked is not None:
-            return cls(Normalizer.read(asked))
+            return cls(Normalizer.read(asked, trust))
         if isinstance(source, BaseAlgorithm) and source.get_env() is not None:
             return cls(Normalizer.of(source.get_vec_normalize_env()))
         saved = vars(source) if isinstance(source, BaseAlgorithm) else {}
         if path is not None and not saved:
-            saved = saved_objects(path, ("saved_normalizer",), custom_objects)
+            saved = saved_objects(path, ("saved_normalizer",), custom_objects, trust)
         if "saved_normalizer" in saved:
             return cls(saved["saved_normalizer"])
         own = None if env is None else unwrap_vec_normalize(env)

@@ -41,18 +41,19 @@ def check_spaces(
 
 
 def saved_model_fits(
-    path: Any, family: str, env: VecEnv, custom_objects: dict[str, Any]
+    path: Any, family: str, env: VecEnv, custom_objects: dict[str, Any], trust: bool
 ) -> tuple[bool, dict[str, Any]]:
     """
     :param path: a saved model
     :param family: what it is
     :param env: the environment to go on in
     :param custom_objects: SB3's
+    :param trust: whether the file may run code
     :return: whether its networks act there as they did, and ``custom_objects`` with the environment's spaces where the
         saved ones have other bounds or data types
     :raises ValueError: if the model cannot act there
     """
-    theirs = saved_spaces(path, custom_objects)
+    theirs = saved_spaces(path, custom_objects, trust)
     check_spaces(f"The saved {family} model", *theirs, env.observation_space, env.action_space)
     here = {"observation_space": env.observation_space, "action_space": env.action_space}
     named = zip(theirs, here.items(), strict=True)

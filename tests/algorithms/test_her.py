@@ -129,7 +129,8 @@ def test_a_policy_trained_with_hindsight_is_opened_to_act(algorithm: Any, policy
     theirs = algorithm(policy or "MultiInputPolicy", reach(), **arguments).learn(12)
     theirs.save(tmp_path / "theirs")
     other = O2OTD3 if algorithm is SAC else O2OSAC
-    model = other.load_offline(tmp_path / "theirs", env=reach(), dataset=goals(), pretrain_steps=1, **FAST)
+    trust = policy is OwnPolicy
+    model = other.load_offline(tmp_path / "theirs", env=reach(), dataset=goals(), pretrain_steps=1, trust=trust, **FAST)
     if policy is not OwnPolicy:
         seen = goals().observations
         assert np.allclose(model.predict(seen, deterministic=True)[0], theirs.predict(seen, deterministic=True)[0])

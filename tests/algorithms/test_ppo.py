@@ -202,9 +202,10 @@ def test_ppo_models_that_only_their_own_class_opens_are_cloned(kind: str, live: 
     }[kind]()
     stock.save(tmp_path / "stock")
     source = stock if live else tmp_path / "stock"
-    model = O2OSAC.load_offline(source, vec(), dataset=dataset(), pretrain_steps=2, device="cpu")
+    trust = kind == "own policy"
+    model = O2OSAC.load_offline(source, vec(), dataset=dataset(), pretrain_steps=2, device="cpu", trust=trust)
     assert model.clone_report.copied == ()
-    loaded, _ = load_policy(tmp_path / "stock.zip")
+    loaded, _ = load_policy(tmp_path / "stock.zip", trust)
     assert type(loaded) is type(stock)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch as th
 from toy_tasks import assert_same, dataset, dataset_file, make, make_td3, state, vec
 
-from sb3_o2o import O2OSAC
+from sb3_o2o import O2OSAC, UntrustedError
 from sb3_o2o.finetuning import FineTuningCallback
 from sb3_o2o.objectives import SAC_OBJECTIVES, TD3_OBJECTIVES, Batch, Draws, SACObjective, Step, register_objective
 
@@ -69,16 +69,20 @@ def test_an_objective_of_ones_own_trains_like_ours(objective: Any, tmp_path: Pat
         assert_same(state(model), state(other))
     assert model.finetuning[0].n_heard == model._n_updates > 4
     model.save(tmp_path / "own")
-    loaded = O2OSAC.load(tmp_path / "own", env=vec())
+    with pytest.raises(UntrustedError, match=r"'objective', needs objectives\.test_own_method\.Imitation"):
+        O2OSAC.load(tmp_path / "own", env=vec())
+    loaded = O2OSAC.load(tmp_path / "own", env=vec(), trust=True)
     assert type(loaded.offline_objective).__name__ == "Imitation"
     assert type(loaded.finetuning[0]).__name__ == "Noting"
     model.save_resume(tmp_path / "bundle")
     straight = state(model.learn(5, reset_num_timesteps=False))
-    resumed = O2OSAC.load_resume(tmp_path / "bundle", vec(), device="cpu").learn(5, reset_num_timesteps=False)
+    resumed = O2OSAC.load_resume(tmp_path / "bundle", vec(), device="cpu", trust=True)
+    resumed.learn(5, reset_num_timesteps=False)
     assert_same(straight, state(resumed))
 
 
-def test_a_registered_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registered_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sb3_o2o.plain.allowlist._VOUCHED", {})
     for table in (SAC_OBJECTIVES, TD3_OBJECTIVES):
         monkeypatch.delitem(table, "imitation", raising=False)
     with pytest.raises(ValueError, match="td3 or ppo"):
@@ -91,7 +95,10 @@ def test_a_registered_name(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="sub-class of"):
         register_objective("imitation", Noting, "sac")  # type: ignore[arg-type]
     register_objective("imitation", Imitation, "sac")
-    assert isinstance(make(objective="imitation").offline_objective, Imitation)
+    model = make(objective="imitation")
+    assert isinstance(model.offline_objective, Imitation)
+    model.save(tmp_path / "own")
+    assert isinstance(O2OSAC.load(tmp_path / "own").offline_objective, Imitation), "what is registered is trusted"
     with pytest.raises(ValueError, match="Unknown objective for O2OTD3 'imitation'"):
         make_td3(objective="imitation")
 

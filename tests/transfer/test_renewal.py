@@ -226,7 +226,7 @@ def test_extractors_and_statistics(build: Any, shared: bool, part: str, tmp_path
     kwargs = {"net_arch": [16], "features_extractor_class": Linear, "share_features_extractor": shared}
     source = build(policy_kwargs=kwargs, normalize_observations=True).pretrain(dataset(), 4)
     source.save(tmp_path / "source")
-    model = type(source).load_offline(tmp_path / "source", vec(), device="cpu", **{part: False})
+    model = type(source).load_offline(tmp_path / "source", vec(), device="cpu", trust=True, **{part: False})
     mean = source.actor.features_extractor.mean
     found = [module for module in model.policy.modules() if isinstance(module, NormalizedExtractor)]
     assert len(found) >= (2 if shared else 3)

@@ -14,7 +14,7 @@ from sb3_contrib import TQC
 from stable_baselines3 import PPO, SAC, TD3
 from toy_tasks import FAST, FAST_PPO, Drift, arrays, dataset, make, vec
 
-from sb3_o2o import O2OPPO, O2OSAC, O2OTD3
+from sb3_o2o import O2OPPO, O2OSAC, O2OTD3, UntrustedError
 from sb3_o2o.data import OfflineDataset
 from sb3_o2o.transfer import spaces as comparison
 
@@ -266,8 +266,10 @@ def test_custom_objects_reach_what_opens_the_zip(build: Any, tmp_path: Path, mon
     source.ep_success_buffer = module.Noise()
     source.save(tmp_path / "theirs")
     monkeypatch.delitem(sys.modules, "gone_tomorrow")
-    with pytest.raises(ModuleNotFoundError, match="gone_tomorrow"):
+    with pytest.raises(UntrustedError, match=r"'ep_success_buffer', needs gone_tomorrow\.Noise"):
         O2OSAC.load_offline(tmp_path / "theirs", env=Drift(), **FAST)
+    with pytest.raises(ValueError, match="No module named 'gone_tomorrow'"):
+        O2OSAC.load_offline(tmp_path / "theirs", env=Drift(), trust=True, **FAST)
     objects = {"ep_success_buffer": None}
     model = O2OSAC.load_offline(tmp_path / "theirs", env=Drift(), custom_objects=objects, **FAST)
     seen = dataset().observations

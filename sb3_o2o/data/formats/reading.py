@@ -26,6 +26,7 @@ class Reading:
     :param observation_keys: which of several observations to take
     :param reward: of every transition, where the source records none
     :param dones: "terminations" or "truncations", where the source does not tell them apart
+    :param trust: whether a pickle may run any code; it is not remembered
     """
 
     observation_space: spaces.Space | None = None
@@ -34,6 +35,7 @@ class Reading:
     observation_keys: str | Sequence[str] | None = None
     reward: float | None = None
     dones: str | None = None
+    trust: bool = False
 
     def __post_init__(self) -> None:
         if self.reward is not None and not (isinstance(self.reward, (int, float)) and math.isfinite(self.reward)):

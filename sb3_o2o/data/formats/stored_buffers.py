@@ -1,9 +1,7 @@
-"""Reads SB3's replay buffers, and what else is pickled."""
+"""Reads SB3's replay buffers."""
 
-import pickle
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,22 +27,6 @@ _REQUIRED = (
     "rewards",
     "dones",
 )
-
-
-def unpickled(path: Path) -> Any:
-    """
-    :param path: a pickle, such as SB3's ``model.save_replay_buffer`` writes. Unpickling runs code: open only files that
-        you trust
-    :return: what it holds
-    :raises ValueError: if it is damaged, or made by classes that are not installed
-    """
-    try:
-        with open(path, "rb") as file:
-            return pickle.load(file)
-    except Exception as error:  # a damaged pickle raises whatever it happens to run into
-        raise ValueError(
-            f"{path} cannot be unpickled: {error}. It may be truncated, or from other versions."
-        ) from error
 
 
 def _warn_of_mixture(buffer: ReplayBuffer, name: str) -> None:
