@@ -13,7 +13,7 @@ CHECKED := sb3_o2o examples tests benchmarks
 # Peers live in environments of their own: d3rlpy pins another Gymnasium.
 PEER_ENVIRONMENTS := .venv-sbx .venv-d3rlpy
 
-.PHONY: help demo bench-peers test lint type pytest format clean
+.PHONY: help demo bench-peers test lint type pytest torture format clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -38,6 +38,10 @@ type: $(VENV)/.installed-dev ## mypy
 
 pytest: $(VENV)/.installed-dev ## the tests, with coverage
 	$(TEST_ENV) $(BIN)/pytest -n $(WORKERS) -m "not expensive" --cov --cov-report=term $(ARGS)
+
+N ?= 100
+torture: $(VENV)/.installed-dev ## N runs of all recipes, killed at random moments and gone on with, beside straight ones: make torture N=1000
+	$(TEST_ENV) $(BIN)/python tests/torture.py --points $(N) --workers $(WORKERS) $(ARGS)
 
 format: $(VENV)/.installed-dev ## let ruff put the code in order
 	$(BIN)/ruff check --fix $(CHECKED)

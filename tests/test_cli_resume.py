@@ -1,6 +1,9 @@
 """Going on with an interrupted run: what may be said beside ``--resume``, and what Ctrl-C says."""
 
+import errno
+import os
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +15,10 @@ import typer
 import typer.main
 from command_line import SHORT, SMALL, fails, sb3_o2o, succeeds
 
+from sb3_o2o import ResumeBundle
 from sb3_o2o.cli import app
 from sb3_o2o.cli.run_progress import RunProgress
+from sb3_o2o.files import locked
 
 Interrupted = Callable[..., tuple[str, Path]]
 
@@ -166,3 +171,101 @@ class TestCtrlC:
         self.pressed_in(monkeypatch, "sb3_o2o.runs.environments.Environment.make")
         result = sb3_o2o("collect", tiny.BOX, "tests/x/y-v0", "--n-steps", "5")
         assert (result.exit_code, result.stderr) == (130, "Interrupted: nothing was saved.\n")
+
+
+class TestKilled:
+    """What the command line says of a run that ended without asking."""
+
+    @pytest.fixture
+    def failing(self, tiny_dataset: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+        """Runs a command with bundles every two steps, which fails at its fifth; gives the run's folder."""
+
+        def run(error: BaseException | None = None) -> Path:
+            on_step = RunProgress._on_step
+
+            def crashing(self: RunProgress) -> bool:
+                if self.num_timesteps == 5:
+                    raise error or RuntimeError("the simulator crashed")
+                return on_step(self)
+
+            given = ["pretrain", tiny_dataset(), "--recipe", "cql", "--gradient-steps", "6", *SMALL, *SHORT]
+            with monkeypatch.context() as patch:
+                patch.setattr(RunProgress, "_on_step", crashing)
+                patch.setattr("sb3_o2o.runs.training.ResumeBundle", often)
+                self.result = sb3_o2o(*given)
+            assert self.result.exit_code != 0
+            return Path("runs/cql-TinyBox-v0_1")
+
+        return run
+
+    def test_an_error_says_how_to_go_on(self, failing: Callable[..., Path]) -> None:
+        folder = failing()
+        said = self.result.stderr
+        assert "The run stopped with an error. Its last resume bundle: 4 gradient steps of pre-training" in said
+        assert said.rstrip().endswith(f"sb3-o2o pretrain --resume {folder}")
+        output = succeeds("pretrain", "--resume", folder)
+        assert "Going on from bundle_000002: 4 gradient steps of pre-training (phase: pretraining), saved 20" in output
+        assert "offline policy" in output
+        assert not (folder / "resume").exists()
+
+    def test_a_full_disk(self, failing: Callable[..., Path]) -> None:
+        folder = failing(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "evaluations.npz"))
+        assert self.result.exit_code == 2
+        assert "Error: [Errno 28] No space left on device: 'evaluations.npz'" in self.result.stderr
+        assert "offline policy" in succeeds("pretrain", "--resume", folder)
+
+    def test_a_damaged_bundle_is_passed_over(self, failing: Callable[..., Path]) -> None:
+        folder = failing()
+        (folder / "resume" / "bundle_000002" / "state.pkl").write_bytes(b"")
+        result = sb3_o2o("pretrain", "--resume", folder)
+        assert result.exit_code == 0
+        assert re.search(r"Warning: .*bundle_000002 is damaged: state.pkl has 0 bytes .* The one before", result.stderr)
+        assert "Going on from bundle_000001: 2 gradient steps" in result.output
+
+    def test_before_the_first_bundle_it_begins_again(self, failing: Callable[..., Path]) -> None:
+        folder = failing()
+        shutil.rmtree(folder / "resume")
+        left = folder / "offline" / "checkpoints" / "of_before.zip"
+        left.parent.mkdir(exist_ok=True)
+        left.write_text("")
+        output = succeeds("pretrain", "--resume", folder)
+        assert "ended before its first resume bundle was written: it begins again" in output
+        assert "offline policy" in output
+        assert not left.exists()
+
+    def test_a_run_that_goes_on_is_refused_to_others(self, failing: Callable[..., Path]) -> None:
+        folder = failing()
+        with locked(folder):
+            text = fails("pretrain", "--resume", folder)
+        assert re.search(rf"in use by process {os.getpid()} on \S+ \(since 20", text)
+        succeeds("pretrain", "--resume", folder)
+
+    def test_what_killed_writers_left_is_removed(self, failing: Callable[..., Path]) -> None:
+        folder = failing()
+        (folder / ".evaluations.npz.abc.incomplete").write_text("")
+        (folder / "resume" / ".bundle_000003.abc.incomplete").mkdir()
+        succeeds("pretrain", "--resume", folder)
+        assert not list(folder.rglob("*.incomplete"))
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+    def test_other_signals(
+        self, number: signal.Signals, tiny_dataset: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        on_step = RunProgress._on_step
+
+        def pressing(self: RunProgress) -> bool:
+            if self.num_timesteps == 2:
+                signal.raise_signal(number)
+            return on_step(self)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RunProgress, "_on_step", pressing)
+            result = sb3_o2o("pretrain", tiny_dataset(), "--recipe", "cql", "--gradient-steps", "6", *SMALL, *SHORT)
+        assert result.exit_code == 128 + number
+        assert "Interrupted and saved. Go on with:" in result.output
+        assert "2 gradient steps of pre-training" in succeeds("pretrain", "--resume", "runs/cql-TinyBox-v0_1")
+
+
+def often(path: Path) -> ResumeBundle:
+    """A bundle every two steps."""
+    return ResumeBundle(path, every=2, min_seconds=0.0, max_share=None)

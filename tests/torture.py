@@ -203,7 +203,7 @@ def _ppo(env: Any) -> O2OPPO:
 CASES: dict[str, Callable[[Path, Path], Any]] = {
     **{name: of_recipe(name) for name in list_recipes()},
     **{f"{name}, diagnostics": of_recipe(name, looks=True) for name in ("cql", "td3_bc")},
-    **{f"{name}, two environments": of_recipe(name, 2) for name in ("wsrl", "o2sac", "o2ppo", "opt_td3")},
+    **{f"{name}, two environments": of_recipe(name, 2) for name in ("wsrl", "o2sac", "o2td3", "o2ppo", "opt_td3")},
     "by hand, sac": by_hand(_sac),
     "by hand, sac, VecNormalize, two environments": by_hand(_sac, 2, normalize=True),
     "by hand, ppo": by_hand(_ppo),

@@ -8,12 +8,15 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
-from toy_tasks import Drift, assert_same, dataset, dataset_file, make, vec
+from toy_tasks import Drift, assert_same, dataset, dataset_file, make, make_td3, vec
 
 from sb3_o2o import O2OSAC, O2OTD3
 from sb3_o2o.data import OfflineDataset
+from sb3_o2o.evaluation import NormalizedEvalCallback
+from sb3_o2o.finetuning import ConstrainedFineTuning, PolicyReevaluation, ValueAlignment
 
 from .test_bundle import SaveAt, everything, never
 
@@ -185,3 +188,81 @@ def test_a_changed_dataset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has changed"):
         resumed.pretrain(None, 2, reset_gradient_steps=False)
     assert isinstance(resumed.load_dataset(path), OfflineDataset)
+
+
+# -- evaluations ---------------------------------------------------------------------------------------------------
+
+
+def seeded(seed: int, n_envs: int = 1) -> DummyVecEnv:
+    """Environments whose first episode is seeded, as a user's are; nobody seeds those after it."""
+    env = vec(n_envs)
+    env.seed(seed)
+    return env
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_evaluations_that_nobody_seeds_go_on_where_they_were(n_envs: int, tmp_path: Path) -> None:
+    def evaluation(seed: int) -> EvalCallback:
+        return EvalCallback(seeded(seed, n_envs), n_eval_episodes=3, eval_freq=3, log_path=str(tmp_path), verbose=0)
+
+    straight, resumed = evaluation(1), evaluation(2)
+    make().learn(20, callback=[never(tmp_path), straight])
+    make().learn(20, callback=[SaveAt(10, tmp_path / "bundle", stop=True), evaluation(1)])
+    model = O2OSAC.load_resume(tmp_path / "bundle", vec(), device="cpu")
+    model.learn(10, callback=[never(tmp_path), resumed], reset_num_timesteps=False)
+    assert len(straight.evaluations_results) == 6
+    assert len({tuple(each) for each in straight.evaluations_results}) > 1
+    assert straight.evaluations_results == resumed.evaluations_results
+
+
+def test_another_number_of_environments_is_said(tmp_path: Path) -> None:
+    def evaluation(n_envs: int) -> EvalCallback:
+        return EvalCallback(seeded(1, n_envs), n_eval_episodes=1, eval_freq=3, verbose=0)
+
+    make().learn(8, callback=[SaveAt(6, tmp_path / "bundle"), evaluation(2)])
+    model = O2OSAC.load_resume(tmp_path / "bundle", vec(), device="cpu")
+    with pytest.warns(UserWarning, match=r"EvalCallback\.eval_env has other environments than before"):
+        model.learn(2, callback=[never(tmp_path), evaluation(1)], reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize("build", [make, make_td3])
+@pytest.mark.parametrize("stock", [False, True])
+@pytest.mark.parametrize("phase", ["reevaluation", "alignment"])
+def test_a_reference_is_scored_as_without_the_interruption(
+    build: Callable[..., Any], stock: bool, phase: str, tmp_path: Path
+) -> None:
+    class Stopping(BaseCallback):
+        """In a phase without environment steps, after half of it."""
+
+        keeps_no_state = True
+
+        def __init__(self, phase: str):
+            super().__init__()
+            self.phase = phase
+
+        def _on_step(self) -> bool:
+            return True
+
+        def on_phase_step(self, name: str, done: int, *_: Any) -> None:
+            if (name, done) == (self.phase, 2):
+                self.model.save_resume(tmp_path / "bundle")  # type: ignore[attr-defined]
+                self.model.request_stop()  # type: ignore[attr-defined]
+
+    def evaluation() -> EvalCallback:
+        if stock:
+            return EvalCallback(seeded(1), n_eval_episodes=2, eval_freq=5, verbose=0)
+        return NormalizedEvalCallback(vec(), seed=7, n_eval_episodes=2, eval_freq=5, verbose=0)
+
+    def made() -> Any:
+        phases = [PolicyReevaluation(gradient_steps=4), ValueAlignment(gradient_steps=4)]
+        constraint = ConstrainedFineTuning(anneal_steps=20)
+        return build(finetuning=[*phases, constraint], learning_rate=0.05).pretrain(dataset_file(tmp_path), 3)
+
+    straight = made().learn(12, callback=[evaluation(), Stopping("")])
+    made().learn(12, callback=[evaluation(), Stopping(phase)])
+    resumed = type(straight).load_resume(tmp_path / "bundle", vec(), device="cpu")
+    resumed.learn(12, callback=[evaluation(), Stopping("")], reset_num_timesteps=False)
+    assert_same(everything(straight), everything(resumed))
+    one, other = straight.finetuning[2], resumed.finetuning[2]
+    assert (one.best_score, one.n_taken, one.taken_at) == (other.best_score, other.n_taken, other.taken_at)
+    assert one.best_score > -np.inf
