@@ -20,8 +20,8 @@ SMALL = [
 SHORT = ["--eval-episodes", "2", "--evaluations", "2", "--checkpoints", "1"]
 
 
-def sb3_o2o(*arguments: Any) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+def sb3_o2o(*arguments: Any, columns: int = 200) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": str(columns)})
 
 
 def succeeds(*arguments: Any) -> str:

@@ -84,4 +84,4 @@ def test_heavy_imports_wait() -> None:
             module = line.split()[1]
             assert not module.startswith(("torch", "stable_baselines3", "numpy", "gymnasium")), f"{path.name}: {line}"
             if module.startswith("sb3_o2o"):
-                assert module.startswith(("sb3_o2o.cli", "sb3_o2o.version")), f"{path.name}: {line}"
+                assert module.startswith(("sb3_o2o.cli", "sb3_o2o.version", "sb3_o2o.errors")), f"{path.name}: {line}"

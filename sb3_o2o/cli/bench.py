@@ -62,8 +62,8 @@ def speed(
     from sb3_o2o.benchmarking.work import rows_by_name
     from sb3_o2o.runs.machine import describe_machine
 
-    chosen = rows_by_name(None if rows is None else _names(rows))
-    competitors = [*own_competitors(_names(precision)), *peer_competitors(peers or ())]
+    chosen = rows_by_name(None if rows is None else _names("--rows", rows))
+    competitors = [*own_competitors(_names("--precision", precision)), *peer_competitors(peers or ())]
     _check_device(device)
     _prepare_folder(out)
     threads = _threads(threads)
@@ -90,7 +90,7 @@ def speed(
             "updates": updates,
             "threads": threads,
             "device": device,
-            "precision": _names(precision),
+            "precision": _names("--precision", precision),
         }
         about = _about(machine, settings, versions=versions)
         report.write_json(out / "speed.json", report.to_document(results, about))
@@ -120,6 +120,7 @@ def env(
     from sb3_o2o.runs.machine import describe_machine
 
     _check_device(device)
+    _check_environment(env_id)
     _prepare_folder(out)
     threads = _threads(threads)
     machine = describe_machine(device)
@@ -172,7 +173,6 @@ def run(
     from dataclasses import replace
 
     from sb3_o2o.benchmarking import report, whole_runs
-    from sb3_o2o.runs.environments import check_registered
     from sb3_o2o.runs.machine import describe_machine
 
     if steps % eval_freq or eval_freq % n_envs:
@@ -180,10 +180,12 @@ def run(
             f"--steps {steps} must be a multiple of --eval-freq {eval_freq}, and that one of --n-envs {n_envs}: "
             "contestants advance from evaluation to evaluation."
         )
-    check_registered(env_id)
+    _check_environment(env_id)
     changes: dict[str, Any] = {"env_id": env_id, "n_envs": n_envs, "steps": steps}
     changes.update(eval_freq=eval_freq, n_eval_episodes=eval_episodes)
-    chosen = [replace(each, **changes) for each in whole_runs.runs_by_name(None if runs is None else _names(runs))]
+    chosen = [
+        replace(each, **changes) for each in whole_runs.runs_by_name(None if runs is None else _names("--runs", runs))
+    ]
     contestants = whole_runs.competitors(peers or ())
     _check_device(device)
     _prepare_folder(out)
@@ -217,8 +219,24 @@ def _remarks() -> Iterator[Callable[[str], None]]:
         yield Remarks(error_console)
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+def _names(option: str, text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ValueError(f"{option} names nothing: leave it out for all, or give names with commas between.")
+    return names
+
+
+def _check_environment(env_id: str) -> None:
+    from gymnasium import spaces
+
+    from sb3_o2o.runs.environments import Environment
+
+    env = Environment(env_id).make()
+    env.close()
+    if not isinstance(env.action_space, spaces.Box):
+        raise ValueError(f"--env {env_id} has the action space {env.action_space}: only continuous actions are known.")
+    if not isinstance(env.observation_space, spaces.Box):
+        raise ValueError(f"--env {env_id} observes {env.observation_space}: a vector of numbers is needed here.")
 
 
 def _threads(asked: int | None) -> int:
@@ -232,19 +250,19 @@ def _threads(asked: int | None) -> int:
 def _check_device(device: str) -> None:
     from sb3_o2o.benchmarking.contestants import DEVICES
     from sb3_o2o.errors import unknown
+    from sb3_o2o.runs.requests import check_device
 
     if device not in DEVICES:
         raise unknown("device", device, DEVICES)
-    if device == "cuda":
-        import torch as th
-
-        if not th.cuda.is_available():
-            raise ValueError("--device cuda: this PyTorch finds no GPU. Use --device cpu, or install a CUDA build.")
+    check_device(device)
 
 
 def _prepare_folder(out: Path | None) -> None:
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)  # before minutes of measuring
+        try:
+            out.mkdir(parents=True, exist_ok=True)  # before minutes of measuring
+        except OSError as error:
+            raise ValueError(f"--out {out}: this cannot be a folder ({error.strerror or error}).") from error
 
 
 def _about(machine: dict[str, Any], settings: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -32,18 +32,24 @@ def collect(
 
     The folder is $MINARI_DATASETS_PATH, or ~/.minari/datasets.
     """
-    from sb3_o2o.cli.policies import load_policy
+    from sb3_o2o.cli.policies import check_spaces, load_policy
     from sb3_o2o.data.collect import collect as collect_dataset
+    from sb3_o2o.data.collect import refuse_taken
     from sb3_o2o.evaluation import reference_score
     from sb3_o2o.runs.environments import Environment
 
     if (n_steps is None) == (n_episodes is None):
         raise typer.BadParameter("give one of --n-steps and --n-episodes", param_hint="--n-steps")
+    if not force:
+        refuse_taken(dataset_id, "--force")
+    model = None if policy == "random" else load_policy(policy, trust)[0]
+    environment = Environment(env).make()
+    if model is not None:
+        check_spaces(model, environment, env)
     acting_threads(threads)
     reference = reference_score(env)
-    environment = Environment(env).make()
     dataset = collect_dataset(
-        None if policy == "random" else load_policy(policy, trust)[0],
+        model,
         environment,
         dataset_id,
         n_steps=n_steps,

@@ -90,6 +90,8 @@ def demo(
     if resume is not None:
         resume_run(resume, ctx)
         return
+    if warmup >= steps:
+        raise ValueError(f"--warmup {warmup} leaves no step of --steps {steps} to learn in.")
     environment = Environment(DEMO_ENVIRONMENT)
     recipe = load_recipe("wsrl", environment.id)
     conservative = recipe.arguments["objective_kwargs"]

@@ -59,7 +59,7 @@ def evaluate(
     environment = _environment(model, env, run)
     acting_threads(threads)
     with _opened(environment, episodes, seed, video) as (vec_env, film):
-        _check_spaces(policy, vec_env, environment.id)
+        check_spaces(policy, vec_env, environment.id)
         reference = _reference(run, environment)
         with console.status(f"Running {episodes} episodes of {environment.id} …"):
             result = evaluate_policy(
@@ -133,7 +133,13 @@ def _opened(
         yield make_vec_env(lambda: film, seed=seed), film
 
 
-def _check_spaces(policy: Any, env: Any, env_id: str) -> None:
+def check_spaces(policy: Any, env: Any, env_id: str) -> None:
+    """
+    :param policy: a model of Stable-Baselines3's
+    :param env: where it is to act
+    :param env_id: its id
+    :raises ValueError: the policy was trained with other shapes or kinds of observations or actions
+    """
     for name in ("observation_space", "action_space"):
         trained, here = getattr(policy, name), getattr(env, name)
         if trained.shape != here.shape or type(trained) is not type(here):

@@ -1,5 +1,6 @@
 """``sb3-o2o recipes``."""
 
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -35,8 +36,14 @@ def show(
     """One recipe with all its constants, and where each comes from."""
     from sb3_o2o.recipes import load_recipe
     from sb3_o2o.recipes.building import check_recipe
+    from sb3_o2o.runs.environments import check_registered
 
     recipe = check_recipe(load_recipe(name, env))
+    if env is not None:
+        try:
+            check_registered(env)
+        except ValueError as error:  # an environment of one's own may be registered elsewhere
+            warnings.warn(f"{error} Shown is the entry that its name would have.", stacklevel=1)
     console.print(f"[bold]{recipe.title}[/]\n{recipe.description}\n")
     for label, source in recipe.sources.items():
         console.print(f"{label}: {source}", highlight=False)

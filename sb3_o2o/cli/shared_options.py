@@ -11,7 +11,9 @@ from sb3_o2o.cli.console import console
 DEFAULT_LOG_DIR = Path("runs")
 
 LogDir = Annotated[Path, typer.Option("--log-dir", help="Folder of all runs; each run makes a numbered one in it.")]
-Seed = Annotated[int, typer.Option(help="Seed of networks, batches and environments.", min=0)]
+#: Largest seed: NumPy's have 32 bits, and evaluations and environments count on from it.
+MAX_SEED = 2**31 - 1
+Seed = Annotated[int, typer.Option(help="Seed of networks, batches and environments.", min=0, max=MAX_SEED)]
 Device = Annotated[str, typer.Option(help="Torch device: auto, cpu, cuda, …")]
 Resume = Annotated[
     Path | None,

@@ -1,7 +1,8 @@
 """``sb3-o2o pretrain`` and ``sb3-o2o finetune``."""
 
 import warnings
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,7 +28,9 @@ from sb3_o2o.errors import NonFiniteError
 
 if TYPE_CHECKING:
     from sb3_o2o.recipes import Recipe
+    from sb3_o2o.runs.environments import Environment
     from sb3_o2o.runs.folder import RunConfig, RunFolder
+    from sb3_o2o.runs.requests import Origin
     from sb3_o2o.runs.training import Prepared
 
 #: Evaluations of each phase, and episodes of each, where neither the user nor the recipe says.
@@ -168,21 +171,17 @@ def finetune(
     nothing but a dataset (`sb3-o2o finetune --dataset mujoco/hopper/medium-v0 --recipe rlpd`).
     """
     from sb3_o2o.runs.folder import RunConfig
-    from sb3_o2o.runs.requests import Origin, absolute_dataset, absolute_file, recipe_and_environment
+    from sb3_o2o.runs.requests import Origin, absolute_file
 
     if resume is not None:
         resume_run(resume, ctx)
         return
     if source is None and dataset is None and env is None:
         raise typer.BadParameter("give a SOURCE, a --dataset or an --env (or --resume DIR)", param_hint="SOURCE")
-    origin = Origin.of(source)
-    read_as = origin.how_to_read() if dataset is None else {}
-    dataset = origin.dataset if dataset is None else dataset
-    recipe, dataset = absolute_file(recipe), None if dataset is None else absolute_dataset(dataset)
-    loaded, environment = recipe_and_environment(
-        recipe, env, dataset, dataset_settings(settings, read_as), known=None if env else origin.environment
-    )
-    extra = {"dataset_kwargs": {**(loaded.arguments.get("dataset_kwargs") or {}), **read_as}} if read_as else None
+    origin, recipe = Origin.of(source), absolute_file(recipe)
+    dataset, loaded, environment, overrides = _asked(origin, recipe, env, dataset, settings)
+    if pretrain_steps and dataset is None:
+        raise ValueError(f"--pretrain-steps {pretrain_steps} are steps on a dataset: add --dataset.")
     if pretrain_steps is None:
         pretrain_steps = loaded.pretrain_steps if source is None and dataset is not None else 0
     config = RunConfig(
@@ -191,7 +190,7 @@ def finetune(
         recipe=recipe,
         dataset=dataset,
         source=origin.model,
-        overrides=parse_settings(settings, loaded, environment.id, extra),
+        overrides=overrides,
         pretrain_steps=pretrain_steps,
         online_steps=loaded.online_steps if steps is None else steps,
         n_envs=loaded.n_envs if n_envs is None else n_envs,
@@ -204,8 +203,35 @@ def finetune(
         n_checkpoints=checkpoints,
         diagnostics=diagnostics,
     )
-    folder = start_run(config, log_dir, loaded, offline_from=origin.whole_run)
+    with _missing_dataset(config):
+        folder = start_run(config, log_dir, loaded, offline_from=origin.whole_run)
     next_command("See it act:", f"sb3-o2o evaluate {quote(str(folder.path))}")
+
+
+def _asked(
+    origin: "Origin", recipe: str, env: str | None, dataset: str | None, settings: list[str] | None
+) -> tuple[str | None, "Recipe", "Environment", dict[str, Any]]:
+    """Dataset, recipe's entry, environment and constructor arguments: what the user named, else the source run's."""
+    from sb3_o2o.runs.requests import absolute_dataset, recipe_and_environment
+
+    read_as = origin.how_to_read() if dataset is None else {}
+    dataset = origin.dataset if dataset is None else absolute_dataset(dataset)
+    loaded, environment = recipe_and_environment(
+        recipe, env, dataset, dataset_settings(settings, read_as), known=None if env else origin.environment
+    )
+    extra = {"dataset_kwargs": {**(loaded.arguments.get("dataset_kwargs") or {}), **read_as}} if read_as else None
+    return dataset, loaded, environment, parse_settings(settings, loaded, environment.id, extra)
+
+
+@contextmanager
+def _missing_dataset(config: "RunConfig") -> Iterator[None]:
+    """What a recipe lacks is said with the option that gives it."""
+    try:
+        yield
+    except ValueError as error:
+        if config.dataset is None and "needs a dataset" in str(error):
+            raise ValueError(f"Recipe {config.recipe!r} needs a dataset: add --dataset. ({error})") from error
+        raise
 
 
 def start_run(
@@ -224,7 +250,9 @@ def start_run(
 
     from sb3_o2o.files import locked
     from sb3_o2o.runs.folder import RunFolder
+    from sb3_o2o.runs.requests import check_device
 
+    check_device(config.device)
     prepared = _prepare(config, "Opening dataset and environment …", recipe=recipe)
     name = Path(config.recipe).stem if config.recipe else "run"
     folder = RunFolder.create(log_dir, f"{name}-{config.environment.id.replace('/', '-')}")

@@ -109,10 +109,21 @@ def _check_request(
         raise ValueError(
             f"{dataset_id!r} is not a Minari id: expected a name and a version, as in 'me/mine-v0'."
         ) from error
-    if get_dataset_path(dataset_id).exists() and not force:
+    if not force:
+        refuse_taken(dataset_id)
+
+
+def refuse_taken(dataset_id: str, advice: str = "force=True") -> None:
+    """
+    :param dataset_id: of a dataset that is to be made
+    :param advice: what replaces one that is there
+    :raises ValueError: there is one
+    """
+    path = get_dataset_path(dataset_id)
+    if path.exists():
         raise ValueError(
-            f"There is a dataset {dataset_id!r} already, in {get_dataset_path(dataset_id)}. Choose another name or "
-            "version, or pass force=True to replace it."
+            f"There is a dataset {dataset_id!r} already, in {path}. Choose another name or version, or pass {advice} "
+            "to replace it."
         )
 
 

@@ -158,7 +158,7 @@ def open_source(source: Any, reading: Reading | None = None) -> Source:
         of = f" of {type(source[0]).__name__}" if _is_list(source) and len(source) else ""
         raise TypeError(f"Cannot load a {type(source).__name__}{of}: expected {_EXPECTED}.")
     path = Path(source)
-    if path.is_dir():
+    if path.is_dir() and str(source).strip():
         return _open_folder(path, reading)
     suffix = path.suffix.lower()
     if path.is_file() and suffix not in _FILES:

@@ -73,11 +73,13 @@ class Environment:
 
 def register_environments() -> None:
     """Makes Gymnasium-Robotics' environments known, where that package is installed."""
-    try:
-        import gymnasium_robotics
-    except ImportError:
-        return
-    gym.register_envs(gymnasium_robotics)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about environments that nobody asked for
+        try:
+            import gymnasium_robotics
+        except ImportError:
+            return
+        gym.register_envs(gymnasium_robotics)
 
 
 def check_registered(env_id: str) -> None:

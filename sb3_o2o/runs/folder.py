@@ -265,6 +265,8 @@ def saved_model(source: str) -> str:
     :raises ValueError: there is none
     """
     path = Path(source)
+    if not source.strip():
+        raise ValueError(f"{source!r} names neither a saved model nor a run folder.")
     if path.is_dir():
         model = RunFolder.open(path).model
         if model is None:

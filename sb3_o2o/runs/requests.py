@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch as th
+
 from sb3_o2o.data.formats.reading import READING_OPTIONS
 from sb3_o2o.recipes import Recipe, open_recipe
 from sb3_o2o.recipes.building import check_recipe
@@ -25,7 +27,18 @@ def absolute_dataset(name: str) -> str:
     :param name: of a dataset, which may also be a folder
     :return: likewise
     """
-    return str(Path(name).resolve()) if Path(name).exists() else name
+    return str(Path(name).resolve()) if name.strip() and Path(name).exists() else name
+
+
+def check_device(device: str) -> None:
+    """
+    Refuse a GPU that is not there: Stable-Baselines3 would take the CPU and say nothing.
+
+    :param device: torch's name of it, or ``auto``
+    :raises ValueError: this PyTorch finds none
+    """
+    if device.split(":")[0] == "cuda" and not th.cuda.is_available():
+        raise ValueError(f"--device {device}: this PyTorch finds no GPU. Use --device cpu, or install a CUDA build.")
 
 
 @dataclass(frozen=True)

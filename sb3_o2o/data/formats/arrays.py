@@ -51,6 +51,8 @@ def npz_source(path: Path, reading: Reading) -> Source:
     :return: the source
     :raises ValueError: if the file is damaged, holds objects, or a field is missing
     """
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} cannot be read as an .npz of plain arrays: it is no zip file. It may be truncated.")
     try:
         with np.load(path, allow_pickle=False) as file:
             kind = first_match(_NPZ_FORMATS, file.files)
