@@ -13,7 +13,7 @@ CHECKED := sb3_o2o examples tests benchmarks
 # Peers live in environments of their own: d3rlpy pins another Gymnasium.
 PEER_ENVIRONMENTS := .venv-sbx .venv-d3rlpy
 
-.PHONY: help demo bench-peers test lint type pytest torture format clean
+.PHONY: help docs demo bench-peers test lint type pytest torture format clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -25,7 +25,7 @@ demo: $(VENV)/.installed ## pre-train on the dataset in the package, fine-tune o
 bench-peers: $(VENV)/.installed .venv-sbx/.installed .venv-d3rlpy/.installed ## our speed beside SBX's and d3rlpy's: a table, and benchmarks/results/speed.*
 	$(BIN)/sb3-o2o bench speed $(addprefix --peers ,$(addsuffix /bin/python,$(PEER_ENVIRONMENTS))) --out benchmarks/results $(ARGS)
 
-test: lint type pytest ## everything that must pass: ruff, imports, mypy, pytest with coverage
+test: lint type docs pytest ## everything that must pass: ruff, imports, mypy, the documentation, pytest with coverage
 
 lint: $(VENV)/.installed-dev ## ruff: rules and formatting; who imports whom
 	$(BIN)/ruff check $(CHECKED)
@@ -42,6 +42,9 @@ pytest: $(VENV)/.installed-dev ## the tests, with coverage
 N ?= 100
 torture: $(VENV)/.installed-dev ## N runs of all recipes, killed at random moments and gone on with, beside straight ones: make torture N=1000
 	$(TEST_ENV) $(BIN)/python tests/torture.py --points $(N) --workers $(WORKERS) $(ARGS)
+
+docs: $(VENV)/.installed-dev ## the documentation, in docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --jobs auto -b html docs docs/_build/html
 
 format: $(VENV)/.installed-dev ## let ruff put the code in order
 	$(BIN)/ruff check --fix $(CHECKED)

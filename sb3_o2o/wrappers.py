@@ -114,10 +114,10 @@ def flatten_observations(
     """
     The arrays of a (nested) dictionary side by side, in the order of :class:`FlattenGoalObservation`.
 
-    :param observations: dictionary of arrays (or of dictionaries), each of shape (*batch, *entry)
+    :param observations: dictionary of arrays (or of dictionaries), each of shape ``(*batch, *entry)``
     :param keys: top-level entries in the wanted order; below them, names are sorted
     :param batch_dimensions: leading axes to keep: 0 for one observation, 1 for the rows of a dataset
-    :return: float32 array of shape (*batch, total size)
+    :return: float32 array of shape ``(*batch, total size)``
     """
     parts: list[np.ndarray] = []
 

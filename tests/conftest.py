@@ -1,5 +1,6 @@
 """What all tests share: one thread, folders of their own, tiny environments and datasets."""
 
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,8 +9,10 @@ import pytest
 import tiny
 import torch as th
 from hypothesis import settings
+from reader import shorter
 
 from sb3_o2o.data.collect import collect
+from sb3_o2o.recipes import recipe_folder
 
 th.set_num_threads(1)
 tiny.register()
@@ -49,3 +52,30 @@ def tiny_dataset() -> Callable[..., str]:
         return name
 
     return record
+
+
+#: what the documentation calls its dataset
+DATASET = "mujoco/hopper/medium-v0"
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the dataset that the documentation speaks of, and shorter recipes."""
+    folder = tmp_path_factory.mktemp("reader")
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # Minari's: no author, no code link
+        patch.setenv("MINARI_DATASETS_PATH", str(folder / "minari"))
+        collect(None, "Hopper-v5", DATASET, n_steps=300, seed=0)
+    shutil.copytree(recipe_folder(), folder / "hyperparams")
+    for path in (folder / "hyperparams").glob("*.yml"):
+        path.write_text(shorter(path.read_text(), r"steps: {}\b"))
+    return folder
+
+
+@pytest.fixture
+def reader(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The reader's folder: what one block saves, the next one finds."""
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(home / "minari"))
+    monkeypatch.setattr("sb3_o2o.recipes.recipe_files.recipe_folder", lambda: home / "hyperparams")
+    return home

@@ -1,94 +1,28 @@
-"""
-README as its reader pastes it: every Python block alone, with its own imports and without a warning; every command.
-
-Only sizes are changed, all by :func:`shorter`: a number of steps is divided by 25,000, in README and in the recipes.
-The dataset of its blocks is recorded here, under the same name.
-"""
+"""README as its reader pastes it: every Python block alone, every command; see :mod:`reader`."""
 
 import importlib
 import re
 import shlex
-import shutil
 import tomllib
-import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import typer
+from reader import ROOT, blocks, commands, parse, paste, shorter
 from stable_baselines3 import SAC
-from tqdm import TqdmExperimentalWarning
 from typer.testing import CliRunner
 
 from sb3_o2o import O2OSAC
 from sb3_o2o.cli import app
-from sb3_o2o.data.collect import collect
-from sb3_o2o.recipes import list_recipes, recipe_folder
+from sb3_o2o.recipes import list_recipes
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-DATASET = "mujoco/hopper/medium-v0"
-NUMBER = r"\d{1,3}(?:_\d{3})+|\d+"
-#: warnings that Python hides by default, and the one that Stable-Baselines3 hides when it is imported
-HIDDEN = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning, TqdmExperimentalWarning)
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.M | re.S)
-
-
-PYTHON, DIFF, SHELL = blocks("python"), blocks("diff"), blocks("bash")
-COMMANDS = [line.partition("#")[0].strip() for block in SHELL for line in block.splitlines()]
-COMMANDS = [line for line in COMMANDS if line]
+PYTHON, DIFF, SHELL = (blocks(README, language) for language in ("python", "diff", "bash"))
+COMMANDS = commands(README)
 #: commands in running text; what stands in for a name there is filled in
 IN_TEXT = [
     text.replace("--seed N", "--seed 1") for text in re.findall(r"`(sb3-o2o [^`]*)`", README) if "..." not in text
 ]
-
-
-def shorter(text: str, pattern: str = r"(?<![\w.]){}(?![\w.])") -> str:
-    """Every number from 5,000 on that a pattern finds, divided by 25,000; at least 2."""
-
-    def divided(match: re.Match[str]) -> str:
-        number = int(match[1])
-        return match[0] if number < 5_000 else match[0].replace(match[1], str(max(number // 25_000, 2)))
-
-    return re.sub(pattern.format(f"({NUMBER})"), divided, text)
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the dataset that README speaks of, and shorter recipes."""
-    folder = tmp_path_factory.mktemp("reader")
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # Minari's: no author, no code link
-        patch.setenv("MINARI_DATASETS_PATH", str(folder / "minari"))
-        collect(None, "Hopper-v5", DATASET, n_steps=300, seed=0)
-    shutil.copytree(recipe_folder(), folder / "hyperparams")
-    for path in (folder / "hyperparams").glob("*.yml"):
-        path.write_text(shorter(path.read_text(), r"steps: {}\b"))
-    return folder
-
-
-@pytest.fixture
-def reader(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The reader's folder: what one block saves, the next one finds."""
-    monkeypatch.chdir(home)
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(home / "minari"))
-    monkeypatch.setattr("sb3_o2o.recipes.recipe_files.recipe_folder", lambda: home / "hyperparams")
-    return home
-
-
-def paste(code: str) -> dict[str, Any]:
-    """Runs a script in a namespace of its own, and gives its names. Warnings that its user would see are errors."""
-    names: dict[str, Any] = {"__name__": "__main__"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for hidden in HIDDEN:
-            warnings.simplefilter("ignore", hidden)
-        exec(compile(shorter(code), "README.md", "exec"), names)
-    return names
 
 
 @pytest.fixture
@@ -133,18 +67,6 @@ class TestPython:
         stock.save_replay_buffer("my_replay_buffer")
         model = paste(after)["model"]
         assert (type(model), model.objective, model.n_pretrain_steps, model.num_timesteps) == (O2OSAC, "cql", 4, 4)
-
-
-def parse(command: str) -> None:
-    """Reads a command line as the program does, options and types included, and runs nothing."""
-    program, *arguments = shlex.split(command)
-    assert program == "sb3-o2o"
-    context = (current := typer.main.get_command(app)).make_context(program, list(arguments))
-    while hasattr(current, "get_command"):
-        rest = [*context._protected_args, *context.args]
-        current = current.get_command(context, rest[0])
-        assert current is not None, command
-        context = current.make_context(rest[0], rest[1:], parent=context)
 
 
 class TestShell:
@@ -196,7 +118,8 @@ class TestShell:
             r"^  ([\w.]+)/? ", README[README.index("## What a run leaves") :].partition("```\n\n")[0], re.M
         )
         assert "learning_curve.png" in listed
-        assert {path.name for path in (reader / "runs" / "wsrl-Hopper-v5_2").iterdir()} == set(listed)
+        left = {path.name for path in (reader / "runs" / "wsrl-Hopper-v5_2").iterdir()}
+        assert {name for name in left if not name.startswith(".")} == set(listed)
         with np.load(reader / "runs" / "wsrl-Hopper-v5_2" / "online" / "evaluations.npz") as evaluations:
             assert evaluations["timesteps"].tolist() == [0, 4]
 

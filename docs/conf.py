@@ -1,0 +1,43 @@
+"""Sphinx's configuration."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import generate
+
+from sb3_o2o import __version__
+
+project = "sb3_o2o"
+author = "The sb3_o2o developers"
+project_copyright = author
+version = release = __version__
+html_title = "sb3_o2o"
+
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+exclude_patterns = ["_build", "generated/README.md"]
+myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "colon_fence"]
+myst_heading_anchors = 3
+html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["own.css"]
+
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+# Stable-Baselines3's docstrings, which ours quote, refer to pages of its own site.
+suppress_warnings = ["myst.header", "ref.ref"]
+
+
+def setup(app: Any) -> None:
+    """
+    Write the pages that are made from the code, before any page is read.
+
+    :param app: Sphinx
+    """
+    app.connect("builder-inited", lambda _: generate.write_all(Path(__file__).parent / "generated"))

@@ -1,0 +1,101 @@
+"""
+The pages of ``docs/``: blocks run in the order of their page, commands are understood, links lead somewhere. Fragments,
+which are marked ``py``, are shown and not run.
+"""
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reader import ROOT, blocks, commands, parse, paste
+
+import sb3_o2o.algorithms
+import sb3_o2o.data
+import sb3_o2o.diagnostics
+import sb3_o2o.evaluation
+import sb3_o2o.finetuning
+import sb3_o2o.objectives
+import sb3_o2o.objectives.functional
+from sb3_o2o.recipes import list_recipes
+
+DOCS = ROOT / "docs"
+PAGES = sorted(path for path in DOCS.rglob("*.md") if not {"generated", "_build"} & set(path.parts))
+NAMES = [str(path.relative_to(DOCS)) for path in PAGES]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if blocks((DOCS / name).read_text(), "python")])
+def test_blocks_run(name: str, reader: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page is read from top to bottom: what one block defines, the next one finds."""
+    text = (DOCS / name).read_text()
+    if "wsrl_hopper" in text and not (reader / "wsrl_hopper.zip").is_file() and name != "index.md":
+        paste(blocks((DOCS / "index.md").read_text(), "python")[0])
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for block in blocks(text, "python"):
+        paste(block, names)
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [(name, line) for name in NAMES for line in commands((DOCS / name).read_text()) if line.startswith("sb3-o2o ")],
+)
+def test_commands_are_understood(name: str, command: str) -> None:
+    parse(command)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_somewhere(name: str) -> None:
+    page = DOCS / name
+    for target in re.findall(r"\]\((?!http|#)([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        path = (page.parent / target).resolve()
+        assert path.is_file() or "generated" in path.parts, f"{name} links to {target}"
+
+
+def test_every_page_is_in_a_table_of_contents() -> None:
+    listed = set()
+    for page in PAGES:
+        for block in re.findall(r"^```\{toctree\}\n(.*?)^```$", page.read_text(), re.M | re.S):
+            entries = [line.strip() for line in block.splitlines() if line.strip() and not line.startswith(":")]
+            listed |= {(page.parent / f"{entry}.md").resolve() for entry in entries}
+    assert [str(page) for page in PAGES if page not in listed and page.name != "index.md"] == []
+
+
+def test_every_method_has_a_page() -> None:
+    """Recipes' names appear on the pages of methods."""
+    text = "\n".join(path.read_text() for path in (DOCS / "methods").glob("*.md"))
+    assert [name for name in list_recipes() if f"`{name}`" not in text] == []
+
+
+def public() -> list[tuple[str, Any]]:
+    rooms = (
+        *(sb3_o2o.algorithms, sb3_o2o.data, sb3_o2o.diagnostics, sb3_o2o.evaluation),
+        *(sb3_o2o.finetuning, sb3_o2o.objectives),
+    )
+    found = {f"{room.__name__}.{name}": getattr(room, name) for room in rooms for name in room.__all__}
+    functions = {
+        f"functional.{name}": value
+        for name, value in vars(sb3_o2o.objectives.functional).items()
+        if inspect.isfunction(value) and not name.startswith("_")
+    }
+    return [(name, value) for name, value in {**found, **functions}.items() if callable(value)]
+
+
+@pytest.mark.parametrize(("name", "value"), public(), ids=[name for name, _ in public()])
+def test_arguments_are_documented_and_documented_arguments_exist(name: str, value: Any) -> None:
+    documentation = inspect.getdoc(value) or ""
+    assert documentation, f"{name} has no docstring"
+    try:
+        parameters = inspect.signature(value).parameters
+    except (TypeError, ValueError):
+        return
+    variadic = any(each.kind in (each.VAR_KEYWORD, each.VAR_POSITIONAL) for each in parameters.values())
+    own = {
+        key
+        for key, each in parameters.items()
+        if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD) and not key.startswith("_") and key != "self"
+    }
+    documented = {key for key in re.findall(r"^:param (\w+):", documentation, re.M) if not key.startswith("_")}
+    assert documented - own == set() or variadic, f"{name} documents what it does not take"
+    if documented:
+        assert own - documented == set(), f"{name} takes what it does not document"
