@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+import zlib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from sb3_o2o.data.checks import (
     checked_length,
     checked_observations,
     checked_rewards,
+    checked_spaces,
 )
 from sb3_o2o.data.formats.fields import contents, grouped, require_fields
 from sb3_o2o.data.formats.imitation import IMITATION_NPZ
@@ -43,6 +45,22 @@ def array_source(arrays: Mapping[str, Any], reading: Reading, name: str = "array
     return steps_source(grouped(arrays), name, reading, **known)
 
 
+#: what a saved dataset says of itself beside its spaces
+_DESCRIBED = ("env_id", "ref_min_score", "ref_max_score", "episode_ends")
+#: what NumPy and its zips raise for files that are none; a shape may ask for more than all memory
+_DAMAGED = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    MemoryError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
 def npz_source(path: Path, reading: Reading) -> Source:
     """
     :param path: an ``.npz`` of flat arrays (see ``array_source``), of OGBench or of ``imitation``, or one that
@@ -58,10 +76,21 @@ def npz_source(path: Path, reading: Reading) -> Source:
             kind = first_match(_NPZ_FORMATS, file.files)
             assert kind is not None  # the last one takes all
             # imitation's infos are objects: to unpickle them would run code, and nothing needs them
-            arrays = {name: file[name] for name in file.files if kind is not IMITATION_NPZ or name != "infos"}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+            names = [name for name in file.files if kind is not IMITATION_NPZ or name != "infos"]
+            arrays = {name: _array(file, name) for name in names}
+    except _DAMAGED as error:
         raise ValueError(f"{path} cannot be read as an .npz of plain arrays: {error}. It may be truncated.") from error
     return open_as(kind, (path, arrays), reading, str(path))
+
+
+def _array(file: Any, name: str) -> np.ndarray:
+    try:
+        array = file[name]
+    except _DAMAGED as error:
+        raise ValueError(f"{name!r}: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{name!r} is no array of NumPy")
+    return array
 
 
 def _flat_npz(opened: tuple[Path, dict[str, np.ndarray]], reading: Reading) -> Source:
@@ -71,16 +100,21 @@ def _flat_npz(opened: tuple[Path, dict[str, np.ndarray]], reading: Reading) -> S
 
 def _saved_npz(opened: tuple[Path, dict[str, np.ndarray]], reading: Reading) -> Source:
     path, arrays = opened
-    description = json.loads(str(arrays.pop(_DESCRIPTION)))
+    try:
+        description = json.loads(str(arrays.pop(_DESCRIPTION)))
+        space, bounds = (deserialize_space(description[name]) for name in ("observation_space", "action_space"))
+        checked_spaces(space, bounds)
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        raise ValueError(f"{path}: {_DESCRIPTION!r} does not describe a dataset: {error!r}.") from error
     fields = grouped(arrays)
     required = ("observations", "row_index", "actions", "rewards", "terminations", "truncations")
     require_fields(fields, required, str(path), contents(fields))
-    space, bounds = (deserialize_space(description.pop(name)) for name in ("observation_space", "action_space"))
+    known = {name: description[name] for name in _DESCRIBED if name in description}
 
     def chunks(clip: float) -> Iterator[Transitions]:
         yield _saved_transitions(fields, space, bounds, clip)
 
-    return Source(str(path), space, bounds, chunks, on_disk=True, **description)
+    return Source(str(path), space, bounds, chunks, on_disk=True, **known)
 
 
 def _is_saved(names: Collection[str]) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 
 from sb3_o2o.data.formats.fields import contents, require_fields
 from sb3_o2o.data.formats.hdf5_episodes import hdf5_episodes_source
+from sb3_o2o.data.formats.hdf5_files import opened_hdf5
 from sb3_o2o.data.formats.reading import Format, Reading
 from sb3_o2o.data.formats.steps import described_steps
 from sb3_o2o.data.transitions import Source, Transitions, file_states
@@ -43,7 +44,7 @@ def _open_version_1(opened: tuple[Path, h5py.File], reading: Reading) -> Source:
     steps = described_steps(_as_steps(file), reading, f"{path} (d3rlpy 1)", {"dones": "episode_terminals"})
 
     def chunks(clip: float) -> Iterator[Transitions]:
-        with h5py.File(path, "r") as file:
+        with opened_hdf5(path) as file:
             yield from steps.chunks(_as_steps(file), clip)
 
     spaces = steps.observation_space, steps.action_space

@@ -8,6 +8,7 @@ from gymnasium import spaces
 
 from sb3_o2o.data.formats.d3rlpy import D3RLPY_1, D3RLPY_2
 from sb3_o2o.data.formats.fields import contents
+from sb3_o2o.data.formats.hdf5_files import opened_hdf5
 from sb3_o2o.data.formats.reading import Format, Reading, first_match, open_as
 from sb3_o2o.data.formats.robomimic import ROBOMIMIC
 from sb3_o2o.data.formats.steps import STEP_OPTIONS, Steps, described_steps
@@ -24,13 +25,10 @@ def hdf5_source(path: Path, reading: Reading) -> Source:
     :return: the source
     :raises ValueError: saying what the file is and holds, if it is damaged or has another layout
     """
-    try:
-        with h5py.File(path, "r") as file:
-            kind = first_match(_HDF5_FORMATS, file)
-            assert kind is not None  # the last one takes all
-            return open_as(kind, (path, file), reading, str(path))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read as HDF5: {error}. It may be truncated: download it again.") from error
+    with opened_hdf5(path) as file:
+        kind = first_match(_HDF5_FORMATS, file)
+        assert kind is not None  # the last one takes all
+        return open_as(kind, (path, file), reading, str(path))
 
 
 def _is_minari(file: Collection[str]) -> bool:
@@ -68,11 +66,8 @@ def flat_source(path: Path, steps: Steps, names: Mapping[str, str]) -> Source:
     """
 
     def chunks(clip: float) -> Iterator[Transitions]:
-        try:
-            with h5py.File(path, "r") as file:
-                yield from steps.chunks(file, clip, SLAB)
-        except OSError as error:
-            raise ValueError(f"{path} is damaged: {error}.") from error
+        with opened_hdf5(path) as file:
+            yield from steps.chunks(file, clip, SLAB)
 
     described: tuple[spaces.Space, spaces.Box] = steps.observation_space, steps.action_space
     given = steps.reading.given

@@ -7,6 +7,7 @@ from typing import Any
 import h5py
 
 from sb3_o2o.data.formats.episode_lists import episodes_source
+from sb3_o2o.data.formats.hdf5_files import opened_hdf5
 from sb3_o2o.data.formats.reading import Reading
 from sb3_o2o.data.transitions import Source, file_states
 
@@ -32,15 +33,12 @@ def hdf5_episodes_source(
     """
 
     def episodes() -> Iterator[Mapping[str, Any]]:
-        try:
-            with h5py.File(path, "r") as file:
-                for index in range(count):
-                    try:
-                        yield read(file, index)
-                    except KeyError as error:
-                        raise ValueError(f"{path} is damaged at episode {index}: {error}.") from error
-        except OSError as error:
-            raise ValueError(f"{path} is damaged: {error}.") from error
+        with opened_hdf5(path) as file:
+            for index in range(count):
+                try:
+                    yield read(file, index)
+                except (KeyError, OSError, RuntimeError) as error:
+                    raise ValueError(f"{path} is damaged at episode {index}: {error}.") from error
 
     spaces = str(reading.observation_space), str(reading.action_space)
     key = {kind: file_states(path), "spaces": list(spaces), **reading.given}

@@ -133,8 +133,11 @@ def saved_folder_source(folder: Path, reading: Reading) -> Source:
     :raises ImportError: without pyarrow
     :raises ValueError: if it holds something else
     """
-    state = json.loads((folder / "state.json").read_text())
-    files = [folder / entry["filename"] for entry in state.get("_data_files", [])]
+    try:
+        state = json.loads((folder / "state.json").read_text())
+        files = [folder / entry["filename"] for entry in state.get("_data_files", [])]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / 'state.json'} does not name the files of the data: {error}.") from error
     missing = [file.name for file in files if not file.is_file()]
     if missing or not files:
         raise ValueError(f"{folder} is damaged: {', '.join(missing) or 'all data files'} missing.")

@@ -41,7 +41,7 @@ def minari_source(dataset: MinariDataset, name: str | None = None) -> Source:
         for index in dataset.episode_indices:
             try:
                 episode = next(episodes)
-            except (OSError, KeyError) as error:
+            except (OSError, KeyError, RuntimeError) as error:
                 raise ValueError(f"Minari dataset {dataset.id!r} is damaged at episode {index}: {error}.") from error
             chunk = _minari_episode(episode, dataset, Location(offset, int(index)), clip)
             yield chunk
@@ -126,5 +126,6 @@ def open_minari(name: str) -> Source:
 def _opened(folder: Path) -> MinariDataset:
     try:
         return MinariDataset(folder)
-    except (OSError, KeyError, ValueError, AssertionError) as error:
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, AssertionError) as error:
+        # whatever Minari runs into where its description is none
         raise ValueError(f"{folder} is not a Minari dataset that can be read: {error}.") from error
