@@ -1,6 +1,7 @@
 """Every example runs, at a size that takes seconds."""
 
 import importlib.util
+import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import tiny
 import yaml
 from stable_baselines3 import SAC
 
-from sb3_o2o import O2OPPO, OfflineDataset
+from sb3_o2o import O2OPPO, O2OSAC, OfflineDataset
 from sb3_o2o.demo_data import DEMO_DATASET
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples"
@@ -99,6 +100,101 @@ def test_rl_zoo_style(example: Callable[[str], ModuleType], tmp_path: Path, caps
     module.main(gradient_steps=2, steps=4, eval_episodes=1, folder=tmp_path)
     check_told(capsys, ["Untrained", "After 2 updates on the dataset and 4 steps"], [tmp_path / "model.zip"])
     assert set(yaml.safe_load(module.HYPERPARAMS)) >= {"policy", "n_timesteps", "recipe"}
+
+
+def test_subproc_vec_env(
+    example: Callable[[str], ModuleType], tiny_dataset: Callable[..., str], capsys: pytest.CaptureFixture
+) -> None:
+    arguments = {"n_envs": 2, "gradient_steps": 2, "steps": 10, "start_method": "fork"}
+    example("subproc_vec_env").main(tiny_dataset(), tiny.BOX, **arguments)
+    # four updates for each step of one environment, as in the recipe
+    assert "2 environments in processes of their own: 10 steps, 40 updates online." in capsys.readouterr().out
+
+
+def test_vec_normalize(
+    example: Callable[[str], ModuleType],
+    tiny_dataset: Callable[..., str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    dataset = tiny_dataset()
+    example("vec_normalize").main(dataset, tiny.BOX, gradient_steps=2, steps=15, folder=tmp_path)
+    first, second, third = (line.partition(": ")[2] for line in capsys.readouterr().out.splitlines())
+    observations = OfflineDataset.load(dataset).observations
+    assert (
+        first
+        == second
+        == f"{len(observations)} observations, the first entry with mean {observations[:, 0].mean():.3f}"
+    )
+    assert third.startswith("16 observations")
+
+
+def test_custom_environment(example: Callable[[str], ModuleType], capsys: pytest.CaptureFixture) -> None:
+    example("custom_environment").main(episodes=3, gradient_steps=2, steps=4, eval_episodes=1)
+    assert re.fullmatch(
+        r"Returns: the recorded controller -[\d.]+, offline -[\d.]+, fine-tuned -[\d.]+\n", capsys.readouterr().out
+    )
+
+
+def test_goals_with_her(example: Callable[[str], ModuleType], capsys: pytest.CaptureFixture) -> None:
+    example("goals_with_her").main(episodes=3, gradient_steps=2, steps=130, eval_episodes=1)
+    assert "after 130 steps with HerReplayBuffer -" in capsys.readouterr().out
+
+
+def test_images(example: Callable[[str], ModuleType], capsys: pytest.CaptureFixture) -> None:
+    example("images").main(transitions=60, gradient_steps=2, steps=4, batch_size=4)
+    output = capsys.readouterr().out
+    assert "60 pictures of 36 x 36 in 0.1 MB" in output
+    assert "4 steps, 6 updates; the network sees (1, 36, 36)" in output
+
+
+def test_tune_by_hand(
+    example: Callable[[str], ModuleType],
+    tiny_dataset: Callable[..., str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    sizes = {"gradient_steps": 2, "steps": 30, "eval_episodes": 2, "n_trials": 6, "n_jobs": 2}
+    study = example("tune_by_hand").main(tiny_dataset(), tiny.BOX, **sizes, folder=tmp_path)
+    assert len(study.trials) == 6
+    complete = [each for each in study.trials if each.state.name == "COMPLETE"]
+    assert {each.state.name for each in study.trials} <= {"COMPLETE", "PRUNED"}
+    assert len(complete) >= 3
+    for trial in complete:
+        model = O2OSAC.load(tmp_path / f"trial_{trial.number}")
+        assert model.gradient_steps == trial.params["gradient_steps"]
+        assert model.qf_learning_rate == trial.params["qf_learning_rate"]
+        assert len(trial.intermediate_values) == 5
+    assert f"Best: {study.best_value:.1f} with" in capsys.readouterr().out
+
+
+def test_hugging_face_hub(
+    example: Callable[[str], ModuleType],
+    tiny_dataset: Callable[..., str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    module, dataset = example("hugging_face_hub"), tiny_dataset()
+    sizes = {"gradient_steps": 2, "steps": 10, "eval_episodes": 2, "folder": tmp_path}
+    monkeypatch.setattr(module, "HfApi", lambda: module.FolderHub(tmp_path / "theirs"))
+    module.main("someone/tiny", dataset, tiny.BOX, **sizes)
+    assert "after: the same." in capsys.readouterr().out
+    found = tmp_path / "theirs" / "someone" / "tiny"
+    card = hub.ModelCard.load(found / "README.md")
+    (result,) = card.data.eval_results
+    assert (card.data.model_name, result.dataset_name) == ("someone/tiny", tiny.BOX)
+    assert float(result.metric_value.split()[0]) < 0
+    for text in ("recipe: wsrl", "n_critics: 5", "60 transitions in 6 episodes", "| offline |", "learning_curve.png"):
+        assert text in card.content
+    assert {path.name for path in found.iterdir()} == {
+        *("README.md", "learning_curve.png", "model.zip", "offline", "online"),
+    }
+    # the calls are those that the Hub's client has
+    for name in ("create_repo", "upload_folder", "snapshot_download"):
+        ours = inspect.signature(getattr(module.FolderHub, name)).parameters
+        assert set(ours) <= set(inspect.signature(getattr(hub.HfApi, name)).parameters)
 
 
 def test_rl_zoo_stock(
