@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 
 from sb3_o2o import O2OSAC
 from sb3_o2o.evaluation import NormalizedEvalCallback, evaluate
-from sb3_o2o.evaluation.episodes import play, seeds_of_episodes
+from sb3_o2o.evaluation.rollouts import play, seeds_of_episodes
 
 
 class Walk(gym.Env):

@@ -13,7 +13,7 @@ from rich.table import Table
 from sb3_o2o.progress import clock_text, rate_text
 
 if TYPE_CHECKING:
-    from sb3_o2o.experiments.folder import Status
+    from sb3_o2o.experiments.grid_folder import Status
     from sb3_o2o.experiments.plan import Plan
 
 #: Lines of a terminal that are left to other things than the table's rows.

@@ -12,7 +12,7 @@ from sb3_o2o.cli.console import console, next_command
 from sb3_o2o.cli.shared_options import DEFAULT_LOG_DIR, LogDir
 
 if TYPE_CHECKING:
-    from sb3_o2o.experiments.folder import Status
+    from sb3_o2o.experiments.grid_folder import Status
     from sb3_o2o.experiments.plan import Plan, PlannedRun
     from sb3_o2o.experiments.schedule import Launcher
 
@@ -61,7 +61,7 @@ def run(
     if dry_run:
         _show_plan(plan, workers)
         return
-    from sb3_o2o.experiments.folder import open_experiment
+    from sb3_o2o.experiments.grid_folder import open_experiment
 
     plan.folder.mkdir(parents=True, exist_ok=True)
     with locked(plan.folder, ".experiment.lock"):
@@ -87,7 +87,7 @@ def _launcher(name: str, workers: int) -> "Launcher":
 def _run(plan: "Plan", launcher: "Launcher", grid: str) -> None:
     """:raises typer.Exit: with 1 where a run failed, 130 where all were stopped"""
     from sb3_o2o.cli.experiment_display import ExperimentDisplay
-    from sb3_o2o.experiments.folder import BLOCKED, FAILED, INTERRUPTED
+    from sb3_o2o.experiments.grid_folder import BLOCKED, FAILED, INTERRUPTED
     from sb3_o2o.experiments.schedule import Schedule
 
     console.print(f"Experiment: [bold]{plan.folder}[/]", soft_wrap=True, highlight=False)
@@ -129,7 +129,7 @@ def _say_counts(states: list[str]) -> None:
 def _show_plan(plan: "Plan", workers: int) -> None:
     from sb3_o2o.experiments.check import share_of_cores
     from sb3_o2o.experiments.estimate import estimate, total, wall_time
-    from sb3_o2o.experiments.folder import Status, is_finished
+    from sb3_o2o.experiments.grid_folder import Status, is_finished
     from sb3_o2o.progress import clock_text
     from sb3_o2o.runs.threads import usable_cores
 

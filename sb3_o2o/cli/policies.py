@@ -118,7 +118,7 @@ def _opened(
     """Environments side by side; or one, and the film of it, which is on the disk when all went well."""
     from stable_baselines3.common.env_util import make_vec_env
 
-    from sb3_o2o.evaluation.episodes import n_side_by_side
+    from sb3_o2o.evaluation.rollouts import n_side_by_side
     from sb3_o2o.evaluation.video import filmed, made_to_be_drawn
 
     with ExitStack() as stack:

@@ -197,7 +197,7 @@ def _chosen(tuned: list[str] | None) -> list[tuple[str, Any]]:
 def _show_space(config: "TuningConfig") -> None:
     from rich.table import Table
 
-    from sb3_o2o.tuning.spaces import of_pretraining, own_values
+    from sb3_o2o.tuning.searched import of_pretraining, own_values
 
     own = own_values(config.space, config.recipe, config.overrides)
     offline = of_pretraining(config.space, config.recipe) if config.pretrain_steps else {}

@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
-from sb3_o2o.evaluation.episodes import Episode, n_side_by_side, play
+from sb3_o2o.evaluation.rollouts import Episode, n_side_by_side, play
 from sb3_o2o.evaluation.scores import ReferenceScore, reference_score
 
 #: what an evaluation can be made in
@@ -89,7 +89,7 @@ def evaluate(
 ) -> Evaluation:
     """
     Run whole episodes of a policy, side by side where there are several environments (see
-    :func:`~sb3_o2o.evaluation.episodes.play`). The training's random streams are left as they were.
+    :func:`~sb3_o2o.evaluation.rollouts.play`). The training's random streams are left as they were.
 
     :param model: anything with Stable-Baselines3's ``predict``
     :param env: environment that pays raw rewards, or several, its id, or a function that makes one; it is reset first.

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from sb3_o2o.experiments.folder import check_same
+from sb3_o2o.experiments.grid_folder import check_same
 from sb3_o2o.experiments.plan import Plan, PlannedRun, naming
 from sb3_o2o.experiments.results import check_tables
 from sb3_o2o.runs.training import Prepared, prepare

@@ -13,7 +13,7 @@ from typing import Any
 
 from sb3_o2o.evaluation import Evaluation, NormalizedEvalCallback
 from sb3_o2o.evaluation.curve_metrics import is_success
-from sb3_o2o.experiments.folder import (
+from sb3_o2o.experiments.grid_folder import (
     FAILED,
     FINISHED,
     INTERRUPTED,

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from sb3_o2o.experiments.execution import execute
-from sb3_o2o.experiments.folder import INTERRUPTED
+from sb3_o2o.experiments.grid_folder import INTERRUPTED
 
 
 class LocalProcesses:

@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock
 
 from sb3_o2o.evaluation import ReferenceScore
-from sb3_o2o.experiments.folder import FINISHED, Job, Status, experiment_of
+from sb3_o2o.experiments.grid_folder import FINISHED, Job, Status, experiment_of
 from sb3_o2o.files import whole_file, write_whole
 from sb3_o2o.runs.folder import PHASES, RunFolder
 from sb3_o2o.runs.records import RunRecord, read_curve

@@ -9,7 +9,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from sb3_o2o.experiments.folder import BLOCKED, FAILED, FINISHED, INTERRUPTED, RUNNING, WAITING, Status, is_finished
+from sb3_o2o.experiments.grid_folder import (
+    BLOCKED,
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    RUNNING,
+    WAITING,
+    Status,
+    is_finished,
+)
 from sb3_o2o.experiments.plan import Plan, PlannedRun
 from sb3_o2o.experiments.results import add_to_tables
 

@@ -22,7 +22,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until training has a handler of its own
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     from sb3_o2o.experiments.execution import execute
-    from sb3_o2o.experiments.folder import FINISHED, INTERRUPTED
+    from sb3_o2o.experiments.grid_folder import FINISHED, INTERRUPTED
 
     try:
         state = execute(Path(sys.argv[1]), int(sys.argv[2]))

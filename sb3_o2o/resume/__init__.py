@@ -1,6 +1,6 @@
 """Going on after an interruption."""
 
-from sb3_o2o.resume.callback import ResumeBundle
+from sb3_o2o.resume.bundle_callback import ResumeBundle
 from sb3_o2o.resume.series import newest_bundle
 from sb3_o2o.resume.signals import stop_on_signals
 

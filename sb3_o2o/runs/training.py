@@ -28,8 +28,8 @@ from sb3_o2o.diagnostics import (
 from sb3_o2o.diagnostics.diagnostic import FOLDER as DIAGNOSTICS_FOLDER
 from sb3_o2o.errors import NonFiniteError
 from sb3_o2o.evaluation import Evaluation, NormalizedEvalCallback, ReferenceScore, read_evaluations
-from sb3_o2o.evaluation.episodes import n_side_by_side
 from sb3_o2o.evaluation.plotting import plot_learning_curve
+from sb3_o2o.evaluation.rollouts import n_side_by_side
 from sb3_o2o.recipes import Recipe, load_recipe
 from sb3_o2o.resume import ResumeBundle, newest_bundle, stop_on_signals
 from sb3_o2o.runs.environments import policy_for

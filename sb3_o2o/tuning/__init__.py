@@ -4,7 +4,7 @@ from sb3_o2o.tuning.best_recipe import trials_table, write_best_recipe
 from sb3_o2o.tuning.configuration import METRICS, TuningConfig
 from sb3_o2o.tuning.pictures import draw_study
 from sb3_o2o.tuning.samplers import make_pruner, make_sampler
-from sb3_o2o.tuning.spaces import declared_space, overrides_of_trial, select_space, suggest
+from sb3_o2o.tuning.searched import declared_space, overrides_of_trial, select_space, suggest
 from sb3_o2o.tuning.storages import open_storage, open_study
 from sb3_o2o.tuning.studies import tune
 

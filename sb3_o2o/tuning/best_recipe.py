@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 
 from sb3_o2o.files import write_whole
 from sb3_o2o.tuning.configuration import TuningConfig, plain_types
-from sb3_o2o.tuning.spaces import overrides_of_trial, values_of
+from sb3_o2o.tuning.searched import overrides_of_trial, values_of
 from sb3_o2o.version import __version__
 
 

@@ -29,7 +29,7 @@ class TuningConfig:
 
     :param recipe: the recipe's entry whose constants are tuned
     :param environment: where it acts and is evaluated
-    :param space: what is tuned, see :func:`~sb3_o2o.tuning.spaces.select_space`
+    :param space: what is tuned, see :func:`~sb3_o2o.tuning.searched.select_space`
     :param dataset: Minari id or path of a file; None for training without one
     :param overrides: constructor arguments that hold in every trial instead of the recipe's
     :param pretrain_steps: gradient steps on the dataset; 0 for none

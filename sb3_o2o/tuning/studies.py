@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sb3_o2o.runs.training import Interrupted, prepare
 from sb3_o2o.tuning.configuration import TuningConfig
 from sb3_o2o.tuning.samplers import make_pruner, make_sampler
-from sb3_o2o.tuning.spaces import own_values
+from sb3_o2o.tuning.searched import own_values
 from sb3_o2o.tuning.storages import give_back, open_storage, open_study, take_over
 from sb3_o2o.tuning.trials import TrialRunner
 

@@ -26,7 +26,7 @@ from sb3_o2o.runs.folder import RunConfig, RunFolder
 from sb3_o2o.runs.threads import Threads, choose_threads, use_threads
 from sb3_o2o.runs.training import Interrupted, Prepared, RunListener, prepare, train
 from sb3_o2o.tuning.configuration import TuningConfig
-from sb3_o2o.tuning.spaces import of_pretraining, overrides_of_trial, suggest
+from sb3_o2o.tuning.searched import of_pretraining, overrides_of_trial, suggest
 from sb3_o2o.tuning.storages import signs_of_life
 
 #: Attributes of a trial: why it ended before its last seed; for each seed ``[steps, scores]``; where its runs lie.

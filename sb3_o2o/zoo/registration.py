@@ -26,7 +26,7 @@ from sb3_o2o import O2OPPO, O2OSAC, O2OTD3
 from sb3_o2o.recipes import Recipe, list_recipes, load_recipe, open_recipe
 from sb3_o2o.recipes.recipe_files import EVALUATION_KEYS, RUN_KEYS
 from sb3_o2o.runs.settings import merged
-from sb3_o2o.tuning.spaces import declared_space, overrides_of_trial, suggest, values_of
+from sb3_o2o.tuning.searched import declared_space, overrides_of_trial, suggest, values_of
 
 #: Our algorithms by the zoo's names for them, and the stock ones whose hyper-parameter files they take by default.
 ALGORITHMS: dict[str, Any] = {"o2o_sac": O2OSAC, "o2o_td3": O2OTD3, "o2o_ppo": O2OPPO}

@@ -10,8 +10,8 @@ import torch as th
 
 from sb3_o2o.algorithms import algorithm_of
 from sb3_o2o.experiments.check import check
-from sb3_o2o.experiments.folder import Status, open_experiment
 from sb3_o2o.experiments.grid import read_grid
+from sb3_o2o.experiments.grid_folder import Status, open_experiment
 from sb3_o2o.experiments.local import InThisProcess
 from sb3_o2o.experiments.plan import Plan, make_plan
 from sb3_o2o.experiments.schedule import Launcher, Schedule

@@ -18,7 +18,7 @@ from command_line import fails, sb3_o2o, succeeds
 from experiments.grids import OWN_ENV, assert_same_run, grid, run, states
 from sb3_o2o.experiments import execution
 from sb3_o2o.experiments.execution import StatusListener
-from sb3_o2o.experiments.folder import Status
+from sb3_o2o.experiments.grid_folder import Status
 from sb3_o2o.experiments.local import LocalProcesses
 from sb3_o2o.experiments.results import EVALUATION_COLUMNS, RUN_COLUMNS, add_to_tables, read_table
 from sb3_o2o.runs import training

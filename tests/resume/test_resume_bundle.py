@@ -154,7 +154,7 @@ def test_seconds_and_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         written.append(model.num_timesteps)
         return tmp_path
 
-    monkeypatch.setattr("sb3_o2o.resume.callback.time.monotonic", lambda: now)
+    monkeypatch.setattr("sb3_o2o.resume.bundle_callback.time.monotonic", lambda: now)
     monkeypatch.setattr("sb3_o2o.resume.series.write", write)
     model = make(learning_starts=10_000)
     model.learn(400, callback=[Clock(0), ResumeBundle(tmp_path / "a", min_seconds=60.0, max_share=None)])

@@ -11,7 +11,7 @@ from sb3_o2o.finetuning import FineTuningCallback, Warmup, build_finetuning
 from sb3_o2o.objectives import PPO_OBJECTIVES, SAC_OBJECTIVES, TD3_OBJECTIVES, CQLObjective
 from sb3_o2o.recipes import list_recipes, load_recipe
 from sb3_o2o.search_space import Choice, Range, SearchSpace, read_search, write_search
-from sb3_o2o.tuning.spaces import declared_space, of_pretraining, overrides_of_trial, own_values, select_space
+from sb3_o2o.tuning.searched import declared_space, of_pretraining, overrides_of_trial, own_values, select_space
 
 ALGORITHMS: list[Any] = [O2OSAC, O2OTD3, O2OPPO]
 OBJECTIVES = {**SAC_OBJECTIVES, **TD3_OBJECTIVES, **{f"ppo {name}": each for name, each in PPO_OBJECTIVES.items()}}
