@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -18,6 +19,8 @@ from filelock import FileLock, Timeout
 
 #: ending of a folder that was set aside while another takes its place
 _ASIDE = ".replaced"
+#: a disk or a quota is full, a file too large, a disk broken
+_OF_DISKS = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO") if hasattr(errno, name))
 
 
 @contextmanager
@@ -41,8 +44,10 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _OF_DISKS and error.filename is None:
+            error.filename = str(target)  # the system does not say what was being written
         raise
     sync_folder(target.parent)
 

@@ -1,5 +1,6 @@
 """What is written is whole or not there, and a folder belongs to one process at a time."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -148,3 +149,15 @@ def test_a_model_that_cannot_be_written_leaves_the_last_one(tmp_path: Path, monk
     resumed = O2OSAC.load_resume(tmp_path / "bundle", vec(), device="cpu")
     assert_same(before, state(resumed))
     assert resumed.num_timesteps == 6
+
+
+def test_a_full_disk_is_named_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fsync(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write_whole(tmp_path / "evaluations.npz", "before")
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match=r"No space left on device: '.*evaluations\.npz'"):
+        write_whole(tmp_path / "evaluations.npz", "after")
+    assert (tmp_path / "evaluations.npz").read_text() == "before"
+    assert [each.name for each in tmp_path.iterdir()] == ["evaluations.npz"]

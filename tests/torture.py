@@ -24,7 +24,7 @@ import sys
 import time
 import traceback
 import zipfile
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,7 +49,6 @@ from sb3_o2o.runs import training
 from sb3_o2o.runs.environments import Environment
 from sb3_o2o.runs.folder import RunConfig, RunFolder
 from sb3_o2o.runs.training import prepare, train
-from sb3_o2o.updates.callback_states import states_of
 
 #: what a run leaves of itself when it is complete
 END = "end.json"
@@ -236,8 +235,7 @@ def fingerprints(model: Any, folder: Path) -> dict[str, str]:
         found.update(_flat(name, getattr(model, name, None)))
     for name in ("replay_buffer", "rollout_buffer", "offline_buffer"):
         found.update(_flat(name, _state_of_buffer(getattr(model, name, None))))
-    found.update(_flat("callbacks", states_of(model.finetuning)))
-    found.update(_flat("callbacks of the call", model.call.finished))
+    found.update(_flat("callbacks", model.call.states(model.finetuning)))
     found.update(_flat("episodes", [[each["r"], each["l"]] for each in model.ep_info_buffer or ()]))
     found.update(_flat("random", [random.getstate(), np.random.get_state(), th.get_rng_state()]))
     found["random/action space"] = str(model.action_space.np_random.bit_generator.state)
@@ -501,13 +499,15 @@ def torture(n_points: int, folder: Path, seed: int, cases: list[str], n_workers:
         expected, found = straight[task.case], task.end()
         others = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
         if others:
-            result.differing.append(f"differs: {name}: {len(others)} of {len(expected)} keys: {', '.join(others[:8])}")
+            kinds = Counter(key.split("/")[0] for key in others)
+            said = ", ".join(f"{kind} ({count}, such as {_first(others, kind)})" for kind, count in kinds.items())
+            result.differing.append(f"differs: {name}: {len(others)} of {len(expected)} keys: {said}")
             print(result.differing[-1], flush=True)
         else:
             result.equal += 1
             shutil.rmtree(task.folder)
             task.folder.with_suffix(".log").unlink()
-        if result.points % 50 == 0:
+        if result.points % 20 == 0:
             print(str(result).splitlines()[0], flush=True)
 
     tasks = []
@@ -516,6 +516,10 @@ def torture(n_points: int, folder: Path, seed: int, cases: list[str], n_workers:
         tasks.append(Task(case, folder / f"point {number}", kills))
     run_all(tasks, dataset, n_workers, compare)
     return result
+
+
+def _first(names: list[str], kind: str) -> str:
+    return next(each for each in names if each.split("/")[0] == kind)
 
 
 def _write_dataset(path: Path) -> None:
