@@ -304,6 +304,7 @@ def resume_run(path: Path, ctx: typer.Context) -> "RunFolder":
     from sb3_o2o.cli.resume_options import refuse_contradictions
     from sb3_o2o.files import locked, remove_leftovers
     from sb3_o2o.runs.folder import RunFolder
+    from sb3_o2o.runs.training import avoid_repetition
 
     folder = RunFolder.open(path)
     config = folder.read_config()
@@ -320,6 +321,9 @@ def resume_run(path: Path, ctx: typer.Context) -> "RunFolder":
                 folder.forget_progress(config)
             else:
                 prepared = _prepare(config, "Opening what was saved …", bundle)
+            note = avoid_repetition(prepared, folder)
+            if note is not None:
+                console.print(note, soft_wrap=True)
             _run(prepared, folder)
         except KeyboardInterrupt:
             stop(f"Stopped at once, nothing more was saved. {_how_to_go_on(config, folder)}")

@@ -40,7 +40,7 @@ def state_of(model: Any) -> dict[str, Any]:
         "_metrics": model.loop.metrics.sums,
         "_call": (model.call.offline, model.call.finished, model.call.interrupted),
         # what pickles of these leave out
-        "_data": [_data_in_memory(buffer) for buffer in _offline_buffers(model)],
+        "_data": [_data_in_memory(buffer) for buffer in offline_buffers(model)],
         "_normalized": [
             (each, each.venv, each.returns) for each in _wrappers(model.env) if isinstance(each, VecNormalize)
         ],
@@ -66,7 +66,7 @@ def set_state(model: Any, state: dict[str, Any]) -> None:
     for callback in model.finetuning:
         if isinstance(callback, BaseCallback):
             callback.model = model
-    for buffer, dataset in zip(_offline_buffers(model), data, strict=True):
+    for buffer, dataset in zip(offline_buffers(model), data, strict=True):
         if dataset is not None and buffer._dataset is None:
             buffer.dataset = dataset
     for normalizer, venv, returns in normalized:
@@ -97,8 +97,11 @@ def deep_copy(model: Any, memo: dict[int, Any]) -> Any:
     return copied
 
 
-def _offline_buffers(model: Any) -> list[OfflineReplayBuffer]:
-    """Every buffer on a dataset that a model holds."""
+def offline_buffers(model: Any) -> list[OfflineReplayBuffer]:
+    """
+    :param model: an algorithm
+    :return: every buffer on a dataset that it holds
+    """
     online = getattr(model, "replay_buffer", None)
     held = [model.offline_buffer, online.offline if isinstance(online, MixedReplayBuffer) else None]
     for callback in model.finetuning or ():

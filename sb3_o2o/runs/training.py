@@ -31,12 +31,13 @@ from sb3_o2o.evaluation import Evaluation, NormalizedEvalCallback, ReferenceScor
 from sb3_o2o.evaluation.plotting import plot_learning_curve
 from sb3_o2o.evaluation.rollouts import n_side_by_side
 from sb3_o2o.recipes import Recipe, load_recipe
-from sb3_o2o.resume import ResumeBundle, newest_bundle, stop_on_signals
+from sb3_o2o.resume import ResumeBundle, draw_other_numbers, newest_bundle, stop_on_signals
 from sb3_o2o.runs.environments import policy_for
 from sb3_o2o.runs.folder import PHASES, RunConfig, RunFolder, saved_model
 from sb3_o2o.runs.references import reference_for
 from sb3_o2o.transfer.architecture import NETWORK_ARGUMENTS
 from sb3_o2o.transfer.cloning import CloneReport
+from sb3_o2o.updates.finite import FILE as NONFINITE_FILE
 from sb3_o2o.updates.finite import keep
 
 #: Added to a run's seed for its evaluation episodes, so that they are not the training's.
@@ -372,6 +373,23 @@ def _diagnostics(prepared: Prepared, folder: Path, evaluation: NormalizedEvalCal
         found += [DataDiagnostics(log_path=folder), DriftDiagnostics(log_path=folder)]
     misfits = _misfits(prepared.model)
     return [each for each in found if type(each) not in misfits]
+
+
+def avoid_repetition(prepared: Prepared, folder: RunFolder) -> str | None:
+    """
+    A run that ended because something was not finite would end so again: it goes on with another random stream.
+
+    :param prepared: the run, about to go on
+    :param folder: its folder; ``nonfinite.npz`` is set aside there
+    :return: what to tell; None where nothing was not finite
+    """
+    kept = folder.path / NONFINITE_FILE
+    if not kept.is_file():
+        return None
+    number = len(list(folder.path.glob(f"{kept.stem}_*{kept.suffix}"))) + 1
+    kept.rename(kept.with_stem(f"{kept.stem}_{number}"))
+    draw_other_numbers(prepared.model, number)
+    return "Something was not finite when this run ended: it goes on with another random stream."
 
 
 @contextmanager
