@@ -116,8 +116,10 @@ class ResumableAlgorithm(_Base):
         :param path: the folder of the bundle, or of the bundles
         :param env: an environment of the same kind
         :param device: where the networks live
-        :param kwargs: as for ``load``
+        :param kwargs: as for ``load``; ``trust=True`` opens a bundle that may run any code, as one with objects of
+            your own classes has to
         :return: the model
+        :raises UntrustedError: if it holds such objects, without ``trust=True``
         :raises ValueError: if there is no resume bundle, if it is damaged, or of another version or class; it says what
             is missing, and has opened nothing then
         """

@@ -21,7 +21,8 @@ _MODULES = frozenset(
         "stable_baselines3": (
             *("common.buffers", "common.distributions", "common.noise", "common.policies"),
             *("common.running_mean_std", "common.sb2_compat.rmsprop_tf_like", "common.torch_layers"),
-            *("common.type_aliases", "common.utils", "common.vec_env.vec_normalize"),
+            *("common.type_aliases", "common.utils", "common.vec_env.stacked_observations"),
+            *("common.vec_env.vec_normalize",),
             *("dqn.policies", "her.goal_selection_strategy", "her.her_replay_buffer", "sac.policies", "td3.policies"),
         ),
         "sb3_contrib": (
@@ -54,6 +55,10 @@ _CLASSES = frozenset(
         ("collections", "OrderedDict"),
         ("collections", "defaultdict"),
         ("collections", "deque"),
+        # what environments hold in the middle of an episode
+        ("gymnasium.wrappers.utils", "RunningMeanStd"),
+        ("gymnasium_robotics.envs.maze.maze_v4", "Maze"),
+        ("gymnasium_robotics.utils.mujoco_utils", "MujocoModelNames"),
     }
 )
 #: their old names, in files of older versions

@@ -19,6 +19,8 @@ from sb3_o2o.plain.parts import PartsReader
 
 #: deeper than anything that is saved
 _DEEPEST = 150
+#: more than a replay buffer has rows
+_MOST_EMPTY = 200_000_000
 
 
 class Decoder:
@@ -120,9 +122,10 @@ class Decoder:
         return self._remember(node, self._parts.array(node["part"]))
 
     def _objects(self, node: dict[str, Any]) -> Any:
-        made = np.empty(len(node["items"]), object)
+        nodes = node["items"] if "items" in node else [{}] * min(node["empty"], _MOST_EMPTY)
+        made = np.empty(len(nodes), object)
         shaped = self._remember(node, made.reshape(node["shape"]))
-        for index, item in enumerate(node["items"]):
+        for index, item in enumerate(nodes):
             made[index] = self._value(item)
         return shaped
 

@@ -138,10 +138,18 @@ def set_old_state(made: np.random.RandomState, state: Any) -> None:
     :param made: an old generator
     :param state: of ``get_state``, in either form
     """
+    check_old_state(state)
+    made.set_state(state)
+
+
+def check_old_state(state: Any) -> None:
+    """
+    :param state: of ``RandomState.get_state``, in either form
+    :raises ValueError: if it stands beyond its numbers, see :func:`set_bits`
+    """
     position = state[2] if isinstance(state, tuple) else state["state"]["pos"]
     if not 0 <= int(position) <= 624:
         raise ValueError("a random generator that stands beyond its numbers")
-    made.set_state(state)
 
 
 def seed_sequence(entropy: Any, key: Any, pool_size: Any, spawned: Any) -> np.random.SeedSequence:

@@ -15,12 +15,18 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_o2o.files import settled, whole_folder
+from sb3_o2o.plain.numeric import check_old_state, set_bits
 from sb3_o2o.resume.encoding import read_state, write_state
 from sb3_o2o.resume.manifest import Manifest
 from sb3_o2o.resume.rows import put_together, taken_apart, write_rows
 from sb3_o2o.updates import environment_state
 
-_STATE, _MODEL, _BUFFER = "state.pkl", "model.zip", "replay_buffer.pkl"
+_STATE, _MODEL, _BUFFER = "state.zip", "model.zip", "replay_buffer.zip"
+_STATE_KEYS = (
+    *("random", "offline_buffer", "rollout_buffer", "metrics", "callbacks", "callback_buffers", "environment"),
+    *("normalizer", "normalize_returns"),
+)
+_BUFFER_KEYS = ("buffer", "arrays", "n_rows", "block")
 
 
 def save(model: Any, path: str | os.PathLike[str], before: str | os.PathLike[str] | None = None) -> None:
@@ -89,17 +95,27 @@ def load(algorithm: Any, folder: Path, manifest: Manifest, env: GymEnv, device: 
     :raises ValueError: if it is of another class; nothing has been opened then
     """
     manifest.refuse_others(folder, algorithm.__name__)
-    state = read_state(folder / _STATE)
+    trust = bool(kwargs.get("trust"))
+    state = _with_keys(folder / _STATE, _STATE_KEYS, trust)
     if state["normalizer"] is not None:
         env = _with_statistics(algorithm._wrap_env(env, verbose=0), state["normalizer"])
     model = algorithm.load(folder / _MODEL, env=env, device=device, force_reset=False, **kwargs)
-    _restore(model, folder, state)
+    _restore(model, folder, state, trust)
     return model
 
 
-def _restore(model: Any, folder: Path, state: dict[str, Any]) -> None:
+def _with_keys(path: Path, keys: tuple[str, ...], trust: bool) -> dict[str, Any]:
+    """What a file of a bundle holds, if it holds what :func:`save` writes there."""
+    state = read_state(path, trust)
+    missing = keys if not isinstance(state, dict) else [key for key in keys if key not in state]
+    if missing:
+        raise ValueError(f"{path} is no part of a resume bundle: it has no {', '.join(missing)}.")
+    return state  # type: ignore[no-any-return]
+
+
+def _restore(model: Any, folder: Path, state: dict[str, Any], trust: bool) -> None:
     if (folder / _BUFFER).is_file():
-        model.replay_buffer = put_together(read_state(folder / _BUFFER), folder, model.device)
+        model.replay_buffer = put_together(_with_keys(folder / _BUFFER, _BUFFER_KEYS, trust), folder, model.device)
         if isinstance(model.replay_buffer, HerReplayBuffer):
             assert model.env is not None
             model.replay_buffer.set_env(model.env)  # it is not pickled with it
@@ -167,8 +183,9 @@ def _random_states(action_space: Any) -> dict[str, Any]:
 
 def _set_random_states(states: dict[str, Any], action_space: Any) -> None:
     random.setstate(states["python"])
+    check_old_state(states["numpy"])
     np.random.set_state(states["numpy"])
     th.set_rng_state(states["torch"])
     if states["cuda"] and th.cuda.is_available():
         th.cuda.set_rng_state_all(states["cuda"])
-    action_space.np_random.bit_generator.state = states["action_space"]
+    set_bits(action_space.np_random.bit_generator, states["action_space"])

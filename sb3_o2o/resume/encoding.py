@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import pickle
-from pathlib import Path
 from typing import Any
+
+from sb3_o2o.plain.documents import read_document, write_document
 
 
 def write_state(path: str | os.PathLike[str], state: Any) -> None:
@@ -15,17 +15,15 @@ def write_state(path: str | os.PathLike[str], state: Any) -> None:
         callbacks, in lists, tuples and dictionaries
     :raises OSError: if it cannot be written
     """
-    with Path(path).open("wb") as file:
-        pickle.dump(state, file, protocol=5)
+    write_document(path, state)
 
 
-def read_state(path: str | os.PathLike[str]) -> Any:
+def read_state(path: str | os.PathLike[str], trust: bool = False) -> Any:
     """
     :param path: of a file that :func:`write_state` has written
+    :param trust: whether it may run any code
     :return: what was written, of its own
+    :raises UntrustedError: if it holds what is no plain data, such as objects of a user's environment, without trust
     :raises ValueError: if it is damaged
     """
-    try:
-        return pickle.loads(Path(path).read_bytes())
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read: {error}.") from error
+    return read_document(path, trust)

@@ -138,6 +138,8 @@ class Manifest:
         path = folder / name
         if Path(name).name != name or not path.is_file():
             return f"{name} is missing"
+        if path.is_symlink():
+            return f"{name} is a link"
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size:,} bytes instead of {size:,}"
         if contents and _checksum(path) != checksum:

@@ -18,6 +18,7 @@ import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_o2o.data import OfflineReplayBuffer
+from sb3_o2o.plain.numeric import plain_dtype
 from sb3_o2o.resume.manifest import Manifest, sha256
 
 #: bytes of a file, as far as whole rows allow
@@ -69,7 +70,7 @@ def put_together(saved: dict[str, Any], folder: Path, device: th.device) -> Repl
     :param device: of the samples
     :return: the buffer
     """
-    arrays = [np.zeros(shape, dtype=dtype) for _, shape, dtype in saved["arrays"]]
+    arrays = [np.zeros(shape, dtype=plain_dtype(dtype)) for _, shape, dtype in saved["arrays"]]
     for number, (first, last) in enumerate(_blocks(saved["n_rows"], saved["block"])):
         with (folder / f"{_PREFIX}.{number:06}").open("rb") as file:
             for array in arrays:

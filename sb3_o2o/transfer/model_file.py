@@ -59,7 +59,7 @@ def write_model(file: IO[bytes], model: Any, exclude: Iterable[str] | None, incl
         for name, value in vars(model).items():
             if name not in left_out:
                 attributes[name] = Encoder(parts).encode(value)
-        archive.writestr("data", json.dumps(attributes, indent=1, allow_nan=False))
+        archive.writestr("data", json.dumps(attributes, indent=1, allow_nan=False), zipfile.ZIP_DEFLATED)
         tensors = {"pytorch_variables": {name: recursive_getattr(model, name) for name in variables}}
         for name, values in {**tensors, **model.get_parameters()}.items():
             with archive.open(f"{name}.pth", "w", force_zip64=True) as part:

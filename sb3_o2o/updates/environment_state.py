@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
 #: attributes that a new environment of the same kind has already, or that only draw pictures
@@ -73,8 +74,7 @@ def _attributes(thing: Any, missing: list[str]) -> dict[str, Any]:
 def _snapshot_env(env: gym.Env, missing: list[str]) -> dict[str, Any]:
     state: dict[str, Any] = {"attributes": _attributes(env, missing), "children": {}}
     if _is_mujoco(env):
-        # whole: observations read what the last step derived from the state, contacts included
-        state["physics"] = pickle.dumps(env.data)  # type: ignore[attr-defined]
+        state["physics"] = _physics(env.data)  # type: ignore[attr-defined]
     for name, value in vars(env).items():
         if isinstance(value, gym.Env):
             state["children"][name] = _snapshot_env(value, missing)
@@ -98,7 +98,34 @@ def _is_mujoco(env: Any) -> bool:
     return _is(own.get("data"), "MjData") and _is(own.get("model"), "MjModel")
 
 
-def _set_physics(env: Any, physics: bytes) -> None:
-    import mujoco
+def _physics(data: Any) -> dict[str, Any]:
+    """
+    All that MuJoCo holds in floating-point numbers, and which constraints are on: observations read what the last step
+    derived from the state, contact forces included. The rest are places and counts, which the next step makes anew.
+    """
+    fields = {name: getattr(data, name) for name in dir(type(data)) if not name.startswith("_")}
+    arrays = {
+        name: value.copy()
+        for name, value in fields.items()
+        if isinstance(value, np.ndarray) and _is_number(name, value)
+    }
+    return {"time": float(data.time), "arrays": arrays}
 
-    mujoco.mj_copyData(env.data, env.model, pickle.loads(physics))
+
+def _is_number(name: str, array: np.ndarray) -> bool:
+    """Whether any values are harmless: whole numbers are places in memory to MuJoCo."""
+    return array.dtype.kind == "f" or name == "eq_active"
+
+
+def _set_physics(env: Any, physics: dict[str, Any]) -> None:
+    data = env.data
+    for name in ("qpos", "qvel"):
+        saved, own = physics["arrays"][name].shape, getattr(data, name).shape
+        if saved != own:
+            raise ValueError(f"The saved physics has a {name} of shape {saved}, this environment's is {own}.")
+    for name, saved in physics["arrays"].items():
+        own = getattr(data, name, None)
+        # arrays of the solver are as long as there were contacts, and made anew by the next step
+        if isinstance(own, np.ndarray) and _is_number(name, own) and own.shape == saved.shape:
+            own[...] = saved
+    data.time = float(physics["time"])

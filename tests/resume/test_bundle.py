@@ -292,7 +292,7 @@ def test_a_large_empty_buffer_makes_a_small_bundle(tmp_path: Path) -> None:
         replay_buffer_kwargs={"dataset": dataset_file(tmp_path)},
     )
     model.learn(8).save_resume(tmp_path / "bundle")
-    assert (tmp_path / "bundle" / "replay_buffer.pkl").stat().st_size < 100_000
+    assert (tmp_path / "bundle" / "replay_buffer.zip").stat().st_size < 100_000
     straight = everything(model.learn(8, reset_num_timesteps=False))
     resumed = O2OSAC.load_resume(tmp_path / "bundle", vec(), device="cpu")
     assert isinstance(resumed.replay_buffer, MixedReplayBuffer)
@@ -443,7 +443,7 @@ def test_replay_given_to_learn(where: str, nested: bool, tmp_path: Path) -> None
     straight.learn(20, callback=callbacks(one, never(tmp_path)))
     stopped = make().pretrain(dataset_file(tmp_path), 3)
     stopped.learn(20, callback=callbacks(replay(), SaveAt(9, tmp_path / "bundle", stop=True)))
-    assert (tmp_path / "bundle" / "state.pkl").stat().st_size < 30_000
+    assert (tmp_path / "bundle" / "state.zip").stat().st_size < 30_000
     resumed = O2OSAC.load_resume(tmp_path / "bundle", vec(), device="cpu")
     resumed.learn(11, callback=callbacks(other, never(tmp_path)), reset_num_timesteps=False)
     assert_same(everything(straight), everything(resumed))

@@ -206,8 +206,8 @@ def test_the_newest_whole_one_counts(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_where_none_is_whole(tmp_path: Path) -> None:
     make().learn(8, callback=always(tmp_path / "bundles", every=4))
     for each in series.bundles(tmp_path / "bundles"):
-        (each / "state.pkl").unlink()
-    with pytest.raises(ValueError, match=r"No resume bundle in .* is whole\. .*000002 .*000001 is damaged: state\.pkl"):
+        (each / "state.zip").unlink()
+    with pytest.raises(ValueError, match=r"No resume bundle in .* is whole\. .*000002 .*000001 is damaged: state\.zip"):
         O2OSAC.load_resume(tmp_path / "bundles", vec())
 
 
