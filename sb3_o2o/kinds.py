@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch as th
+from numpy.typing import ArrayLike
+from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_o2o.errors import nearest
 
@@ -221,6 +223,28 @@ ENVIRONMENT_OR_ID = ENVIRONMENT | instance("its id", str)
 FUNCTION = kind("a function", lambda value: callable(value) and not isinstance(value, type))
 
 
+def _is_array(value: Any, kinds: str) -> bool:
+    """Whether it holds numbers of these of NumPy's kinds, in any shape; it is not copied."""
+    if isinstance(value, th.Tensor):
+        return not value.is_complex() and ("f" in kinds or not value.is_floating_point())
+    if isinstance(value, str | bytes | bool | np.bool_) or value is None:
+        return False
+    try:
+        return np.asarray(value).dtype.kind in kinds
+    except (ValueError, TypeError):
+        return False
+
+
+#: of any shape; whether they are finite is the function's matter, which can say where
+NUMBERS = kind("numbers", lambda value: _is_array(value, "biuf"))
+#: of which each is checked later, with its index
+ARRAY = kind("an array of numbers", lambda value: _is_array(value, "biuf") and np.ndim(value) >= 1)
+ROWS = kind(
+    "an array of whole numbers, or a mask",
+    lambda value: _is_array(value, "biuf") and np.ndim(value) >= 1 and (_is_array(value, "biu") or len(value) == 0),
+)
+NOT_ZERO = kind("a finite number other than 0", lambda value: number().accepts(value) and value != 0)
+
 # -- types of arguments, for annotations ---------------------------------------------------------------------------
 
 Count = Annotated[int, whole(1)]
@@ -232,4 +256,10 @@ NotNegative = Annotated[float, number(0)]
 Fraction = Annotated[float, number(0, 1)]
 #: in (0, 1)
 InnerFraction = Annotated[float, number(above=0, below=1)]
+#: in (0, 1]
+Share = Annotated[float, number(above=0, most=1)]
+NotZero = Annotated[float, NOT_ZERO]
+Numbers = Annotated[ArrayLike, NUMBERS]
+Rows = Annotated[np.ndarray, ROWS]
+Environment = Annotated[GymEnv | str, ENVIRONMENT_OR_ID]
 Device = Annotated[th.device | str, DEVICE]

@@ -11,8 +11,10 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
+from sb3_o2o.checked import checked
 from sb3_o2o.evaluation.curve_metrics import SUCCESS_KEYS, is_success
 from sb3_o2o.evaluation.scores import ReferenceScore, reference_score
+from sb3_o2o.kinds import CountFromZero, NotZero
 
 
 class RewardScaleShift(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -28,11 +30,10 @@ class RewardScaleShift(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     :raises ValueError: scale is 0 or one of the two is not finite
     """
 
-    def __init__(self, env: gym.Env[Any, Any], scale: float = 1.0, shift: float = 0.0):
+    @checked
+    def __init__(self, env: gym.Env[Any, Any], scale: NotZero = 1.0, shift: float = 0.0):
         RecordConstructorArgs.__init__(self, scale=scale, shift=shift)
         gym.Wrapper.__init__(self, env)
-        if scale == 0 or not np.isfinite(scale) or not np.isfinite(shift):
-            raise ValueError(f"scale must be finite and not 0, shift finite; got scale={scale} and shift={shift}.")
         self.scale = float(scale)
         self.shift = float(shift)
 
@@ -53,6 +54,7 @@ class EndAtSuccess(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     :param success_keys: names in ``info`` under which success is looked for
     """
 
+    @checked
     def __init__(self, env: gym.Env[Any, Any], success_keys: Sequence[str] = SUCCESS_KEYS):
         RecordConstructorArgs.__init__(self, success_keys=success_keys)
         gym.Wrapper.__init__(self, env)
@@ -78,6 +80,7 @@ class FlattenGoalObservation(gym.ObservationWrapper[Any, Any, Any], RecordConstr
     :raises ValueError: the observations are not a dictionary, a key is unknown, or a leaf is not a Box
     """
 
+    @checked
     def __init__(self, env: gym.Env[Any, Any], keys: Sequence[str] | None = None):
         RecordConstructorArgs.__init__(self, keys=keys)
         gym.ObservationWrapper.__init__(self, env)
@@ -108,8 +111,9 @@ def _box_leaves(space: spaces.Space[Any], path: str) -> list[spaces.Box]:
     raise ValueError(f"Only Box observations can be flattened, but {path!r} is {space}.")
 
 
+@checked
 def flatten_observations(
-    observations: Mapping[str, Any], keys: Sequence[str], *, batch_dimensions: int = 0
+    observations: Mapping[str, Any], keys: Sequence[str], *, batch_dimensions: CountFromZero = 0
 ) -> np.ndarray:
     """
     The arrays of a (nested) dictionary side by side, in the order of :class:`FlattenGoalObservation`.
@@ -146,6 +150,7 @@ class NormalizedScore(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     :raises ValueError: no reference is known for this environment and none was given
     """
 
+    @checked
     def __init__(self, env: gym.Env[Any, Any], minimum: float | None = None, maximum: float | None = None):
         RecordConstructorArgs.__init__(self, minimum=minimum, maximum=maximum)
         gym.Wrapper.__init__(self, env)

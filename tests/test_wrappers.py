@@ -66,7 +66,7 @@ def test_rewards_are_scaled_and_the_raw_ones_kept() -> None:
 
 @pytest.mark.parametrize(("scale", "shift"), [(0, 0), (float("nan"), 0), (1, float("inf"))])
 def test_reward_scale_must_be_a_number(scale: float, shift: float) -> None:
-    with pytest.raises(ValueError, match="scale must be finite and not 0"):
+    with pytest.raises(ValueError, match=r"(scale|shift) of RewardScaleShift must be a finite number"):
         RewardScaleShift(gym.make(tiny.BOX), scale, shift)
 
 
@@ -88,7 +88,7 @@ def test_success_keys_can_be_named() -> None:
     steps = [env.step(np.array([-0.3], np.float32)) for _ in range(tiny.EPISODE)]
     assert not any(terminated for _, _, terminated, _, _ in steps)
     for bad in ("success", []):
-        with pytest.raises(ValueError, match="success_keys must be a non-empty list"):
+        with pytest.raises(ValueError, match=r"success_keys .*must be a .*list"):
             EndAtSuccess(gym.make(tiny.GOAL), success_keys=bad)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from sb3_o2o.algorithms.ppo import O2OPPO
 from sb3_o2o.algorithms.sac import O2OSAC
 from sb3_o2o.algorithms.td3 import O2OTD3
+from sb3_o2o.checked import checked
 from sb3_o2o.errors import unknown
 from sb3_o2o.transfer.archive import ALGORITHMS_BY_FAMILY, saved_family
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     _FINE_TUNED: tuple[type[FineTunedLearner], ...] = O2OSAC, O2OTD3, O2OPPO
 
 
+@checked
 def algorithm_class(name: str) -> type[O2OSAC] | type[O2OTD3] | type[O2OPPO]:
     """
     :param name: of an algorithm, as recipes write it
@@ -40,6 +42,7 @@ def algorithm_class(name: str) -> type[O2OSAC] | type[O2OTD3] | type[O2OPPO]:
     return ALGORITHMS[name]
 
 
+@checked
 def algorithm_of(path: str | Path) -> type[O2OSAC] | type[O2OTD3] | type[O2OPPO] | None:
     """
     :param path: a saved model, ours or stock

@@ -18,6 +18,7 @@ from sb3_o2o.kinds import (
     ARGUMENTS,
     DEVICE,
     FLAG,
+    NOT_ZERO,
     NOTHING,
     PATH,
     SCHEDULE,
@@ -127,7 +128,6 @@ CALLBACKS = (
 RECIPE = instance("a recipe, its name, or the path of a file that ends in .yml", str, Recipe) | NOTHING
 #: what learning rates are tuned in
 LEARNING_RATES = Range(1e-5, 1e-3, log=True)
-NOT_ZERO = kind("a finite number other than 0", lambda value: number().accepts(value) and value != 0)
 
 # -- what all three take -------------------------------------------------------------------------------------------
 

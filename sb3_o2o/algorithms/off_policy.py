@@ -18,7 +18,7 @@ from stable_baselines3.common.type_aliases import RolloutReturn, Schedule
 from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 
 from sb3_o2o.algorithms.offline_to_online import OfflineToOnlineAlgorithm
-from sb3_o2o.checked import check_keyword_arguments
+from sb3_o2o.checked import check_keyword_arguments, checked
 from sb3_o2o.data import MixedReplayBuffer, MonteCarloDictReplayBuffer, MonteCarloReplayBuffer, OfflineDataset
 from sb3_o2o.data.filling import fill_replay_buffer
 from sb3_o2o.data.online import can_be_sampled, close_episodes
@@ -171,6 +171,7 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
             # an online episode fails by the same mark as one of the dataset
             self.replay_buffer.negative_reward = self.negative_reward = dataset.negative_reward()
 
+    @checked
     def fill_replay_buffer(self, dataset: OfflineDataset) -> None:
         """
         Load transitions into the online buffer, as if they had been collected.

@@ -4,7 +4,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium as gym
 import minari
@@ -18,23 +18,27 @@ from rich.console import Console
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_o2o.checked import checked
 from sb3_o2o.data.checks import ACTION_TOLERANCE, checked_spaces
 from sb3_o2o.data.dataset import OfflineDataset
 from sb3_o2o.data.transitions import map_observations
+from sb3_o2o.kinds import ENVIRONMENT_OR_ID, FUNCTION, NOTHING, Count, Seed, instance
 from sb3_o2o.progress import display_on
 
 Policy = Callable[[Any], Any]
+POLICY = instance("an SB3 model", BaseAlgorithm) | FUNCTION | NOTHING
 
 
+@checked
 def collect(
-    policy: BaseAlgorithm | Policy | None,
-    env: str | gym.Env,
+    policy: Annotated[BaseAlgorithm | Policy | None, POLICY],
+    env: Annotated[str | gym.Env, ENVIRONMENT_OR_ID],
     dataset_id: str,
     *,
-    n_steps: int | None = None,
-    n_episodes: int | None = None,
+    n_steps: Count | None = None,
+    n_episodes: Count | None = None,
     deterministic: bool = False,
-    seed: int | None = None,
+    seed: Seed | None = None,
     progress_bar: bool = False,
     env_kwargs: dict[str, Any] | None = None,
     ref_min_score: float | None = None,
@@ -97,10 +101,6 @@ def _check_request(
 ) -> None:
     if (n_steps is None) == (n_episodes is None):
         raise ValueError("collect needs exactly one of n_steps and n_episodes.")
-    wanted = n_steps if n_steps is not None else n_episodes
-    assert wanted is not None
-    if wanted < 1:
-        raise ValueError(f"collect was asked for {wanted} steps or episodes: expected at least 1.")
     if (ref_min_score is None) != (ref_max_score is None):
         raise ValueError("ref_min_score and ref_max_score make sense only together: give both or neither.")
     try:
@@ -142,8 +142,6 @@ def _as_function(policy: BaseAlgorithm | Policy | None, env: gym.Env, determinis
     if policy is None:
         return lambda observation: env.action_space.sample()
     if not isinstance(policy, BaseAlgorithm):
-        if not callable(policy):
-            raise ValueError(f"policy is a {type(policy).__name__}: expected an SB3 model, a function, or None.")
         return policy
     model, normalizer = policy, policy.get_vec_normalize_env()
     if model.get_env() is None:  # a model of ours knows what it was saved with

@@ -1,16 +1,16 @@
 """The dataset that everything offline starts from."""
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 
+from sb3_o2o.checked import checked
 from sb3_o2o.data import cache as dataset_cache
 from sb3_o2o.data import compatibility, selection, statistics
 from sb3_o2o.data.checks import LARGEST
@@ -18,11 +18,12 @@ from sb3_o2o.data.episodes import Episodes
 from sb3_o2o.data.formats.arrays import write_npz
 from sb3_o2o.data.formats.reading import READING_OPTIONS, Reading
 from sb3_o2o.data.rewards import scaled_rewards
-from sb3_o2o.data.sources import naming, open_source
+from sb3_o2o.data.sources import Dataset, naming, open_source
 from sb3_o2o.data.transitions import (
     Source,
     Transitions,
 )
+from sb3_o2o.kinds import ARRAY, NOTHING, ROWS, NotZero, Numbers, Share, instance
 
 #: Log-probabilities of a squashed Gaussian stay finite with this; the value of CORL and of WSRL's official code.
 ACTION_CLIP = 1.0 - 1e-5
@@ -31,6 +32,8 @@ _REMEMBERED = {
     *(*READING_OPTIONS, "action_clip", "cut_at_success", "fraction", "top_return_fraction"),
     *("reward_scale", "reward_shift"),
 }
+
+_OBSERVATIONS = ARRAY | instance("a dictionary of arrays", Mapping)
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ class OfflineDataset(Episodes):
     :param episode_ends: how terminations were told from time limits, one line for people
     """
 
+    @checked
     def __init__(
         self,
         transitions: Transitions,
@@ -125,22 +129,23 @@ class OfflineDataset(Episodes):
     # ------------------------------------------------------------------------------------------------- opening
 
     @classmethod
+    @checked
     def load(
         cls,
-        source: Any,
+        source: Dataset,
         *,
         observation_space: spaces.Space | None = None,
         action_space: spaces.Space | None = None,
         columns: Mapping[str, Any] | None = None,
         observation_keys: str | Sequence[str] | None = None,
         reward: float | None = None,
-        dones: str | None = None,
+        dones: Literal["terminations", "truncations"] | None = None,
         cut_at_success: bool | float = False,
-        fraction: float | None = None,
-        top_return_fraction: float | None = None,
-        reward_scale: float = 1.0,
+        fraction: Share | None = None,
+        top_return_fraction: Share | None = None,
+        reward_scale: NotZero = 1.0,
         reward_shift: float = 0.0,
-        action_clip: float | None = None,
+        action_clip: Share | None = None,
         cache: bool | str | Path = True,
         trust: bool = False,
     ) -> "OfflineDataset":
@@ -180,8 +185,6 @@ class OfflineDataset(Episodes):
         :raises FileNotFoundError: if there is no such source
         :raises ImportError: naming the extra to install, if the source needs one
         """
-        if action_clip is not None and not 0.0 < action_clip <= 1.0:
-            raise ValueError(f"action_clip is {action_clip}: expected a number in (0, 1].")
         reading = Reading(observation_space, action_space, columns, observation_keys, reward, dones, trust)
         if isinstance(source, ReplayBuffer):  # one on a dataset, perhaps
             held = getattr(source, "dataset", None)
@@ -213,14 +216,15 @@ class OfflineDataset(Episodes):
         return dataset
 
     @classmethod
+    @checked
     def from_arrays(
         cls,
-        observations: Any,
-        actions: Any,
-        rewards: Any,
-        next_observations: Any,
-        terminations: Any,
-        truncations: Any = None,
+        observations: Annotated[Any, _OBSERVATIONS],
+        actions: Annotated[Any, ARRAY],
+        rewards: Annotated[Any, ARRAY],
+        next_observations: Annotated[Any, _OBSERVATIONS],
+        terminations: Annotated[Any, ARRAY],
+        truncations: Annotated[Any, ARRAY | NOTHING] = None,
         **options: Any,
     ) -> "OfflineDataset":
         """
@@ -287,6 +291,7 @@ class OfflineDataset(Episodes):
         memo[id(self)] = copied
         return copied
 
+    @checked
     def save(self, path: str | Path) -> None:
         """
         Write an ``.npz`` that ``load`` reads back as it is now: a small dataset in one file.
@@ -300,6 +305,7 @@ class OfflineDataset(Episodes):
         known["episode_ends"] = self.episode_end_rule
         write_npz(Path(path), self._transitions, self.observation_space, self.action_space, **known)
 
+    @checked
     def check_compatible(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
         """
         :param observation_space: the environment's; keys and shapes must be those of the data. Bounds and dtype may
@@ -310,6 +316,7 @@ class OfflineDataset(Episodes):
         compatibility.check_observation_spaces(self.observation_space, observation_space, self.source)
         compatibility.check_action_spaces(self.action_space, action_space, self.source)
 
+    @checked
     def adapted_to(self, observation_space: spaces.Space, action_space: spaces.Space) -> "OfflineDataset":
         """
         Like ``check_compatible``, but if the environment has channel-first images (SB3 transposes them) and the data
@@ -327,6 +334,7 @@ class OfflineDataset(Episodes):
         dataset.check_compatible(observation_space, action_space)
         return dataset
 
+    @checked
     def summary(self, print_table: bool = True) -> dict[str, Any]:
         """
         Describe the dataset in numbers: episodes, returns, lengths, rewards, score; and how the ends of episodes were
@@ -344,7 +352,8 @@ class OfflineDataset(Episodes):
             statistics.print_table(numbers, self.source, self.env_id, (self.observation_space, self.action_space))
         return numbers
 
-    def normalized_score(self, ret: Any) -> Any:
+    @checked
+    def normalized_score(self, ret: Numbers) -> Any:
         """
         Place a return on the scale on which a random policy has 0 and an expert 100 (D4RL's).
 
@@ -357,21 +366,18 @@ class OfflineDataset(Episodes):
                 f"Dataset {self.source!r} has no reference scores. Set its ref_min_score and ref_max_score to the "
                 "returns of a random policy and of an expert in its environment, or report raw returns."
             )
-        return 100.0 * (ret - self.ref_min_score) / (self.ref_max_score - self.ref_min_score)
+        return 100.0 * (np.asarray(ret) - self.ref_min_score) / (self.ref_max_score - self.ref_min_score)
 
     # ------------------------------------------------------------------------------------------------- deriving
 
-    def with_rewards(self, scale: float = 1.0, shift: float = 0.0) -> "OfflineDataset":
+    @checked
+    def with_rewards(self, scale: NotZero = 1.0, shift: float = 0.0) -> "OfflineDataset":
         """
         :param scale: multiplies the rewards
         :param shift: is added after that
         :return: the same transitions with other rewards
         :raises ValueError: if a number is not finite, the scale is zero, or a reward is too large with them
         """
-        if not math.isfinite(scale) or not math.isfinite(shift) or scale == 0.0:
-            raise ValueError(
-                f"reward scale and shift are {scale} and {shift}: expected finite numbers, the scale not 0."
-            )
         rewards = scaled_rewards(self.rewards, scale, shift)
         too_large = np.flatnonzero(~(np.abs(rewards) <= LARGEST))
         if len(too_large):
@@ -383,12 +389,13 @@ class OfflineDataset(Episodes):
         options = {**self.options, "reward_scale": float(scale), "reward_shift": float(shift)}
         return self._derived(options, self._reopens_after("reward_scale"), rewards=rewards)
 
+    @checked
     def subset(
         self,
-        indices: Any = None,
+        indices: Annotated[Any, ROWS | NOTHING] = None,
         *,
-        fraction: float | None = None,
-        top_return_fraction: float | None = None,
+        fraction: Share | None = None,
+        top_return_fraction: Share | None = None,
     ) -> "OfflineDataset":
         """
         Keep a part, in recorded order. Give one of the arguments.
@@ -414,6 +421,7 @@ class OfflineDataset(Episodes):
         kept = selection.first_episodes(self.episode_lengths, part, order)
         return self._keep(kept, {**self.options, name: part}, self._reopens_after(name))
 
+    @checked
     def cut_at_success(self, threshold: float | None = None) -> "OfflineDataset":
         """
         End each episode at its first success, with a termination, and drop what follows. Some datasets go on after
@@ -432,7 +440,7 @@ class OfflineDataset(Episodes):
             warnings.warn(
                 f"cut_at_success={threshold} leaves one transition of each of the {len(kept)} episodes of "
                 f"{self.source!r}: each begins with a success by it.",
-                stacklevel=2,
+                stacklevel=3,
             )
         options = {**self.options, "cut_at_success": True if threshold is None else float(threshold)}
         ended = success[kept]

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from sb3_o2o.checked import checked
 from sb3_o2o.data import cache, moments, returns
 from sb3_o2o.data.transitions import (
     Observations,
@@ -15,6 +16,7 @@ from sb3_o2o.data.transitions import (
     named_observations,
     take,
 )
+from sb3_o2o.kinds import Fraction, Rows
 
 
 class TransitionBatch(NamedTuple):
@@ -96,7 +98,8 @@ class Episodes:
     def _transitions(self) -> Transitions:
         return Transitions(self._rows, self._row_index, self.actions, self.rewards, self.terminations, self.truncations)
 
-    def observations_at(self, indices: np.ndarray) -> Observations:
+    @checked
+    def observations_at(self, indices: Rows) -> Observations:
         """
         :param indices: transitions, ``(batch,)`` integers in [0, N)
         :return: their observations, ``(batch, *obs_shape)`` or a dictionary of such, a copy
@@ -104,7 +107,8 @@ class Episodes:
         rows = self._row_index[indices]
         return map_observations(lambda array: take(array, rows), self._rows)
 
-    def next_observations_at(self, indices: np.ndarray) -> Observations:
+    @checked
+    def next_observations_at(self, indices: Rows) -> Observations:
         """
         :param indices: transitions, ``(batch,)`` integers in [0, N)
         :return: their next observations, ``(batch, *obs_shape)`` or a dictionary of such, a copy
@@ -119,7 +123,8 @@ class Episodes:
         arrays = [*named_observations(self.observations_at(first)).values(), self.actions[first]]
         return sum(array.nbytes for array in arrays[:-1]) * 2 + arrays[-1].nbytes + 8
 
-    def get(self, indices: np.ndarray) -> TransitionBatch:
+    @checked
+    def get(self, indices: Rows) -> TransitionBatch:
         """
         :param indices: transitions, ``(batch,)`` integers in [0, N)
         :return: copies of them, in the given order
@@ -133,7 +138,8 @@ class Episodes:
             truncations=self.truncations[indices],
         )
 
-    def episode_of(self, indices: np.ndarray) -> np.ndarray:
+    @checked
+    def episode_of(self, indices: Rows) -> np.ndarray:
         """
         :param indices: transitions, ``(batch,)`` integers in [0, N)
         :return: the episode of each, ``(batch,)`` in [0, E)
@@ -147,7 +153,8 @@ class Episodes:
         """
         return returns.sparse_negative_reward(self.rewards)
 
-    def returns_to_go(self, gamma: float, *, negative_reward: float | str | None = "auto") -> np.ndarray:
+    @checked
+    def returns_to_go(self, gamma: Fraction, *, negative_reward: float | Literal["auto"] | None = "auto") -> np.ndarray:
         """
         Discounted return from each transition to the end of its episode, with Cal-QL's rule for sparse rewards.
 
@@ -158,8 +165,6 @@ class Episodes:
         :raises ValueError: if an argument is out of range
         """
         if isinstance(negative_reward, str):
-            if negative_reward != "auto":
-                raise ValueError(f"negative_reward is {negative_reward!r}: expected a number, None or 'auto'.")
             negative_reward = self.negative_reward()
         return returns.returns_to_go(self.rewards, self.episode_starts, gamma, negative_reward)
 
@@ -173,6 +178,7 @@ class Episodes:
         pairs = {key: moments.mean_and_std(rows, self._row_index) for key, rows in self._rows.items()}
         return {key: mean for key, (mean, _) in pairs.items()}, {key: std for key, (_, std) in pairs.items()}
 
+    @checked
     def observation_moments(self, keys: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """
         :param keys: of the observations that are asked for; the empty one where they are no dictionaries

@@ -7,10 +7,12 @@ from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_o2o.checked import checked
 from sb3_o2o.data.returns import checked_gamma, checked_n_steps, returns_to_go
 from sb3_o2o.data.rewards import is_reward
 from sb3_o2o.data.samples import ReplaySamples, normalize_returns, to_column, to_tensors
 from sb3_o2o.data.transitions import map_observations
+from sb3_o2o.kinds import Count, CountFromZero, Fraction
 
 
 class NStepDictReplayBuffer(DictReplayBuffer):
@@ -23,7 +25,8 @@ class NStepDictReplayBuffer(DictReplayBuffer):
     :param kwargs: SB3's own
     """
 
-    def __init__(self, *args: Any, n_steps: int = 3, gamma: float = 0.99, **kwargs: Any) -> None:
+    @checked
+    def __init__(self, *args: Any, n_steps: Count = 3, gamma: Fraction = 0.99, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.n_steps, self.gamma = checked_n_steps(n_steps), checked_gamma(gamma)
 
@@ -48,7 +51,8 @@ class MonteCarloReplayBuffer(ReplayBuffer):
     :raises ValueError: if gamma is out of range, or ``optimize_memory_usage`` is asked for
     """
 
-    def __init__(self, *args: Any, gamma: float = 0.99, negative_reward: float | None = None, **kwargs: Any) -> None:
+    @checked
+    def __init__(self, *args: Any, gamma: Fraction = 0.99, negative_reward: float | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.optimize_memory_usage:
             raise ValueError("Monte-Carlo returns need optimize_memory_usage=False.")
@@ -109,7 +113,8 @@ class MonteCarloReplayBuffer(ReplayBuffer):
         """Number of transitions whose episode has ended."""
         return int(self._sampleable.sum())
 
-    def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplaySamples:  # type: ignore[override]
+    @checked
+    def sample(self, batch_size: CountFromZero, env: VecNormalize | None = None) -> ReplaySamples:  # type: ignore[override]
         """
         :param batch_size: transitions to draw, uniformly over ended episodes, with replacement
         :param env: normalises observations and rewards with its present statistics

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch as th
@@ -11,12 +11,15 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_o2o.checked import checked
 from sb3_o2o.data.dataset import DatasetReference, OfflineDataset
 from sb3_o2o.data.online import MonteCarloDictReplayBuffer, MonteCarloReplayBuffer, NStepDictReplayBuffer
 from sb3_o2o.data.prefetch import Prefetcher
 from sb3_o2o.data.returns import checked_gamma, checked_n_steps
 from sb3_o2o.data.samples import ReplaySamples, concatenate_samples, normalize_returns, to_column, to_tensors
+from sb3_o2o.data.sources import Dataset
 from sb3_o2o.data.transitions import take
+from sb3_o2o.kinds import Count, CountFromZero, Device, Fraction, Seed, number
 
 __all__ = [
     "MixedReplayBuffer",
@@ -52,18 +55,19 @@ class OfflineReplayBuffer(ReplayBuffer):
     :raises ValueError: if the dataset does not match the spaces, or a number is out of range
     """
 
+    @checked
     def __init__(
         self,
         dataset: OfflineDataset,
         observation_space: spaces.Space,
         action_space: spaces.Space,
-        device: th.device | str = "auto",
+        device: Device = "auto",
         *,
-        n_steps: int | None = 1,
-        gamma: float = 0.99,
-        seed: int | None = None,
+        n_steps: Count | None = 1,
+        gamma: Fraction = 0.99,
+        seed: Seed | None = None,
         returns_to_go: bool = False,
-        negative_reward: float | str | None = "auto",
+        negative_reward: float | Literal["auto"] | None = "auto",
         next_actions: bool = False,
     ) -> None:
         # ReplayBuffer's constructor would allocate arrays for online data
@@ -128,7 +132,8 @@ class OfflineReplayBuffer(ReplayBuffer):
         """
         return self.buffer_size
 
-    def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplaySamples:  # type: ignore[override]
+    @checked
+    def sample(self, batch_size: CountFromZero, env: VecNormalize | None = None) -> ReplaySamples:  # type: ignore[override]
         """
         :param batch_size: transitions to draw, uniformly, with replacement
         :param env: normalises observations and rewards with its present statistics
@@ -234,21 +239,22 @@ class MixedReplayBuffer(ReplayBuffer):
     :raises ValueError: if the dataset does not match the spaces, or a number is out of range
     """
 
+    @checked
     def __init__(
         self,
-        buffer_size: int,
+        buffer_size: Count,
         observation_space: spaces.Space,
         action_space: spaces.Space,
-        device: th.device | str = "auto",
-        n_envs: int = 1,
+        device: Device = "auto",
+        n_envs: Count = 1,
         optimize_memory_usage: bool = False,
         handle_timeout_termination: bool = True,
         *,
-        dataset: Any,
-        offline_fraction: float = 0.5,
-        n_steps: int = 1,
-        gamma: float = 0.99,
-        seed: int | None = None,
+        dataset: Dataset,
+        offline_fraction: Fraction = 0.5,
+        n_steps: Count = 1,
+        gamma: Fraction = 0.99,
+        seed: Seed | None = None,
         dataset_kwargs: dict[str, Any] | None = None,
     ) -> None:
         dataset = OfflineDataset.load(
@@ -278,8 +284,7 @@ class MixedReplayBuffer(ReplayBuffer):
 
     @offline_fraction.setter
     def offline_fraction(self, fraction: float) -> None:
-        if not 0.0 <= fraction <= 1.0:
-            raise ValueError(f"offline_fraction is {fraction}: expected a number in [0, 1].")
+        number(0, 1).check("offline_fraction", fraction)
         self._offline_fraction = float(fraction)
 
     def add(self, *args: Any, **kwargs: Any) -> None:
@@ -301,7 +306,8 @@ class MixedReplayBuffer(ReplayBuffer):
         """
         return self.online.size()
 
-    def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplaySamples:  # type: ignore[override]
+    @checked
+    def sample(self, batch_size: CountFromZero, env: VecNormalize | None = None) -> ReplaySamples:  # type: ignore[override]
         """
         :param batch_size: transitions to draw
         :param env: normalises observations and rewards with its present statistics, offline and online ones alike

@@ -1,13 +1,15 @@
 """The minibatch that replay buffers return, and how two of them become one."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_o2o.checked import checked
 from sb3_o2o.data.transitions import Observations
+from sb3_o2o.kinds import Fraction, kind
 
 
 class ReplaySamples(NamedTuple):
@@ -36,7 +38,13 @@ class ReplaySamples(NamedTuple):
     next_actions: th.Tensor | None = None
 
 
-def concatenate_samples(first: Any, second: Any, gamma: float, interleave: bool = False) -> ReplaySamples:
+_SAMPLES = kind("samples of a replay buffer", lambda value: hasattr(value, "rewards") and hasattr(value, "_fields"))
+
+
+@checked
+def concatenate_samples(
+    first: Annotated[Any, _SAMPLES], second: Annotated[Any, _SAMPLES], gamma: Fraction, interleave: bool = False
+) -> ReplaySamples:
     """
     Join two minibatches.
 

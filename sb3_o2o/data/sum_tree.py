@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
+
+from sb3_o2o.checked import checked
+from sb3_o2o.kinds import ARRAY, Count, CountFromZero, Numbers, Rows
 
 
 class SumTree:
@@ -15,9 +20,8 @@ class SumTree:
     :raises ValueError: if there is no entry
     """
 
-    def __init__(self, capacity: int):
-        if capacity < 1:
-            raise ValueError(f"SumTree(capacity) must be at least 1, not {capacity}.")
+    @checked
+    def __init__(self, capacity: Count):
         self.capacity = capacity
         self.depth = (capacity - 1).bit_length()
         # node 1 is the root, node n has the children 2n and 2n + 1, the leaves are the second half
@@ -36,7 +40,8 @@ class SumTree:
         view.flags.writeable = False
         return view
 
-    def update(self, indices: np.ndarray, priorities: np.ndarray | float) -> None:
+    @checked
+    def update(self, indices: Rows, priorities: Numbers) -> None:
         """
         :param indices: entries to change, ``(k,)``; of an entry that is named twice, the last priority counts
         :param priorities: finite and >= 0, ``(k,)`` or one for all
@@ -57,7 +62,8 @@ class SumTree:
             nodes = nodes >> 1
             self._nodes[nodes] = self._nodes[2 * nodes] + self._nodes[2 * nodes + 1]
 
-    def sample(self, size: int, rng: np.random.Generator, stratified: bool = True) -> np.ndarray:
+    @checked
+    def sample(self, size: CountFromZero, rng: np.random.Generator, stratified: bool = True) -> np.ndarray:
         """
         :param size: entries to draw, with replacement
         :param rng: random generator
@@ -73,7 +79,8 @@ class SumTree:
             draws = (rng.permutation(size) + draws) / size
         return self.find(draws * self.total)
 
-    def find(self, prefixes: np.ndarray) -> np.ndarray:
+    @checked
+    def find(self, prefixes: Annotated[np.ndarray, ARRAY]) -> np.ndarray:
         """
         :param prefixes: in [0, total), ``(k,)``
         :return: for each the first entry up to which, included, the priorities sum to more, ``(k,)``

@@ -10,9 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_o2o.checked import checked
 from sb3_o2o.diagnostics.measure import check_model
 from sb3_o2o.evaluation.eval_callback import is_pretraining
 from sb3_o2o.files import whole_file
+from sb3_o2o.kinds import Count, Seed
 
 #: folder of diagnostics beside a phase's evaluations
 FOLDER = "diagnostics"
@@ -43,10 +45,9 @@ class DiagnosticsCallback(BaseCallback):
     #: whether pre-training is left out
     online_only: ClassVar[bool] = False
 
-    def __init__(self, freq: int, log_path: str | os.PathLike[str] | None, seed: int):
+    @checked
+    def __init__(self, freq: Count, log_path: str | os.PathLike[str] | None, seed: Seed):
         super().__init__()
-        if freq < 1:
-            raise ValueError(f"{type(self).__name__}(freq) must be at least 1, not {freq}.")
         self.freq = freq
         self.log_path = None if log_path is None else Path(log_path)
         self.seed = seed

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-import gymnasium as gym
 import numpy as np
-from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_o2o.checked import checked
 from sb3_o2o.data import OfflineReplayBuffer
+from sb3_o2o.data.sources import AnyDataset
 from sb3_o2o.diagnostics.diagnostic import DiagnosticsCallback
 from sb3_o2o.diagnostics.environment import refuse_training_environment, single_environment
 from sb3_o2o.diagnostics.measure import (
-    check_candidates,
+    Candidates,
     check_drift,
     looking,
     mean_or_nan,
@@ -25,6 +25,7 @@ from sb3_o2o.diagnostics.measure import (
 )
 from sb3_o2o.diagnostics.q_values import mean_window_tau, normalized_difference
 from sb3_o2o.evaluation.eval_callback import is_pretraining
+from sb3_o2o.kinds import Count, Environment, Seed, whole
 from sb3_o2o.networks import frozen_copy
 from sb3_o2o.objectives import Batch
 
@@ -54,22 +55,18 @@ class QValueDiagnostics(DiagnosticsCallback):
 
     name: ClassVar[str] = "q_values"
 
+    @checked
     def __init__(
         self,
-        env: gym.Env[Any, Any] | VecEnv | str,
-        freq: int = 25_000,
-        n_episodes: int = 3,
-        window: int = 50,
-        n_windows: int = 10,
+        env: Environment,
+        freq: Count = 25_000,
+        n_episodes: Count = 3,
+        window: Annotated[int, whole(2)] = 50,
+        n_windows: Count = 10,
         log_path: str | os.PathLike[str] | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
     ):
         super().__init__(freq, log_path, seed)
-        if n_episodes < 1 or window < 2 or n_windows < 1:
-            raise ValueError(
-                "QValueDiagnostics needs n_episodes >= 1, window >= 2 and n_windows >= 1, "
-                f"not {n_episodes}, {window} and {n_windows}."
-            )
         self.env = single_environment(env, type(self).__name__)
         self.n_episodes, self.window, self.n_windows = n_episodes, window, n_windows
 
@@ -103,10 +100,11 @@ class _OnData(DiagnosticsCallback):
     :param seed: of the sample
     """
 
-    def __init__(self, freq: int, n_samples: int, dataset: Any, log_path: str | os.PathLike[str] | None, seed: int):
+    @checked
+    def __init__(
+        self, freq: Count, n_samples: Count, dataset: AnyDataset, log_path: str | os.PathLike[str] | None, seed: Seed
+    ):
         super().__init__(freq, log_path, seed)
-        if n_samples < 1:
-            raise ValueError(f"{type(self).__name__}(n_samples) must be at least 1, not {n_samples}.")
         self.n_samples = n_samples
         self.dataset = dataset
         self._buffer: OfflineReplayBuffer | None = None
@@ -191,13 +189,14 @@ class DataDiagnostics(_OnData):
 
     name: ClassVar[str] = "data"
 
+    @checked
     def __init__(
         self,
-        freq: int = 1_000,
-        n_samples: int = 1_024,
-        dataset: Any = None,
+        freq: Count = 1_000,
+        n_samples: Count = 1_024,
+        dataset: AnyDataset = None,
         log_path: str | os.PathLike[str] | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
     ):
         super().__init__(freq, n_samples, dataset, log_path, seed)
 
@@ -227,17 +226,17 @@ class DriftDiagnostics(_OnData):
     name: ClassVar[str] = "drift"
     online_only: ClassVar[bool] = True
 
+    @checked
     def __init__(
         self,
-        freq: int = 2_000,
-        n_samples: int = 256,
-        n_candidates: int = 20,
-        dataset: Any = None,
+        freq: Count = 2_000,
+        n_samples: Count = 256,
+        n_candidates: Candidates = 20,
+        dataset: AnyDataset = None,
         log_path: str | os.PathLike[str] | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
     ):
         super().__init__(freq, n_samples, dataset, log_path, seed)
-        check_candidates(n_candidates, type(self).__name__)
         self.n_candidates = n_candidates
         #: parameters of actor and critic at the switch; plain tensors, so that resume bundles hold them
         self.reference: tuple[dict[str, Any], dict[str, Any]] | None = None

@@ -7,15 +7,16 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3 import SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
 
+from sb3_o2o.checked import checked
 from sb3_o2o.data import MixedReplayBuffer
 from sb3_o2o.data.online import can_be_sampled
 from sb3_o2o.data.rewards import scaled_rewards
@@ -24,8 +25,21 @@ from sb3_o2o.diagnostics.environment import refuse_training_environment, single_
 from sb3_o2o.diagnostics.q_values import true_q_values
 from sb3_o2o.evaluation import preserved_random_state
 from sb3_o2o.evaluation.eval_callback import is_pretraining
+from sb3_o2o.kinds import Count, Environment, Seed, instance, is_whole, kind
 from sb3_o2o.objectives import Batch, IQLObjective
 from sb3_o2o.objectives import functional as F
+from sb3_o2o.objectives.objective import MODEL
+
+AnyModel = Annotated[Any, MODEL]
+#: actions per state, half of them from either policy
+Candidates = Annotated[
+    int, kind("an even number of at least 2", lambda value: is_whole(value) and value >= 2 and value % 2 == 0)
+]
+_NETWORK = instance("a network", nn.Module)
+OBSERVATIONS = instance("a tensor of observations", th.Tensor) | kind(
+    "a dictionary of them",
+    lambda value: isinstance(value, dict) and all(isinstance(each, th.Tensor) for each in value.values()),
+)
 
 
 def check_model(model: Any, for_whom: str) -> None:
@@ -133,9 +147,8 @@ class QEstimates:
     true: np.ndarray
 
 
-def on_policy_q_values(
-    model: Any, env: gym.Env[Any, Any] | VecEnv | str, n_episodes: int = 3, seed: int = 0
-) -> list[QEstimates]:
+@checked
+def on_policy_q_values(model: AnyModel, env: Environment, n_episodes: Count = 3, seed: Seed = 0) -> list[QEstimates]:
     """
     Let the policy act, as it does while it trains (sampled actions; a deterministic policy's are without noise), and
     compare its critic with what it earns. The training's random streams are left as they were.
@@ -153,8 +166,6 @@ def on_policy_q_values(
     """
     for_whom = "on_policy_q_values"
     check_model(model, for_whom)
-    if n_episodes < 1:
-        raise ValueError(f"{for_whom}(n_episodes) must be at least 1, not {n_episodes}.")
     vec_env = single_environment(env, for_whom)
     refuse_training_environment(vec_env, model, for_whom)
     found = []
@@ -252,7 +263,8 @@ def newest_transitions(model: Any, n: int, n_rows: int) -> Batch | None:
     return model.to_batch(buffer._get_samples((buffer.pos - 1 - np.arange(rows)) % buffer.buffer_size, env=env))
 
 
-def mean_q_and_td_error(model: Any, batch: Batch, seed: int = 0) -> tuple[float, float]:
+@checked
+def mean_q_and_td_error(model: AnyModel, batch: Batch, seed: Seed = 0) -> tuple[float, float]:
     """
     Mean Q and mean squared TD error on given transitions (WSRL, Zhou et al. 2024, figures 3 and 11). The target is the
     plain one, ``r + gamma (1 - d) (min_i Qb_i(s', a') - alpha log pi(a'|s'))`` with a' of the present policy, whatever
@@ -282,8 +294,14 @@ def mean_q_and_td_error(model: Any, batch: Batch, seed: int = 0) -> tuple[float,
 # -- drift ---------------------------------------------------------------------------------------------------------
 
 
+@checked
 def policy_and_q_drift(
-    model: Any, actor: Any, critic: Any, observations: PyTorchObs, n_candidates: int = 20, seed: int = 0
+    model: AnyModel,
+    actor: Annotated[Any, _NETWORK],
+    critic: Annotated[Any, _NETWORK],
+    observations: Annotated[PyTorchObs, OBSERVATIONS],
+    n_candidates: Candidates = 20,
+    seed: Seed = 0,
 ) -> tuple[float, float]:
     """
     ``KL(pi_pre || pi)`` and ``KL(softmax Q_pre || softmax Q)`` averaged over states (WSRL, Zhou et al. 2024, app. E).
@@ -302,7 +320,6 @@ def policy_and_q_drift(
     :raises ValueError: for another model, for gSDE, or for a number of candidates that is odd or below 2
     """
     check_drift(model, "policy_and_q_drift")
-    check_candidates(n_candidates, "policy_and_q_drift")
     policy_kl = math.nan
     with looking(model, seed):
         if _is_stochastic(actor):
@@ -327,16 +344,6 @@ def check_drift(model: Any, for_whom: str) -> None:
             f"{for_whom} measures the drift of squashed Gaussians and of deterministic policies, and this policy is "
             "gSDE."
         )
-
-
-def check_candidates(n_candidates: int, for_whom: str) -> None:
-    """
-    :param n_candidates: actions per state
-    :param for_whom: who draws them, for the error message
-    :raises ValueError: if the number is odd or below 2
-    """
-    if n_candidates < 2 or n_candidates % 2:
-        raise ValueError(f"{for_whom}(n_candidates) must be even and at least 2, not {n_candidates}.")
 
 
 def _is_stochastic(actor: Any) -> bool:

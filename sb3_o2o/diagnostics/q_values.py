@@ -1,14 +1,19 @@
 """Estimated against true Q-values, as pure functions of NumPy arrays."""
 
 import math
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sb3_o2o.checked import checked
+from sb3_o2o.kinds import Count, Fraction, Numbers, Positive, whole
+
 Floats = NDArray[np.float64]
 
 
-def kendall_tau(first: ArrayLike, second: ArrayLike) -> float:
+@checked
+def kendall_tau(first: Numbers, second: Numbers) -> float:
     """
     Kendall's tau-b: concordant minus discordant pairs, over the geometric mean of the pairs that are not tied in the
     one and in the other. 1 for the same order, -1 for the opposite one, 0 for no relation. SciPy's ``kendalltau`` gives
@@ -26,7 +31,10 @@ def kendall_tau(first: ArrayLike, second: ArrayLike) -> float:
     return float((signs[0] * signs[1]).sum()) / untied if untied > 0 else math.nan
 
 
-def mean_window_tau(estimated: ArrayLike, true: ArrayLike, length: int = 50, count: int = 10) -> float:
+@checked
+def mean_window_tau(
+    estimated: Numbers, true: Numbers, length: Annotated[int, whole(2)] = 50, count: Count = 10
+) -> float:
     """
     Kendall's tau of estimated against true Q-values in windows of one episode, averaged (SO2, Zhang et al. 2024,
     "Kendall's tau coefficient over Q-value"): does the critic order nearby state-actions as their returns do? A whole
@@ -42,8 +50,6 @@ def mean_window_tau(estimated: ArrayLike, true: ArrayLike, length: int = 50, cou
     :return: mean over the windows in which tau exists; NaN where it exists in none
     :raises ValueError: for a number out of range, or what :func:`kendall_tau` refuses
     """
-    if length < 2 or count < 1:
-        raise ValueError(f"A window needs at least 2 steps and there must be one, not {length} and {count}.")
     one, other = _paired(estimated, true)
     starts = np.unique(np.linspace(0, max(len(one) - length, 0), count).round().astype(int))
     taus = [kendall_tau(one[start : start + length], other[start : start + length]) for start in starts]
@@ -51,7 +57,8 @@ def mean_window_tau(estimated: ArrayLike, true: ArrayLike, length: int = 50, cou
     return float(np.mean(known)) if known else math.nan
 
 
-def normalized_difference(estimated: ArrayLike, true: ArrayLike, smallest: float = 1e-6) -> float:
+@checked
+def normalized_difference(estimated: Numbers, true: Numbers, smallest: Positive = 1e-6) -> float:
     """
     Mean of ``(estimated - true) / |true|`` (SO2, Zhang et al. 2024, figure 2b; "percent difference" in Fujimoto and Gu
     2021). Positive is over-estimation. The papers divide by ``true``, which turns the sign where returns are negative.
@@ -69,8 +76,9 @@ def normalized_difference(estimated: ArrayLike, true: ArrayLike, smallest: float
     return float(np.mean((one - other) / np.maximum(np.abs(other), smallest))) if len(one) else math.nan
 
 
+@checked
 def true_q_values(
-    rewards: ArrayLike, gamma: float, *, bonuses: ArrayLike | None = None, last_value: float = 0.0
+    rewards: Numbers, gamma: Fraction, *, bonuses: Numbers | None = None, last_value: float = 0.0
 ) -> Floats:
     """
     Discounted returns from each step of an episode: ``q_t = r_t + gamma (b_{t+1} + q_{t+1})``.

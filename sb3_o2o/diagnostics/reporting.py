@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from sb3_o2o.checked import checked
 from sb3_o2o.diagnostics.diagnostic import FOLDER
 from sb3_o2o.diagnostics.switch import SwitchDiagnostics
 from sb3_o2o.evaluation import ReferenceScore, read_evaluations, reference_score
@@ -83,6 +84,7 @@ _PANELS: tuple[_Panel, ...] = (
 )
 
 
+@checked
 def read_diagnostics(folder: str | os.PathLike[str]) -> dict[str, Curve]:
     """
     What diagnostics left in a folder.
@@ -99,6 +101,7 @@ def read_diagnostics(folder: str | os.PathLike[str]) -> dict[str, Curve]:
     return found
 
 
+@checked
 def report(
     run_dir: str | os.PathLike[str],
     path: str | os.PathLike[str] | None = None,

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
+from sb3_o2o.checked import checked
 from sb3_o2o.diagnostics.diagnostic import DiagnosticsCallback
 from sb3_o2o.evaluation import NormalizedEvalCallback, ReferenceScore
 from sb3_o2o.evaluation.curve_metrics import drop_at_switch, is_success, regret, steps_to_recover
@@ -32,6 +33,7 @@ class SwitchDiagnostics(DiagnosticsCallback):
     name: ClassVar[str] = "switch"
     online_only: ClassVar[bool] = True
 
+    @checked
     def __init__(
         self,
         evaluation: EvalCallback,

@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from sb3_o2o.checked import checked
+from sb3_o2o.kinds import NotNegative, Numbers, number
 
 #: Keys under which environments report success in ``info``: Gymnasium-Robotics' mazes and hands, its Fetch tasks, D4RL.
 SUCCESS_KEYS: tuple[str, ...] = ("success", "is_success", "goal_achieved")
@@ -42,7 +45,14 @@ def _curve(steps: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], ND
     return step_array, score_array
 
 
-def drop_at_switch(steps: ArrayLike, scores: ArrayLike, offline_score: float, *, window: float = math.inf) -> float:
+@checked
+def drop_at_switch(
+    steps: Numbers,
+    scores: Numbers,
+    offline_score: float,
+    *,
+    window: Annotated[float, number(0, finite=False)] = math.inf,
+) -> float:
     """
     How far the score falls below the pre-trained policy's after fine-tuning began.
 
@@ -62,7 +72,8 @@ def drop_at_switch(steps: ArrayLike, scores: ArrayLike, offline_score: float, *,
     return max(0.0, float(offline_score) - float(inside.min()))
 
 
-def steps_to_recover(steps: ArrayLike, scores: ArrayLike, offline_score: float, *, tolerance: float = 0.0) -> float:
+@checked
+def steps_to_recover(steps: Numbers, scores: Numbers, offline_score: float, *, tolerance: NotNegative = 0.0) -> float:
     """
     Environment steps until the score is back at the pre-trained policy's, for good or not.
 
@@ -75,8 +86,6 @@ def steps_to_recover(steps: ArrayLike, scores: ArrayLike, offline_score: float, 
     :return: environment steps; 0 where the score never fell, infinity where it did not come back
     :raises ValueError: the curve is empty, not finite or out of order, or the tolerance is negative
     """
-    if tolerance < 0:
-        raise ValueError(f"tolerance must be at least 0, got {tolerance}.")
     step_array, score_array = _curve(steps, scores)
     below = score_array < offline_score - tolerance
     if not below.any():
@@ -86,7 +95,8 @@ def steps_to_recover(steps: ArrayLike, scores: ArrayLike, offline_score: float, 
     return float(step_array[fell + recovered[0]]) if len(recovered) else math.inf
 
 
-def regret(successes: ArrayLike) -> float:
+@checked
+def regret(successes: Numbers) -> float:
     """
     Mean failure over all training episodes so far: ``mean(1 - success)`` (CORL's fine-tuning metric).
 
@@ -99,7 +109,8 @@ def regret(successes: ArrayLike) -> float:
     return float(1.0 - _successes(successes).mean())
 
 
-def cumulative_regret(successes: ArrayLike) -> NDArray[np.float64]:
+@checked
+def cumulative_regret(successes: Numbers) -> NDArray[np.float64]:
     """
     The regret after each training episode, as a curve.
 

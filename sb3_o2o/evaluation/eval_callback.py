@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.vec_env import unwrap_vec_normalize
 
+from sb3_o2o.checked import checked
 from sb3_o2o.evaluation.evaluate import (
-    Environments,
+    AnyEnvironments,
     Evaluation,
     evaluate,
     preserved_random_state,
@@ -21,6 +22,7 @@ from sb3_o2o.evaluation.evaluate import (
 )
 from sb3_o2o.evaluation.scores import ReferenceScore, reference_score
 from sb3_o2o.files import whole_file
+from sb3_o2o.kinds import Count, Seed
 
 
 def is_pretraining(model: Any) -> bool:
@@ -53,14 +55,15 @@ class NormalizedEvalCallback(EvalCallback):
     :param kwargs: ``EvalCallback``'s other arguments; ``log_path`` is a folder here
     """
 
+    @checked
     def __init__(
         self,
-        eval_env: Environments,
+        eval_env: AnyEnvironments,
         *,
         reference: ReferenceScore | None = None,
         at_start: bool = True,
-        seed: int | None = None,
-        n_eval_envs: int | None = None,
+        seed: Seed | None = None,
+        n_eval_envs: Count | None = None,
         **kwargs: Any,
     ):
         kwargs.setdefault("warn", False)
@@ -179,6 +182,7 @@ class NormalizedEvalCallback(EvalCallback):
         return go_on
 
 
+@checked
 def read_evaluations(folder: str | os.PathLike[str]) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
     """
     The evaluations that a callback left in a folder.

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium as gym
 import numpy as np
@@ -20,11 +20,18 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
+from sb3_o2o.checked import checked
 from sb3_o2o.evaluation.rollouts import Episode, n_side_by_side, play
 from sb3_o2o.evaluation.scores import ReferenceScore, reference_score
+from sb3_o2o.kinds import ENVIRONMENT_OR_ID, FUNCTION, Count, Seed, kind
 
 #: what an evaluation can be made in
 Environments = gym.Env[Any, Any] | VecEnv | str | Callable[[], gym.Env[Any, Any]]
+AnyEnvironments = Annotated[Environments, ENVIRONMENT_OR_ID | FUNCTION]
+PREDICTS = kind(
+    "a model, or another object with predict",
+    lambda value: hasattr(value, "predict") and not isinstance(value, type),
+)
 
 
 @dataclass(frozen=True)
@@ -77,15 +84,16 @@ def preserved_random_state() -> Iterator[None]:
             np.random.set_state(numpy_state)
 
 
+@checked
 def evaluate(
-    model: PolicyPredictor,
-    env: Environments,
-    n_episodes: int = 10,
+    model: Annotated[PolicyPredictor, PREDICTS],
+    env: AnyEnvironments,
+    n_episodes: Count = 10,
     *,
     deterministic: bool = True,
     reference: ReferenceScore | None = None,
-    seed: int | None = None,
-    n_envs: int | None = None,
+    seed: Seed | None = None,
+    n_envs: Count | None = None,
 ) -> Evaluation:
     """
     Run whole episodes of a policy, side by side where there are several environments (see
@@ -102,8 +110,6 @@ def evaluate(
     :return: the episodes' results
     :raises ValueError: no episode was asked for, or ``n_envs`` of environments that are there already
     """
-    if n_episodes < 1:
-        raise ValueError(f"n_episodes must be at least 1, got {n_episodes}.")
     # Making an environment draws numbers as well.
     with preserved_random_state():
         vec_env = side_by_side(env, n_episodes, n_envs)

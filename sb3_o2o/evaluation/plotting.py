@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from sb3_o2o.checked import checked
 from sb3_o2o.evaluation.eval_callback import read_evaluations
 from sb3_o2o.evaluation.scores import ReferenceScore
 from sb3_o2o.files import whole_file
@@ -27,6 +28,7 @@ CHARACTERS_PER_INCH = 11
 OFFLINE_COLOUR, ONLINE_COLOUR, REFERENCE_COLOUR = "#7a5195", "#ef5675", "#5b6770"
 
 
+@checked
 def plot_learning_curve(
     run_folder: str | os.PathLike[str],
     *,

@@ -9,7 +9,10 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
+
+from sb3_o2o.checked import checked
+from sb3_o2o.kinds import TEXT, Numbers, number
 
 _D4RL = "D4RL's d4rl/infos.py (github.com/Farama-Foundation/D4RL)"
 _OWN = "a convention of sb3_o2o, D4RL has no references for it"
@@ -40,13 +43,17 @@ class ReferenceScore:
     provenance: str
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.minimum) and np.isfinite(self.maximum)) or self.maximum <= self.minimum:
+        for name in ("minimum", "maximum"):
+            number().check(f"{name} of ReferenceScore", getattr(self, name))
+        TEXT.check("provenance of ReferenceScore", self.provenance)
+        if self.maximum <= self.minimum:
             raise ValueError(
                 "The reference maximum must be a finite number above the minimum, "
                 f"got minimum={self.minimum} and maximum={self.maximum}."
             )
 
-    def normalize(self, returns: ArrayLike) -> NDArray[np.float64]:
+    @checked
+    def normalize(self, returns: Numbers) -> NDArray[np.float64]:
         """
         The normalised score.
 
@@ -134,6 +141,7 @@ def _mujoco_reference(env_id: str) -> ReferenceScore | None:
     return ReferenceScore(minimum, maximum, f"{_D4RL}: {_MUJOCO_VERSIONS[int(match[2])]}")
 
 
+@checked
 def reference_score(env_id: str | None) -> ReferenceScore | None:
     """
     The reference returns of an environment.
@@ -153,7 +161,8 @@ def reference_score(env_id: str | None) -> ReferenceScore | None:
     return None
 
 
-def normalized_score(env_id: str, returns: ArrayLike) -> NDArray[np.float64]:
+@checked
+def normalized_score(env_id: str, returns: Numbers) -> NDArray[np.float64]:
     """
     D4RL's normalised score of an environment's returns.
 

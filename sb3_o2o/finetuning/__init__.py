@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sb3_o2o.checked import check_keyword_arguments
+from sb3_o2o.checked import check_keyword_arguments, checked
 from sb3_o2o.errors import unknown
-from sb3_o2o.finetuning.adaptive_bc import AdaptiveBC
 from sb3_o2o.finetuning.advantage import AuxiliaryAdvantage
 from sb3_o2o.finetuning.asynchronous import AsynchronousUpdates
 from sb3_o2o.finetuning.balanced_replay import BalancedReplay
 from sb3_o2o.finetuning.callback import FineTuningCallback
-from sb3_o2o.finetuning.constraint import ConstrainedFineTuning, TrustRegion
+from sb3_o2o.finetuning.constraint import ConstrainedFineTuning
 from sb3_o2o.finetuning.dual_critic import DualCritic
 from sb3_o2o.finetuning.expansion import PolicyExpansion
 from sb3_o2o.finetuning.jump_start import JumpStart
@@ -25,21 +24,22 @@ from sb3_o2o.finetuning.warmup import Warmup
 from sb3_o2o.updates.hooks import refuse_conflicts
 
 
-def build_finetuning(specs: Sequence[Any] | None) -> list[FineTuningCallback]:
+@checked
+def build_finetuning(finetuning: Sequence[Any] | None) -> list[FineTuningCallback]:
     """
     Fine-tuning callbacks from what YAML can hold.
 
-    :param specs: for each callback an instance, a name (``"Warmup"``), or a one-entry dictionary with keyword arguments
-        (``{"Warmup": {"steps": 5000}}``)
+    :param finetuning: for each callback an instance, a name (``"Warmup"``), or a one-entry dictionary with keyword
+        arguments (``{"Warmup": {"steps": 5000}}``)
     :return: the callbacks, in the same order
     :raises ValueError: unknown name or keyword argument (the nearest is named), another spelling, or two callbacks that
         decide what only one can
     """
-    if isinstance(specs, str | Mapping | FineTuningCallback):
-        raise ValueError(f"finetuning must be a list of callbacks, got {specs!r}: put it in brackets.")
+    if isinstance(finetuning, str | Mapping | FineTuningCallback):
+        raise ValueError(f"finetuning must be a list of callbacks, got {finetuning!r}: put it in brackets.")
     callbacks: list[FineTuningCallback] = [
         spec if isinstance(spec, FineTuningCallback) else _build_callback(spec, FineTuningCallback.registry)
-        for spec in specs or ()
+        for spec in finetuning or ()
     ]
     refuse_conflicts(callbacks)
     return callbacks
@@ -50,7 +50,8 @@ def _build_callback(spec: Any, registry: Mapping[str, Callable[..., Any]]) -> An
         spec = {spec: {}}
     if not isinstance(spec, Mapping) or len(spec) != 1:
         raise ValueError(
-            f"A fine-tuning callback is written as a name or as {{name: {{argument: value}}}}, got {spec!r}."
+            "Each callback in finetuning is written as a name or as {name: {argument: value}}, "
+            f"and there is {spec!r}."
         )
     name, arguments = next(iter(spec.items()))
     if name not in registry:
@@ -62,7 +63,6 @@ def _build_callback(spec: Any, registry: Mapping[str, Callable[..., Any]]) -> An
 
 
 __all__ = [
-    "AdaptiveBC",
     "AsynchronousUpdates",
     "AuxiliaryAdvantage",
     "BalancedReplay",
@@ -78,7 +78,6 @@ __all__ = [
     "PolicyExpansion",
     "PolicyReevaluation",
     "SymmetricReplay",
-    "TrustRegion",
     "ValueAlignment",
     "Warmup",
     "build_finetuning",

@@ -6,6 +6,8 @@ import torch as th
 from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 
+from sb3_o2o.checked import checked
+from sb3_o2o.kinds import Count
 from sb3_o2o.networks.layers import heads, sequential
 
 
@@ -21,7 +23,8 @@ class ConditionalVAE(nn.Module):
 
     n_updates: th.Tensor
 
-    def __init__(self, state_dim: int, action_dim: int, net_arch: list[int]):
+    @checked
+    def __init__(self, state_dim: Count, action_dim: Count, net_arch: list[Count]):
         super().__init__()
         self.latent_dim = 2 * action_dim
         width = net_arch[-1]

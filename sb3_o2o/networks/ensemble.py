@@ -14,7 +14,9 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from sb3_o2o.networks.layers import Details
+from sb3_o2o.checked import checked
+from sb3_o2o.kinds import Count, Positive
+from sb3_o2o.networks.layers import Details, Precision
 
 #: on a CPU, from this many rows on a product per member is no slower than one for all
 _ROWS_FOR_ONE_PRODUCT_EACH = 1024
@@ -27,6 +29,7 @@ class EnsembleLinear(nn.Module):
     :param linears: the layers to stack, all of one shape; their weights are copied
     """
 
+    @checked
     def __init__(self, linears: list[nn.Linear]):
         super().__init__()
         # (n, in, out): the transpose of ``nn.Linear``, the layout that a batched product reads
@@ -49,6 +52,7 @@ class EnsembleLayerNorm(nn.Module):
     :param norms: the layers to stack, all of one shape
     """
 
+    @checked
     def __init__(self, norms: list[nn.LayerNorm]):
         super().__init__()
         self.eps = norms[0].eps
@@ -95,20 +99,19 @@ class EnsembleMLP(nn.Module):
     :raises ValueError: if there are no members
     """
 
+    @checked
     def __init__(
         self,
-        input_dim: int,
-        net_arch: list[int],
-        n_members: int,
+        input_dim: Count,
+        net_arch: list[Count],
+        n_members: Count,
         activation_fn: type[nn.Module] = nn.ReLU,
         layer_norm: bool = False,
-        orthogonal_gain: float | None = None,
-        last_hidden_gain: float | None = None,
+        orthogonal_gain: Positive | None = None,
+        last_hidden_gain: Positive | None = None,
         details: Details | None = None,
     ):
         super().__init__()
-        if n_members < 1:
-            raise ValueError(f"n_critics must be at least 1, not {n_members}.")
         details = details or Details()
         post, n_hidden = details.norms(layer_norm), len(net_arch)
         members: list[list[nn.Module]] = []
@@ -186,7 +189,8 @@ class EnsembleMLP(nn.Module):
                 ]
         return th.stack(hidden).squeeze(-1)
 
-    def keep_first(self, n_members: int) -> None:
+    @checked
+    def keep_first(self, n_members: Count) -> None:
         """
         Drop all members but the first ones, in place: the parameters stay the same objects.
 
@@ -247,21 +251,22 @@ class EnsembleCritic(BaseModel):
     action_space: spaces.Box
     features_extractor: BaseFeaturesExtractor
 
+    @checked
     def __init__(
         self,
         observation_space: spaces.Space,
         action_space: spaces.Box,
-        net_arch: list[int],
+        net_arch: list[Count],
         features_extractor: BaseFeaturesExtractor,
-        features_dim: int,
+        features_dim: Count,
         activation_fn: type[nn.Module] = nn.ReLU,
         normalize_images: bool = True,
-        n_critics: int = 2,
+        n_critics: Count = 2,
         share_features_extractor: bool = True,
         layer_norm: bool = False,
-        orthogonal_gain: float | None = None,
-        last_hidden_gain: float | None = None,
-        precision: str = "fp32",
+        orthogonal_gain: Positive | None = None,
+        last_hidden_gain: Positive | None = None,
+        precision: Precision = "fp32",
         details: Details | None = None,
     ):
         super().__init__(
@@ -281,7 +286,8 @@ class EnsembleCritic(BaseModel):
             details=details,
         )
 
-    def keep_first(self, n_critics: int) -> None:
+    @checked
+    def keep_first(self, n_critics: Count) -> None:
         """
         Drop all members but the first ones, with their optimiser's moments.
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Annotated, Any
+
+from torch import nn
+
+from sb3_o2o.checked import checked
+from sb3_o2o.kinds import instance
 
 
-def frozen_copy(network: Any) -> Any:
+@checked
+def frozen_copy(network: Annotated[Any, instance("a network", nn.Module)]) -> Any:
     """
     :param network: a policy or a critic
     :return: a copy that nothing trains, without optimiser, gradients and the last sample of its distribution

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch as th
 from torch import nn
+
+from sb3_o2o.kinds import number
+
+#: of matrix products
+Precision = Literal["fp32", "bf16"]
+#: share of units that an update leaves out, in [0, 1)
+Dropout = Annotated[float, number(0, below=1)]
 
 
 @dataclass(frozen=True)

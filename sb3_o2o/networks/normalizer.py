@@ -9,6 +9,9 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
+from sb3_o2o.checked import checked
+from sb3_o2o.kinds import Positive
+
 Statistics = np.ndarray | dict[str, np.ndarray]
 
 
@@ -21,7 +24,8 @@ class NormalizedExtractor(BaseFeaturesExtractor):
     :param epsilon: added to the standard deviation; 1e-3 as in CORL
     """
 
-    def __init__(self, extractor: BaseFeaturesExtractor, epsilon: float = 1e-3):
+    @checked
+    def __init__(self, extractor: BaseFeaturesExtractor, epsilon: Positive = 1e-3):
         space = extractor._observation_space
         super().__init__(space, extractor.features_dim)
         self.extractor = extractor
@@ -43,6 +47,7 @@ class NormalizedExtractor(BaseFeaturesExtractor):
             and not is_image_space(sub, normalized_image=True)
         }
 
+    @checked
     def set_statistics(self, mean: Statistics, std: Statistics) -> None:
         """
         :param mean: mean of the observations, ``(*obs,)`` or a dict of them
@@ -122,6 +127,7 @@ def copy_statistics(source: nn.Module, target: nn.Module) -> bool:
     return True
 
 
+@checked
 def set_observation_statistics(module: nn.Module, mean: Statistics, std: Statistics) -> None:
     """
     Give the dataset's statistics to every :class:`NormalizedExtractor` inside ``module``.

@@ -13,6 +13,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Combine
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
+from sb3_o2o.checked import checked
+from sb3_o2o.kinds import Count
 from sb3_o2o.networks.distributions import gaussian_log_prob
 from sb3_o2o.networks.layers import sequential
 from sb3_o2o.networks.normalizer import NormalizedExtractor
@@ -36,6 +38,7 @@ class PPOActor:
     #: actions have a density
     stochastic: ClassVar[bool] = True
 
+    @checked
     def __init__(self, policy: O2OPPOPolicy):
         self.policy = policy
 
@@ -117,12 +120,13 @@ class O2OPPOPolicy(ActorCriticPolicy):
     #: the name that ``net_arch`` has for the network of values
     value_network_name: ClassVar[str] = "vf"
 
+    @checked
     def __init__(
         self,
         observation_space: spaces.Space,
         action_space: spaces.Box,
         lr_schedule: Schedule,
-        net_arch: list[int] | dict[str, list[int]] | None = None,
+        net_arch: list[Count] | dict[str, list[Count]] | None = None,
         activation_fn: type[nn.Module] = nn.Tanh,
         *,
         normalize_observations: bool = False,
@@ -246,6 +250,7 @@ class O2OPPOPolicy(ActorCriticPolicy):
 class O2OPPOCnnPolicy(O2OPPOPolicy):
     """:class:`O2OPPOPolicy` for images."""
 
+    @checked
     def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN, **kwargs: Any):
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
 
@@ -253,6 +258,7 @@ class O2OPPOCnnPolicy(O2OPPOPolicy):
 class O2OPPOMultiInputPolicy(O2OPPOPolicy):
     """:class:`O2OPPOPolicy` for dictionary observations."""
 
+    @checked
     def __init__(
         self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any
     ):

@@ -9,6 +9,8 @@ from stable_baselines3.common.torch_layers import create_mlp
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_o2o.checked import checked
+from sb3_o2o.kinds import Count, Positive, Seed
 from sb3_o2o.networks.layers import sequential
 from sb3_o2o.networks.optimizers import FusedAdam
 
@@ -24,7 +26,8 @@ class DensityRatio:
     :param seed: of the initial weights, which leave torch's own generator alone
     """
 
-    def __init__(self, n_inputs: int, net_arch: list[int], learning_rate: float, seed: int):
+    @checked
+    def __init__(self, n_inputs: Count, net_arch: list[Count], learning_rate: Positive, seed: Seed):
         self._arguments = (n_inputs, net_arch, learning_rate, seed)
         with th.random.fork_rng(devices=[]):
             th.default_generator.manual_seed(seed)  # th.manual_seed would seed a GPU as well

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch as th
@@ -19,9 +19,11 @@ from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, Actor, SACP
 from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
+from sb3_o2o.checked import checked
+from sb3_o2o.kinds import Positive
 from sb3_o2o.networks.distributions import gaussian_log_prob, squashed_gaussian, squashed_log_prob
 from sb3_o2o.networks.ensemble import EnsembleCritic, initialize
-from sb3_o2o.networks.layers import Details, heads, linear, sequential
+from sb3_o2o.networks.layers import Details, Dropout, Precision, heads, linear, sequential
 from sb3_o2o.networks.normalizer import NormalizedExtractor
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.networks.short_way import features, gaussian_actions, in_turn, is_plain, rows_of, set_mode
@@ -36,7 +38,7 @@ else:
 
 
 #: what tanh is applied to: sampled actions as in SAC, the mean alone as in IQL, or nothing as in AWAC
-SQUASHES = ("samples", "mean", "none")
+Squash = Literal["samples", "mean", "none"]
 
 
 class O2OActor(Actor):
@@ -60,21 +62,20 @@ class O2OActor(Actor):
     #: actions have a density
     stochastic: ClassVar[bool] = True
 
+    @checked
     def __init__(
         self,
         *args: Any,
         layer_norm: bool = False,
         state_dependent_std: bool = True,
-        squash: str = "samples",
-        orthogonal_gain: float | None = None,
-        last_hidden_gain: float | None = None,
-        precision: str = "fp32",
+        squash: Squash = "samples",
+        orthogonal_gain: Positive | None = None,
+        last_hidden_gain: Positive | None = None,
+        precision: Precision = "fp32",
         details: Details | None = None,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
-        if squash not in SQUASHES:
-            raise ValueError(f"policy_kwargs['squash'] must be one of {', '.join(SQUASHES)}, not {squash!r}.")
         if squash != "samples" and self.use_sde:
             raise ValueError(
                 f"policy_kwargs['squash'] = {squash!r} is a plain Gaussian, which gSDE is not: set use_sde=False."
@@ -366,6 +367,7 @@ class O2OSACPolicy(EnsemblePolicyMixin, SACPolicy):  # type: ignore[misc]
     critic: EnsembleCritic  # type: ignore[assignment]
     critic_target: EnsembleCritic  # type: ignore[assignment]
 
+    @checked
     def __init__(
         self,
         observation_space: spaces.Space,
@@ -376,16 +378,16 @@ class O2OSACPolicy(EnsemblePolicyMixin, SACPolicy):  # type: ignore[misc]
         actor_layer_norm: bool = False,
         normalize_observations: bool = False,
         state_dependent_std: bool = True,
-        squash: str = "samples",
-        orthogonal_gain: float | None = None,
-        last_hidden_gain: float | None = None,
+        squash: Squash = "samples",
+        orthogonal_gain: Positive | None = None,
+        last_hidden_gain: Positive | None = None,
         norm_after_activation: bool = False,
-        critic_dropout: float = 0.0,
-        actor_dropout: float = 0.0,
+        critic_dropout: Dropout = 0.0,
+        actor_dropout: Dropout = 0.0,
         hidden_bias: float | None = None,
-        critic_head_init: float | None = None,
-        actor_head_init: float | None = None,
-        precision: str = "fp32",
+        critic_head_init: Positive | None = None,
+        actor_head_init: Positive | None = None,
+        precision: Precision = "fp32",
         **kwargs: Any,
     ):
         extra = {
@@ -424,6 +426,7 @@ class O2OSACPolicy(EnsemblePolicyMixin, SACPolicy):  # type: ignore[misc]
 class O2OSACCnnPolicy(O2OSACPolicy):
     """:class:`O2OSACPolicy` for images."""
 
+    @checked
     def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN, **kwargs: Any):
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
 
@@ -431,6 +434,7 @@ class O2OSACCnnPolicy(O2OSACPolicy):
 class O2OSACMultiInputPolicy(O2OSACPolicy):
     """:class:`O2OSACPolicy` for dictionary observations."""
 
+    @checked
     def __init__(
         self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any
     ):

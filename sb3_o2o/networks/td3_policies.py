@@ -12,8 +12,10 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.td3.policies import Actor, TD3Policy
 from torch import nn
 
+from sb3_o2o.checked import checked
+from sb3_o2o.kinds import Positive
 from sb3_o2o.networks.ensemble import EnsembleCritic, initialize
-from sb3_o2o.networks.layers import Details, sequential
+from sb3_o2o.networks.layers import Details, Dropout, Precision, sequential
 from sb3_o2o.networks.sac_policies import EnsemblePolicyMixin
 from sb3_o2o.networks.short_way import features, in_turn, is_plain
 
@@ -32,13 +34,14 @@ class O2OTD3Actor(Actor):
     #: there is no density, only an action
     stochastic: ClassVar[bool] = False
 
+    @checked
     def __init__(
         self,
         *args: Any,
         layer_norm: bool = False,
-        orthogonal_gain: float | None = None,
-        last_hidden_gain: float | None = None,
-        precision: str = "fp32",
+        orthogonal_gain: Positive | None = None,
+        last_hidden_gain: Positive | None = None,
+        precision: Precision = "fp32",
         details: Details | None = None,
         **kwargs: Any,
     ):
@@ -115,6 +118,7 @@ class O2OTD3Policy(EnsemblePolicyMixin, TD3Policy):  # type: ignore[misc]
     critic: EnsembleCritic  # type: ignore[assignment]
     critic_target: EnsembleCritic  # type: ignore[assignment]
 
+    @checked
     def __init__(
         self,
         observation_space: spaces.Space,
@@ -124,15 +128,15 @@ class O2OTD3Policy(EnsemblePolicyMixin, TD3Policy):  # type: ignore[misc]
         critic_layer_norm: bool = False,
         actor_layer_norm: bool = False,
         normalize_observations: bool = False,
-        orthogonal_gain: float | None = None,
-        last_hidden_gain: float | None = None,
+        orthogonal_gain: Positive | None = None,
+        last_hidden_gain: Positive | None = None,
         norm_after_activation: bool = False,
-        critic_dropout: float = 0.0,
-        actor_dropout: float = 0.0,
+        critic_dropout: Dropout = 0.0,
+        actor_dropout: Dropout = 0.0,
         hidden_bias: float | None = None,
-        critic_head_init: float | None = None,
-        actor_head_init: float | None = None,
-        precision: str = "fp32",
+        critic_head_init: Positive | None = None,
+        actor_head_init: Positive | None = None,
+        precision: Precision = "fp32",
         **kwargs: Any,
     ):
         extra = {
@@ -163,6 +167,7 @@ class O2OTD3Policy(EnsemblePolicyMixin, TD3Policy):  # type: ignore[misc]
 class O2OTD3CnnPolicy(O2OTD3Policy):
     """:class:`O2OTD3Policy` for images."""
 
+    @checked
     def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN, **kwargs: Any):
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
 
@@ -170,6 +175,7 @@ class O2OTD3CnnPolicy(O2OTD3Policy):
 class O2OTD3MultiInputPolicy(O2OTD3Policy):
     """:class:`O2OTD3Policy` for dictionary observations."""
 
+    @checked
     def __init__(
         self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any
     ):

@@ -6,8 +6,10 @@ import torch as th
 from stable_baselines3.common.torch_layers import create_mlp
 from torch import nn
 
+from sb3_o2o.checked import checked
+from sb3_o2o.kinds import Count, Positive
 from sb3_o2o.networks.ensemble import initialize
-from sb3_o2o.networks.layers import Details, sequential
+from sb3_o2o.networks.layers import Details, Precision, sequential
 
 
 class ValueNetwork(nn.Module):
@@ -24,15 +26,16 @@ class ValueNetwork(nn.Module):
     :param details: of hidden and output layers
     """
 
+    @checked
     def __init__(
         self,
-        features_dim: int,
-        net_arch: list[int],
+        features_dim: Count,
+        net_arch: list[Count],
         activation_fn: type[nn.Module] = nn.ReLU,
         layer_norm: bool = False,
-        orthogonal_gain: float | None = None,
-        last_hidden_gain: float | None = None,
-        precision: str = "fp32",
+        orthogonal_gain: Positive | None = None,
+        last_hidden_gain: Positive | None = None,
+        precision: Precision = "fp32",
         details: Details | None = None,
     ):
         super().__init__()

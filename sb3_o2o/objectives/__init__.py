@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import Annotated, Any
 
-from sb3_o2o.checked import check_keyword_arguments
+from sb3_o2o.checked import check_keyword_arguments, checked
 from sb3_o2o.errors import unknown
 from sb3_o2o.objectives.alignment import (
     DeterministicAlignmentObjective,
@@ -20,7 +20,7 @@ from sb3_o2o.objectives.draws import Draws
 from sb3_o2o.objectives.edac import EDACObjective, SACNObjective
 from sb3_o2o.objectives.iql import IQLObjective
 from sb3_o2o.objectives.learner import CriticLearner, CriticSet, Learner, PPOLearner, SACLearner, TD3Learner
-from sb3_o2o.objectives.objective import Objective, SACObjective
+from sb3_o2o.objectives.objective import MODEL, Objective, SACObjective
 from sb3_o2o.objectives.ppo_objectives import (
     MonteCarloValueObjective,
     PPOAWACObjective,
@@ -66,6 +66,7 @@ PPO_OBJECTIVES: dict[str, type[Objective]] = {
 _FAMILIES = {"sac": SAC_OBJECTIVES, "td3": TD3_OBJECTIVES, "ppo": PPO_OBJECTIVES}
 
 
+@checked
 def register_objective(name: str, objective: type[Objective], *algorithms: str) -> None:
     """
     Give an objective of one's own a name, which recipes and the command line can hold.
@@ -88,6 +89,7 @@ def register_objective(name: str, objective: type[Objective], *algorithms: str) 
     add_safe_globals(objective)
 
 
+@checked
 def objective_class(name: str | type[Objective], available: dict[str, type[Objective]], whose: str) -> type[Objective]:
     """
     :param name: an objective's name, ``"package.module.Class"``, or the class itself
@@ -115,8 +117,12 @@ def _check_class(objective: Any) -> type[Objective]:
     return objective
 
 
+@checked
 def make_objective(
-    name: str | type[Objective], kwargs: dict[str, Any] | None, model: Any, available: dict[str, type[Objective]]
+    name: str | type[Objective],
+    kwargs: dict[str, Any] | None,
+    model: Annotated[Any, MODEL],
+    available: dict[str, type[Objective]],
 ) -> Objective:
     """
     :param name: see :func:`objective_class`

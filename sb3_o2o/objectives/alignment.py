@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import torch as th
 from torch import nn
 
+from sb3_o2o.checked import checked
+from sb3_o2o.kinds import InnerFraction, NotNegative, Positive
 from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step
 from sb3_o2o.objectives.cql import CQLObjective
@@ -28,6 +30,7 @@ class ReevaluationObjective(Objective):
 
     delayed = False
 
+    @checked
     def __init__(self, model: CriticLearner):
         super().__init__(model)
         online = model.finetuning_objective
@@ -65,7 +68,8 @@ class StochasticAlignmentObjective(SACObjective):
     delayed = False
     moves_targets: ClassVar[bool] = False
 
-    def __init__(self, model: SACLearner, reference: nn.Module, *, action_clip: float = 1 - 1e-4):
+    @checked
+    def __init__(self, model: SACLearner, reference: nn.Module, *, action_clip: InnerFraction = 1 - 1e-4):
         super().__init__(model, critic_reduction="sum")
         # in a tuple: a callback owns it, this module must not register it
         self._reference: Any = (reference,)
@@ -130,7 +134,10 @@ class DeterministicAlignmentObjective(TD3Objective):
     delayed = False
     moves_targets: ClassVar[bool] = False
 
-    def __init__(self, model: TD3Learner, reference: nn.Module, *, weight: float = 1.0, largest_distance: float = 0.2):
+    @checked
+    def __init__(
+        self, model: TD3Learner, reference: nn.Module, *, weight: NotNegative = 1.0, largest_distance: Positive = 0.2
+    ):
         super().__init__(model, critic_reduction="sum")
         self._reference: Any = (reference,)
         self.weight = weight

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
+from sb3_o2o.checked import checked
+from sb3_o2o.kinds import InnerFraction, Positive
 from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step
 from sb3_o2o.objectives.bc import check_imitation
 from sb3_o2o.objectives.learner import CriticLearner, CriticSet
-from sb3_o2o.objectives.objective import Objective
+from sb3_o2o.objectives.objective import CriticReduction, Objective
 
 if TYPE_CHECKING:
     from sb3_o2o.networks.ensemble import EnsembleCritic
@@ -41,21 +43,18 @@ class AWACObjective(Objective):
 
     unused_hooks: ClassVar[tuple[str, ...]] = ("actor_values",)
 
+    @checked
     def __init__(
         self,
         model: CriticLearner,
         *,
-        temperature: float = 1 / 3,
-        max_weight: float = 100.0,
-        action_clip: float = 1 - 1e-5,
-        critic_reduction: str = "sum",
+        temperature: Positive = 1 / 3,
+        max_weight: Positive = 100.0,
+        action_clip: InnerFraction = 1 - 1e-5,
+        critic_reduction: CriticReduction = "sum",
     ):
         super().__init__(model)
-        if not temperature > 0 or not max_weight > 0:
-            raise ValueError(f"temperature and max_weight must be > 0, not {temperature} and {max_weight}.")
-        if critic_reduction not in ("half_sum", "sum", "mean"):
-            raise ValueError(f"critic_reduction must be 'half_sum', 'sum' or 'mean', not {critic_reduction!r}.")
-        check_imitation(model, "awac", "loss", "likelihood", action_clip)
+        check_imitation(model, "awac", "loss", "likelihood")
         self.temperature = temperature
         self.max_weight = max_weight
         self.action_clip = action_clip

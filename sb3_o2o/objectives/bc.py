@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch as th
 
+from sb3_o2o.checked import checked
+from sb3_o2o.kinds import InnerFraction
 from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step
 from sb3_o2o.objectives.learner import Learner, SACLearner
 from sb3_o2o.objectives.objective import UNUSED, Objective
 from sb3_o2o.search_space import Choice, SearchSpace
 
+Imitation = Literal["likelihood", "mse"]
 
-def check_imitation(model: Learner, objective: str, argument: str, loss: str | None, action_clip: float) -> str:
+
+def check_imitation(model: Learner, objective: str, argument: str, loss: Imitation | None) -> Imitation:
     """
     :param model: the algorithm whose actor is trained
     :param objective: who asks, for the error message
     :param argument: the name that ``loss`` has there
     :param loss: ``"likelihood"`` or ``"mse"``; by default the first where the policy has a density
-    :param action_clip: largest action magnitude that is scored, in (0, 1)
     :return: the loss
-    :raises ValueError: if it is something else, or the policy has no such density
+    :raises ValueError: if the policy has no such density
     """
     stochastic = model.actor.stochastic
     if loss is None:
         loss = "likelihood" if stochastic else "mse"
-    if loss not in ("likelihood", "mse"):
-        raise ValueError(f"{argument} of objective {objective!r} must be 'likelihood' or 'mse', not {loss!r}.")
-    if not 0 < action_clip < 1:
-        raise ValueError(f"action_clip must lie in (0, 1), not {action_clip}.")
     if loss == "likelihood" and not stochastic:
         raise ValueError(
             f"Objective {objective!r}: the deterministic policy of {type(model).__name__} has no likelihood, "
@@ -65,12 +64,18 @@ class BCObjective(Objective):
     )
     search_space: ClassVar[SearchSpace] = {"entropy_term": Choice((True, False))}
 
+    @checked
     def __init__(
-        self, model: Learner, *, loss: str | None = None, entropy_term: bool = True, action_clip: float = 1 - 1e-5
+        self,
+        model: Learner,
+        *,
+        loss: Imitation | None = None,
+        entropy_term: bool = True,
+        action_clip: InnerFraction = 1 - 1e-5,
     ):
         super().__init__(model)
         self.overrides.update(critic_subset=UNUSED, actor_critics=UNUSED, entropy_backup=UNUSED, policy_delay=1)
-        self.loss = check_imitation(model, "bc", "loss", loss, action_clip)
+        self.loss = check_imitation(model, "bc", "loss", loss)
         self.entropy_term = entropy_term
         self.action_clip = action_clip
 

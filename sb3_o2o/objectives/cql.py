@@ -6,11 +6,13 @@ from typing import ClassVar
 
 import torch as th
 
+from sb3_o2o.checked import checked
+from sb3_o2o.kinds import Count, NotNegative, Positive
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics
 from sb3_o2o.objectives.learner import SACLearner
-from sb3_o2o.objectives.objective import SACObjective
+from sb3_o2o.objectives.objective import CriticReduction, SACObjective, TargetReduction
 from sb3_o2o.search_space import Range, SearchSpace
 
 
@@ -37,23 +39,24 @@ class CQLObjective(SACObjective):
 
     search_space: ClassVar[SearchSpace] = {"cql_weight": Range(0.5, 20.0, log=True)}
 
+    @checked
     def __init__(
         self,
         model: SACLearner,
         *,
-        cql_weight: float = 5.0,
-        n_actions: int = 10,
+        cql_weight: NotNegative = 5.0,
+        n_actions: Count = 10,
         importance_sampling: bool = True,
-        temperature: float = 1.0,
+        temperature: Positive = 1.0,
         lagrange_gap: float | None = None,
-        lagrange_learning_rate: float | None = None,
-        critic_subset: int | None = None,
+        lagrange_learning_rate: Positive | None = None,
+        critic_subset: Count | None = None,
         difference_clip: tuple[float, float] | None = None,
         max_target_backup: bool = False,
-        critic_reduction: str = "sum",
+        critic_reduction: CriticReduction = "sum",
         entropy_backup: bool = False,
         entropy_at_next: bool = False,
-        target_reduction: str = "min",
+        target_reduction: TargetReduction = "min",
     ):
         super().__init__(
             model,
@@ -65,8 +68,6 @@ class CQLObjective(SACObjective):
             simultaneous=True,
             target_reduction=target_reduction,
         )
-        if cql_weight < 0 or temperature <= 0:
-            raise ValueError(f"cql_weight must be >= 0 and temperature > 0, not {cql_weight} and {temperature}.")
         if critic_subset is not None and not 1 <= critic_subset <= model.n_critics:
             raise ValueError(f"critic_subset must lie in [1, n_critics={model.n_critics}], not {critic_subset}.")
         if model.use_sde:

@@ -7,10 +7,12 @@ from typing import ClassVar
 
 import torch as th
 
+from sb3_o2o.checked import checked
+from sb3_o2o.kinds import Count, NotNegative
 from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step
 from sb3_o2o.objectives.learner import SACLearner
-from sb3_o2o.objectives.objective import SACObjective
+from sb3_o2o.objectives.objective import CriticReduction, SACObjective, TargetReduction
 from sb3_o2o.search_space import Range, SearchSpace
 
 
@@ -29,16 +31,17 @@ class SACNObjective(SACObjective):
     :param target_reduction: likewise; ``"none"`` gives each critic a target of its own in place of the minimum
     """
 
+    @checked
     def __init__(
         self,
         model: SACLearner,
         *,
-        critic_reduction: str = "sum",
+        critic_reduction: CriticReduction = "sum",
         entropy_backup: bool | None = None,
         max_target_backup: bool = False,
-        n_actions: int = 10,
+        n_actions: Count = 10,
         entropy_at_next: bool = False,
-        target_reduction: str = "min",
+        target_reduction: TargetReduction = "min",
     ):
         super().__init__(
             model,
@@ -112,17 +115,18 @@ class EDACObjective(SACNObjective):
     least_critics: ClassVar[int] = 2
     search_space: ClassVar[SearchSpace] = {"eta": Range(0.1, 10.0, log=True)}
 
+    @checked
     def __init__(
         self,
         model: SACLearner,
         *,
-        eta: float = 1.0,
-        critic_reduction: str = "sum",
+        eta: NotNegative = 1.0,
+        critic_reduction: CriticReduction = "sum",
         entropy_backup: bool | None = None,
         max_target_backup: bool = False,
-        n_actions: int = 10,
+        n_actions: Count = 10,
         entropy_at_next: bool = False,
-        target_reduction: str = "min",
+        target_reduction: TargetReduction = "min",
     ):
         super().__init__(
             model,
@@ -133,8 +137,6 @@ class EDACObjective(SACNObjective):
             entropy_at_next=entropy_at_next,
             target_reduction=target_reduction,
         )
-        if not eta >= 0:
-            raise ValueError(f"eta of objective 'edac' must be >= 0, not {eta}.")
         if model.n_critics < self.least_critics:
             raise ValueError(f"Objective 'edac' compares critics: set n_critics to at least 2, not {model.n_critics}.")
         self.eta = eta

@@ -29,7 +29,6 @@ __all__ = [
     "blended_advantages",
     "calibrated_values",
     "conservative_gap",
-    "controlled_change",
     "density_ratio_loss",
     "divergence_estimate",
     "diversity_penalty",
@@ -38,7 +37,6 @@ __all__ = [
     "expectile_loss",
     "gaussian_entropy",
     "gaussian_log_prob",
-    "gumbel_loss",
     "importance_weighted_bound",
     "lagrange_loss",
     "meta_adaptation_loss",
@@ -237,21 +235,6 @@ def expansion_probability(offline_values: th.Tensor, online_values: th.Tensor, i
     return th.sigmoid(inverse_temperature * (offline_values - online_values))
 
 
-def controlled_change(score: float, average: float, target: float, k_p: float, k_d: float) -> float:
-    """
-    What adaptive behaviour cloning adds to its weight for each step of an episode:
-    ``-k_p (target - average) + k_d max(0, average - score)`` (Zhao et al. 2022, as in the official code).
-
-    :param score: of the episode
-    :param average: of those before it
-    :param target: that is aimed at
-    :param k_p: >= 0
-    :param k_d: >= 0
-    :return: below 0 the further the average is from the target, above 0 where the episode was much worse than it
-    """
-    return -k_p * (target - average) + k_d * max(0.0, average - score)
-
-
 def behaviour_distance(actions: th.Tensor, data_actions: th.Tensor) -> th.Tensor:
     """
     What ReBRAC takes off values and adds to losses: ``|a - a_data|^2``, summed over dimensions (Tarasov et al. 2023,
@@ -274,20 +257,6 @@ def expectile_loss(difference: th.Tensor, expectile: float) -> th.Tensor:
     :return: ``(B,)``
     """
     return th.where(difference < 0, 1 - expectile, expectile) * difference.pow(2)
-
-
-def gumbel_loss(difference: th.Tensor, temperature: float, largest: float = 7.0) -> th.Tensor:
-    """
-    Extreme Q-learning's loss of V, ``exp(z) - z - 1`` with ``z = min(u / T, c)``: V becomes the soft maximum ``T log E
-    exp(Q / T)`` (Garg et al. 2023; PROTO pre-trains so).
-
-    :param difference: u, target minus value, ``(B,)``
-    :param temperature: T, > 0
-    :param largest: c
-    :return: ``(B,)``
-    """
-    exponent = (difference / temperature).clamp(max=largest)
-    return exponent.exp() - exponent - 1
 
 
 def advantage_weights(advantages: th.Tensor, beta: float, largest: float = 100.0) -> th.Tensor:

@@ -9,13 +9,15 @@ from typing import Any, ClassVar
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
+from sb3_o2o.checked import checked
+from sb3_o2o.kinds import Count, InnerFraction, NotNegative, Positive
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.networks.value import ValueNetwork
 from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step, joined
-from sb3_o2o.objectives.bc import check_imitation
+from sb3_o2o.objectives.bc import Imitation, check_imitation
 from sb3_o2o.objectives.learner import CriticLearner, CriticSet
-from sb3_o2o.objectives.objective import UNUSED, Objective
+from sb3_o2o.objectives.objective import UNUSED, CriticReduction, Objective
 from sb3_o2o.search_space import Range, SearchSpace
 
 
@@ -45,8 +47,6 @@ class IQLObjective(Objective):
     :param action_clip: largest action magnitude that is scored, in (0, 1)
     :param actor_cosine: while pre-training, the actor's learning rate follows half a cosine down to 0. Online it is
         constant: in CORL, where the schedule has the offline phase's length, it rises again
-    :param gumbel_temperature: V is fitted by extreme Q-learning's loss with this temperature, > 0, in place of the
-        expectile, see :func:`~sb3_o2o.objectives.functional.gumbel_loss`
     :param value_learning_rate: V's; the critics' by default
     :param value_net_arch: units per hidden layer of V; the critics' by default
     :param critic_reduction: see :func:`~sb3_o2o.objectives.functional.ensemble_mse`; the mean in CORL
@@ -56,37 +56,28 @@ class IQLObjective(Objective):
     unused_hooks: ClassVar[tuple[str, ...]] = ("next_actions", "next_values", "actor_values")
     search_space: ClassVar[SearchSpace] = {"expectile": Range(0.6, 0.95), "beta": Range(0.5, 10.0, log=True)}
 
+    @checked
     def __init__(
         self,
         model: CriticLearner,
         *,
-        expectile: float = 0.7,
-        beta: float = 3.0,
-        max_weight: float = 100.0,
-        policy_loss: str | None = None,
-        action_clip: float = 1 - 1e-5,
+        expectile: InnerFraction = 0.7,
+        beta: NotNegative = 3.0,
+        max_weight: Positive = 100.0,
+        policy_loss: Imitation | None = None,
+        action_clip: InnerFraction = 1 - 1e-5,
         actor_cosine: bool = False,
-        gumbel_temperature: float | None = None,
-        value_learning_rate: float | None = None,
-        value_net_arch: list[int] | None = None,
-        critic_reduction: str = "mean",
+        value_learning_rate: Positive | None = None,
+        value_net_arch: list[Count] | None = None,
+        critic_reduction: CriticReduction = "mean",
     ):
         super().__init__(model)
-        if not 0 < expectile < 1:
-            raise ValueError(f"expectile must lie in (0, 1), not {expectile}.")
-        if beta < 0 or max_weight <= 0:
-            raise ValueError(f"beta must be >= 0 and max_weight > 0, not {beta} and {max_weight}.")
-        if critic_reduction not in ("half_sum", "sum", "mean"):
-            raise ValueError(f"critic_reduction must be 'half_sum', 'sum' or 'mean', not {critic_reduction!r}.")
-        self.policy_loss = check_imitation(model, "iql", "policy_loss", policy_loss, action_clip)
+        self.policy_loss = check_imitation(model, "iql", "policy_loss", policy_loss)
         self.expectile = expectile
         self.beta = beta
         self.max_weight = max_weight
         self.action_clip = action_clip
         self.actor_cosine = actor_cosine
-        if gumbel_temperature is not None and not gumbel_temperature > 0:
-            raise ValueError(f"gumbel_temperature must be > 0, not {gumbel_temperature}.")
-        self.gumbel_temperature = gumbel_temperature
         self.critic_reduction = critic_reduction
         self._net_arch = None if value_net_arch is None else list(value_net_arch)
         self.overrides.update(critic_subset=None, actor_critics=UNUSED, entropy_backup=False)
@@ -194,7 +185,7 @@ class IQLObjective(Objective):
         advantages = self.advantages(batch)
         values = self.q_values(batch.observations, batch.actions)
         losses = {
-            "value": self.value_loss(advantages).mean(),
+            "value": F.expectile_loss(advantages, self.expectile).mean(),
             "critic": F.ensemble_mse(values, self.td_target(batch), self.critic_reduction),
         }
         metrics = {"advantage": advantages.detach().mean()}
@@ -206,15 +197,6 @@ class IQLObjective(Objective):
             losses, metrics = joined(losses, actor_losses), metrics | actor_metrics
         return losses, metrics
 
-    def value_loss(self, advantages: th.Tensor) -> th.Tensor:
-        """
-        :param advantages: with V's gradient, ``(B,)``
-        :return: what V minimises, ``(B,)``
-        """
-        if self.gumbel_temperature is not None:
-            return F.gumbel_loss(advantages, self.gumbel_temperature)
-        return F.expectile_loss(advantages, self.expectile)
-
     def second_draws(self, batch: Batch) -> tuple[Any, ...]:
         """See :meth:`Objective.second_draws`."""
         return ()
@@ -224,7 +206,7 @@ class IQLObjective(Objective):
         advantages, target = self.advantages(batch, second), self.td_target(batch, second)
         values = second.critic.q_values(batch.observations, batch.actions)
         return {
-            "second_value": self.value_loss(advantages).mean(),
+            "second_value": F.expectile_loss(advantages, self.expectile).mean(),
             "second_critic": F.ensemble_mse(values, target, self.critic_reduction),
         }, {}
 

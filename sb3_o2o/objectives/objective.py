@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_o2o.checked import checked
+from sb3_o2o.kinds import Count, kind
 from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Optimizers, Step, joined
 from sb3_o2o.objectives.learner import CriticSet, Learner, SACLearner
@@ -21,6 +23,13 @@ if TYPE_CHECKING:
 
 #: of an argument that an objective has no use for
 UNUSED = object()
+
+
+#: of each critic's squared errors, over the critics
+CriticReduction = Literal["half_sum", "sum", "mean"]
+#: over the target critics
+TargetReduction = Literal["min", "none"]
+MODEL = kind("a model", lambda value: hasattr(value, "policy") and not isinstance(value, type))
 
 
 class Objective(nn.Module):
@@ -58,7 +67,8 @@ class Objective(nn.Module):
     #: what its arguments are tuned in, by name; those that are missing are not tuned unless the user says in what
     search_space: ClassVar[SearchSpace] = MappingProxyType({})
 
-    def __init__(self, model: Learner):
+    @checked
+    def __init__(self, model: Annotated[Learner, MODEL]):
         super().__init__()
         # a plain attribute in a tuple: the model owns the networks, this module must not register them
         self._model: tuple[Any, ...] = (model,)
@@ -158,14 +168,12 @@ class Objective(nn.Module):
         return self.model.draws.normal(name, shape)
 
 
-def check_target_reduction(target_reduction: str, critic_subset: int | None) -> None:
+def check_target_reduction(target_reduction: TargetReduction, critic_subset: int | None) -> None:
     """
     :param target_reduction: ``"min"`` over the target critics, or ``"none"`` for a target per critic
     :param critic_subset: target critics that the objective draws; None for all
-    :raises ValueError: if it is neither, or some of the target critics are drawn and each has to be asked
+    :raises ValueError: if some of the target critics are drawn and each has to be asked
     """
-    if target_reduction not in ("min", "none"):
-        raise ValueError(f"target_reduction must be 'min' or 'none', not {target_reduction!r}.")
     if target_reduction == "none" and critic_subset is not None:
         raise ValueError(
             "target_reduction='none' gives every critic its own target, so there is nothing to draw: "
@@ -197,25 +205,22 @@ class SACObjective(Objective):
     tunes_ent_coef: ClassVar[bool] = True
     unused_hooks: ClassVar[tuple[str, ...]] = ("advantages",)
 
+    @checked
     def __init__(
         self,
         model: SACLearner,
         *,
         entropy_backup: bool | None = None,
-        critic_reduction: str = "half_sum",
+        critic_reduction: CriticReduction = "half_sum",
         max_target_backup: bool = False,
-        n_actions: int = 10,
+        n_actions: Count = 10,
         entropy_at_next: bool = False,
         simultaneous: bool = False,
-        target_reduction: str = "min",
+        target_reduction: TargetReduction = "min",
     ):
         super().__init__(model)
         self.target_subset, self.actor_reduction = self.reductions(model)
         check_target_reduction(target_reduction, self.target_subset)
-        if critic_reduction not in ("half_sum", "sum", "mean"):
-            raise ValueError(f"critic_reduction must be 'half_sum', 'sum' or 'mean', not {critic_reduction!r}.")
-        if n_actions < 1:
-            raise ValueError(f"n_actions must be at least 1, not {n_actions}.")
         if max_target_backup and model.use_sde:
             raise ValueError(
                 "max_target_backup samples several actions per state, which gSDE cannot: set use_sde=False."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.preprocessing import get_action_dim
@@ -11,16 +11,18 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.utils import update_learning_rate
 from torch import nn
 
+from sb3_o2o.checked import checked
+from sb3_o2o.kinds import Count, InnerFraction, NotNegative, Positive, number
 from sb3_o2o.networks.ensemble import EnsembleMLP
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.networks.value import ValueNetwork
 from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.awac import AWACObjective
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Optimizers, Step
-from sb3_o2o.objectives.bc import BCObjective
+from sb3_o2o.objectives.bc import BCObjective, Imitation
 from sb3_o2o.objectives.iql import IQLObjective
 from sb3_o2o.objectives.learner import PPOLearner
-from sb3_o2o.objectives.objective import Objective
+from sb3_o2o.objectives.objective import MODEL, CriticReduction, Objective
 
 
 class PPOBCObjective(BCObjective):
@@ -35,11 +37,12 @@ class PPOBCObjective(BCObjective):
     :param target_entropy: H*, of actions on the scale of [-1, 1]; ``-|A|`` by default
     """
 
+    @checked
     def __init__(
         self,
         model: PPOLearner,
         *,
-        loss: str | None = None,
+        loss: Imitation | None = None,
         entropy_term: bool = True,
         target_entropy: float | None = None,
     ):
@@ -136,11 +139,6 @@ class PPOCritics:
         th._foreach_lerp_(list(self.critic_target.parameters()), list(self.critic.parameters()), self.tau)
 
 
-def _check_tau(objective: str, tau: float) -> None:
-    if not 0 < tau <= 1:
-        raise ValueError(f"tau of objective {objective!r} must lie in (0, 1], not {tau}.")
-
-
 class PPOIQLObjective(PPOCritics, IQLObjective):
     """
     Implicit Q-learning for PPO's actor, see :class:`~sb3_o2o.objectives.IQLObjective`. PPO has no critics: they, their
@@ -165,22 +163,22 @@ class PPOIQLObjective(PPOCritics, IQLObjective):
 
     value_networks: ClassVar[tuple[str, ...]] = ("value", "critic", "critic_target")
 
+    @checked
     def __init__(
         self,
-        model: PPOLearner,
+        model: Annotated[PPOLearner, MODEL],
         *,
-        expectile: float = 0.7,
-        beta: float = 3.0,
-        max_weight: float = 100.0,
-        policy_loss: str | None = None,
+        expectile: InnerFraction = 0.7,
+        beta: NotNegative = 3.0,
+        max_weight: Positive = 100.0,
+        policy_loss: Imitation | None = None,
         actor_cosine: bool = False,
-        value_learning_rate: float | None = None,
-        critic_reduction: str = "mean",
-        n_critics: int = 2,
-        critic_net_arch: list[int] | None = None,
-        tau: float = 0.005,
+        value_learning_rate: Positive | None = None,
+        critic_reduction: CriticReduction = "mean",
+        n_critics: Count = 2,
+        critic_net_arch: list[Count] | None = None,
+        tau: Annotated[float, number(above=0, most=1)] = 0.005,
     ):
-        _check_tau("iql", tau)
         super().__init__(
             model,  # type: ignore[arg-type]  # the critics are this objective's own, below
             expectile=expectile,
@@ -217,18 +215,18 @@ class PPOAWACObjective(PPOCritics, AWACObjective):
 
     value_networks: ClassVar[tuple[str, ...]] = ("critic", "critic_target")
 
+    @checked
     def __init__(
         self,
-        model: PPOLearner,
+        model: Annotated[PPOLearner, MODEL],
         *,
-        temperature: float = 1 / 3,
-        max_weight: float = 100.0,
-        critic_reduction: str = "sum",
-        n_critics: int = 2,
-        critic_net_arch: list[int] | None = None,
-        tau: float = 0.005,
+        temperature: Positive = 1 / 3,
+        max_weight: Positive = 100.0,
+        critic_reduction: CriticReduction = "sum",
+        n_critics: Count = 2,
+        critic_net_arch: list[Count] | None = None,
+        tau: Annotated[float, number(above=0, most=1)] = 0.005,
     ):
-        _check_tau("awac", tau)
         super().__init__(
             model,  # type: ignore[arg-type]  # the critics are this objective's own, below
             temperature=temperature,
@@ -267,10 +265,9 @@ class MonteCarloValueObjective(Objective):
     whole_episodes: ClassVar[bool] = True
     unused_hooks: ClassVar[tuple[str, ...]] = ("next_actions", "next_values", "actor_values", "actor_penalty")
 
-    def __init__(self, model: PPOLearner, *, learning_rate: float = 1e-4, bootstrap: bool = True):
+    @checked
+    def __init__(self, model: PPOLearner, *, learning_rate: Positive = 1e-4, bootstrap: bool = True):
         super().__init__(model)
-        if learning_rate <= 0:
-            raise ValueError(f"learning_rate of MonteCarloValueObjective must be > 0, not {learning_rate}.")
         self.bootstrap = bootstrap
         # the model's, so that an interrupted phase goes on with its moments
         self.optimizers["value"] = model.reevaluation_optimizer

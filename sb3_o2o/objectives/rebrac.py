@@ -7,9 +7,12 @@ from typing import ClassVar
 
 import torch as th
 
+from sb3_o2o.checked import checked
+from sb3_o2o.kinds import Count, Fraction, NotNegative
 from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step
 from sb3_o2o.objectives.learner import TD3Learner
+from sb3_o2o.objectives.objective import CriticReduction, TargetReduction
 from sb3_o2o.objectives.td3_objective import TD3Objective
 
 
@@ -43,17 +46,18 @@ class ReBRACObjective(TD3Objective):
     needs_next_actions: ClassVar[bool] = True
     imitation_weight: th.Tensor
 
+    @checked
     def __init__(
         self,
         model: TD3Learner,
         *,
-        actor_weight: float = 0.01,
-        critic_weight: float = 0.01,
-        anneal_to: float = 0.5,
-        anneal_steps: int = 1_000_000,
+        actor_weight: NotNegative = 0.01,
+        critic_weight: NotNegative = 0.01,
+        anneal_to: Fraction = 0.5,
+        anneal_steps: Count = 1_000_000,
         normalize_values: bool = True,
-        critic_reduction: str = "sum",
-        target_reduction: str = "min",
+        critic_reduction: CriticReduction = "sum",
+        target_reduction: TargetReduction = "min",
     ):
         super().__init__(
             model,
@@ -61,11 +65,6 @@ class ReBRACObjective(TD3Objective):
             normalize_values=normalize_values,
             target_reduction=target_reduction,
         )
-        if not (actor_weight >= 0 and critic_weight >= 0):
-            raise ValueError(f"Objective 'rebrac' needs weights >= 0, not {actor_weight} and {critic_weight}.")
-        if not 0 <= anneal_to <= 1 or anneal_steps < 1:
-            given = f"{anneal_to} and {anneal_steps}"
-            raise ValueError(f"Objective 'rebrac' needs anneal_to in [0, 1] and anneal_steps >= 1, not {given}.")
         self.actor_weight = actor_weight
         self.critic_weight = critic_weight
         self.anneal_to = anneal_to

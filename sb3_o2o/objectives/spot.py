@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import PyTorchObs
 
+from sb3_o2o.checked import checked
+from sb3_o2o.kinds import Count, Fraction, NotNegative, Positive
 from sb3_o2o.networks.density import ConditionalVAE
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step
 from sb3_o2o.objectives.learner import TD3Learner
+from sb3_o2o.objectives.objective import CriticReduction, TargetReduction
 from sb3_o2o.objectives.td3_objective import TD3Objective
 from sb3_o2o.search_space import Range, SearchSpace
 
@@ -54,40 +57,26 @@ class SPOTObjective(TD3Objective):
     density_steps: int
     search_space: ClassVar[SearchSpace] = {"weight": Range(0.02, 2.0, log=True), "cooldown_floor": Range(0.0, 1.0)}
 
+    @checked
     def __init__(
         self,
         model: TD3Learner,
         *,
-        weight: float = 0.1,
-        cooldown_steps: int = 1_000_000,
-        cooldown_floor: float = 0.2,
-        density: str = "elbo",
-        n_samples: int = 1,
-        beta: float = 0.5,
-        density_steps: int = 100_000,
-        density_learning_rate: float = 1e-3,
-        density_net_arch: list[int] | None = None,
-        online_gamma: float | None = None,
+        weight: NotNegative = 0.1,
+        cooldown_steps: Count = 1_000_000,
+        cooldown_floor: Fraction = 0.2,
+        density: Literal["elbo", "iwae"] = "elbo",
+        n_samples: Count = 1,
+        beta: Positive = 0.5,
+        density_steps: Count = 100_000,
+        density_learning_rate: Positive = 1e-3,
+        density_net_arch: list[Count] | None = None,
+        online_gamma: Fraction | None = None,
         flatten_observations: bool = False,
-        critic_reduction: str = "sum",
-        target_reduction: str = "min",
+        critic_reduction: CriticReduction = "sum",
+        target_reduction: TargetReduction = "min",
     ):
         super().__init__(model, critic_reduction=critic_reduction, target_reduction=target_reduction)
-        ranges = {
-            "weight >= 0": weight >= 0,
-            "cooldown_steps > 0": cooldown_steps > 0,
-            "cooldown_floor in [0, 1]": 0 <= cooldown_floor <= 1,
-            "density 'elbo' or 'iwae'": density in ("elbo", "iwae"),
-            "n_samples >= 1": n_samples >= 1,
-            "beta > 0": beta > 0,
-            "density_steps >= 1": density_steps >= 1,
-            "density_learning_rate > 0": density_learning_rate > 0,
-            "online_gamma in [0, 1]": online_gamma is None or 0 <= online_gamma <= 1,
-        }
-        for wanted, holds in ranges.items():
-            if not holds:
-                name = wanted.split()[0]
-                raise ValueError(f"Objective 'spot' needs {wanted}, not {locals()[name]!r}.")
         if online_gamma is not None and model.n_steps > 1:
             raise ValueError(
                 f"online_gamma of objective 'spot' needs n_steps=1, not {model.n_steps}: longer returns are discounted "

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from sb3_o2o.checked import checked
+from sb3_o2o.kinds import NotNegative
 from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics
 from sb3_o2o.objectives.learner import TD3Learner
+from sb3_o2o.objectives.objective import CriticReduction, TargetReduction
 from sb3_o2o.objectives.td3_objective import TD3Objective
 from sb3_o2o.search_space import Range, SearchSpace
 
@@ -25,12 +28,16 @@ class TD3BCObjective(TD3Objective):
 
     search_space: ClassVar[SearchSpace] = {"alpha": Range(1.0, 10.0, log=True)}
 
+    @checked
     def __init__(
-        self, model: TD3Learner, *, alpha: float = 2.5, critic_reduction: str = "sum", target_reduction: str = "min"
+        self,
+        model: TD3Learner,
+        *,
+        alpha: NotNegative = 2.5,
+        critic_reduction: CriticReduction = "sum",
+        target_reduction: TargetReduction = "min",
     ):
         super().__init__(model, critic_reduction=critic_reduction, target_reduction=target_reduction)
-        if alpha < 0:
-            raise ValueError(f"alpha of objective 'td3_bc' must be >= 0, not {alpha}.")
         self.alpha = alpha
 
     def actor_losses(self, batch: Batch) -> LossesAndMetrics:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch as th
 
+from sb3_o2o.checked import checked
 from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step
 from sb3_o2o.objectives.learner import CriticSet, TD3Learner
-from sb3_o2o.objectives.objective import Objective, check_target_reduction
+from sb3_o2o.objectives.objective import CriticReduction, Objective, TargetReduction, check_target_reduction
 
 if TYPE_CHECKING:
     from sb3_o2o.networks.ensemble import EnsembleCritic
@@ -35,18 +36,17 @@ class TD3Objective(Objective):
 
     unused_hooks: ClassVar[tuple[str, ...]] = ("advantages",)
 
+    @checked
     def __init__(
         self,
         model: TD3Learner,
         *,
-        critic_reduction: str = "sum",
+        critic_reduction: CriticReduction = "sum",
         normalize_values: bool = False,
-        target_reduction: str = "min",
+        target_reduction: TargetReduction = "min",
     ):
         super().__init__(model)
         check_target_reduction(target_reduction, model.critic_subset)
-        if critic_reduction not in ("half_sum", "sum", "mean"):
-            raise ValueError(f"critic_reduction must be 'half_sum', 'sum' or 'mean', not {critic_reduction!r}.")
         self.critic_reduction = critic_reduction
         self.normalize_values = normalize_values
         self.target_reduction = target_reduction

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from stable_baselines3.common.type_aliases import GymEnv
-
 from sb3_o2o.algorithms import OfflineToOnlineAlgorithm, algorithm_class
+from sb3_o2o.checked import checked
+from sb3_o2o.kinds import Environment
 from sb3_o2o.recipes.recipe_files import Recipe, environment_id, load_recipe
 
 
+@checked
 def build_model(
-    recipe: str | Recipe, env: GymEnv | str, policy: str | None = None, **overrides: Any
+    recipe: str | Recipe, env: Environment, policy: str | None = None, **overrides: Any
 ) -> OfflineToOnlineAlgorithm:
     """
     A new model from a recipe.
@@ -29,6 +30,7 @@ def build_model(
     return algorithm(policy or recipe.policy, env, recipe=recipe, **overrides)
 
 
+@checked
 def check_recipe(recipe: Recipe) -> Recipe:
     """
     See before anything is built that there is an algorithm which takes all that a recipe holds, every value included.

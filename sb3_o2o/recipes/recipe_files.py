@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 
+from sb3_o2o.checked import checked
 from sb3_o2o.errors import unknown
+from sb3_o2o.kinds import ENVIRONMENT_OR_ID, NOTHING
 
 #: Keys of an entry that speak to whoever runs the algorithm; all others are constructor arguments.
 RUN_KEYS = ("policy", "n_timesteps", "n_envs", "pretrain_steps", "env_kwargs", "env_wrapper")
@@ -95,6 +97,7 @@ class Recipe:
         """What :func:`load_recipe` finds this recipe by."""
         return self.name if self.path.parent == recipe_folder() else str(self.path)
 
+    @checked
     def arguments_for(self, algorithm: str, accepted: Iterable[str]) -> dict[str, Any]:
         """
         The constructor arguments, for the class that will take them.
@@ -162,6 +165,7 @@ class RecipeFile:
     text: str
     document: Mapping[str, Any]
 
+    @checked
     def entry(self, env_id: str | None = None) -> Recipe:
         """
         Choose the entry for an environment: the longest pattern that matches, else ``default``.
@@ -199,6 +203,7 @@ class RecipeFile:
         )
 
 
+@checked
 def open_recipe(name: str) -> RecipeFile:
     """
     Read a recipe's file.
@@ -218,6 +223,7 @@ def open_recipe(name: str) -> RecipeFile:
     return RecipeFile(path, text, document)
 
 
+@checked
 def load_recipe(recipe: str | Recipe, env_id: str | None = None) -> Recipe:
     """
     Read a recipe and choose its entry for an environment, see :meth:`RecipeFile.entry`.
@@ -231,7 +237,8 @@ def load_recipe(recipe: str | Recipe, env_id: str | None = None) -> Recipe:
     return recipe if isinstance(recipe, Recipe) else open_recipe(recipe).entry(env_id)
 
 
-def environment_id(env: Any) -> str | None:
+@checked
+def environment_id(env: Annotated[Any, ENVIRONMENT_OR_ID | NOTHING]) -> str | None:
     """
     The Gymnasium id of an environment.
 

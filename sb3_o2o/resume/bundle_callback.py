@@ -11,7 +11,9 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_o2o.checked import checked
 from sb3_o2o.files import locked, remove_leftovers
+from sb3_o2o.kinds import Count, NotNegative, Share
 from sb3_o2o.resume import series
 
 
@@ -43,23 +45,17 @@ class ResumeBundle(BaseCallback):
     #: given to a ``learn`` that pre-trains first (``pretrain_steps`` of the constructor), it works there as well
     hears_pretraining_of_learn = True
 
+    @checked
     def __init__(
         self,
         path: str | os.PathLike[str],
-        every: int = 1,
-        min_seconds: float = 120.0,
-        max_share: float | None = 0.02,
-        keep: int = 2,
+        every: Count = 1,
+        min_seconds: NotNegative = 120.0,
+        max_share: Share | None = 0.02,
+        keep: Count = 2,
         verbose: int = 0,
     ):
         super().__init__(verbose)
-        for name, value in {"every": every, "keep": keep}.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"ResumeBundle({name}) must be a whole number above 0, not {value!r}.")
-        if not min_seconds >= 0:
-            raise ValueError(f"ResumeBundle(min_seconds) must be at least 0, not {min_seconds!r}.")
-        if max_share is not None and not 0 < max_share <= 1:
-            raise ValueError(f"ResumeBundle(max_share) must lie in (0, 1], or be None, not {max_share!r}.")
         self.path = Path(path)
         self.every, self.min_seconds, self.max_share, self.keep = every, min_seconds, max_share, keep
         #: bundles written in this call, and the seconds that they took

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from sb3_o2o.checked import checked
 from sb3_o2o.files import settled
 from sb3_o2o.resume import bundle
 from sb3_o2o.resume.manifest import MANIFEST, DamagedBundle, Manifest
@@ -46,6 +47,7 @@ def write(model: Any, folder: str | os.PathLike[str], keep: int = 2) -> Path:
     return path
 
 
+@checked
 def newest_bundle(path: str | os.PathLike[str]) -> tuple[Path, Manifest, list[str]] | None:
     """
     From where a run goes on. All of a bundle is compared with what it says of itself; none of it is opened.

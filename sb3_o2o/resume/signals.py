@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any
+
+from sb3_o2o.checked import checked
+from sb3_o2o.objectives.objective import MODEL
 
 #: Ctrl-C; what schedulers and ``kill`` send; what a terminal sends when it closes, which Windows does not know
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -25,8 +28,9 @@ class Stopped:
     by: int | None = None
 
 
+@checked
 @contextmanager
-def stop_on_signals(model: Any) -> Iterator[Stopped]:
+def stop_on_signals(model: Annotated[Any, MODEL]) -> Iterator[Stopped]:
     """
     Inside, the first SIGINT (Ctrl-C), SIGTERM or SIGHUP ends ``learn`` or ``pretrain`` at the next point where nothing
     is half-done, and a :class:`~sb3_o2o.resume.ResumeBundle` writes its bundle there. A second one raises

@@ -10,13 +10,13 @@ import torch as th
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.save_util import recursive_getattr
 
-from sb3_o2o.kinds import FLAG
 from sb3_o2o.networks.normalizer import has_statistics
 from sb3_o2o.plain.allowlist import UntrustedError, safe_global
 from sb3_o2o.recipes.recipe_files import environment_id, load_recipe
 from sb3_o2o.transfer.architecture import NETWORK_ARGUMENTS
 from sb3_o2o.transfer.archive import saved_family, saved_model_path
 from sb3_o2o.transfer.model_file import for_stock_load, path_name
+from sb3_o2o.transfer.options import check_load
 from sb3_o2o.transfer.seeing import restore_normalizer
 from sb3_o2o.updates import pretraining
 from sb3_o2o.updates.trained import refuse_not_finite
@@ -38,10 +38,11 @@ def load(
     :param kwargs: further arguments of ``load``, and constructor arguments to change
     :return: the model
     """
+    of_load = ("custom_objects", "print_system_info", "force_reset", "allow_nonfinite", "trust")
+    options = {name: kwargs[name] for name in of_load if name in kwargs}
+    check_load(algorithm, {"path": path, "env": env, "device": device, **options})
     path, allow_nonfinite = saved_model_path(path) or path, kwargs.pop("allow_nonfinite", False)
     trust = kwargs.pop("trust", False)
-    FLAG.check("load(allow_nonfinite)", allow_nonfinite)
-    FLAG.check("load(trust)", trust)
     family = saved_family(path)
     if family != algorithm.stock_class.__name__:
         what = "no model that can be recognised" if family == "unknown" else f"a {family} model"
@@ -50,7 +51,6 @@ def load(
             f"{algorithm.stock_class.__name__} model. {algorithm.__name__}.load_offline takes over policies of other "
             "families."
         )
-    of_load = ("custom_objects", "print_system_info", "force_reset")
     given = {name: value for name, value in kwargs.items() if name not in of_load}
     algorithm.constructor.check_names(f"argument of {algorithm.__name__}", given)
     if "pretrain_kwargs" in given:

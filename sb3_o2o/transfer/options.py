@@ -8,7 +8,20 @@ from typing import Any
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_o2o.data.sources import DATASET
-from sb3_o2o.kinds import ARGUMENTS, FLAG, NOTHING, Kind, instance, kind, number, one_of, whole
+from sb3_o2o.kinds import (
+    ARGUMENTS,
+    DEVICE,
+    ENVIRONMENT_OR_ID,
+    FLAG,
+    NOTHING,
+    PATH,
+    Kind,
+    instance,
+    kind,
+    number,
+    one_of,
+    whole,
+)
 from sb3_o2o.transfer.acting import has_predict
 
 
@@ -37,6 +50,28 @@ _OPTIONS: dict[str, Kind] = {
 }
 
 
+_LOAD: dict[str, Kind] = {
+    "path": PATH | kind("a binary file", lambda value: hasattr(value, "read")),
+    "env": ENVIRONMENT_OR_ID | NOTHING,
+    "device": DEVICE,
+    "custom_objects": ARGUMENTS | NOTHING,
+    "print_system_info": FLAG,
+    "force_reset": FLAG,
+    "allow_nonfinite": FLAG,
+    "trust": FLAG,
+}
+
+
+def check_load(algorithm: Any, given: dict[str, Any]) -> None:
+    """
+    :param algorithm: the class
+    :param given: arguments of ``load`` that are none of the constructor
+    :raises ValueError: for one that is not what it may be
+    """
+    for name, value in given.items():
+        _LOAD[name].check(f"{name} of {algorithm.__name__}.load", value)
+
+
 def check_options(algorithm: Any, of_constructor: dict[str, Any], options: dict[str, Any]) -> None:
     """
     :param algorithm: the class
@@ -44,7 +79,7 @@ def check_options(algorithm: Any, of_constructor: dict[str, Any], options: dict[
     :param options: its other parameters
     :raises ValueError: for a value that is not what its parameter may be, or values that do not go together
     """
-    given = {name: value for name, value in of_constructor.items() if value is not None}
+    given = {name: value for name, value in of_constructor.items() if value is not None or name == "device"}
     algorithm.constructor.accepted(algorithm, given)
     for name, value in options.items():
         _OPTIONS[name].check(name, value)

@@ -173,10 +173,10 @@ def test_data_from_memory_have_to_be_given_back() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_steps": 0}, "n_steps is 0: expected a whole number of at least 1"),
-        ({"n_steps": 1.5}, r"n_steps is 1.5"),
-        ({"gamma": 1.2}, r"gamma is 1.2: expected a number in \[0, 1\]"),
-        ({"returns_to_go": True, "negative_reward": "x"}, "negative_reward is 'x'"),
+        ({"n_steps": 0}, "n_steps of OfflineReplayBuffer must be a whole number of at least 1 or None, not 0"),
+        ({"n_steps": 1.5}, "n_steps .* not 1.5"),
+        ({"gamma": 1.2}, r"gamma of OfflineReplayBuffer must be a number in \[0, 1\], not 1.2"),
+        ({"returns_to_go": True, "negative_reward": "x"}, "negative_reward of .* not 'x'"),
     ],
 )
 def test_arguments_out_of_range(options: dict[str, Any], message: str, two_episodes: str) -> None:

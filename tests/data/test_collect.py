@@ -189,12 +189,12 @@ def test_a_failure_restores_what_was_there(two_episodes: str, monkeypatch: pytes
     [
         ({}, "exactly one of n_steps and n_episodes"),
         ({"n_steps": 3, "n_episodes": 1}, "exactly one of n_steps and n_episodes"),
-        ({"n_steps": 0}, "asked for 0 steps or episodes: expected at least 1"),
+        ({"n_steps": 0}, "n_steps of collect must be a whole number of at least 1 or None, not 0"),
         ({"n_steps": 3, "ref_max_score": 1.0}, "make sense only together"),
         ({"n_steps": 3, "env_kwargs": {"limit": 4}}, "env_kwargs are for an environment that is given by its id"),
         ({"n_steps": 3, "dataset_id": "no version"}, "'no version' is not a Minari id: .*'me/mine-v0'"),
         ({"n_steps": 3, "dataset_id": "no-version"}, "'no-version' is not a Minari id"),
-        ({"n_steps": 3, "policy": 3}, "policy is a int: expected an SB3 model, a function, or None"),
+        ({"n_steps": 3, "policy": 3}, "policy of collect must be an SB3 model, a function or None, not 3"),
         (
             {"n_steps": 3, "policy": lambda observation: np.zeros(3)},
             r"action of shape \(3,\), the environment wants \(2,\)",

@@ -201,7 +201,9 @@ def test_dones_are_not_to_be_said_where_they_are_known(two_episodes: str) -> Non
         OfflineDataset.load(steps(), dones="truncations")
     with pytest.raises(ValueError, match=r"is a Minari dataset: it does not take dones"):
         OfflineDataset.load(two_episodes, dones="truncations")
-    with pytest.raises(ValueError, match=r"dones is 'limits': expected 'terminations' or 'truncations'"):
+    with pytest.raises(
+        ValueError, match=r"dones of OfflineDataset.load must be 'terminations', 'truncations' or None, not 'limits'"
+    ):
         OfflineDataset.load(steps(), dones="limits")
 
 
@@ -310,11 +312,11 @@ def test_options_that_a_source_cannot_follow(two_episodes: str) -> None:
         OfflineDataset.load(steps(), observation_keys="state")
     with pytest.raises(ValueError, match=r"reward=1.0 is for sources without rewards: arrays has 'rewards'"):
         OfflineDataset.load(steps(), reward=1.0)
-    with pytest.raises(ValueError, match=r"reward is nan: expected a finite number"):
+    with pytest.raises(ValueError, match=r"reward of OfflineDataset.load must be a finite number or None, not nan"):
         OfflineDataset.load(steps(), reward=np.nan)
     wrong: dict[str, Any] = {"reward": "none", "columns": ["x"], "observation_keys": [1]}
     for option, value in wrong.items():
-        with pytest.raises(ValueError, match=f"{option} is .*: expected a"):
+        with pytest.raises(ValueError, match=f"{option} of OfflineDataset.load must be .*, not "):
             OfflineDataset.load(steps(), **{option: value})
     dataset = OfflineDataset.load(steps())
     with pytest.raises(ValueError, match=r"reward is about how a source is read: 'arrays' has been read already"):

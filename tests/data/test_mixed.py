@@ -74,7 +74,7 @@ def test_the_fraction_may_change(two_episodes: str) -> None:
     buffer.offline_fraction = 0.25
     assert n_online(buffer.sample(8)) == 6
     for fraction in (-0.1, 1.1, np.nan):
-        with pytest.raises(ValueError, match=r"offline_fraction is .*: expected a number in \[0, 1\]"):
+        with pytest.raises(ValueError, match=r"offline_fraction must be a number in \[0, 1\], not"):
             buffer.offline_fraction = fraction
 
 

@@ -170,7 +170,7 @@ def test_refused_arguments() -> None:
         open_buffer(optimize_memory_usage=True, handle_timeout_termination=False)
     with pytest.raises(ValueError, match=r"gamma is 1.0: expected a number in \[0, 1\) with a negative reward"):
         MonteCarloReplayBuffer(8, BOX, ACTIONS, "cpu", gamma=1.0, negative_reward=0.0)
-    with pytest.raises(ValueError, match="n_steps is 0"):
+    with pytest.raises(ValueError, match=r"n_steps of NStepDictReplayBuffer must be .*, not 0"):
         NStepDictReplayBuffer(8, DICT, ACTIONS, "cpu", n_steps=0)
 
 

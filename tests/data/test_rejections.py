@@ -237,5 +237,5 @@ def test_names_that_lead_nowhere(two_episodes: str, tmp_path: Path) -> None:
         OfflineDataset.load(tmp_path / "missing.npz")
     with pytest.raises(ValueError, match="is not a Minari dataset that can be read"):
         OfflineDataset.load(tmp_path)
-    with pytest.raises(TypeError, match="Cannot load a list of int: expected a Minari id"):
+    with pytest.raises(ValueError, match=r"source of OfflineDataset.load must be a Minari id"):
         OfflineDataset.load([1, 2])

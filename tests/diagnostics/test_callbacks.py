@@ -398,10 +398,13 @@ def test_the_training_environment_is_refused() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: QValueDiagnostics(Drift(), freq=0), r"QValueDiagnostics\(freq\) must be at least 1, not 0"),
-        (lambda: QValueDiagnostics(Drift(), window=1), "window >= 2"),
-        (lambda: DataDiagnostics(n_samples=0), r"DataDiagnostics\(n_samples\) must be at least 1"),
-        (lambda: DriftDiagnostics(n_candidates=3), r"must be even and at least 2, not 3"),
+        (
+            lambda: QValueDiagnostics(Drift(), freq=0),
+            "freq of QValueDiagnostics must be a whole number of at least 1, not 0",
+        ),
+        (lambda: QValueDiagnostics(Drift(), window=1), "window of .* of at least 2, not 1"),
+        (lambda: DataDiagnostics(n_samples=0), "n_samples of DataDiagnostics must be a whole number of at least 1"),
+        (lambda: DriftDiagnostics(n_candidates=3), "an even number of at least 2, not 3"),
     ],
 )
 def test_arguments(build: Any, message: str) -> None:

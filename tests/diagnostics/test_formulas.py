@@ -133,5 +133,5 @@ def test_bad_values() -> None:
             function([1, 2], [1, 2, 3])
         with pytest.raises(ValueError, match="found nan at index 1"):
             function([1, math.nan], [1, 2])
-    with pytest.raises(ValueError, match="at least 2 steps"):
+    with pytest.raises(ValueError, match="length of mean_window_tau must be a whole number of at least 2"):
         mean_window_tau([1, 2], [1, 2], length=1)

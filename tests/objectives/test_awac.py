@@ -132,10 +132,13 @@ def test_log_probabilities_of_the_data_have_gradients_outside_the_bounds() -> No
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"objective": "awac", "objective_kwargs": {"temperature": 0.0}}, "temperature and max_weight"),
-        ({"objective": "awac", "objective_kwargs": {"max_weight": -1.0}}, "temperature and max_weight"),
+        ({"objective": "awac", "objective_kwargs": {"temperature": 0.0}}, "temperature .* above 0, not 0.0"),
+        ({"objective": "awac", "objective_kwargs": {"max_weight": -1.0}}, "max_weight .* above 0, not -1.0"),
         ({"objective": "awac", "use_sde": True}, "gSDE"),
-        ({"policy_kwargs": {"squash": "tanh"}}, "samples, mean, none"),
+        (
+            {"policy_kwargs": {"squash": "tanh"}},
+            "squash .policy argument. must be 'samples', 'mean' or 'none', not 'tanh'",
+        ),
         ({"policy_kwargs": {"squash": "none"}, "use_sde": True}, "use_sde=False"),
     ],
 )

@@ -222,7 +222,9 @@ def test_edac_in_bfloat16() -> None:
 def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="n_critics to at least 2, not 1"):
         build("edac", n_critics=1)
-    with pytest.raises(ValueError, match="eta of objective 'edac' must be >= 0, not -1"):
+    with pytest.raises(
+        ValueError, match=r"eta .argument of objective 'edac'. must be a finite number of at least 0, not -1"
+    ):
         build("edac", objective_kwargs={"eta": -1.0})
     with pytest.raises(ValueError, match=r"Unknown argument of objective 'edac' 'etta'. Did you mean 'eta'"):
         build("edac", objective_kwargs={"etta": 1.0})

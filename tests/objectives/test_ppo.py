@@ -152,5 +152,5 @@ def test_only_the_value_network_is_trained(share: bool) -> None:
 
 
 def test_learning_rate() -> None:
-    with pytest.raises(ValueError, match="must be > 0, not 0"):
+    with pytest.raises(ValueError, match=r"learning_rate of .* above 0, not 0"):
         MonteCarloValueObjective(make_ppo(), learning_rate=0)

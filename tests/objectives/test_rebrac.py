@@ -104,7 +104,7 @@ def test_transitions_at_time_limits_train() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"actor_weight": -1.0}, "weights >= 0"),
+        ({"actor_weight": -1.0}, "actor_weight .* of at least 0"),
         ({"anneal_to": 2.0}, "anneal_to"),
         ({"anneal_steps": 0}, "anneal_steps"),
     ],

@@ -285,7 +285,7 @@ def test_likely_actions_are_preferred(form: str) -> None:
     ],
 )
 def test_out_of_range(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f"'spot' needs {name} .*, not {value!r}"):
+    with pytest.raises(ValueError, match=f"{name} .argument of objective 'spot'. must be .*, not {value!r}"):
         spot({name: value})
 
 
