@@ -208,7 +208,8 @@ def _of_class(wanted: Any, arguments: tuple[Any, ...]) -> Kind | None:
     if wanted is tuple and arguments and arguments[-1] is not ...:
         return _of_tuple([kind_of(each) for each in arguments])
     if wanted in (list, tuple, set, abc.Sequence, abc.Iterable, abc.Collection):
-        return _items(kind_of(arguments[0]) if arguments else None)
+        sorts = abc.Iterable if wanted in (abc.Iterable, abc.Collection) else list | tuple | set | abc.Sequence
+        return _items(kind_of(arguments[0]) if arguments else None, sorts)
     article = "an" if wanted.__name__[0] in "AEIO" else "a"
     return kind(f"{article} {wanted.__name__}", lambda value: isinstance(value, wanted))
 
@@ -219,9 +220,12 @@ def _is_mapping(given: Any, value: Kind | None) -> bool:
     return value is None or all(map(value.accepts, given.values()))
 
 
-def _items(item: Kind | None) -> Kind:
+def _items(item: Kind | None, sorts: Any) -> Kind:
     def accepts(value: Any) -> bool:
-        return isinstance(value, list | tuple | set | frozenset) and (item is None or all(map(item.accepts, value)))
+        if not isinstance(value, sorts) or isinstance(value, str | bytes):
+            return False
+        # an iterator would be used up
+        return item is None or not isinstance(value, abc.Collection) or all(map(item.accepts, value))
 
     return kind("a list" if item is None else f"a list, each {item}", accepts)
 

@@ -183,7 +183,8 @@ def _may_be_object(annotation: Any, origin: Any, arguments: tuple[Any, ...], val
         return isinstance(value, dict) and all(isinstance(key, str) for key in value)
     if kind in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):
         items = [each for each in arguments if each is not ...]
-        fits = isinstance(value, list | tuple) and (kind is not tuple or len(items) < 2 or len(items) == len(value))
+        sorts = list | tuple | dict if kind is collections.abc.Iterable else list | tuple
+        fits = isinstance(value, sorts) and (kind is not tuple or len(items) < 2 or len(items) == len(value))
         return fits and (not items or all(may_be(items[0], each) for each in value))
     if getattr(kind, "_is_protocol", False):
         return not isinstance(value, Thing | complex | bytes | float | bool | str)

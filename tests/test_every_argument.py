@@ -32,12 +32,17 @@ HOOK = "for own methods to override; the library calls it"
 FORMULA = "a formula of tensors, compiled into the losses: the objectives have checked its constants"
 NETWORK = "called in each update with tensors, which torch checks"
 GYMNASIUM = "Gymnasium's own method, at each step"
+PREDICT = "Stable-Baselines3's own method, at each step: it says which shape it expected"
 #: what is not checked, and why: names of callables, perhaps with an argument in brackets
 ACCEPTED: dict[str, str] = {
     **dict.fromkeys(("*Objective.*", "Draws*", "Batch.*", "PPOCritics.*", "*.to_batch", "*.sample_online"), LOOP),
     **dict.fromkeys(("*.draws_blocks", "*.is_target_step", "*.train", "*.draw_critics", "*.defer_updates"), LOOP),
     **dict.fromkeys(("FineTuningCallback.*", "BalancedReplay.*", "SymmetricReplay.*", "FIFOReplay.*"), HOOK),
-    **dict.fromkeys(("ConstrainedFineTuning.*", "DualCritic.*", "PerturbedTargets.*", "ResumeBundle.on_*"), HOOK),
+    **dict.fromkeys(("*.predict",), PREDICT),
+    **dict.fromkeys(
+        ("PolicyExpansion.*", "ConstrainedFineTuning.*", "DualCritic.*", "PerturbedTargets.*", "ResumeBundle.on_*"),
+        HOOK,
+    ),
     **dict.fromkeys(("*.act", "*.offline_actions", "*.measure_batch", "*.drawn_from", "*.check_run"), HOOK),
     **dict.fromkeys(("*.renews_critics", "*.dataset_opened", "*.collect_rollouts", "*Diagnostics*.check"), HOOK),
     **dict.fromkeys(("*Critic.*", "EnsembleL*", "EnsembleMLP.forward*", "ValueNetwork.*", "DensityRatio.*"), NETWORK),

@@ -12,7 +12,7 @@ from sb3_o2o.recipes.recipe_files import Recipe, environment_id, load_recipe
 
 @checked
 def build_model(
-    recipe: str | Recipe, env: Environment, policy: str | None = None, **overrides: Any
+    recipe: str | Recipe, env: Environment | None, policy: str | None = None, **overrides: Any
 ) -> OfflineToOnlineAlgorithm:
     """
     A new model from a recipe.
