@@ -11,6 +11,7 @@ from sb3_o2o.cli.demo import demo
 from sb3_o2o.cli.experiments import run
 from sb3_o2o.cli.policies import evaluate
 from sb3_o2o.cli.recipes import recipes_app
+from sb3_o2o.cli.reports import report
 from sb3_o2o.cli.train import finetune, pretrain
 from sb3_o2o.cli.tune import tune
 from sb3_o2o.version import __version__
@@ -51,6 +52,7 @@ app.command()(finetune)
 app.command()(evaluate)
 app.command()(tune)
 app.command()(run)
+app.command()(report)
 app.command()(collect)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(bench_app, name="bench")

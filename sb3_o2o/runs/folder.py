@@ -175,7 +175,7 @@ class RunFolder:
         :param path: of the file
         :return: None if none of the three folders above it is a run's
         """
-        return next((cls(folder) for folder in path.resolve().parents[:3] if _is_run(folder)), None)
+        return next((cls(folder) for folder in path.resolve().parents[:3] if is_run(folder)), None)
 
     def phase(self, name: str) -> Path:
         """
@@ -247,7 +247,7 @@ class RunFolder:
         write_whole(self.path / "command.txt", (command or shlex.join(["sb3-o2o", *sys.argv[1:]])) + "\n")
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
     """Other projects have a ``config.yml`` too."""
     try:
         document = yaml.safe_load((folder / "config.yml").read_text())

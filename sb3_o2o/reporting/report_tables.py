@@ -1,0 +1,133 @@
+"""The numbers of a report: how each method fared at the switch, and what it cost."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sb3_o2o.progress import clock_text
+from sb3_o2o.reporting.intervals import Estimate, mean_estimate
+from sb3_o2o.runs.records import EARLY, LAST, RunRecord, Summary
+
+
+@dataclass(frozen=True)
+class Cell:
+    """
+    :param text: for people
+    :param value: to sort by: a number, or a text
+    """
+
+    text: str
+    value: float | str
+
+
+@dataclass(frozen=True)
+class Table:
+    """
+    :param title: for people
+    :param columns: names
+    :param rows: of cells
+    :param notes: what the columns mean
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    notes: str = ""
+
+
+def switch_table(records: Sequence[RunRecord], groups: Sequence[tuple[str, str]]) -> Table:
+    """
+    :param records: all runs
+    :param groups: task and method of each row
+    :return: a row for each, over its seeds
+    """
+    rows = []
+    for task, label in groups:
+        of_group = [each for each in records if (each.task, each.label) == (task, label)]
+        summaries = [summary for each in of_group if (summary := each.summary()) is not None]
+        if summaries:
+            rows.append([_text(task), _text(label), _count(len(summaries)), *_numbers(summaries)])
+    return Table(
+        "At the switch and after it",
+        ("task", "method", "seeds", "switch", "lowest", "drop", "steps to recover", "last", f"last {LAST}", "regret"),
+        rows,
+        "Means over seeds, in brackets the ends of the 95 % bootstrap interval where there are two seeds or more. "
+        f"Switch: evaluation at step 0. Lowest: within the first {EARLY:,} environment steps. Drop: how far below the "
+        "switch the score fell. Steps to recover: mean over the seeds that did, 0 where the score never fell. "
+        f"Last {LAST}: mean of the last {LAST} evaluations. Regret: part of the training episodes that failed, or, "
+        "where an environment does not report success, 1 - mean score / 100.",
+    )
+
+
+def _numbers(summaries: Sequence[Summary]) -> list[Cell]:
+    def mean(of: Callable[[Summary], float]) -> Cell:
+        return _estimate(mean_estimate([of(each) for each in summaries]))
+
+    regrets = [each.regret for each in summaries if each.regret is not None]
+    return [
+        mean(lambda each: each.switch),
+        mean(lambda each: each.lowest),
+        mean(lambda each: each.drop),
+        _recovered([each.recovered for each in summaries]),
+        mean(lambda each: each.last),
+        mean(lambda each: each.last_mean),
+        _estimate(mean_estimate(regrets), 2) if len(regrets) == len(summaries) else Cell("", math.inf),
+    ]
+
+
+def cost_table(records: Sequence[RunRecord], groups: Sequence[tuple[str, str]]) -> Table | None:
+    """
+    :param records: all runs
+    :param groups: task and method of each row
+    :return: wall time of each; None where no run knows any
+    """
+    rows = []
+    for task, label in groups:
+        of_group = [each for each in records if (each.task, each.label) == (task, label)]
+        seconds = [each.seconds for each in of_group if each.seconds is not None]
+        before = [each.offline_seconds for each in of_group if each.offline_seconds is not None]
+        if seconds:
+            cells = [_time(before), _time(seconds), _time([sum(seconds) / len(seconds) + _mean(before)])]
+            rows.append([_text(task), _text(label), _count(len(seconds)), *cells])
+    if not rows:
+        return None
+    return Table(
+        "Cost in wall time",
+        ("task", "method", "seeds", "pre-training", "fine-tuning", "together"),
+        rows,
+        "Mean over seeds, evaluations included, on whatever else the machine did; a pre-training that several methods "
+        "share is counted for each.",
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _text(value: str) -> Cell:
+    return Cell(value, value)
+
+
+def _count(value: int) -> Cell:
+    return Cell(str(value), value)
+
+
+def _time(seconds: Sequence[float]) -> Cell:
+    return Cell(clock_text(_mean(seconds)), _mean(seconds)) if seconds else Cell("", math.inf)
+
+
+def _estimate(found: Estimate, digits: int = 1) -> Cell:
+    text = f"{found.value:.{digits}f}"
+    if found.low is not None and found.high is not None:
+        text += f" [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+    return Cell(text, found.value)
+
+
+def _recovered(steps: Sequence[float]) -> Cell:
+    """Sorted by how many did, then by when."""
+    finite = [each for each in steps if math.isfinite(each)]
+    never = len(steps) - len(finite)
+    if not finite:
+        return Cell("never", math.inf)
+    text = f"{_mean(finite):,.0f}"
+    return Cell(f"{text} ({never} of {len(steps)} never)" if never else text, 1e12 * never / len(steps) + _mean(finite))

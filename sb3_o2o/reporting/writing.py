@@ -1,0 +1,126 @@
+"""From folders to a report: pictures, tables and what is missing, and from there to files."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sb3_o2o.files import write_whole
+from sb3_o2o.reporting import report_pictures as pictures
+from sb3_o2o.reporting.html import to_html
+from sb3_o2o.reporting.intervals import aggregate, line, score_matrices
+from sb3_o2o.reporting.markdown import to_markdown
+from sb3_o2o.reporting.page import Page
+from sb3_o2o.reporting.report_pictures import Picture
+from sb3_o2o.reporting.report_tables import cost_table, switch_table
+from sb3_o2o.reporting.run_finding import Found, find_runs
+from sb3_o2o.runs.records import RunRecord
+
+
+@dataclass(frozen=True)
+class Report:
+    """
+    The files of a report.
+
+    :param html: one page that needs nothing else
+    :param markdown: with links to the pictures
+    :param pictures: SVG files
+    :param remarks: what is missing, a sentence for each
+    """
+
+    html: Path
+    markdown: Path
+    pictures: Sequence[Path] = field(default_factory=list)
+    remarks: Sequence[str] = field(default_factory=list)
+
+
+def write_report(paths: Sequence[Path], out: Path, title: str | None = None, env_id: str | None = None) -> Report:
+    """
+    Report on all runs in some folders.
+
+    :param paths: folders of runs, of experiments, of RL Zoo or of an ``EvalCallback``; or tables of experiments
+    :param out: folder of the report, made if need be
+    :param title: of the page; default: the folders' names
+    :param env_id: Gymnasium id of the runs that do not say theirs
+    :return: its files
+    :raises ValueError: a path does not exist or holds no run; nothing is written then
+    :raises OSError: the files cannot be written
+    """
+    page = make_report(find_runs(paths, env_id), title or ", ".join(path.resolve().name for path in paths))
+    written = []
+    for picture in page.pictures:
+        written.append(out / f"{picture.name}.svg")
+        write_whole(written[-1], picture.svg)
+    html, markdown = out / "report.html", out / "report.md"
+    write_whole(html, to_html(page))
+    write_whole(markdown, to_markdown(page))
+    return Report(html, markdown, written, page.remarks)
+
+
+def make_report(found: Found, title: str) -> Page:
+    """
+    :param found: the runs
+    :param title: of the page
+    :return: what the page shows
+    """
+    records, remarks = found.records, list(found.remarks)
+    labels = list(dict.fromkeys(each.label for each in sorted(records, key=lambda each: each.label)))
+    tasks = sorted({each.task for each in records})
+    groups = [(task, label) for task in tasks for label in labels]
+    drawn = [picture for task in tasks if (picture := _curves(task, records, labels, remarks)) is not None]
+    over_tasks = _aggregates(records, labels, remarks)
+    tables = [switch_table(records, groups)]
+    cost = cost_table(records, groups)
+    if cost is None:
+        remarks.append("No run knows its wall time: that is noted by runs of experiments.")
+    else:
+        tables.append(cost)
+    seeds = {(each.task, each.label): 0 for each in records}
+    for each in records:
+        seeds[each.task, each.label] += 1
+    if set(seeds.values()) == {1}:
+        remarks.insert(0, "Every method has one seed on every task: nothing here says how much is chance.")
+    return Page(title, _subtitle(records, tasks, labels), drawn, over_tasks, tables, remarks, records)
+
+
+def _subtitle(records: Sequence[RunRecord], tasks: Sequence[str], labels: Sequence[str]) -> str:
+    def count(number: int, word: str) -> str:
+        return f"{number} {word}{'s' * (number != 1)}"
+
+    versions = sorted({each.versions["sb3_o2o"] for each in records if "sb3_o2o" in each.versions})
+    said = f"{count(len(records), 'run')}: {count(len(labels), 'method')} on {count(len(tasks), 'task')}"
+    return f"{said}; made with sb3_o2o {', '.join(versions)}" if versions else said
+
+
+def _curves(task: str, records: Sequence[RunRecord], labels: Sequence[str], remarks: list[str]) -> Picture | None:
+    of_task = [each for each in records if each.task == task]
+    units = {each.unit for each in of_task}
+    if len(units) > 1:
+        remarks.append(f"{task}: some runs have normalised scores and others none; those without are not drawn.")
+        of_task = [each for each in of_task if each.unit == "score"]
+    lines = {}
+    for phase in ("offline", "online"):
+        found = [line(label, [each for each in of_task if each.label == label], phase) for label in labels]
+        lines[phase] = [each for each in found if each is not None]
+    if not any(lines.values()):
+        return None
+    return pictures.curves(task, lines, labels, of_task[0].unit, f"curves-{_file_name(task)}")
+
+
+def _aggregates(records: Sequence[RunRecord], labels: Sequence[str], remarks: list[str]) -> list[Picture]:
+    tasks, matrices, said = score_matrices(records)
+    remarks += said
+    if not tasks:
+        return []
+    try:
+        found = aggregate(tasks, matrices)
+    except ImportError as error:
+        remarks.append(str(error))
+        return []
+    drawn = [pictures.aggregates(found, labels), pictures.profiles(found, labels)]
+    compared = pictures.improvements(found, labels)
+    return drawn if compared is None else [*drawn, compared]
+
+
+def _file_name(task: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", task)

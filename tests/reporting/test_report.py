@@ -1,0 +1,309 @@
+"""Reports: what is on the page is what the runs came to, one seed has no interval, and damage hides nothing."""
+
+import importlib
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import fails, succeeds
+
+from reporting.folders import evaluations, experiment, experiment_run, zoo_run
+from sb3_o2o.experiments.results import EVALUATION_COLUMNS, add_to_tables, read_table
+from sb3_o2o.reporting import make_report
+from sb3_o2o.reporting.html import to_html
+from sb3_o2o.reporting.intervals import (
+    aggregate,
+    bootstrap,
+    line,
+    mean_estimate,
+    probability_of_improvement,
+    score_matrices,
+    share_above,
+)
+from sb3_o2o.reporting.page import Page
+from sb3_o2o.reporting.run_finding import find_runs
+from sb3_o2o.runs.environments import Environment
+from sb3_o2o.runs.folder import RunConfig
+
+
+def page_of(*paths: Path, env_id: str | None = None) -> Page:
+    return make_report(find_runs(paths, env_id), "test")
+
+
+def rows(page: Page, table: int = 0) -> dict[tuple[str, str], dict[str, str]]:
+    """The text of each cell, by task and method."""
+    found = page.tables[table]
+    texts = [[cell.text for cell in row] for row in found.rows]
+    return {(row[0], row[1]): dict(zip(found.columns, row, strict=True)) for row in texts}
+
+
+class TestStatistics:
+    def test_the_curve_is_the_mean_over_seeds(self, tmp_path: Path) -> None:
+        for seed, returns in enumerate(([0, 100, 200], [20, 140, 180], [40, 60, 220])):
+            experiment_run(tmp_path, "m", seed, returns)
+        records = find_runs([tmp_path]).records
+        found = line("m", records, "online")
+        assert found is not None
+        assert found.steps.tolist() == [0, 100, 200]
+        assert found.mean == pytest.approx([10, 50, 100])  # half of the returns
+        values = np.array([[0, 50, 100], [10, 70, 90], [20, 30, 110]])
+        draws = np.random.default_rng(1).integers(0, 3, (20_000, 3))
+        low, high = np.quantile(values[draws].mean(axis=1), [0.025, 0.975], axis=0)
+        assert found.low == pytest.approx(low, abs=1.5)
+        assert found.high == pytest.approx(high, abs=1.5)
+
+    def test_curves_of_other_lengths_share_what_both_have(self, tmp_path: Path) -> None:
+        experiment_run(tmp_path, "m", 0, [0, 100, 200, 300])
+        experiment_run(tmp_path, "m", 1, [0, 100])
+        evaluations(tmp_path / "hopper-medium-m-s1" / "online", [0, 150], [0, 150])
+        found = line("m", find_runs([tmp_path]).records, "online")
+        assert found is not None
+        assert found.steps.tolist() == [0, 100, 150]
+        assert found.mean == pytest.approx([0, 50, 75])
+
+    def test_one_seed_has_no_interval(self) -> None:
+        assert bootstrap(np.array([[1.0, 2.0]])) is None
+        assert mean_estimate([3.0]).low is None
+        assert mean_estimate([3.0, 5.0]).low == 3.0
+
+    def test_iqm_and_its_interval_are_numpys(self) -> None:
+        rng = np.random.default_rng(0)
+        scores = {"a": rng.normal(0.5, 0.2, (8, 3)), "b": rng.normal(0.7, 0.2, (8, 3))}
+        found = aggregate(["x", "y", "z"], scores)
+        for label, matrix in scores.items():
+            estimate = found.metrics["IQM"][label]
+            assert estimate.value == pytest.approx(middle_half(matrix[None])[0])
+            # each task's seeds are drawn for themselves
+            draws = rng.integers(0, 8, (20_000, 8, 3))
+            sampled = np.take_along_axis(np.broadcast_to(matrix, draws.shape), draws, axis=1)
+            low, high = np.quantile(middle_half(sampled), [0.025, 0.975])
+            assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=0.01)
+            assert found.metrics["mean"][label].value == pytest.approx(matrix.mean())
+            assert found.metrics["median"][label].value == pytest.approx(np.median(matrix.mean(axis=0)))
+            gap = found.metrics["optimality gap"][label].value
+            assert gap == pytest.approx(1 - np.minimum(matrix, 1).mean())
+        point, interval = found.profiles["a"]
+        assert point == pytest.approx([(scores["a"] > each).mean() for each in found.thresholds])
+        assert interval is not None
+        assert (interval[0] <= point).all()
+        assert (point <= interval[1]).all()
+
+    def test_two_of_rliables_numbers_faster(self) -> None:
+        library, metrics = importlib.import_module("rliable.library"), importlib.import_module("rliable.metrics")
+        rng = np.random.default_rng(0)
+        ours, theirs = rng.integers(0, 5, (6, 3)) / 4, rng.integers(0, 5, (5, 3)) / 4  # with ties
+        expected = metrics.probability_of_improvement(ours, theirs)
+        assert probability_of_improvement(ours, theirs) == pytest.approx([expected])
+        thresholds = np.linspace(-0.1, 1.1, 7)
+        assert share_above(ours, thresholds) == pytest.approx(library.score_distributions(ours, thresholds))
+
+    def test_only_what_all_methods_ran_on_is_aggregated(self, tmp_path: Path) -> None:
+        experiment(tmp_path, seeds=2)
+        experiment_run(tmp_path, "good", 0, [1, 2], "alone")
+        experiment_run(tmp_path, "good", 7, [60, 80, 100])
+        tasks, matrices, remarks = score_matrices(find_runs([tmp_path]).records)
+        assert tasks == ["hopper-expert", "hopper-medium"]
+        assert matrices["good"] == pytest.approx(np.array([[0.6, 0.4], [0.606667, 0.406667]]), abs=1e-4)
+        assert "leave out what not all methods ran on: alone" in remarks[0]
+        assert "the first 2 seeds" in remarks[1]
+
+
+def middle_half(samples: np.ndarray) -> np.ndarray:
+    """Mean without the lowest and the highest quarter, shape (samples, seeds, tasks)."""
+    flat = np.sort(samples.reshape(len(samples), -1), axis=1)
+    cut = flat.shape[1] // 4
+    return flat[:, cut : flat.shape[1] - cut].mean(axis=1)
+
+
+class TestPage:
+    def test_numbers(self, tmp_path: Path) -> None:
+        page = page_of(experiment(tmp_path))
+        table = rows(page)
+        weak = table["hopper-medium", "weak"]
+        assert weak["seeds"] == "3"
+        assert weak["switch"] == "30.0 [30.0, 30.0]"
+        assert weak["lowest"].startswith("10.5 [10.0, 11.0")
+        assert weak["drop"].startswith("19.5")
+        assert weak["steps to recover"] == "200"
+        assert weak["last"].startswith("31.0")
+        # trapezoids of 20.25 and 20.75 for the seed in the middle
+        assert weak["regret"] == "0.79 [0.79, 0.80]"
+        good = table["hopper-expert", "good"]
+        assert (good["drop"], good["steps to recover"]) == ("0.0 [0.0, 0.0]", "0")
+        assert rows(page, 1)["hopper-medium", "weak"]["fine-tuning"] == "0:01:41"
+        assert page.subtitle == "12 runs: 2 methods on 2 tasks; made with sb3_o2o 1.2.3"
+        assert page.remarks == []
+
+    def test_what_did_not_come_back(self, tmp_path: Path) -> None:
+        experiment_run(tmp_path, "m", 0, [60, 20, 30])
+        assert rows(page_of(tmp_path))["hopper-medium", "m"]["steps to recover"] == "never"
+        experiment_run(tmp_path, "m", 1, [60, 20, 70])
+        assert rows(page_of(tmp_path))["hopper-medium", "m"]["steps to recover"] == "200 (1 of 2 never)"
+
+    def test_successes_of_training_decide_regret(self, tmp_path: Path) -> None:
+        experiment_run(tmp_path, "m", 0, [60, 20], episodes=8, successes=2)
+        assert rows(page_of(tmp_path))["hopper-medium", "m"]["regret"] == "0.75"
+
+    def test_one_seed_is_said_to_be_one(self, tmp_path: Path) -> None:
+        page = page_of(experiment(tmp_path, seeds=1))
+        assert "one seed on every task" in page.remarks[0]
+        assert all("[" not in text for row in rows(page).values() for text in row.values())
+        for picture in page.pictures:
+            assert "seed" in picture.caption
+            assert "interval of" not in picture.caption
+            assert "FillBetweenPolyCollection" not in picture.svg
+        assert any("FillBetweenPolyCollection" in each.svg for each in page_of(experiment(tmp_path / "b")).pictures)
+
+    def test_the_page_needs_nothing_else(self, tmp_path: Path) -> None:
+        text = to_html(page_of(experiment(tmp_path)))
+        assert len(text) < 1_000_000
+        assert not re.search(r'\bsrc=|<link|@import|url\(["\']?http|href="http', text)
+        assert "prefers-color-scheme: dark" in text
+        assert 'name="viewport"' in text
+        parser = Checking()
+        parser.feed(text)
+        assert parser.open == []
+        assert [name for name, count in parser.ids.items() if count > 1] == []
+        assert parser.referred <= parser.ids.keys()
+        assert text.count("<svg ") == 2 + 3
+        assert "#3b4252" not in text  # text of pictures has the page's colour
+
+    def test_hostile_names_are_text(self, tmp_path: Path) -> None:
+        experiment_run(tmp_path, "m", 0, [1, 2], "a")
+        found = find_runs([tmp_path])
+        text = to_html(make_report(found, "<script>alert(1)</script>"))
+        assert "<script>alert" not in text
+
+
+class Checking(HTMLParser):
+    """Tags that close, and names that are there once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: Counter[str] = Counter()
+        self.referred: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+        self._names(attrs)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._names(attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def _names(self, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name == "id":
+                self.ids[str(value)] += 1
+            elif name in ("href", "xlink:href") and str(value).startswith("#"):
+                self.referred.add(str(value)[1:])
+            self.referred.update(re.findall(r"url\(#([^)]*)\)", str(value)))
+
+
+class TestFolders:
+    def test_a_run_of_the_command_line(self, tmp_path: Path) -> None:
+        path = tmp_path / "cql-Hopper-v5_1"
+        evaluations(path / "online", [0, 100], [-20.272305, 3234.3])
+        config = RunConfig("finetune", Environment("Hopper-v5"), recipe="cql", seed=4, online_steps=100)
+        (path / "config.yml").write_text(config.to_yaml())
+        (record,) = find_runs([tmp_path]).records
+        assert (record.label, record.task, record.seed, record.finished) == ("cql", "Hopper-v5", 4, False)
+        summary = record.summary()
+        assert summary is not None
+        assert (summary.switch, summary.last) == pytest.approx((0, 100))  # D4RL's references
+
+    def test_pretraining_counts_once(self, tmp_path: Path) -> None:
+        environment = Environment("Hopper-v5")
+        before, after = tmp_path / "cql-Hopper-v5_1", tmp_path / "cql-Hopper-v5_2"
+        for path in (before, after):
+            evaluations(path / "offline", [0, 100], [1, 2])
+        evaluations(after / "online", [0, 100], [2, 3])
+        first = RunConfig("pretrain", environment, recipe="cql", dataset="a/b-v0", pretrain_steps=100)
+        (before / "config.yml").write_text(first.to_yaml())
+        found = find_runs([before]).records
+        assert len(found) == 1
+        source = str(before / "offline" / "model.zip")
+        second = RunConfig("finetune", environment, recipe="cql", dataset="a/b-v0", source=source, online_steps=100)
+        (after / "config.yml").write_text(second.to_yaml())
+        assert [each.path for each in find_runs([tmp_path]).records] == [after]
+
+    def test_stock_runs_are_lines_in_the_same_picture(self, tmp_path: Path) -> None:
+        experiment(tmp_path / "ours", seeds=2)
+        for seed in range(2):
+            zoo_run(tmp_path / "logs", "Hopper-v5", seed, [20, 40, 60])
+        page = page_of(tmp_path / "ours", tmp_path / "logs")
+        assert ("hopper-medium", "sac (Stable-Baselines3)") in rows(page)
+        assert ("hopper-expert", "sac (Stable-Baselines3)") in rows(page)
+        assert all("sac (Stable-Baselines3)" in picture.svg for picture in page.curves)
+        assert rows(page)["hopper-medium", "sac (Stable-Baselines3)"]["last"].startswith("30.0")  # the dataset's scale
+        assert len(page.curves) == 2
+
+    def test_an_eval_callbacks_folder(self, tmp_path: Path) -> None:
+        evaluations(tmp_path / "mine_1", [100, 200], [0, 3234.3])
+        (record,) = find_runs([tmp_path]).records
+        assert (record.label, record.env_id, record.unit) == ("mine", "", "return")
+        (record,) = find_runs([tmp_path], "Hopper-v5").records
+        assert (record.task, record.unit) == ("Hopper-v5", "score")
+
+    def test_a_table_alone(self, tmp_path: Path) -> None:
+        experiment(tmp_path)
+        add_to_tables(tmp_path, sorted(path.parent for path in tmp_path.glob("*/job.json")))
+        table = tmp_path / "results.csv"
+        assert len(read_table(table, EVALUATION_COLUMNS)) == 12 * 3
+        whole, of_table = rows(page_of(tmp_path)), rows(page_of(table))
+        assert whole == of_table
+        table.write_text(table.read_text().replace("return_std", "spread"))
+        with pytest.raises(ValueError, match="it lacks return_std, and has spread"):
+            find_runs([table])
+
+    def test_damage_is_said_and_the_rest_is_shown(self, tmp_path: Path) -> None:
+        experiment(tmp_path, seeds=2)
+        experiment_run(tmp_path, "good", 5, [1, 2], "running", state="running")
+        damaged = experiment_run(tmp_path, "weak", 5, [1, 2])
+        (damaged / "online" / "evaluations.npz").write_bytes(b"PK half")
+        empty = experiment_run(tmp_path, "weak", 6, [1, 2])
+        for path in empty.glob("*/evaluations.npz"):
+            path.unlink()
+        half = experiment_run(tmp_path, "weak", 7, [1, 2])
+        (half / "config.yml").write_text("a: [")
+        (tmp_path / "foreign").mkdir()
+        (tmp_path / "foreign" / "config.yml").write_text("something: else\n")
+        page = page_of(tmp_path)
+        said = "\n".join(page.remarks)
+        assert "hopper-medium-weak-s5 is left out" in said
+        assert "hopper-medium-weak-s6 has no evaluations yet" in said
+        assert "hopper-medium-weak-s7 is left out" in said
+        assert "running-good-s5 is not finished" in said
+        assert rows(page)["hopper-medium", "weak"]["seeds"] == "2"
+
+    def test_nothing_to_report(self, tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        assert "holds no runs" in fails("report", tmp_path / "empty")
+        assert "There is nothing at" in fails("report", tmp_path / "nowhere")
+        assert not (tmp_path / "empty" / "report").exists()
+
+
+def test_the_command_writes_a_page_and_its_pictures(tmp_path: Path) -> None:
+    top = experiment(tmp_path / "hopper", seeds=2)
+    output = succeeds("report", top)
+    assert f"Report: {top}/report/report.html" in output
+    names = {path.name for path in (top / "report").iterdir()}
+    assert names == {
+        *("report.html", "report.md", "curves-hopper-medium.svg", "curves-hopper-expert.svg"),
+        *("aggregates.svg", "profiles.svg", "improvements.svg"),
+    }
+    text = (top / "report" / "report.md").read_text()
+    assert text.startswith("# hopper\n\n8 runs: 2 methods on 2 tasks")
+    linked = set(re.findall(r"\(([\w-]+\.svg)\)", text))
+    assert linked == {each for each in names if each.endswith(".svg")}
+    assert "| hopper-medium | weak | 2 | 30.0 [30.0, 30.0] |" in text
+    succeeds("report", top, "--out", tmp_path / "again", "--title", "Another")
+    assert "<title>Another</title>" in (tmp_path / "again" / "report.html").read_text()
+    assert (top / "report" / "profiles.svg").read_text() == (tmp_path / "again" / "profiles.svg").read_text()
