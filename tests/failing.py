@@ -112,11 +112,11 @@ class NaNExtractor(FlattenExtractor):
         return super().forward(observations) * (NAN if self.left < 0 else 1.0)
 
 
-class NaNActions(FineTuningCallback):
+class InfiniteActions(FineTuningCallback):
     """Decides actions that are none."""
 
     def act(self, observations: Any) -> np.ndarray:
-        return np.full((1, 2), NAN, np.float32)
+        return np.full((1, 2), INF, np.float32)
 
 
 def poison_buffer(model: Any) -> Any:

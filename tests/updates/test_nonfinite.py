@@ -9,7 +9,7 @@ import pytest
 from failing import (
     BATCH,
     INF,
-    NaNActions,
+    InfiniteActions,
     NaNCloning,
     NaNExtractor,
     NaNObjective,
@@ -187,8 +187,8 @@ TRIALS = [
     ),
     Trial(
         "action of a callback",
-        lambda: learned(make(finetuning=[NaNActions()])),
-        "action of environment 0 is nan at environment step 1",
+        lambda: learned(make(finetuning=[InfiniteActions()])),
+        "action of environment 0 is inf at environment step 1",
         ["actions"],
     ),
     Trial(
