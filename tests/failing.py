@@ -119,6 +119,14 @@ class InfiniteActions(FineTuningCallback):
         return np.full((1, 2), INF, np.float32)
 
 
+def poison_ratio(model: Any) -> Any:
+    """The network of balanced replay, which steps by itself."""
+    model.learn(12)
+    with th.no_grad():
+        next(iter(model.finetuning[0].ratio.network.parameters())).fill_(NAN)
+    return model
+
+
 def poison_buffer(model: Any) -> Any:
     """A user has filled the replay buffer with what was never checked."""
     model.learn(8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from sb3_o2o.data import ReplaySamples, SumTree, concatenate_samples
 from sb3_o2o.data.online import samples_at, unfinished_steps
 from sb3_o2o.data.samples import take_rows
 from sb3_o2o.data.sources import AnyDataset
+from sb3_o2o.errors import NonFiniteError
 from sb3_o2o.finetuning.callback import MIXTURE
 from sb3_o2o.finetuning.replay import _DatasetCallback, check_drawn_by_place
 from sb3_o2o.kinds import Count, InnerFraction, Positive
@@ -212,6 +214,12 @@ class BalancedReplay(_DatasetCallback):
         assert self.ratio is not None
         self.ratio.optimizer.zero_grad()
         loss = F.density_ratio_loss(self.ratio(offline), self.ratio(online))
+        if not math.isfinite(loss.item()):  # priorities are read in every update anyway
+            arrays = {"offline": offline.detach().cpu().numpy(), "online": online.detach().cpu().numpy()}
+            what = f"The loss of BalancedReplay's density ratio is {loss.item()} at environment step"
+            raise NonFiniteError(
+                f"{what} {self.model.num_timesteps}.", "Its learning_rate, or what it sees, is too large.", arrays
+            )
         loss.backward()
         self.ratio.optimizer.step()
         return loss.detach()

@@ -16,12 +16,14 @@ from failing import (
     faulty,
     poison_buffer,
     poison_loss,
+    poison_ratio,
 )
 from stable_baselines3.common.vec_env import VecNormalize
 from toy_tasks import assert_same, dataset, make, make_ppo, make_td3, state
 
 from sb3_o2o import NonFiniteError
 from sb3_o2o.finetuning import (
+    BalancedReplay,
     ConstrainedFineTuning,
     DualCritic,
     OnlinePretraining,
@@ -99,6 +101,12 @@ TRIALS = [
             make(finetuning=[OnlinePretraining(8, 4), DualCritic(0.5)], dataset=dataset()), "second_critic"
         ),
         "'second_critic' is nan",
+    ),
+    Trial(
+        "SAC learn, density ratio of balanced replay",
+        lambda: learned(poison_ratio(make(finetuning=[BalancedReplay(ratio_net_arch=[8])], dataset=dataset()))),
+        "loss of BalancedReplay's density ratio is nan at environment step",
+        ["offline", "online"],
     ),
     Trial(
         "SAC in a phase without environment steps",
