@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch as th
 
 from sb3_o2o.checked import checked
-from sb3_o2o.kinds import Count, NotNegative, Positive
+from sb3_o2o.kinds import NOTHING, Count, NotNegative, Positive, is_number, kind
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics
 from sb3_o2o.objectives.learner import SACLearner
 from sb3_o2o.objectives.objective import CriticReduction, SACObjective, TargetReduction
 from sb3_o2o.search_space import Range, SearchSpace
+
+
+def _are_bounds(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and all(map(is_number, value)) and value[0] < value[1]
+
+
+#: the official code clips on one side only: a bound may be infinite
+Bounds = Annotated[
+    tuple[float, float] | None,
+    kind("(low, high) with low below high, of which one may be infinite", _are_bounds) | NOTHING,
+]
 
 
 class CQLObjective(SACObjective):
@@ -51,7 +62,7 @@ class CQLObjective(SACObjective):
         lagrange_gap: float | None = None,
         lagrange_learning_rate: Positive | None = None,
         critic_subset: Count | None = None,
-        difference_clip: tuple[float, float] | None = None,
+        difference_clip: Bounds = None,
         max_target_backup: bool = False,
         critic_reduction: CriticReduction = "sum",
         entropy_backup: bool = False,
