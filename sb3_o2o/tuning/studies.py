@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler
@@ -57,30 +59,44 @@ def tune(
     :raises ValueError: a study of this name was made for something else
     :raises Interrupted: Ctrl-C came; the trial waits for whoever comes next
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     before_pruning = max(n_startup_trials // 2, 1)
-    study = open_study(
-        open_storage(storage or str(folder / "study.db")) if storage is None or isinstance(storage, str) else storage,
-        name,
-        config,
-        make_sampler(sampler, seed, n_startup_trials) if isinstance(sampler, str) else sampler,
-        make_pruner(pruner, len(config.seeds), before_pruning) if isinstance(pruner, str) else pruner,
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    _check(config)
-    if not study.get_trials(deepcopy=False):
-        own = own_values(config.space, config.recipe, config.overrides)
-        study.enqueue_trial(own, user_attrs={"note": "the recipe as it stands"}, skip_if_exists=True)
-    runner = TrialRunner(config, folder, prune_runs, before_pruning, threads)
-    callbacks = [] if on_trial is None else [on_trial]
+    chooses = make_sampler(sampler, seed, n_startup_trials) if isinstance(sampler, str) else sampler
+    prunes = make_pruner(pruner, len(config.seeds), before_pruning) if isinstance(pruner, str) else pruner
+    with _quiet_optuna():
+        where = storage or str(folder / "study.db")
+        opened = open_storage(where) if isinstance(where, str) else where
+        study = open_study(opened, name, config, chooses, prunes)
+        folder.mkdir(parents=True, exist_ok=True)
+        _check(config)
+        if not study.get_trials(deepcopy=False):
+            own = own_values(config.space, config.recipe, config.overrides)
+            study.enqueue_trial(own, user_attrs={"note": "the recipe as it stands"}, skip_if_exists=True)
+        runner = TrialRunner(config, folder, prune_runs, before_pruning, threads)
+        _work(study, runner, n_trials, [] if on_trial is None else [on_trial])
+    return study
+
+
+@contextmanager
+def _quiet_optuna() -> Iterator[None]:
+    """Optuna would log what is told here in fewer words, and a traceback for Ctrl-C."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def _work(study: optuna.Study, runner: TrialRunner, n_trials: int, callbacks: list[Any]) -> None:
+    """:raises Interrupted: Ctrl-C came; the trial waits for whoever comes next"""
     while True:
         take_over(study)
         if _taken(study) >= n_trials:
-            return study
+            return
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                study.optimize(runner, n_trials=1, callbacks=callbacks)
+            study.optimize(runner, n_trials=1, callbacks=callbacks)
         except (Interrupted, KeyboardInterrupt) as error:
             give_back(study, study.get_trials(deepcopy=False)[runner.number or 0])
             raise Interrupted from error
