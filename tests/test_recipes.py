@@ -42,6 +42,8 @@ OTHERS = [
     "iql",
     "jsrl",
     "pex",
+    "proto",
+    "proto_td3",
     "rebrac",
     "rlpd",
     "sac",

@@ -11,7 +11,7 @@ from sb3_o2o.finetuning.advantage import AuxiliaryAdvantage
 from sb3_o2o.finetuning.asynchronous import AsynchronousUpdates
 from sb3_o2o.finetuning.balanced_replay import BalancedReplay
 from sb3_o2o.finetuning.callback import FineTuningCallback
-from sb3_o2o.finetuning.constraint import ConstrainedFineTuning
+from sb3_o2o.finetuning.constraint import ConstrainedFineTuning, TrustRegion
 from sb3_o2o.finetuning.dual_critic import DualCritic
 from sb3_o2o.finetuning.expansion import PolicyExpansion
 from sb3_o2o.finetuning.jump_start import JumpStart
@@ -78,6 +78,7 @@ __all__ = [
     "PolicyExpansion",
     "PolicyReevaluation",
     "SymmetricReplay",
+    "TrustRegion",
     "ValueAlignment",
     "Warmup",
     "build_finetuning",

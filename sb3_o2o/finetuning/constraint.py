@@ -1,4 +1,4 @@
-"""Constrained fine-tuning: stay near the best policy so far."""
+"""Staying near a reference: the best policy so far, or one that follows."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch as th
 from torch import nn
 
 from sb3_o2o.checked import checked
-from sb3_o2o.finetuning.reference import Choice, _ReferenceCallback
-from sb3_o2o.kinds import Count, InnerFraction, Positive
+from sb3_o2o.finetuning.reference import AnyChoice, Choice, _ReferenceCallback
+from sb3_o2o.kinds import Count, InnerFraction, NotNegative, Positive
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.objectives import Penalty
 from sb3_o2o.objectives import functional as F
@@ -54,7 +54,153 @@ class _Multiplier(nn.Module):
         return self
 
 
-class ConstrainedFineTuning(_ReferenceCallback):
+class _NearReference(_ReferenceCallback):
+    """
+    How far the policy is from its reference. For policies with a density that is one sample's estimate of the KL
+    divergence, with a floor under the reference's log-probability (saturated actions would swamp the mean); otherwise
+    the squared difference of the deterministic actions.
+
+    :param penalty: ``"kl"`` or ``"mse"``; by default the first where the policy has a density
+    :param log_prob_floor: smallest log-probability under the reference that counts
+    :param action_clip: largest action magnitude whose density is evaluated, in (0, 1)
+    :param reference: see :class:`_ReferenceCallback`
+    :param interval: likewise
+    """
+
+    exclusive = ("what the policy stays near",)
+
+    @checked
+    def __init__(
+        self,
+        penalty: Literal["kl", "mse"] | None,
+        log_prob_floor: float,
+        action_clip: InnerFraction,
+        reference: AnyChoice,
+        interval: Count,
+    ):
+        self.penalty = penalty
+        self.log_prob_floor = log_prob_floor
+        self.action_clip = action_clip
+        super().__init__(reference, interval)
+
+    @property
+    def uses_density(self) -> bool:
+        """Whether the divergence is KL."""
+        actor: Any = self.model.policy.actor
+        return (self.penalty or ("kl" if actor.stochastic else "mse")) == "kl"
+
+    def _init_callback(self) -> None:
+        model: Any = self.model
+        name = type(self).__name__
+        if self.penalty == "kl" and not model.actor.stochastic:
+            raise ValueError(
+                f"{name}(penalty='kl') needs a density, which the deterministic policy of "
+                f"{type(model).__name__} does not have: use penalty='mse'."
+            )
+        if self.uses_density and model.use_sde:
+            raise ValueError(
+                f"{name}(penalty='kl') scores actions under a squashed Gaussian, which gSDE is not: use penalty='mse'."
+            )
+
+    def _divergence(self, observations: Any, actions: th.Tensor, log_prob: th.Tensor) -> th.Tensor:
+        reference = self.policy.log_prob(observations, actions, self.action_clip)
+        return F.divergence_estimate(log_prob, reference, self.log_prob_floor)
+
+    def _squares(self, observations: Any) -> th.Tensor:
+        with th.no_grad():
+            reference = self.policy.mode(observations)
+        # of the policy itself, not of the target policy's smoothed action
+        return (self.model.policy.actor.mode(observations) - reference).pow(2)
+
+    def _of_next(self, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch) -> th.Tensor:
+        """:return: the divergence at the next observations: per sample for KL, the batch's mean for squares"""
+        if not self.uses_density:
+            return self._squares(batch.next_observations).mean()
+        assert log_prob is not None
+        return self._divergence(batch.next_observations, actions, log_prob)
+
+
+class TrustRegion(_NearReference):
+    """
+    PROTO (Li et al. 2023): online updates near a policy that follows the one that learns, so that trust grows as it
+    earns it. The divergence from it is added to the actor's loss, and taken off the values that are backed up, with a
+    weight that falls with the environment steps. ``reference="polyak"`` moves the reference a little towards the policy
+    after every update; its other choices are those of :class:`ConstrainedFineTuning`, whose divergence this is.
+
+    :param weight: of the divergence at the first step of the fine-tuning run, >= 0; in PROTO the temperature of its
+        pre-training, 2 on MuJoCo and 0.5 on AntMaze
+    :param end_weight: from ``anneal_steps`` on, >= 0; a tenth of ``weight`` by default, as in PROTO
+    :param anneal_steps: environment steps of the fine-tuning run in between, > 0
+    :param tau: how far ``"polyak"`` moves, in (0, 1]; 0.005 on MuJoCo, 5e-5 on AntMaze and Adroit
+    :param backup: take the divergence off the values that are backed up as well; not on AntMaze
+    :param penalty: ``"kl"`` or ``"mse"``; by default the first where the policy has a density
+    :param log_prob_floor: smallest log-probability under the reference that counts; ours
+    :param action_clip: largest action magnitude whose density is evaluated, in (0, 1)
+    :param reference: ``"polyak"``, ``"best"`` or ``"interval"``
+    :param interval: environment steps between two references of ``"interval"``, > 0
+    :raises ValueError: for a number out of range, a policy without a density where the penalty needs one, or a
+        reference that follows evaluations where there are none
+    """
+
+    @checked
+    def __init__(
+        self,
+        weight: NotNegative = 2.0,
+        end_weight: NotNegative | None = None,
+        anneal_steps: Count = 1_000_000,
+        tau: Positive = 0.005,
+        backup: bool = True,
+        penalty: Literal["kl", "mse"] | None = None,
+        log_prob_floor: float = -50.0,
+        action_clip: InnerFraction = 1 - 1e-4,
+        reference: AnyChoice = "polyak",
+        interval: Count = 1000,
+    ):
+        if tau > 1:
+            raise ValueError(f"tau of TrustRegion must lie in (0, 1], not {tau}.")
+        self.weight = weight
+        self.end_weight = 0.1 * weight if end_weight is None else end_weight
+        self.anneal_steps = anneal_steps
+        self.tau = tau
+        self.backup = backup
+        #: of the step, as a tensor: a number that changes would be compiled anew
+        self.current_weight = th.full((), float(weight))
+        super().__init__(penalty, log_prob_floor, action_clip, reference, interval)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "current_weight": self.current_weight.cpu()}
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        self.current_weight = self.current_weight.to(self.model.device)
+
+    def before_updates(self) -> None:
+        """The weight is that of the step."""
+        progress = min(self.model.n_finetuning_steps / self.anneal_steps, 1.0)
+        self.current_weight.fill_(self.weight + (self.end_weight - self.weight) * progress)
+
+    @th.no_grad()
+    def after_update(self, batch: Batch, metrics: dict[str, th.Tensor]) -> None:
+        """The reference follows."""
+        if self.reference == "polyak":
+            th._foreach_lerp_(list(self.policy.parameters()), list(self._network().parameters()), self.tau)
+
+    def next_values(self, values: th.Tensor, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch) -> th.Tensor:
+        """See :meth:`FineTuningCallback.next_values`."""
+        return values - self.current_weight * self._of_next(actions, log_prob, batch) if self.backup else values
+
+    def actor_penalty(self, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch) -> Penalty:
+        """See :meth:`FineTuningCallback.actor_penalty`."""
+        if self.uses_density:
+            assert log_prob is not None
+            divergence = self._divergence(batch.observations, actions, log_prob)
+        else:
+            divergence = self._squares(batch.observations).mean(dim=1)
+        metrics = {"trust_divergence": divergence.detach().mean(), "trust_weight": self.current_weight.clone()}
+        return Penalty(self.current_weight * divergence, {}, metrics)
+
+
+class ConstrainedFineTuning(_NearReference):
     """
     Online updates near a reference policy (OCR-CFT, eq. 36 to 39 and 45 to 49; Luo et al. 2024): the divergence from it
     is taken off the values that are backed up, and added to the actor's loss, both weighted by a Lagrange multiplier
@@ -113,15 +259,12 @@ class ConstrainedFineTuning(_ReferenceCallback):
             _thresholds(penalty or "kl", threshold, end_threshold)  # as far as they are known, now
         self.threshold, self.end_threshold = threshold, end_threshold
         self.anneal_steps = anneal_steps
-        self.penalty = penalty
         self.initial_multiplier = multiplier
         self.multiplier_learning_rate = multiplier_learning_rate
         self.expectile = expectile
-        self.log_prob_floor = log_prob_floor
-        self.action_clip = action_clip
         #: of the step, as a tensor: a number that changes would be compiled anew
         self.current_threshold = th.zeros(())
-        super().__init__(reference, interval)
+        super().__init__(penalty, log_prob_floor, action_clip, reference, interval)
 
     def begin_new_run(self) -> None:
         """See :meth:`FineTuningCallback.begin_new_run`."""
@@ -146,24 +289,8 @@ class ConstrainedFineTuning(_ReferenceCallback):
         """The multiplier's, by the name of its loss."""
         return {"multiplier": self.multiplier.optimizer}
 
-    @property
-    def uses_density(self) -> bool:
-        """Whether the divergence is KL."""
-        actor: Any = self.model.policy.actor
-        return (self.penalty or ("kl" if actor.stochastic else "mse")) == "kl"
-
     def _init_callback(self) -> None:
-        model: Any = self.model
-        if self.penalty == "kl" and not model.actor.stochastic:
-            raise ValueError(
-                f"ConstrainedFineTuning(penalty='kl') needs a density, which the deterministic policy of "
-                f"{type(model).__name__} does not have: use penalty='mse'."
-            )
-        if self.uses_density and model.use_sde:
-            raise ValueError(
-                "ConstrainedFineTuning(penalty='kl') scores actions under a squashed Gaussian, which gSDE is not: "
-                "use penalty='mse'."
-            )
+        super()._init_callback()
         _thresholds("kl" if self.uses_density else "mse", self.threshold, self.end_threshold)
 
     def _on_training_start(self) -> None:
@@ -196,12 +323,7 @@ class ConstrainedFineTuning(_ReferenceCallback):
         :param batch: the transitions
         :return: the values less the weighted divergence
         """
-        if self.uses_density:
-            assert log_prob is not None
-            divergence = self._divergence(batch.next_observations, actions, log_prob)
-        else:
-            divergence = self._squares(batch.next_observations).mean()
-        return values - self.multiplier.logarithm.exp() * divergence
+        return values - self.multiplier.logarithm.exp() * self._of_next(actions, log_prob, batch)
 
     def actor_penalty(self, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch) -> Penalty:
         """
@@ -226,16 +348,6 @@ class ConstrainedFineTuning(_ReferenceCallback):
         }
         losses = {"multiplier": F.multiplier_loss(self.multiplier.logarithm, slack)}
         return Penalty(multiplier * penalty, losses, metrics)
-
-    def _divergence(self, observations: Any, actions: th.Tensor, log_prob: th.Tensor) -> th.Tensor:
-        reference = self.policy.log_prob(observations, actions, self.action_clip)
-        return F.divergence_estimate(log_prob, reference, self.log_prob_floor)
-
-    def _squares(self, observations: Any) -> th.Tensor:
-        with th.no_grad():
-            reference = self.policy.mode(observations)
-        # of the policy itself, not of the target policy's smoothed action
-        return (self.model.policy.actor.mode(observations) - reference).pow(2)
 
 
 def _thresholds(penalty: str, threshold: float | None, end_threshold: float | None) -> tuple[float, float]:

@@ -21,6 +21,7 @@ from sb3_o2o.networks import frozen_copy
 
 #: when the reference changes
 Choice = Literal["best", "interval"]
+AnyChoice = Literal["best", "interval", "polyak"]
 
 
 class _FrozenPolicyCallback(FineTuningCallback):
@@ -88,7 +89,7 @@ class _ReferenceCallback(_FrozenPolicyCallback):
     """
 
     @checked
-    def __init__(self, reference: Choice = "best", interval: Count = 1000):
+    def __init__(self, reference: AnyChoice = "best", interval: Count = 1000):
         super().__init__()
         self.reference = reference
         self.interval = interval
@@ -155,9 +156,9 @@ class _ReferenceCallback(_FrozenPolicyCallback):
 
     def _on_rollout_end(self) -> None:
         # evaluations run in the steps of a rollout, and the policy has not moved since
-        if self.reference == "interval":
-            if self.model.n_finetuning_steps - self.taken_at >= self.interval:
-                self._take_policy()
+        if self.reference == "interval" and self.model.n_finetuning_steps - self.taken_at >= self.interval:
+            self._take_policy()
+        if self.reference != "best":
             return
         evaluation = self._evaluation(self.model.call.callbacks)  # type: ignore[attr-defined]
         if _n_evaluations(evaluation) > self._n_evaluations:  # its best score may be another run's

@@ -240,7 +240,7 @@ def check_drawn_by_place(buffer: ReplayBuffer, who: str, way_out: str = "") -> N
 
 _Mode = Annotated[
     str,
-    one_of("all", "part")
+    one_of("all", "part", "rows")
     | kind(
         "'none' (for half-and-half batches use SymmetricReplay)",
         lambda value: isinstance(value, str) and value == "none",
@@ -253,8 +253,10 @@ class DatasetReplay(_DatasetCallback):
     How the online buffer starts (OCR-CFT, table 6; OPT and CORL load everything).
 
     :param mode: ``"all"`` loads the whole dataset into the online buffer, ``"part"`` the ``n_trajectories`` with
-        the highest returns, ``"none"`` nothing
+        the highest returns, ``"rows"`` some transitions at random (WSRL, appendix K, in place of a warm-up), ``"none"``
+        nothing
     :param n_trajectories: episodes loaded by ``"part"``
+    :param n_transitions: transitions loaded by ``"rows"``, without replacement; beside :class:`SymmetricReplay` too
     :param dataset: see :class:`_DatasetCallback`
     """
 
@@ -263,15 +265,22 @@ class DatasetReplay(_DatasetCallback):
     @property
     def exclusive(self) -> tuple[str, ...]:  # type: ignore[override]
         """See :attr:`FineTuningCallback.exclusive`."""
-        return () if self.mode == "none" else (MIXTURE,)
+        return () if self.mode in ("none", "rows") else (MIXTURE,)
 
     search_space: ClassVar[SearchSpace] = {"mode": Choice(("all", "none"))}
 
     @checked
-    def __init__(self, mode: _Mode = "all", n_trajectories: Count = 50, dataset: AnyDataset = None):
+    def __init__(
+        self,
+        mode: _Mode = "all",
+        n_trajectories: Count = 50,
+        n_transitions: Count = 5000,
+        dataset: AnyDataset = None,
+    ):
         super().__init__(dataset)
         self.mode = mode
         self.n_trajectories = n_trajectories
+        self.n_transitions = n_transitions
         self.loaded = False
 
     def drawn_from(self, dataset: Any) -> Any:
@@ -282,9 +291,13 @@ class DatasetReplay(_DatasetCallback):
         # a model that was loaded without its buffer has an empty one again
         if self.mode == "none" or (self.loaded and self.model.replay_buffer.size() > 0):
             return
-        dataset = self._open().dataset
+        buffer = self._open()
+        dataset = buffer.dataset
         if self.mode == "part":
             dataset = _best_episodes(dataset, self.n_trajectories)
+        elif self.mode == "rows":
+            rows = buffer.rng.permutation(len(dataset))[: self.n_transitions]
+            dataset = dataset.subset(indices=np.sort(rows))
         self.model.fill_replay_buffer(dataset)  # type: ignore[attr-defined]
         self.buffer, self.loaded = None, True
 

@@ -37,6 +37,7 @@ __all__ = [
     "expectile_loss",
     "gaussian_entropy",
     "gaussian_log_prob",
+    "gumbel_loss",
     "importance_weighted_bound",
     "lagrange_loss",
     "meta_adaptation_loss",
@@ -257,6 +258,20 @@ def expectile_loss(difference: th.Tensor, expectile: float) -> th.Tensor:
     :return: ``(B,)``
     """
     return th.where(difference < 0, 1 - expectile, expectile) * difference.pow(2)
+
+
+def gumbel_loss(difference: th.Tensor, temperature: float, largest: float = 7.0) -> th.Tensor:
+    """
+    Extreme Q-learning's loss of V, ``exp(z) - z - 1`` with ``z = min(u / T, c)``: V becomes the soft maximum ``T log E
+    exp(Q / T)`` (Garg et al. 2023; PROTO pre-trains so).
+
+    :param difference: u, target minus value, ``(B,)``
+    :param temperature: T, > 0
+    :param largest: c
+    :return: ``(B,)``
+    """
+    exponent = (difference / temperature).clamp(max=largest)
+    return exponent.exp() - exponent - 1
 
 
 def advantage_weights(advantages: th.Tensor, beta: float, largest: float = 100.0) -> th.Tensor:

@@ -47,6 +47,8 @@ class IQLObjective(Objective):
     :param action_clip: largest action magnitude that is scored, in (0, 1)
     :param actor_cosine: while pre-training, the actor's learning rate follows half a cosine down to 0. Online it is
         constant: in CORL, where the schedule has the offline phase's length, it rises again
+    :param gumbel_temperature: V is fitted by extreme Q-learning's loss with this temperature, > 0, in place of the
+        expectile, see :func:`~sb3_o2o.objectives.functional.gumbel_loss`
     :param value_learning_rate: V's; the critics' by default
     :param value_net_arch: units per hidden layer of V; the critics' by default
     :param critic_reduction: see :func:`~sb3_o2o.objectives.functional.ensemble_mse`; the mean in CORL
@@ -67,6 +69,7 @@ class IQLObjective(Objective):
         policy_loss: Imitation | None = None,
         action_clip: InnerFraction = 1 - 1e-5,
         actor_cosine: bool = False,
+        gumbel_temperature: Positive | None = None,
         value_learning_rate: Positive | None = None,
         value_net_arch: list[Count] | None = None,
         critic_reduction: CriticReduction = "mean",
@@ -78,6 +81,9 @@ class IQLObjective(Objective):
         self.max_weight = max_weight
         self.action_clip = action_clip
         self.actor_cosine = actor_cosine
+        if gumbel_temperature is not None and not gumbel_temperature > 0:
+            raise ValueError(f"gumbel_temperature must be > 0, not {gumbel_temperature}.")
+        self.gumbel_temperature = gumbel_temperature
         self.critic_reduction = critic_reduction
         self._net_arch = None if value_net_arch is None else list(value_net_arch)
         self.overrides.update(critic_subset=None, actor_critics=UNUSED, entropy_backup=False)
@@ -185,7 +191,7 @@ class IQLObjective(Objective):
         advantages = self.advantages(batch)
         values = self.q_values(batch.observations, batch.actions)
         losses = {
-            "value": F.expectile_loss(advantages, self.expectile).mean(),
+            "value": self.value_loss(advantages).mean(),
             "critic": F.ensemble_mse(values, self.td_target(batch), self.critic_reduction),
         }
         metrics = {"advantage": advantages.detach().mean()}
@@ -197,6 +203,15 @@ class IQLObjective(Objective):
             losses, metrics = joined(losses, actor_losses), metrics | actor_metrics
         return losses, metrics
 
+    def value_loss(self, advantages: th.Tensor) -> th.Tensor:
+        """
+        :param advantages: with V's gradient, ``(B,)``
+        :return: what V minimises, ``(B,)``
+        """
+        if self.gumbel_temperature is not None:
+            return F.gumbel_loss(advantages, self.gumbel_temperature)
+        return F.expectile_loss(advantages, self.expectile)
+
     def second_draws(self, batch: Batch) -> tuple[Any, ...]:
         """See :meth:`Objective.second_draws`."""
         return ()
@@ -206,7 +221,7 @@ class IQLObjective(Objective):
         advantages, target = self.advantages(batch, second), self.td_target(batch, second)
         values = second.critic.q_values(batch.observations, batch.actions)
         return {
-            "second_value": F.expectile_loss(advantages, self.expectile).mean(),
+            "second_value": self.value_loss(advantages).mean(),
             "second_critic": F.ensemble_mse(values, target, self.critic_reduction),
         }, {}
 

@@ -29,6 +29,7 @@ from sb3_o2o.finetuning import (
     PolicyExpansion,
     PolicyReevaluation,
     SymmetricReplay,
+    TrustRegion,
     ValueAlignment,
     Warmup,
     build_finetuning,
@@ -51,6 +52,7 @@ SMALL: dict[str, Callable[[], FineTuningCallback]] = {
     "PolicyExpansion": PolicyExpansion,
     "PolicyReevaluation": lambda: PolicyReevaluation(2),
     "SymmetricReplay": SymmetricReplay,
+    "TrustRegion": lambda: TrustRegion(tau=0.5),
     "ValueAlignment": lambda: ValueAlignment(2),
     "Warmup": lambda: Warmup(9),
 }
@@ -58,6 +60,7 @@ OF_PPO = ("AuxiliaryAdvantage", "PolicyReevaluation")
 OFF_POLICY = [name for name in SMALL if name != "AuxiliaryAdvantage"]
 MIXING = {"BalancedReplay", "DatasetReplay", "FIFOReplay", "SymmetricReplay"}
 FIRST = {"OnlinePretraining", "Warmup"}
+NEAR = {"ConstrainedFineTuning", "TrustRegion"}
 
 
 def test_these_are_all_callbacks() -> None:
@@ -67,7 +70,7 @@ def test_these_are_all_callbacks() -> None:
 
 
 def conflict(one: str, two: str) -> bool:
-    return one == two or {one, two} <= MIXING or {one, two} <= FIRST
+    return one == two or any({one, two} <= group for group in (MIXING, FIRST, NEAR))
 
 
 def callbacks(names: tuple[str, ...]) -> list[FineTuningCallback]:
