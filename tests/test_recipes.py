@@ -36,6 +36,7 @@ OPT = ["opt_iql", "opt_sac", "opt_spot", "opt_td3"]
 SO2 = ["edac", "sac_n", "so2", "so2_paper"]
 O2PPO = ["o2ppo", "o2ppo_expert"]
 OTHERS = [
+    "adaptive_bc",
     "awac",
     "calql",
     "cql",
@@ -87,6 +88,7 @@ def small(recipe: Recipe) -> dict[str, Any]:
         "Warmup": {"steps": 12},
         "PolicyReevaluation": {"gradient_steps": 3},
         "ValueAlignment": {"gradient_steps": 3},
+        "AdaptiveBC": {"references": [-10.0, 0.0]},
         "OnlinePretraining": {"collect_steps": 12, "gradient_steps": 3},
     }
     arguments["finetuning"] = [

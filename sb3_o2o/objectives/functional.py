@@ -29,6 +29,7 @@ __all__ = [
     "blended_advantages",
     "calibrated_values",
     "conservative_gap",
+    "controlled_change",
     "density_ratio_loss",
     "divergence_estimate",
     "diversity_penalty",
@@ -234,6 +235,21 @@ def expansion_probability(offline_values: th.Tensor, online_values: th.Tensor, i
     :return: in [0, 1], ``(B,)``
     """
     return th.sigmoid(inverse_temperature * (offline_values - online_values))
+
+
+def controlled_change(score: float, average: float, target: float, k_p: float, k_d: float) -> float:
+    """
+    What adaptive behaviour cloning adds to its weight for each step of an episode:
+    ``-k_p (target - average) + k_d max(0, average - score)`` (Zhao et al. 2022, as in the official code).
+
+    :param score: of the episode
+    :param average: of those before it
+    :param target: that is aimed at
+    :param k_p: >= 0
+    :param k_d: >= 0
+    :return: below 0 the further the average is from the target, above 0 where the episode was much worse than it
+    """
+    return -k_p * (target - average) + k_d * max(0.0, average - score)
 
 
 def behaviour_distance(actions: th.Tensor, data_actions: th.Tensor) -> th.Tensor:
