@@ -81,8 +81,6 @@ class IQLObjective(Objective):
         self.max_weight = max_weight
         self.action_clip = action_clip
         self.actor_cosine = actor_cosine
-        if gumbel_temperature is not None and not gumbel_temperature > 0:
-            raise ValueError(f"gumbel_temperature must be > 0, not {gumbel_temperature}.")
         self.gumbel_temperature = gumbel_temperature
         self.critic_reduction = critic_reduction
         self._net_arch = None if value_net_arch is None else list(value_net_arch)
