@@ -421,20 +421,25 @@ class TestEvaluate:
             "default: {objective: cql, pretrain_steps: 4, n_timesteps: 20, batch_size: 4, buffer_size: 30, "
             "policy_kwargs: {net_arch: [4]}, env_wrapper: [{tiny.Shifted: {by: 0.25}}]}\n"
         )
-        options = ("--recipe", "mine.yml", "--gradient-steps", 4, "--eval-episodes", 1, "--checkpoints", 2)
+        options = ("--recipe", "mine.yml", "--gradient-steps", 4, "--eval-episodes", 1, "--checkpoints", 2, "--trust")
         succeeds("pretrain", dataset, *options)
         run = Path(f"runs/mine-{tiny.BOX}_1")
-        whole = succeeds("evaluate", run, "--episodes", 2)
+        whole = succeeds("evaluate", run, "--episodes", 2, "--trust")
         assert "Normalised between -5 and 0" in whole
-        assert succeeds("evaluate", run / "offline" / "model", "--episodes", 2) == whole
-        assert succeeds("evaluate", run / "offline" / "model", "--env", tiny.BOX, "--episodes", 2) == whole
+        assert succeeds("evaluate", run / "offline" / "model", "--episodes", 2, "--trust") == whole
+        assert succeeds("evaluate", run / "offline" / "model", "--env", tiny.BOX, "--episodes", 2, "--trust") == whole
         # the last checkpoint is the model at the end
-        assert succeeds("evaluate", run / "offline" / "checkpoints" / "model_4_steps.zip", "--episodes", 2) == whole
-        assert "normalised score" in succeeds("evaluate", run / "offline" / "best_model.zip", "--episodes", 2)
+        assert (
+            succeeds("evaluate", run / "offline" / "checkpoints" / "model_4_steps.zip", "--episodes", 2, "--trust")
+            == whole
+        )
+        assert "normalised score" in succeeds(
+            "evaluate", run / "offline" / "best_model.zip", "--episodes", 2, "--trust"
+        )
         shutil.copy(run / "offline" / "model.zip", "alone.zip")
-        assert succeeds("evaluate", "alone", "--env", tiny.BOX, "--episodes", 2) != whole
+        assert succeeds("evaluate", "alone", "--env", tiny.BOX, "--episodes", 2, "--trust") != whole
         shutil.rmtree(run.parent.parent / "minari")
-        output = succeeds("evaluate", run, "--episodes", 2)
+        output = succeeds("evaluate", run, "--episodes", 2, "--trust")
         assert f"The run's dataset tells no reference returns any more: Minari dataset {dataset!r} is not in" in output
         assert "No reference returns are known" in output
 

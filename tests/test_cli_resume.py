@@ -103,7 +103,7 @@ class TestOptionsBesideResume:
         from sb3_o2o.cli.resume_options import _FIELDS
         from sb3_o2o.runs.folder import RunConfig
 
-        special = {"settings", "resume", "env", "log_dir", "warmup", "n_critics", "n_actions"}
+        special = {"settings", "resume", "trust", "env", "log_dir", "warmup", "n_critics", "n_actions"}
         commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
         for command in ("pretrain", "finetune", "demo"):
             for parameter in commands[command].params:
@@ -216,10 +216,10 @@ class TestKilled:
 
     def test_a_damaged_bundle_is_passed_over(self, failing: Callable[..., Path]) -> None:
         folder = failing()
-        (folder / "resume" / "bundle_000002" / "state.pkl").write_bytes(b"")
+        (folder / "resume" / "bundle_000002" / "state.zip").write_bytes(b"")
         result = sb3_o2o("pretrain", "--resume", folder)
         assert result.exit_code == 0
-        assert re.search(r"Warning: .*bundle_000002 is damaged: state.pkl has 0 bytes .* The one before", result.stderr)
+        assert re.search(r"Warning: .*bundle_000002 is damaged: state.zip has 0 bytes .* The one before", result.stderr)
         assert "Going on from bundle_000001: 2 gradient steps" in result.output
 
     def test_before_the_first_bundle_it_begins_again(self, failing: Callable[..., Path]) -> None:

@@ -9,6 +9,7 @@ from sb3_o2o.cli.console import FriendlyGroup
 from sb3_o2o.cli.data import collect
 from sb3_o2o.cli.demo import demo
 from sb3_o2o.cli.experiments import run
+from sb3_o2o.cli.inspection_command import inspect
 from sb3_o2o.cli.policies import evaluate
 from sb3_o2o.cli.recipes import recipes_app
 from sb3_o2o.cli.reports import report
@@ -54,6 +55,7 @@ app.command()(tune)
 app.command()(run)
 app.command()(report)
 app.command()(collect)
+app.command()(inspect)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(bench_app, name="bench")
 

@@ -36,13 +36,14 @@ def collect(
     from sb3_o2o.data.collect import collect as collect_dataset
     from sb3_o2o.data.collect import refuse_taken
     from sb3_o2o.evaluation import reference_score
-    from sb3_o2o.runs.environments import Environment
+    from sb3_o2o.runs.environments import Environment, import_named
 
     if (n_steps is None) == (n_episodes is None):
         raise typer.BadParameter("give one of --n-steps and --n-episodes", param_hint="--n-steps")
     if not force:
         refuse_taken(dataset_id, "--force")
     model = None if policy == "random" else load_policy(policy, trust)[0]
+    import_named(env)
     environment = Environment(env).make()
     if model is not None:
         check_spaces(model, environment, env)

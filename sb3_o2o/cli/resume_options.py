@@ -34,7 +34,7 @@ def refuse_contradictions(ctx: typer.Context, config: "RunConfig", folder: "RunF
     for option, name, value in _given(ctx):
         if name == "settings":
             found += _settings_that_differ(value, config)
-        elif name != "resume":
+        elif name not in ("resume", "trust"):
             run_value, given = _values(name, value, config, folder)
             if given != run_value:
                 found.append(_sentence(option, run_value, given))

@@ -50,10 +50,22 @@ ActingThreads = Annotated[
     int | None,
     typer.Option("--threads", help="CPU threads. Default: $OMP_NUM_THREADS, else 1.", min=1),
 ]
+
+
+def _trust(ctx: typer.Context, trust: bool) -> bool:
+    if trust:
+        from sb3_o2o.plain.allowlist import trusting
+
+        ctx.with_resource(trusting())
+    return trust
+
+
 Trust = Annotated[
     bool,
     typer.Option(
-        "--trust", help="Open files that may run any code, where they hold more than plain data: only of your own."
+        "--trust",
+        callback=_trust,
+        help="Open files that may run any code, where they hold more than plain data: only of your own.",
     ),
 ]
 NEnvs = Annotated[

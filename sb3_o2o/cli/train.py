@@ -23,6 +23,7 @@ from sb3_o2o.cli.shared_options import (
     Seed,
     Settings,
     Threads,
+    Trust,
 )
 from sb3_o2o.errors import NonFiniteError
 
@@ -104,6 +105,7 @@ def pretrain(
     diagnostics: Diagnostics = False,
     log_dir: LogDir = DEFAULT_LOG_DIR,
     resume: Resume = None,
+    trust: Trust = False,
 ) -> None:
     """Train a policy on a dataset, without touching the environment (but for evaluation).
 
@@ -162,6 +164,7 @@ def finetune(
     diagnostics: Diagnostics = False,
     log_dir: LogDir = DEFAULT_LOG_DIR,
     resume: Resume = None,
+    trust: Trust = False,
 ) -> None:
     """Make a pre-trained policy better in its environment.
 

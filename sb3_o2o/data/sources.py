@@ -117,10 +117,10 @@ _OTHER_FILES = {
 _FOLDERS = (
     LEROBOT,
     IMITATION_FOLDER,
-    Format("a Minari dataset", is_minari_folder, lambda folder, _: minari_folder_source(folder)),
+    Format("a Minari dataset", is_minari_folder, lambda folder, reading: minari_folder_source(folder, reading.trust)),
 )
 #: Whatever is neither a file nor a folder.
-_MINARI_ID = Format("a Minari dataset", lambda _: True, lambda name, _: open_minari(name))
+_MINARI_ID = Format("a Minari dataset", lambda _: True, lambda name, reading: open_minari(name, reading.trust))
 
 
 @contextmanager

@@ -5,9 +5,12 @@ stranger gives them. They are listed by dotted name, so that nothing has to be i
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 #: modules of ours, of Stable-Baselines3 and of others, all of whose own classes may be named
@@ -68,6 +71,10 @@ _RENAMED_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 _VOUCHED: dict[tuple[str, str], Any] = {}
 
 
+#: what the user of this process has said, on the command line
+_OF_PROCESS = contextvars.ContextVar("trust", default=False)
+
+
 class UntrustedError(ValueError):
     """
     A file asks for code that is not known to be harmless.
@@ -91,6 +98,24 @@ class UntrustedError(ValueError):
         :return: the same error, which says where
         """
         return UntrustedError(self.name, f"{where}: {self.where}" if self.where else where)
+
+
+def is_trusted(asked: bool) -> bool:
+    """
+    :param asked: what was said for one file
+    :return: whether it is trusted, or every file of this process is
+    """
+    return asked or _OF_PROCESS.get()
+
+
+@contextmanager
+def trusting() -> Iterator[None]:
+    """Inside of this, every file is trusted, as ``--trust`` says for a command."""
+    before = _OF_PROCESS.set(True)
+    try:
+        yield
+    finally:
+        _OF_PROCESS.reset(before)
 
 
 def add_safe_globals(*items: Any) -> None:

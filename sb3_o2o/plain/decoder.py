@@ -13,7 +13,7 @@ import numpy as np
 import torch as th
 
 from sb3_o2o.plain import numeric
-from sb3_o2o.plain.allowlist import UntrustedError, safe_global, trusted_global
+from sb3_o2o.plain.allowlist import UntrustedError, is_trusted, safe_global, trusted_global
 from sb3_o2o.plain.encoder import OPENERS
 from sb3_o2o.plain.parts import PartsReader
 
@@ -32,7 +32,7 @@ class Decoder:
     """
 
     def __init__(self, parts: PartsReader, trust: bool = False):
-        self._parts, self._trust = parts, trust
+        self._parts, self._trust = parts, is_trusted(trust)
         self._shared: dict[int, Any] = {}
         self._storages: dict[int, th.UntypedStorage] = {}
         self._depth = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from sb3_o2o.plain.allowlist import UntrustedError, current_name, safe_global
+from sb3_o2o.plain.allowlist import current_name
 from sb3_o2o.plain.pickle_machine import PickleMachine
 
 
@@ -35,7 +35,7 @@ class Notes:
     """
 
     def __init__(self, pickled: Any):
-        self._names: dict[str, None] = {}
+        self._names: dict[tuple[str, str], None] = {}
         #: every call, in its order, also of what is thrown away
         self.calls: list[Noted] = []
         try:
@@ -47,14 +47,14 @@ class Notes:
             raise ValueError(f"it is no pickle, or damaged ({error})") from error
 
     @property
-    def names(self) -> list[str]:
-        """The globals that it names, in their order."""
+    def names(self) -> list[tuple[str, str]]:
+        """The globals that it names, by module and name, in their order."""
         return list(self._names)
 
     def named(self, module: str, name: str) -> Noted:
         """See :class:`~sb3_o2o.plain.pickle_machine.World`."""
         module, name = current_name(module, name)
-        self._names[f"{module}.{name}"] = None
+        self._names[module, name] = None
         return Noted(f"{module}.{name}")
 
     def called(self, what: Any, arguments: tuple[Any, ...]) -> Noted:
@@ -83,21 +83,3 @@ class Notes:
             made.update((key if isinstance(key, str | int) else f"{key}", value) for key, value in pairs)
         elif isinstance(made, Noted):
             made.contents.extend(pairs)
-
-
-def refused(names: list[str], calls: frozenset[tuple[str, str]]) -> list[str]:
-    """
-    :param names: dotted names of globals
-    :param calls: what pickles may call as well, by module and name
-    :return: those that need trust
-    """
-    found = []
-    for name in names:
-        module, _, attribute = name.rpartition(".")
-        if (module, attribute) in calls:
-            continue
-        try:
-            safe_global(module, attribute)
-        except (UntrustedError, ValueError):
-            found.append(name)
-    return found

@@ -113,6 +113,19 @@ class PartsReader:
             raise ValueError(f"there is no code {number}") from None
 
 
+def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """
+    :param file: of NumPy's format, at its beginning
+    :return: shape, whether it is in Fortran's order, and dtype
+    :raises ValueError: if it is in another version of the format, or none of it
+    """
+    version = np.lib.format.read_magic(file)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise ValueError(f"an array in version {version} of NumPy's format")
+    return readers[version](file)
+
+
 def read_npy(file: IO[bytes], size: int) -> np.ndarray:
     """
     :param file: of NumPy's format, at its beginning
@@ -120,11 +133,7 @@ def read_npy(file: IO[bytes], size: int) -> np.ndarray:
     :return: the array
     :raises ValueError: if it holds Python objects, or its header promises more than the file holds
     """
-    version = np.lib.format.read_magic(file)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in readers:
-        raise ValueError(f"an array in version {version} of NumPy's format")
-    shape, fortran, dtype = readers[version](file)
+    shape, fortran, dtype = npy_header(file)
     if dtype.hasobject:
         raise ValueError("an array of Python objects")
     count = 1

@@ -9,7 +9,7 @@ import enum
 import mmap
 import pickle
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import torch as th
 
 from sb3_o2o.plain import numeric, pickled_numbers
-from sb3_o2o.plain.allowlist import UntrustedError, current_name, safe_global
+from sb3_o2o.plain.allowlist import UntrustedError, current_name, is_trusted, safe_global
 from sb3_o2o.plain.decoder import new_object, set_state
 from sb3_o2o.plain.pickle_machine import PickleMachine
 
@@ -35,7 +35,7 @@ def load_pickle(source: bytes | str | Path, trust: bool = False) -> Any:
     :raises ValueError: if it is damaged, or made by classes that are not installed
     :raises OSError: if there is no such file
     """
-    where = "" if isinstance(source, bytes) else str(source)
+    where, trust = "" if isinstance(source, bytes) else str(source), is_trusted(trust)
     try:
         if isinstance(source, bytes):
             return pickle.loads(source) if trust else PickleMachine(_Careful()).run(source)
@@ -54,6 +54,22 @@ def load_pickle(source: bytes | str | Path, trust: bool = False) -> Any:
         raise ValueError(
             f"{where or 'It'} cannot be unpickled: {error}. It may be truncated, or from other versions."
         ) from error
+
+
+def needs_trust(names: Iterable[tuple[str, str]]) -> list[str]:
+    """
+    :param names: globals of a pickle, by module and name
+    :return: those that :func:`load_pickle` refuses, dotted
+    """
+    found = []
+    for module, name in names:
+        try:
+            _Careful().named(module, name)
+        except UntrustedError:
+            found.append(f"{module}.{name}")
+        except ValueError:  # listed, and not installed
+            continue
+    return found
 
 
 class _Function:

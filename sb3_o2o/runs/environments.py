@@ -15,9 +15,12 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_o2o.data.formats.minari import recorded_environment
 from sb3_o2o.data.formats.reading import READING_OPTIONS, Reading
 from sb3_o2o.data.sources import naming, open_source
 from sb3_o2o.errors import unknown
+from sb3_o2o.plain import UntrustedError
+from sb3_o2o.plain.entry_points import check_wrapper, checked_environment_id
 
 #: Longer episodes than this are a dataset's way to say "never reset" (Minari's point mazes: a million steps).
 LONGEST_EPISODE = 100_000
@@ -47,17 +50,20 @@ class Environment:
         One environment.
 
         :param render_mode: Gymnasium's; None for the environment's own
+        :raises UntrustedError: if the id or a wrapper asks for a module to be imported, without trust
         :raises ValueError: unknown id (the nearest is named), or arguments that the environment does not take
         """
-        check_registered(self.id)
+        env_id = checked_environment_id(self.id, "The run's environment")
+        check_registered(env_id)
         kwargs = {**self.kwargs, **({} if render_mode is None else {"render_mode": render_mode})}
         try:
-            env = gym.make(self.id, max_episode_steps=self.max_episode_steps, **kwargs)
+            env = gym.make(env_id, max_episode_steps=self.max_episode_steps, **kwargs)
         except TypeError as error:
             raise ValueError(f"Environment {self.id!r} refuses its arguments {kwargs}: {error}.") from error
         except gym.error.Error as error:
             raise ValueError(f"Environment {self.id!r} cannot be made: {error}.") from error
         for wrapper in self.wrappers:
+            check_wrapper(wrapper if isinstance(wrapper, str) else next(iter(wrapper)), "The recipe")
             env = _wrapper(wrapper)(env)
         return env
 
@@ -80,6 +86,21 @@ def register_environments() -> None:
         except ImportError:
             return
         gym.register_envs(gymnasium_robotics)
+
+
+def import_named(env_id: str) -> None:
+    """
+    Import the module of ``module:id``, which a user has named: what files name so is not imported without trust.
+
+    :param env_id: as the user wrote it
+    :raises ValueError: if there is no such module
+    """
+    module, colon, _ = env_id.rpartition(":")
+    if colon:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ValueError(f"There is no module {module!r}, which registers {env_id!r}: {error}.") from error
 
 
 def check_registered(env_id: str) -> None:
@@ -119,8 +140,6 @@ def environment_of(dataset: str, dataset_kwargs: Mapping[str, Any] | None = None
     :return: how to make it; None if the dataset is not on this machine or names no environment
     :raises ValueError: the file is not a dataset
     """
-    import minari
-
     if Path(dataset).is_file():
         reading = {name: value for name, value in (dataset_kwargs or {}).items() if name in READING_OPTIONS}
         with warnings.catch_warnings(), naming(dataset):
@@ -128,7 +147,9 @@ def environment_of(dataset: str, dataset_kwargs: Mapping[str, Any] | None = None
             env_id = open_source(dataset, Reading(**reading)).env_id
         return None if env_id is None else Environment(env_id)
     try:
-        spec = minari.load_dataset(dataset).env_spec
+        spec = recorded_environment(dataset)
+    except UntrustedError:
+        raise
     except (FileNotFoundError, ValueError, TypeError, KeyError, OSError):
         return None
     return None if spec is None else _from_spec(spec)

@@ -10,7 +10,7 @@ import torch as th
 from sb3_o2o.data.formats.reading import READING_OPTIONS
 from sb3_o2o.recipes import Recipe, open_recipe
 from sb3_o2o.recipes.building import check_recipe
-from sb3_o2o.runs.environments import Environment, check_registered, environment_of, with_recipe
+from sb3_o2o.runs.environments import Environment, check_registered, environment_of, import_named, with_recipe
 from sb3_o2o.runs.folder import RunConfig, RunFolder, run_of, saved_model
 
 
@@ -105,6 +105,7 @@ def recipe_and_environment(
         return check_recipe(opened.entry(known.id)), known
     recorded = None if dataset is None else environment_of(dataset, dataset_kwargs)
     if env_id is not None:
+        import_named(env_id)
         check_registered(env_id)
         environment = recorded if recorded is not None and recorded.id == env_id else Environment(env_id)
     elif recorded is not None:

@@ -13,7 +13,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_o2o.data import OfflineDataset
+from sb3_o2o.data.formats.minari import recorded_environment
 from sb3_o2o.plain import UntrustedError
+from sb3_o2o.plain.entry_points import checked_environment_id, make_recorded
 from sb3_o2o.transfer.architecture import Kept, hidden_layers, mixed_policy_kwargs
 from sb3_o2o.transfer.archive import ALGORITHMS_BY_FAMILY, OFF_POLICY_ACTING, ON_POLICY_ACTING, opens_as_ours
 from sb3_o2o.transfer.model_file import for_stock_load, read_attributes
@@ -22,19 +24,25 @@ from sb3_o2o.transfer.model_file import for_stock_load, read_attributes
 VALUE_ARGUMENTS = ("reward_scale", "reward_shift", "gamma")
 
 
-def recover_environment(source: Any) -> Any:
+def recover_environment(source: Any, trust: bool = False) -> Any:
     """
     :param source: a Minari id
+    :param trust: whether the entry point that it names may be imported, where none is registered by its id
     :return: the environment that the dataset was collected in
+    :raises UntrustedError: if it would have to be imported, and there is no trust
     :raises ValueError: if the source does not name one
     """
     import gymnasium as gym
-    import minari
 
     if isinstance(source, OfflineDataset) and source.env_id is not None:
-        return gym.make(source.env_id)
+        return gym.make(checked_environment_id(source.env_id, str(source), trust))
     try:
-        return minari.load_dataset(str(source)).recover_environment()
+        spec = recorded_environment(str(source), trust)
+        if spec is None:
+            raise ValueError("it names none")
+        return make_recorded(spec, str(source), trust)
+    except UntrustedError:
+        raise
     except Exception as error:
         raise ValueError(
             f"load_offline needs env=…: {source!r} does not say which environment it came from ({error})."

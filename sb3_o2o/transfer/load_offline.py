@@ -88,9 +88,10 @@ def load_offline(
         "clone_std": clone_std,
         "clone_loss": clone_loss,
         "report_episodes": report_episodes,
+        "trust": trust,
     }
     of_constructor = {"policy": policy, "env": env, "recipe": recipe, "device": device}
-    others = {"source": source, "custom_objects": custom_objects, "vec_normalize": vec_normalize, "trust": trust}
+    others = {"source": source, "custom_objects": custom_objects, "vec_normalize": vec_normalize}
     check_options(algorithm, of_constructor, {**training, **others})
     check_start(algorithm, start_ent_coef, given.get("ent_coef"))
     if env is None and isinstance(source, BaseAlgorithm):
@@ -200,7 +201,7 @@ def _from_dataset(
 ) -> Any:
     """Pre-train here."""
     if env is None:
-        env = recover_environment(source)
+        env = recover_environment(source, training["trust"])
     recipe, _ = read_recipe(algorithm, recipe, env)
     seen: Seen = training["seen"]
     if seen.is_known:

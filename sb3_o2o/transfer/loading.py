@@ -11,7 +11,7 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.save_util import recursive_getattr
 
 from sb3_o2o.networks.normalizer import has_statistics
-from sb3_o2o.plain.allowlist import UntrustedError, safe_global
+from sb3_o2o.plain.allowlist import UntrustedError, is_trusted, safe_global
 from sb3_o2o.recipes.recipe_files import environment_id, load_recipe
 from sb3_o2o.transfer.architecture import NETWORK_ARGUMENTS
 from sb3_o2o.transfer.archive import saved_family, saved_model_path
@@ -66,7 +66,7 @@ def load(
     replaced = {name: value for name, value in kwargs.items() if name not in (*of_load, "policy_kwargs")}
     replaced.update(kwargs.pop("custom_objects", None) or {})
     plain, attributes = for_stock_load(path, replaced, trust)
-    if not trust:
+    if not is_trusted(trust):
         _check_names(path, {name: value for name, value in attributes.items() if name not in given})
     try:
         model = load_stock(plain, env=env, device=device, custom_objects=attributes, **kwargs)

@@ -6,6 +6,7 @@ from typing import Any
 
 import minari
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from minari import MinariDataset
 from minari.dataset.minari_dataset import parse_dataset_id
 from minari.storage import get_dataset_path
@@ -19,6 +20,7 @@ from sb3_o2o.data.checks import (
     checked_spaces,
 )
 from sb3_o2o.data.transitions import Source, Transitions, close_episodes, file_states
+from sb3_o2o.plain.entry_points import check_recorded_spaces
 
 
 def minari_source(dataset: MinariDataset, name: str | None = None) -> Source:
@@ -91,18 +93,20 @@ def is_minari_folder(folder: Path) -> bool:
     return any((each / "metadata.json").is_file() for each in (folder, folder / "data"))
 
 
-def minari_folder_source(folder: Path) -> Source:
+def minari_folder_source(folder: Path, trust: bool = False) -> Source:
     """
     :param folder: of a Minari dataset
+    :param trust: whether its environment may be imported, where its spaces are not said
     :return: its episodes
     :raises ValueError: if it cannot be read
     """
-    return minari_source(_opened(folder / "data" if (folder / "data").is_dir() else folder), str(folder))
+    return minari_source(_opened(folder / "data" if (folder / "data").is_dir() else folder, trust), str(folder))
 
 
-def open_minari(name: str) -> Source:
+def open_minari(name: str, trust: bool = False) -> Source:
     """
     :param name: id of a dataset that is on this machine
+    :param trust: see :func:`minari_folder_source`
     :return: its episodes
     :raises FileNotFoundError: if there is none, saying how to get it
     :raises ValueError: if it cannot be read, or is no id
@@ -120,10 +124,26 @@ def open_minari(name: str) -> Source:
             f"Minari dataset {name!r} is not in {path}. Get it with `minari download {name}`, or set "
             f"MINARI_DATASETS_PATH. Here are: {', '.join(known) if known else 'none'}."
         )
-    return minari_source(_opened(path / "data"), name)
+    return minari_source(_opened(path / "data", trust), name)
 
 
-def _opened(folder: Path) -> MinariDataset:
+def recorded_environment(name: str, trust: bool = False) -> EnvSpec | None:
+    """
+    :param name: id of a dataset that is on this machine
+    :param trust: see :func:`minari_folder_source`
+    :return: what it says of its environment; nothing is imported
+    :raises FileNotFoundError: if there is no such dataset
+    :raises ValueError: if it cannot be read, or is no id
+    """
+    path = get_dataset_path(name)
+    if not (path / "data").is_dir():
+        raise FileNotFoundError(f"Minari dataset {name!r} is not in {path}.")
+    spec: EnvSpec | None = _opened(path / "data", trust).env_spec
+    return spec
+
+
+def _opened(folder: Path, trust: bool) -> MinariDataset:
+    check_recorded_spaces(folder, trust)
     try:
         return MinariDataset(folder)
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, AssertionError) as error:
