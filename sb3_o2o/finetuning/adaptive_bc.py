@@ -12,7 +12,7 @@ from sb3_o2o.evaluation import reference_score
 from sb3_o2o.finetuning.callback import FineTuningCallback
 from sb3_o2o.kinds import Fraction, NotNegative
 from sb3_o2o.objectives import Penalty
-from sb3_o2o.objectives import functional as F
+from sb3_o2o.objectives import finetuning_functional as FF
 
 if TYPE_CHECKING:
     from sb3_o2o.objectives import Batch
@@ -104,7 +104,7 @@ class AdaptiveBC(FineTuningCallback):
         low, high = self._bounds()
         score = (total - low) / (high - low)
         average = score if self.average is None else self.average
-        change = F.controlled_change(score, average, self.target, self.k_p, self.k_d)
+        change = FF.controlled_change(score, average, self.target, self.k_p, self.k_d)
         self.current_weight.add_(length * change).clamp_(0.0, self.weight)
         self.average = (1 - self.smoothing) * average + self.smoothing * score
         self.logger.record("finetune/imitation_score", score)

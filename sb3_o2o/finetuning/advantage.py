@@ -13,7 +13,7 @@ from torch.distributions import Normal
 from sb3_o2o.checked import checked
 from sb3_o2o.finetuning.reference import Choice, _ReferenceCallback
 from sb3_o2o.kinds import Count, Positive
-from sb3_o2o.objectives import functional as F
+from sb3_o2o.objectives import finetuning_functional as FF
 from sb3_o2o.search_space import Range, SearchSpace
 
 
@@ -21,7 +21,7 @@ class AuxiliaryAdvantage(_ReferenceCallback):
     """
     Mix what a reliable reference policy thinks of an action into PPO's advantages, while its own value network, which
     knows only returns of the dataset, cannot be trusted (OCR-CFT, eq. 17, 18 and 51): ``(A + w A_ref) / (1 + w)``
-    with ``w`` falling linearly from 1 to 0. See :func:`~sb3_o2o.objectives.functional.auxiliary_advantage`.
+    with ``w`` falling linearly from 1 to 0. See :func:`~sb3_o2o.objectives.finetuning_functional.auxiliary_advantage`.
 
     Actions are scored as PPO stores them, before they are clipped at the bounds.
 
@@ -87,8 +87,8 @@ class AuxiliaryAdvantage(_ReferenceCallback):
         super()._on_rollout_end()
         buffer: Any = self.model.rollout_buffer  # type: ignore[attr-defined]
         advantages = th.as_tensor(buffer.advantages).flatten()
-        auxiliary = F.auxiliary_advantage(*self._reference_terms(buffer), advantages.std(), self.per_dimension)
-        mixed = F.blended_advantages(advantages, auxiliary, th.tensor(self.weight))
+        auxiliary = FF.auxiliary_advantage(*self._reference_terms(buffer), advantages.std(), self.per_dimension)
+        mixed = FF.blended_advantages(advantages, auxiliary, th.tensor(self.weight))
         if self.normalize:
             mixed = (mixed - mixed.mean()) / (mixed.std() + 1e-5)
         buffer.advantages = mixed.reshape(buffer.advantages.shape).numpy()

@@ -21,7 +21,7 @@ from sb3_o2o.kinds import Count, InnerFraction, Positive
 from sb3_o2o.networks.normalizer import NormalizedExtractor
 from sb3_o2o.networks.ratio import DensityRatio, state_action_inputs
 from sb3_o2o.objectives import Batch
-from sb3_o2o.objectives import functional as F
+from sb3_o2o.objectives import finetuning_functional as FF
 from sb3_o2o.search_space import Range, SearchSpace
 
 
@@ -206,14 +206,14 @@ class BalancedReplay(_DatasetCallback):
         self._loss = self._train_ratio(offline, online)
         with th.no_grad():
             ratios = self.ratio(self._inputs(batch.observations, batch.actions))
-            priorities = F.replay_priorities(ratios, self.ratio(offline), self.temperature).cpu().numpy()
+            priorities = FF.replay_priorities(ratios, self.ratio(offline), self.temperature).cpu().numpy()
         self.tree.update(indices, priorities)
         self.largest_priority = max(self.largest_priority, float(priorities.max()))
 
     def _train_ratio(self, offline: th.Tensor, online: th.Tensor) -> th.Tensor:
         assert self.ratio is not None
         self.ratio.optimizer.zero_grad()
-        loss = F.density_ratio_loss(self.ratio(offline), self.ratio(online))
+        loss = FF.density_ratio_loss(self.ratio(offline), self.ratio(online))
         if not math.isfinite(loss.item()):  # priorities are read in every update anyway
             arrays = {"offline": offline.detach().cpu().numpy(), "online": online.detach().cpu().numpy()}
             what = f"The loss of BalancedReplay's density ratio is {loss.item()} at environment step"

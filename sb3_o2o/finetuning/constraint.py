@@ -14,7 +14,7 @@ from sb3_o2o.finetuning.reference import AnyChoice, Choice, _ReferenceCallback
 from sb3_o2o.kinds import Count, InnerFraction, NotNegative, Positive
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.objectives import Penalty
-from sb3_o2o.objectives import functional as F
+from sb3_o2o.objectives import finetuning_functional as FF
 from sb3_o2o.search_space import Range, SearchSpace
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class _NearReference(_ReferenceCallback):
 
     def _divergence(self, observations: Any, actions: th.Tensor, log_prob: th.Tensor) -> th.Tensor:
         reference = self.policy.log_prob(observations, actions, self.action_clip)
-        return F.divergence_estimate(log_prob, reference, self.log_prob_floor)
+        return FF.divergence_estimate(log_prob, reference, self.log_prob_floor)
 
     def _squares(self, observations: Any) -> th.Tensor:
         with th.no_grad():
@@ -339,14 +339,14 @@ class ConstrainedFineTuning(_NearReference):
             divergence = self._squares(batch.observations)
             penalty = divergence.mean(dim=1)
         multiplier = self.multiplier.logarithm.detach().exp()
-        slack = F.asymmetric_slack(self.current_threshold - divergence.detach(), self.expectile)
+        slack = FF.asymmetric_slack(self.current_threshold - divergence.detach(), self.expectile)
         metrics = {
             "divergence": divergence.detach().mean(),
             "multiplier": multiplier,
             "threshold": self.current_threshold.clone(),
             "constraint_slack": slack,
         }
-        losses = {"multiplier": F.multiplier_loss(self.multiplier.logarithm, slack)}
+        losses = {"multiplier": FF.multiplier_loss(self.multiplier.logarithm, slack)}
         return Penalty(multiplier * penalty, losses, metrics)
 
 

@@ -18,6 +18,7 @@ from sb3_o2o.finetuning.kappa import LinearSchedule, accuracy_weight, observed_r
 from sb3_o2o.finetuning.second_critics import SecondCritics
 from sb3_o2o.kinds import Count, whole
 from sb3_o2o.objectives import Batch, LossesAndMetrics, Step
+from sb3_o2o.objectives import finetuning_functional as FF
 from sb3_o2o.objectives import functional as F
 from sb3_o2o.search_space import Choice, SearchSpace
 
@@ -239,7 +240,7 @@ class DualCritic(FineTuningCallback):
         else:
             second = F.reduce_ensemble(critic.q_values(batch.observations, actions), model.actor_critics)
         assert self.weight is not None
-        return F.mixed_values(values, second, self.weight)
+        return FF.mixed_values(values, second, self.weight)
 
     def advantages(self, advantages: th.Tensor, batch: Batch) -> th.Tensor:
         """
@@ -250,4 +251,4 @@ class DualCritic(FineTuningCallback):
         model: Any = self.model
         second = model.finetuning_objective.advantages(batch, self._pair).detach()
         assert self.weight is not None
-        return F.mixed_values(advantages, second, self.weight)
+        return FF.mixed_values(advantages, second, self.weight)

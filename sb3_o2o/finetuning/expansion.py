@@ -10,6 +10,7 @@ import torch as th
 from sb3_o2o.checked import checked
 from sb3_o2o.finetuning.reference import _FrozenPolicyCallback
 from sb3_o2o.kinds import Positive
+from sb3_o2o.objectives import finetuning_functional as FF
 from sb3_o2o.objectives import functional as F
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class PolicyExpansion(_FrozenPolicyCallback):
             online, _ = actor.rsample(observations, noise)
         critic: Any = self.model.critic  # type: ignore[attr-defined]
         values = F.reduce_ensemble(critic.q_values(observations, th.stack([offline, online], dim=1)), "min")
-        probability = F.expansion_probability(values[:, 0], values[:, 1], self.inverse_temperature)
+        probability = FF.expansion_probability(values[:, 0], values[:, 1], self.inverse_temperature)
         takes_offline = probability > (0.5 if chance is None else chance)
         return th.where(takes_offline[:, None], offline, online)
 

@@ -20,7 +20,7 @@ from sb3_o2o.finetuning.replay import _DatasetCallback
 from sb3_o2o.finetuning.second_critics import SecondCritics
 from sb3_o2o.kinds import Count, NotNegative, Positive
 from sb3_o2o.objectives import Batch, LossesAndMetrics, Objective, Step
-from sb3_o2o.objectives import functional as F
+from sb3_o2o.objectives import finetuning_functional as FF
 from sb3_o2o.search_space import Range, SearchSpace
 
 #: of the phase; short, because it is part of the logger's keys
@@ -246,7 +246,7 @@ class OnlinePretrainingObjective(Objective):
             losses, _ = functional_call(second, parameters, (td_losses, batch, *draws))
             return th.stack(list(losses.values())).sum()
 
-        total, metrics = F.meta_adaptation_loss(
+        total, metrics = FF.meta_adaptation_loss(
             lambda parameters: loss(parameters, offline, offline_draws),
             lambda parameters: loss(parameters, online, online_draws),
             second.trained_parameters(),

@@ -10,6 +10,7 @@ from torch import nn
 
 from sb3_o2o.checked import checked
 from sb3_o2o.kinds import InnerFraction, NotNegative, Positive
+from sb3_o2o.objectives import finetuning_functional as FF
 from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.batch import Batch, LossesAndMetrics, Step
 from sb3_o2o.objectives.cql import CQLObjective
@@ -116,7 +117,7 @@ class StochasticAlignmentObjective(SACObjective):
         values, anchor_values = F.reduce_ensemble(
             self.model.critic_target.q_values(batch.observations, pair), "min"
         ).unbind(dim=1)
-        return pair, (F.aligned_values(anchor_values, anchor_log_prob, log_prob, values, ent_coef), anchor_values)
+        return pair, (FF.aligned_values(anchor_values, anchor_log_prob, log_prob, values, ent_coef), anchor_values)
 
 
 class DeterministicAlignmentObjective(TD3Objective):
@@ -178,6 +179,6 @@ class DeterministicAlignmentObjective(TD3Objective):
         pair = th.stack([actions, anchors], dim=1)
         values, of_anchors = model.critic_target.q_values(batch.observations, pair).unbind(dim=2)
         anchor_values = F.reduce_ensemble(of_anchors, "min")
-        distance = F.action_distance(actions, anchors, self.largest_distance)
-        shrunk = F.shrunk_values(anchor_values, distance, self.weight)
+        distance = FF.action_distance(actions, anchors, self.largest_distance)
+        shrunk = FF.shrunk_values(anchor_values, distance, self.weight)
         return pair, (th.minimum(shrunk, values), anchor_values)  # each critic is bounded by its own target critic

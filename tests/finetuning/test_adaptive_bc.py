@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from toy_tasks import Drift, assert_same, make, make_ppo, make_td3, state, vec
 
 from sb3_o2o.finetuning import AdaptiveBC
-from sb3_o2o.objectives import functional as F
+from sb3_o2o.objectives import finetuning_functional as FF
 
 
 def test_an_update_by_hand() -> None:
@@ -42,8 +42,8 @@ def test_an_update_by_hand() -> None:
 
 
 def test_the_controller_by_hand() -> None:
-    assert F.controlled_change(0.5, 0.6, 1.05, 0.01, 0.1) == pytest.approx(-0.0045 + 0.01)
-    assert F.controlled_change(0.7, 0.6, 1.05, 0.01, 0.1) == pytest.approx(-0.0045)
+    assert FF.controlled_change(0.5, 0.6, 1.05, 0.01, 0.1) == pytest.approx(-0.0045 + 0.01)
+    assert FF.controlled_change(0.7, 0.6, 1.05, 0.01, 0.1) == pytest.approx(-0.0045)
     imitation = AdaptiveBC(weight=0.4, k_p=0.01, k_d=0.1, references=(-10.0, 10.0))
     model = make_td3(finetuning=[imitation])
     model.learn(1)

@@ -12,7 +12,7 @@ from toy_tasks import dataset, differs, make, make_ppo, vec
 
 from sb3_o2o import O2OPPO
 from sb3_o2o.finetuning import AuxiliaryAdvantage, FineTuningCallback
-from sb3_o2o.objectives import functional as F
+from sb3_o2o.objectives import finetuning_functional as FF
 
 
 def softplus(x: float) -> float:
@@ -26,36 +26,36 @@ EXCESS = th.tensor([[0.0, 0.0], [0.5, 0.5], [-6.0, 0.5]])
 
 
 def test_on_the_sum_as_in_the_code() -> None:
-    found = F.auxiliary_advantage(EXCESS, th.zeros(3, 2), th.tensor(3.0))
+    found = FF.auxiliary_advantage(EXCESS, th.zeros(3, 2), th.tensor(3.0))
     # softplus(x + 8) - 8 with x = 0, 1, -5.5, over two dimensions, times 2 * 3
     wanted = [6 * (softplus(x + 8) - 8) / 2 for x in (0.0, 1.0, -5.5)]
     assert found.tolist() == pytest.approx(wanted, abs=1e-5)
 
 
 def test_per_dimension_as_in_the_paper() -> None:
-    found = F.auxiliary_advantage(EXCESS, th.zeros(3, 2), th.tensor(3.0), per_dimension=True)
+    found = FF.auxiliary_advantage(EXCESS, th.zeros(3, 2), th.tensor(3.0), per_dimension=True)
     wanted = [6 * (softplus(x + 4) + softplus(y + 4) - 8) / 2 for x, y in EXCESS.tolist()]
     assert found.tolist() == pytest.approx(wanted, abs=1e-5)
-    assert found[2] != F.auxiliary_advantage(EXCESS, th.zeros(3, 2), th.tensor(3.0))[2]
+    assert found[2] != FF.auxiliary_advantage(EXCESS, th.zeros(3, 2), th.tensor(3.0))[2]
 
 
 @pytest.mark.parametrize("per_dimension", [False, True])
 def test_one_dimension_is_the_same_and_bounded(per_dimension: bool) -> None:
     log_prob = th.tensor([[-1000.0], [-1.0], [-0.9]])
-    found = F.auxiliary_advantage(log_prob, th.full((3, 1), 1.4), th.tensor(2.0), per_dimension)
+    found = FF.auxiliary_advantage(log_prob, th.full((3, 1), 1.4), th.tensor(2.0), per_dimension)
     assert found.tolist() == pytest.approx([-16.0, 4 * (softplus(4.4) - 4), 4 * (softplus(4.5) - 4)], rel=1e-5)
     assert found.max() <= 1.03 * 2.0  # about one standard deviation
 
 
 def test_blending() -> None:
-    found = F.blended_advantages(th.tensor([1.0, -2.0]), th.tensor([3.0, 1.0]), th.tensor(0.5))
+    found = FF.blended_advantages(th.tensor([1.0, -2.0]), th.tensor([3.0, 1.0]), th.tensor(0.5))
     assert found.tolist() == pytest.approx([2.5 / 1.5, -1.0])
-    assert F.blended_advantages(th.ones(2), th.zeros(2), th.tensor(0.0)).tolist() == [1.0, 1.0]
+    assert FF.blended_advantages(th.ones(2), th.zeros(2), th.tensor(0.0)).tolist() == [1.0, 1.0]
 
 
 def test_blending_does_not_broadcast() -> None:
     with pytest.raises(ValueError, match=r"\(3, 1\) cannot be blended with \(3,\)"):
-        F.blended_advantages(th.zeros(3, 1), th.zeros(3), th.tensor(1.0))
+        FF.blended_advantages(th.zeros(3, 1), th.zeros(3), th.tensor(1.0))
 
 
 # -- in a rollout --------------------------------------------------------------------------------------------------

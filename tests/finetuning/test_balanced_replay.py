@@ -15,7 +15,7 @@ from sb3_o2o.finetuning import BalancedReplay, FineTuningCallback
 from sb3_o2o.networks import DensityRatio
 from sb3_o2o.networks.ratio import state_action_inputs
 from sb3_o2o.objectives import Batch
-from sb3_o2o.objectives import functional as F
+from sb3_o2o.objectives import finetuning_functional as FF
 
 SMALL: dict[str, Any] = {"ratio_batch_size": 8, "ratio_net_arch": [8]}
 
@@ -40,7 +40,7 @@ class Batches(FineTuningCallback):
 
 def test_density_ratio_loss() -> None:
     # offline w = 1, 3: -log 1 = 0 and -log(1/2) = log 2; online w = 1, 0: log 1 = 0 and log(1e-10)
-    loss = F.density_ratio_loss(th.tensor([1.0, 3.0]), th.tensor([1.0, 0.0]))
+    loss = FF.density_ratio_loss(th.tensor([1.0, 3.0]), th.tensor([1.0, 0.0]))
     assert loss.item() == pytest.approx(np.log(2) / 2 - np.log(1e-10) / 2, rel=1e-5)
 
 
@@ -51,7 +51,7 @@ def test_density_ratio_loss_is_least_at_the_ratio() -> None:
     offline, online = th.tensor([0, 0, 0, 1]), th.tensor([1, 1, 1, 0])
     for _ in range(400):
         optimizer.zero_grad()
-        F.density_ratio_loss(ratios[offline], ratios[online]).backward()
+        FF.density_ratio_loss(ratios[offline], ratios[online]).backward()
         optimizer.step()
     assert ratios.tolist() == pytest.approx([1 / 3, 3.0], rel=1e-2)
 
@@ -59,9 +59,9 @@ def test_density_ratio_loss_is_least_at_the_ratio() -> None:
 def test_replay_priorities() -> None:
     # square roots 2, 0, 3 over their offline mean (1 + 3) / 2 = 2; bounds at 0.5 and 1.2
     ratios, offline = th.tensor([4.0, 0.0, 9.0]), th.tensor([1.0, 9.0])
-    assert F.replay_priorities(ratios, offline, 2.0, 0.5, 1.2).tolist() == pytest.approx([1.0, 0.5, 1.2])
+    assert FF.replay_priorities(ratios, offline, 2.0, 0.5, 1.2).tolist() == pytest.approx([1.0, 0.5, 1.2])
     # a network that says 0 everywhere offline
-    assert F.replay_priorities(ratios, th.zeros(2), 2.0).tolist() == pytest.approx([1e3, 1e-3, 1e3])
+    assert FF.replay_priorities(ratios, th.zeros(2), 2.0).tolist() == pytest.approx([1e3, 1e-3, 1e3])
 
 
 def test_the_network_leaves_torchs_generator_alone_and_pickles_whole() -> None:
@@ -70,13 +70,13 @@ def test_the_network_leaves_torchs_generator_alone_and_pickles_whole() -> None:
     assert th.equal(th.get_rng_state(), before)
     for _ in range(3):
         ratio.optimizer.zero_grad()
-        F.density_ratio_loss(ratio(th.randn(4, 3)), ratio(th.randn(4, 3))).backward()
+        FF.density_ratio_loss(ratio(th.randn(4, 3)), ratio(th.randn(4, 3))).backward()
         ratio.optimizer.step()
     copy = pickle.loads(pickle.dumps(ratio))
     offline, online = th.randn(2, 4, 3)
     for each in (ratio, copy):
         each.optimizer.zero_grad()
-        F.density_ratio_loss(each(offline), each(online)).backward()
+        FF.density_ratio_loss(each(offline), each(online)).backward()
         each.optimizer.step()
     for one, other in zip(ratio.network.parameters(), copy.network.parameters(), strict=True):
         assert th.equal(one, other)
@@ -221,7 +221,7 @@ def test_only_what_was_drawn_changes_and_as_the_formula_says() -> None:
     offline, _ = callback._uniform_inputs()
     with th.no_grad():
         ratios = callback.ratio(state_action_inputs(first.batch.observations, first.batch.actions))
-        expected = F.replay_priorities(ratios, callback.ratio(offline), 5.0)
+        expected = FF.replay_priorities(ratios, callback.ratio(offline), 5.0)
     assert np.allclose(now[first.drawn], expected.numpy())
 
 

@@ -13,7 +13,7 @@ from toy_tasks import assert_same, dataset, differs, make, make_ppo, make_td3, s
 
 from sb3_o2o import O2OSAC
 from sb3_o2o.finetuning import JumpStart, PolicyExpansion, SymmetricReplay
-from sb3_o2o.objectives import functional as F
+from sb3_o2o.objectives import finetuning_functional as FF
 
 PLAIN = {"squash": "none", "state_dependent_std": False}
 IQL = {"objective": "iql", "online_objective": "iql"}
@@ -43,7 +43,7 @@ def two_policies(**kwargs: Any) -> tuple[Any, PolicyExpansion]:
 def test_probability_by_hand() -> None:
     values = th.tensor([1.0, 0.0]), th.tensor([0.9, 0.0])
     first = math.exp(10) / (math.exp(10) + math.exp(9))
-    assert F.expansion_probability(*values, 10.0).tolist() == pytest.approx([first, 0.5])
+    assert FF.expansion_probability(*values, 10.0).tolist() == pytest.approx([first, 0.5])
 
 
 def test_an_update_imitates_what_the_two_would_do_by_hand() -> None:

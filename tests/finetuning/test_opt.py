@@ -14,7 +14,7 @@ from toy_tasks import state as state_of_model
 
 from sb3_o2o.finetuning import DatasetReplay, DualCritic, FineTuningCallback, LinearSchedule, OnlinePretraining
 from sb3_o2o.finetuning.second_critics import SecondCritics
-from sb3_o2o.objectives import functional as F
+from sb3_o2o.objectives import finetuning_functional as FF
 
 COLLECT, META = 10, 6
 BUILDS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -430,8 +430,8 @@ def test_an_objective_without_critics() -> None:
 
 def test_mixed_values_at_the_bounds() -> None:
     first, second = th.tensor([1.0, 1e9]), th.tensor([3.0, 0.25])
-    assert th.equal(F.mixed_values(first, second, th.tensor(1.0)), second)
-    assert th.equal(F.mixed_values(first, second, th.tensor(0.0)), first)
+    assert th.equal(FF.mixed_values(first, second, th.tensor(1.0)), second)
+    assert th.equal(FF.mixed_values(first, second, th.tensor(0.0)), first)
 
 
 # -- hooks ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from toy_tasks import dataset, make, make_td3
 from sb3_o2o.finetuning.online_pretraining import OnlinePretraining, OnlinePretrainingObjective
 from sb3_o2o.finetuning.second_critics import SecondCritics
 from sb3_o2o.objectives import Batch
-from sb3_o2o.objectives import functional as F
+from sb3_o2o.objectives import finetuning_functional as FF
 from sb3_o2o.updates.gradients import losses_and_gradients
 
 RATE = 0.05
@@ -29,7 +29,7 @@ def test_a_linear_critic_in_closed_form(meta: str, weighted: bool) -> None:
     y_off, y_on = th.randn(2, 5, dtype=th.float64) * th.tensor([[1.0], [3.0]])
     psi = th.randn(3, dtype=th.float64, requires_grad=True)
     losses = squared_error(offline, y_off), squared_error(online, y_on)
-    loss, metrics = F.meta_adaptation_loss(*losses, {"psi": psi}, rate=RATE, meta=meta, weighted=weighted)
+    loss, metrics = FF.meta_adaptation_loss(*losses, {"psi": psi}, rate=RATE, meta=meta, weighted=weighted)
     (gradient,) = th.autograd.grad(loss, [psi])
 
     with th.no_grad():
@@ -53,7 +53,7 @@ def test_the_weight_of_a_perfect_online_fit_is_finite() -> None:
     psi = th.ones(2, requires_grad=True)
     zero = th.zeros(3, 2)
     losses = squared_error(th.eye(2), th.zeros(2)), squared_error(zero, th.zeros(3))
-    loss, metrics = F.meta_adaptation_loss(*losses, {"psi": psi}, rate=RATE)
+    loss, metrics = FF.meta_adaptation_loss(*losses, {"psi": psi}, rate=RATE)
     assert metrics["gradient_weight"] == 0
     assert th.isfinite(th.autograd.grad(loss, [psi])[0]).all()
 

@@ -8,7 +8,7 @@ from toy_tasks import dataset, make, make_td3
 
 from sb3_o2o.networks import frozen_copy
 from sb3_o2o.objectives import DeterministicAlignmentObjective, ReevaluationObjective
-from sb3_o2o.objectives import functional as F
+from sb3_o2o.objectives import finetuning_functional as FF
 
 
 def tensor(*values: float) -> th.Tensor:
@@ -17,35 +17,35 @@ def tensor(*values: float) -> th.Tensor:
 
 def test_values_are_aligned_with_the_anchor_or_stay_below() -> None:
     # 5 - 0.5 * (2 - (-4)) = 2 < 3;  5 - 0.5 * (2 - 1) = 4.5 > 3
-    found = F.aligned_values(tensor(5, 5), tensor(2, 2), tensor(-4, 1), tensor(3, 3), 0.5)
+    found = FF.aligned_values(tensor(5, 5), tensor(2, 2), tensor(-4, 1), tensor(3, 3), 0.5)
     assert found.tolist() == [2.0, 3.0]
 
 
 def test_distance_is_per_dimension_and_clamped() -> None:
-    found = F.action_distance(th.tensor([[0.1, 0.3], [1.0, 1.0]]), th.tensor([[0.1, 0.1], [0.0, 0.0]]), 0.2)
+    found = FF.action_distance(th.tensor([[0.1, 0.3], [1.0, 1.0]]), th.tensor([[0.1, 0.1], [0.0, 0.0]]), 0.2)
     assert found.tolist() == pytest.approx([0.2 / 2**0.5, 0.2])
 
 
 def test_values_shrink_whatever_their_sign() -> None:
     # 1 + 2 * 0.5^2 = 1.5
-    found = F.shrunk_values(tensor(3, -3, 0), tensor(0.5, 0.5, 0.5), 2.0)
+    found = FF.shrunk_values(tensor(3, -3, 0), tensor(0.5, 0.5, 0.5), 2.0)
     assert found.tolist() == pytest.approx([2.0, -4.5, 0.0])
 
 
 def test_divergence_has_a_floor() -> None:
-    assert F.divergence_estimate(tensor(1, 1), tensor(0.5, -80), -50.0).tolist() == [0.5, 51.0]
+    assert FF.divergence_estimate(tensor(1, 1), tensor(0.5, -80), -50.0).tolist() == [0.5, 51.0]
 
 
 def test_violations_weigh_more() -> None:
     # 0.3 * 2 = 0.6 and 0.7 * -1 = -0.7; at 0 the constraint is not satisfied with room
-    assert F.asymmetric_slack(tensor(2, -1), 0.7).item() == pytest.approx(-0.05)
-    assert F.asymmetric_slack(tensor(0), 0.7).item() == 0.0
+    assert FF.asymmetric_slack(tensor(2, -1), 0.7).item() == pytest.approx(-0.05)
+    assert FF.asymmetric_slack(tensor(0), 0.7).item() == 0.0
 
 
 @pytest.mark.parametrize(("slack", "rises"), [(0.4, False), (-0.4, True)])
 def test_a_violated_constraint_raises_its_multiplier(slack: float, rises: bool) -> None:
     logarithm = th.tensor(0.5, requires_grad=True)
-    loss = F.multiplier_loss(logarithm, th.tensor(slack))
+    loss = FF.multiplier_loss(logarithm, th.tensor(slack))
     assert loss.item() == pytest.approx(slack * 1.6487213)
     (gradient,) = th.autograd.grad(loss, logarithm)
     assert (gradient.item() < 0) == rises
