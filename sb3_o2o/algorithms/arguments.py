@@ -279,8 +279,9 @@ class OffPolicyArguments(SharedArguments, total=False):
     actor_critics: Annotated[
         str,
         Argument(
-            one_of("min", "mean", "first"),
-            "the actor maximises the minimum or the mean over all critics, or the first",
+            one_of("min", "mean", "first", "pairs"),
+            "the actor maximises the minimum or the mean over all critics, the first, or the mean over pairs of "
+            "critics of their minimum (Off2On)",
         ),
     ]
     pretrain_kwargs: Annotated[

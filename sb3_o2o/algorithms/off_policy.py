@@ -89,6 +89,8 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
                 "subset_replacement=True is about how critic_subset draws, and nothing draws: set critic_subset=…, or "
                 "leave it out."
             )
+        if self.actor_critics == "pairs" and self.n_critics % 2:
+            raise ValueError(f"actor_critics='pairs' needs an even number of critics, not n_critics={self.n_critics}.")
         if self.actor_batch == "block" and self.policy_delay == 1:
             raise ValueError("actor_batch='block' needs policy_delay > 1: the actor then waits for the whole block.")
 

@@ -98,8 +98,10 @@ class TransferableAlgorithm(_Base):
             file or ``OfflineDataset`` (pre-trained on here); a ``torch.nn.Module`` or other callable from
             observations to actions, which may not remember earlier ones; or an object with SB3's method
             ``predict(observation, state=None, episode_start=None, deterministic=True)``, which may: it returns actions
-            and the state to hand on. Between SAC, TQC and TD3 what has the same shapes is copied; any other policy is
-            cloned on ``dataset`` here, one with a memory along the dataset's episodes, several side by side
+            and the state to hand on; or a list of zips or live models of SAC that were trained alike, which become one
+            agent with all their actors and critics (Off2On).
+            Between SAC, TQC and TD3 what has the same shapes is copied; any other policy is cloned on ``dataset`` here,
+            one with a memory along the dataset's episodes, several side by side
         :param env: the online environment; by default that of a live model, or recovered from a Minari dataset
         :param policy: policy class or alias, where a model is built; by the observation space by default
         :param recipe: a recipe, its name or path: fills in every argument left out; networks that are kept stay as they

@@ -57,6 +57,21 @@ def gaussian_log_prob(mean: th.Tensor, log_std: th.Tensor, actions: th.Tensor) -
     return (-0.5 * noise.pow(2) - log_std - _HALF_LOG_TWO_PI).sum(dim=-1)
 
 
+def mixture_moments(means: th.Tensor, log_stds: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    """
+    The Gaussian with the mean and the variance of an even mixture of Gaussians: ``mean = avg mu_i``, ``var = avg
+    (sigma_i^2 + mu_i^2) - mean^2`` (Lee et al. 2021).
+
+    :param means: of N Gaussians, ``(N, ..., act)``
+    :param log_stds: their log standard deviations, likewise
+    :return: mean and log standard deviation, ``(..., act)``
+    """
+    mean = means.mean(dim=0)
+    # the spread of the means around their mean cannot become negative, as a difference of squares can
+    variance = (2 * log_stds).exp().mean(dim=0) + (means - mean).pow(2).mean(dim=0)
+    return mean, 0.5 * variance.log()
+
+
 def gaussian_entropy(log_std: th.Tensor) -> th.Tensor:
     """
     Entropy of a diagonal Gaussian.

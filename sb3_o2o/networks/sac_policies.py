@@ -20,8 +20,13 @@ from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
 from sb3_o2o.checked import checked
-from sb3_o2o.kinds import Positive
-from sb3_o2o.networks.distributions import gaussian_log_prob, squashed_gaussian, squashed_log_prob
+from sb3_o2o.kinds import Count, Positive
+from sb3_o2o.networks.distributions import (
+    gaussian_log_prob,
+    mixture_moments,
+    squashed_gaussian,
+    squashed_log_prob,
+)
 from sb3_o2o.networks.ensemble import EnsembleCritic, initialize
 from sb3_o2o.networks.layers import Details, Dropout, Precision, heads, linear, sequential
 from sb3_o2o.networks.normalizer import NormalizedExtractor
@@ -240,6 +245,66 @@ class O2OActor(Actor):
         return self.sample(mean, log_std, noise)
 
 
+class _Member(nn.Module):
+    """Layers of one actor of an ensemble, under an actor's names."""
+
+    def __init__(self, actor: O2OActor):
+        super().__init__()
+        self.latent_pi, self.mu, self.log_std = actor.latent_pi, actor.mu, actor.log_std
+
+
+class EnsembleActor(O2OActor):
+    """
+    Several actors that act as one Gaussian with the mean and variance of their mixture, before the squashing (Off2On;
+    Lee et al. 2021). The first has the names of a single actor, the others follow in ``others``; all share a features
+    extractor.
+
+    :param n_actors: how many, at least 1
+    """
+
+    def __init__(self, *args: Any, n_actors: int, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if self.use_sde:
+            raise ValueError("policy_kwargs['n_actors'] mixes plain Gaussians, which gSDE is not: set use_sde=False.")
+        self.others = nn.ModuleList(_Member(O2OActor(*args, **kwargs)) for _ in range(n_actors - 1))
+
+    @property
+    def members(self) -> list[Any]:
+        """Each actor's layers."""
+        return [self, *self.others]
+
+    def get_action_dist_params(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
+        """See :meth:`O2OActor.get_action_dist_params`; of the mixture."""
+        moments = []
+        with th.autocast(self.device.type, dtype=th.bfloat16, enabled=self.precision == "bf16"):
+            features = self.extract_features(obs, self.features_extractor)
+            for member in self.members:
+                latent = sequential(member.latent_pi, features)
+                mean = linear(member.mu, latent).float()
+                log_std = linear(member.log_std, latent) if self.state_dependent_std else member.log_std.expand_as(mean)
+                mean = th.tanh(mean) if self.squash == "mean" else mean
+                moments.append((mean, log_std.float().clamp(LOG_STD_MIN, LOG_STD_MAX)))
+        means, log_stds = (th.stack(each) for each in zip(*moments, strict=True))
+        return *mixture_moments(means, log_stds), {}
+
+    def mode(self, obs: PyTorchObs) -> th.Tensor:
+        """See :meth:`O2OActor.mode`; of the mixture."""
+        mean, _, _ = self.get_action_dist_params(obs)
+        return th.tanh(mean) if self.squash == "samples" else mean
+
+    @th.no_grad()
+    def set_std(self, std: float) -> None:
+        """See :meth:`O2OActor.set_std`; of each member."""
+        super().set_std(std)
+        first: Any = self.log_std
+        for member in self.others:
+            own: Any = member.log_std
+            if isinstance(own, nn.Linear):
+                own.load_state_dict(first.state_dict())
+            else:
+                own.copy_(first)
+
+
 class EnsemblePolicyMixin(_Policy):
     """
     What the policies share: a batched critic ensemble, a normaliser before each network, one-kernel optimisers.
@@ -268,6 +333,7 @@ class EnsemblePolicyMixin(_Policy):
         extra = self.extra_arguments
         changes = ("critic_layer_norm", "actor_layer_norm", "normalize_observations", "critic_dropout", "actor_dropout")
         of_actor = extra.get("state_dependent_std", True) and extra.get("squash", "samples") == "samples"
+        of_actor = of_actor and extra.get("n_actors", 1) == 1
         return bool(of_actor) and not any(extra[name] for name in changes)
 
     def is_of_values(self, name: str) -> bool:
@@ -353,6 +419,7 @@ class O2OSACPolicy(EnsemblePolicyMixin, SACPolicy):  # type: ignore[misc]
     :param normalize_observations: put a :class:`~sb3_o2o.networks.normalizer.NormalizedExtractor` before each network
     :param state_dependent_std: see :class:`O2OActor`
     :param squash: likewise
+    :param n_actors: actors that act as one, see :class:`EnsembleActor`
     :param orthogonal_gain: see :func:`~sb3_o2o.networks.ensemble.initialize`
     :param last_hidden_gain: likewise
     :param norm_after_activation: normalise layers after each activation instead, as ReBRAC does
@@ -379,6 +446,7 @@ class O2OSACPolicy(EnsemblePolicyMixin, SACPolicy):  # type: ignore[misc]
         normalize_observations: bool = False,
         state_dependent_std: bool = True,
         squash: Squash = "samples",
+        n_actors: Count = 1,
         orthogonal_gain: Positive | None = None,
         last_hidden_gain: Positive | None = None,
         norm_after_activation: bool = False,
@@ -396,6 +464,7 @@ class O2OSACPolicy(EnsemblePolicyMixin, SACPolicy):  # type: ignore[misc]
             "normalize_observations": normalize_observations,
             "state_dependent_std": state_dependent_std,
             "squash": squash,
+            "n_actors": n_actors,
             "orthogonal_gain": orthogonal_gain,
             "last_hidden_gain": last_hidden_gain,
             "norm_after_activation": norm_after_activation,
@@ -415,12 +484,17 @@ class O2OSACPolicy(EnsemblePolicyMixin, SACPolicy):  # type: ignore[misc]
         """
         kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
         extra = self.extra_arguments
-        return O2OActor(
+        arguments = {
             **kwargs,
-            state_dependent_std=extra["state_dependent_std"],
-            squash=extra["squash"],
+            "state_dependent_std": extra["state_dependent_std"],
+            "squash": extra["squash"],
             **self.layer_arguments("actor"),
-        ).to(self.device)
+        }
+        n_actors = extra["n_actors"]
+        if n_actors < 1:
+            raise ValueError(f"policy_kwargs['n_actors'] must be at least 1, not {n_actors}.")
+        actor = O2OActor(**arguments) if n_actors == 1 else EnsembleActor(n_actors=n_actors, **arguments)
+        return actor.to(self.device)
 
 
 class O2OSACCnnPolicy(O2OSACPolicy):

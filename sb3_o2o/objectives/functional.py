@@ -14,6 +14,7 @@ import torch as th
 from sb3_o2o.networks.distributions import (
     gaussian_entropy,
     gaussian_log_prob,
+    mixture_moments,
     squashed_gaussian,
     squashed_log_prob,
 )
@@ -32,7 +33,9 @@ __all__ = [
     "gumbel_loss",
     "importance_weighted_bound",
     "lagrange_loss",
+    "mixture_moments",
     "negative_elbo",
+    "pair_minima",
     "reduce_ensemble",
     "smoothed_actions",
     "spot_loss",
@@ -74,15 +77,27 @@ def ensemble_mse(values: th.Tensor, target: th.Tensor, reduction: str = "half_su
     return per_critic.sum() if reduction == "sum" else per_critic.mean()
 
 
+def pair_minima(values: th.Tensor) -> th.Tensor:
+    """
+    :param values: of pairs of critics, members 2i and 2i + 1, ``(N, ...)``
+    :return: the minimum of each pair, ``(N / 2, ...)`` (Lee et al. 2021: each agent of the ensemble has its own pair)
+    """
+    return values.unflatten(0, (-1, 2)).amin(dim=1)
+
+
 def reduce_ensemble(values: th.Tensor, reduction: str) -> th.Tensor:
     """
     :param values: ``(N, ...)``
-    :param reduction: ``"min"`` (clipped double Q-learning), ``"mean"`` (REDQ's and RLPD's actor) or ``"first"``
-        (TD3's actor)
+    :param reduction: ``"min"`` (clipped double Q-learning), ``"mean"`` (REDQ's and RLPD's actor), ``"pairs"`` (the mean
+        over pairs of their minimum, Off2On's actor), ``"first"`` (TD3's actor) or ``"max"``
     :return: ``(...)``
     """
     if reduction == "first":
         return values[0]
+    if reduction == "pairs":
+        return pair_minima(values).mean(dim=0)
+    if reduction == "max":
+        return values.amax(dim=0)
     return values.amin(dim=0) if reduction == "min" else values.mean(dim=0)
 
 

@@ -28,7 +28,7 @@ UNUSED = object()
 #: of each critic's squared errors, over the critics
 CriticReduction = Literal["half_sum", "sum", "mean"]
 #: over the target critics
-TargetReduction = Literal["min", "none"]
+TargetReduction = Literal["min", "max", "none", "pairs"]
 MODEL = kind("a model", lambda value: hasattr(value, "policy") and not isinstance(value, type))
 
 
@@ -168,17 +168,21 @@ class Objective(nn.Module):
         return self.model.draws.normal(name, shape)
 
 
-def check_target_reduction(target_reduction: TargetReduction, critic_subset: int | None) -> None:
+def check_target_reduction(target_reduction: TargetReduction, critic_subset: int | None, n_critics: int) -> None:
     """
-    :param target_reduction: ``"min"`` over the target critics, or ``"none"`` for a target per critic
+    :param target_reduction: over the target critics: ``"min"``, ``"max"``, ``"none"`` for a target per critic, or
+        ``"pairs"`` for one per pair of critics
     :param critic_subset: target critics that the objective draws; None for all
-    :raises ValueError: if some of the target critics are drawn and each has to be asked
+    :param n_critics: critics in the ensemble
+    :raises ValueError: if some of the target critics are drawn and each has to be asked, or there are no pairs
     """
-    if target_reduction == "none" and critic_subset is not None:
+    if target_reduction in ("none", "pairs") and critic_subset is not None:
         raise ValueError(
-            "target_reduction='none' gives every critic its own target, so there is nothing to draw: "
+            f"target_reduction={target_reduction!r} gives every critic its own target, so there is nothing to draw: "
             f"set critic_subset=None, not {critic_subset}."
         )
+    if target_reduction == "pairs" and n_critics % 2:
+        raise ValueError(f"target_reduction='pairs' needs an even number of critics, not n_critics={n_critics}.")
 
 
 class SACObjective(Objective):
@@ -199,7 +203,8 @@ class SACObjective(Objective):
     :param simultaneous: form all losses from the same parameters, as CORL and OCR-CFT do: the actor then sees the
         critics before their step
     :param target_reduction: ``"min"`` backs up the minimum over the target critics, ``"none"`` gives each critic a
-        target of its own (SO2, eq. 3)
+        target of its own (SO2, eq. 3), ``"pairs"`` each pair (Off2On), ``"max"`` backs up the maximum (WSRL on AntMaze,
+        as the paper's text has it)
     """
 
     tunes_ent_coef: ClassVar[bool] = True
@@ -220,7 +225,7 @@ class SACObjective(Objective):
     ):
         super().__init__(model)
         self.target_subset, self.actor_reduction = self.reductions(model)
-        check_target_reduction(target_reduction, self.target_subset)
+        check_target_reduction(target_reduction, self.target_subset, model.n_critics)
         if max_target_backup and model.use_sde:
             raise ValueError(
                 "max_target_backup samples several actions per state, which gSDE cannot: set use_sde=False."
@@ -350,6 +355,10 @@ class SACObjective(Objective):
             actions, values = actions[rows, best], values[:, rows, best]
         if self.target_reduction == "min":
             values = smallest
+        elif self.target_reduction == "max":
+            values = F.reduce_ensemble(values, "max")
+        elif self.target_reduction == "pairs":
+            values = F.pair_minima(values).repeat_interleave(2, dim=0)
         if self.entropy_backup:
             values = values - ent_coef * log_prob
         # the actions that the log-probability is of, wherever the critics were asked

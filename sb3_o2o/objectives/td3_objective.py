@@ -31,7 +31,7 @@ class TD3Objective(Objective):
     :param normalize_values: the actor maximises its values divided by their mean magnitude, so that penalties weigh
         alike on tasks with other rewards (OCR-CFT's code)
     :param target_reduction: ``"min"`` backs up the minimum over the target critics, ``"none"`` gives each critic a
-        target of its own (SO2, eq. 3)
+        target of its own (SO2, eq. 3), ``"pairs"`` each pair (Off2On), ``"max"`` backs up the maximum
     """
 
     unused_hooks: ClassVar[tuple[str, ...]] = ("advantages",)
@@ -46,7 +46,7 @@ class TD3Objective(Objective):
         target_reduction: TargetReduction = "min",
     ):
         super().__init__(model)
-        check_target_reduction(target_reduction, model.critic_subset)
+        check_target_reduction(target_reduction, model.critic_subset, model.n_critics)
         self.critic_reduction = critic_reduction
         self.normalize_values = normalize_values
         self.target_reduction = target_reduction
@@ -112,8 +112,10 @@ class TD3Objective(Objective):
         evaluated = hooks.next_actions(actions, None, batch)
         critic_target = model.critic_target if critic_target is None else critic_target
         values = critic_target.q_values(batch.next_observations, evaluated, members)
-        if self.target_reduction == "min":
-            values = F.reduce_ensemble(values, "min")
+        if self.target_reduction == "pairs":
+            values = F.pair_minima(values).repeat_interleave(2, dim=0)
+        elif self.target_reduction != "none":
+            values = F.reduce_ensemble(values, self.target_reduction)
         values = self.backed_up(values, actions, batch)
         values = hooks.next_values(values, actions, None, batch)
         return F.bellman_target(batch.rewards, batch.dones, batch.discounts, values)

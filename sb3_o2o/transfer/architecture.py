@@ -16,7 +16,16 @@ NETWORK_ARGUMENTS = ("policy_kwargs", "n_critics", "critic_layer_norm", "actor_l
 CRITIC_ARGUMENTS = frozenset(("n_critics", "critic_layer_norm", "policy_kwargs"))
 #: arguments of a policy that shape its actor alone
 _OF_ACTORS = (
-    *("log_std_init", "use_expln", "clip_mean", "state_dependent_std", "squash", "squash_mean", "actor_dropout"),
+    *(
+        "log_std_init",
+        "use_expln",
+        "clip_mean",
+        "state_dependent_std",
+        "squash",
+        "squash_mean",
+        "actor_dropout",
+        "n_actors",
+    ),
 )
 #: that shape its value networks alone
 _OF_VALUES = ("n_critics", "value_activation_fn", "critic_dropout")
@@ -178,7 +187,7 @@ def _differing(model: Any, wanted: dict[str, Any]) -> list[str]:
     have = {"activation_fn": policy.activation_fn, **policy.extra_arguments}
     if have.get("value_activation_fn", 0) is None:
         have["value_activation_fn"] = have["activation_fn"]
-    for name in ("activation_fn", "value_activation_fn", "squash", "squash_mean"):
+    for name in ("activation_fn", "value_activation_fn", "squash", "squash_mean", "n_actors"):
         if name in wanted and name in have:
             found += _differs(name, *(getattr(value, "__name__", value) for value in (wanted[name], have[name])))
     return found

@@ -22,6 +22,7 @@ from sb3_o2o.transfer.architecture import (
 )
 from sb3_o2o.transfer.archive import saved_attributes, saved_family, saved_model_path
 from sb3_o2o.transfer.cloning import from_policy
+from sb3_o2o.transfer.ensembles import are_agents, merged
 from sb3_o2o.transfer.foreign import (
     VALUE_ARGUMENTS,
     load_foreign,
@@ -74,6 +75,8 @@ def load_offline(
     **kwargs: Any,
 ) -> Any:
     """See ``load_offline`` of the algorithms, with the class first."""
+    if are_agents(source):
+        source = merged(algorithm, source, custom_objects, trust)
     named = {"objective": objective, "finetuning": finetuning, "dataset": dataset}
     given = {**kwargs, **{name: value for name, value in named.items() if value is not None}}
     algorithm.constructor.check_names(f"argument of {algorithm.__name__}", given)
