@@ -491,8 +491,6 @@ class O2OSACPolicy(EnsemblePolicyMixin, SACPolicy):  # type: ignore[misc]
             **self.layer_arguments("actor"),
         }
         n_actors = extra["n_actors"]
-        if n_actors < 1:
-            raise ValueError(f"policy_kwargs['n_actors'] must be at least 1, not {n_actors}.")
         actor = O2OActor(**arguments) if n_actors == 1 else EnsembleActor(n_actors=n_actors, **arguments)
         return actor.to(self.device)
 
