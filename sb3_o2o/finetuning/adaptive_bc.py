@@ -10,7 +10,7 @@ import torch as th
 from sb3_o2o.checked import checked
 from sb3_o2o.evaluation import reference_score
 from sb3_o2o.finetuning.callback import FineTuningCallback
-from sb3_o2o.kinds import Fraction, NotNegative
+from sb3_o2o.kinds import Fraction, NotNegative, Positive
 from sb3_o2o.objectives import Penalty
 from sb3_o2o.objectives import finetuning_functional as FF
 
@@ -36,7 +36,7 @@ class AdaptiveBC(FineTuningCallback):
     :param weight: at the start, and the largest, >= 0; 0.4 in the paper
     :param k_p: how fast it falls, for each environment step, >= 0
     :param k_d: how fast it rises, likewise
-    :param target: score that is aimed at
+    :param target: score that is aimed at, > 0
     :param smoothing: weight of an episode in the average, in [0, 1]
     :param references: returns that are scored 0 and 1; by default D4RL's of the environment
     :raises ValueError: where none are known, the two are equal, or the environments count no returns
@@ -50,7 +50,7 @@ class AdaptiveBC(FineTuningCallback):
         weight: NotNegative = 0.4,
         k_p: NotNegative = 3e-5,
         k_d: NotNegative = 1e-4,
-        target: float = 1.05,
+        target: Positive = 1.05,
         smoothing: Fraction = 0.05,
         references: list[float] | tuple[float, float] | None = None,
     ):

@@ -11,7 +11,7 @@ from torch import nn
 
 from sb3_o2o.checked import checked
 from sb3_o2o.finetuning.reference import AnyChoice, Choice, _ReferenceCallback
-from sb3_o2o.kinds import Count, InnerFraction, NotNegative, Positive
+from sb3_o2o.kinds import Count, InnerFraction, NotNegative, Positive, Share
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.objectives import Penalty
 from sb3_o2o.objectives import finetuning_functional as FF
@@ -148,7 +148,7 @@ class TrustRegion(_NearReference):
         weight: NotNegative = 2.0,
         end_weight: NotNegative | None = None,
         anneal_steps: Count = 1_000_000,
-        tau: Positive = 0.005,
+        tau: Share = 0.005,
         backup: bool = True,
         penalty: Literal["kl", "mse"] | None = None,
         log_prob_floor: float = -50.0,
@@ -156,8 +156,6 @@ class TrustRegion(_NearReference):
         reference: AnyChoice = "polyak",
         interval: Count = 1000,
     ):
-        if tau > 1:
-            raise ValueError(f"tau of TrustRegion must lie in (0, 1], not {tau}.")
         self.weight = weight
         self.end_weight = 0.1 * weight if end_weight is None else end_weight
         self.anneal_steps = anneal_steps
