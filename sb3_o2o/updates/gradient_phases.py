@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from sb3_o2o.data import OfflineReplayBuffer
 from sb3_o2o.objectives import Objective
 from sb3_o2o.updates.bars import PhaseProgressBar
+from sb3_o2o.updates.finite import TROUBLE
 from sb3_o2o.updates.phases import PRETRAINING
 from sb3_o2o.updates.sampling import sample
 from sb3_o2o.updates.trainee import Trainee
@@ -118,7 +119,14 @@ def prepare_objective(model: Trainee, log_interval: int) -> bool:
     while done < total:
         if model.call.clean_point():
             return False
-        metrics.add(model.loop.gradient_step(sample(model, model.offline_batch_size), None, prepare=True))
+        model.loop.watch.before_updates()
+        batch = sample(model, model.offline_batch_size)
+        try:
+            metrics.add(model.loop.gradient_step(batch, None, prepare=True))
+        except TROUBLE as error:
+            model.loop.watch.answer(error, batch)  # raises unless the model has gone back
+            done, total = objective.preparation_progress()
+            continue
         done += 1
         if done % log_interval == 0 or done == total:
             for name, value in metrics.means().items():

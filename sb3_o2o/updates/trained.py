@@ -28,7 +28,8 @@ def trained_tensors(model: Any, callbacks: Iterable[BaseCallback] = ()) -> Itera
     :return: weights, running statistics and moments of optimisers, the callbacks' own among them, each once, with a
         name for people
     """
-    return ((name, each) for name, each in _trained(model, callbacks) if isinstance(each, th.Tensor))
+    tensors = ((name, each) for name, each in _trained(model, callbacks) if isinstance(each, th.Tensor))
+    return ((name, each) for name, each in tensors if each.is_floating_point())
 
 
 def _trained(model: Any, callbacks: Iterable[BaseCallback]) -> Iterator[tuple[str, th.Tensor | _OPTIMIZER]]:
@@ -47,8 +48,7 @@ def _inside(name: str, value: Any, seen: set[int]) -> Iterator[tuple[str, th.Ten
         return
     seen.add(id(value))
     if isinstance(value, th.Tensor):
-        if value.is_floating_point():
-            yield name, value
+        yield name, value
     elif isinstance(value, nn.Module):
         yield from _of_module(name, value, seen)
     elif isinstance(value, _OPTIMIZER):
@@ -97,7 +97,7 @@ def _learns(module: str) -> bool:
 def first_not_finite(tensors: Iterable[tuple[str, th.Tensor]]) -> tuple[str, float] | None:
     """
     :param tensors: with their names
-    :return: name and value of the first that holds NaN or infinity; None if all are finite
+    :return: name and value of the first that holds NaN, or of the first weight that holds infinity; None for none
     """
     named = [(name, tensor) for name, tensor in tensors if tensor.numel()]
     by_device: dict[th.device, list[th.Tensor]] = {}
@@ -108,7 +108,9 @@ def first_not_finite(tensors: Iterable[tuple[str, th.Tensor]]) -> tuple[str, flo
     if all(math.isfinite(total.item()) for total in totals):
         return None
     for name, tensor in named:
-        wrong = ~th.isfinite(tensor)
+        # a mask of attention is minus infinity by choice, and so is no weight
+        is_weight = isinstance(tensor, nn.Parameter) or tensor.requires_grad
+        wrong = ~th.isfinite(tensor) if is_weight else th.isnan(tensor)
         if wrong.any():
             return name, tensor[wrong].flatten()[0].item()
     return None  # a sum of large numbers
@@ -146,7 +148,8 @@ class Snapshot:
     def __init__(self, model: Any, callbacks: Iterable[BaseCallback] = ()):
         self.n_updates = model._n_updates
         self._callbacks = list(callbacks)
-        self._saved = [(tensor, tensor.detach().clone()) for _, tensor in trained_tensors(model, self._callbacks)]
+        tensors = (each for _, each in _trained(model, self._callbacks) if isinstance(each, th.Tensor))
+        self._saved = [(tensor, tensor.detach().clone()) for tensor in tensors]  # counters in whole numbers as well
         normalizer = model.get_vec_normalize_env()
         #: means and deviations of observations and rewards
         self._statistics = None if normalizer is None else _statistics(normalizer)

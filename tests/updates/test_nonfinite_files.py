@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
-from failing import NAN, faulty, poison_loss
+from failing import INF, NAN, faulty, poison_loss
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 from toy_tasks import Drift, dataset, make, vec
 
@@ -109,7 +110,7 @@ def test_a_model_that_is_not_finite_is_not_loaded_without_a_word(tmp_path: Path)
     with pytest.raises(NonFiniteError, match=r"model\.zip was saved after training had failed: .*allow_nonfinite=True"):
         O2OSAC.load(path)
     assert O2OSAC.load(path, allow_nonfinite=True).n_critics == 2
-    with pytest.raises(ValueError, match=r"load\(allow_nonfinite\) must be True or False, not 'yes'"):
+    with pytest.raises(ValueError, match=r"allow_nonfinite of O2OSAC\.load must be True or False, not 'yes'"):
         O2OSAC.load(path, allow_nonfinite="yes")
 
 
@@ -204,3 +205,24 @@ def test_other_streams() -> None:
     assert first == draws(1)
     for one, other in ((own, first), (own, second), (first, second)):
         assert all(a != b for a, b in zip(one, other, strict=True))
+
+
+class Masked(FlattenExtractor):
+    """Holds what is infinite by choice, as a mask of attention does."""
+
+    def __init__(self, space: Any):
+        super().__init__(space)
+        self.register_buffer("mask", th.tensor([0.0, -INF, 0.0]))
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return super().forward(observations).masked_fill(self.mask.isinf(), 0.0)
+
+
+def test_a_buffer_may_hold_infinity_and_no_nan(tmp_path: Path) -> None:
+    model = make(policy_kwargs={"net_arch": [16], "features_extractor_class": Masked})
+    model.learn(10)
+    model.save(tmp_path / "model")
+    O2OSAC.load(tmp_path / "model", trust=True)
+    model.actor.features_extractor.mask[0] = NAN
+    with pytest.raises(NonFiniteError, match=r"features_extractor\.mask holds nan"):
+        model.save(tmp_path / "model")

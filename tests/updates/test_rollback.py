@@ -128,3 +128,13 @@ def test_a_snapshot_has_what_callbacks_train() -> None:
     assert any(not th.equal(before[name], changed[name]) for name in before if "second" in name or "critics" in name)
     snapshot.restore(model)
     assert_same({name: tensor.detach() for name, tensor in trained_tensors(model)}, before)
+
+
+def test_a_phase_before_pretraining_goes_back_too() -> None:
+    small = {"density_steps": 6, "density_net_arch": [8]}
+    model = make_td3(objective="spot", online_objective="spot", objective_kwargs=small, on_nonfinite="rollback")
+    poison_loss(model, "density", at=4)
+    with pytest.warns(UserWarning, match="'density' is nan at update 0, pretraining.* rollback 1"):
+        model.pretrain(dataset(), 2)
+    assert model.offline_objective.preparation_progress() == (6, 6)
+    assert model.n_pretrain_steps == 2
