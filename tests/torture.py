@@ -235,7 +235,8 @@ def fingerprints(model: Any, folder: Path) -> dict[str, str]:
         found.update(_flat(name, getattr(model, name, None)))
     for name in ("replay_buffer", "rollout_buffer", "offline_buffer"):
         found.update(_flat(name, _state_of_buffer(getattr(model, name, None))))
-    found.update(_flat("callbacks", model.call.states(model.finetuning)))
+    _, states = model.call.states(model.finetuning)
+    found.update(_flat("callbacks", sorted(states, key=lambda state: state[0])))
     found.update(_flat("episodes", [[each["r"], each["l"]] for each in model.ep_info_buffer or ()]))
     found.update(_flat("random", [random.getstate(), np.random.get_state(), th.get_rng_state()]))
     found["random/action space"] = str(model.action_space.np_random.bit_generator.state)
@@ -376,32 +377,41 @@ def start(case: str, folder: Path, dataset: Path) -> int:
         os._exit(status)
 
 
+def processor_seconds(pid: int) -> float:
+    """
+    :param pid: of a process of ours
+    :return: what it has used of a processor; Linux says it
+    """
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @dataclass
 class Task:
     """
     :param case: what is run
     :param folder: where
-    :param kills: seconds after which it is killed, each time that it is started; then it may end
+    :param kills: seconds of processor time after which it is killed, each time that it is started; then it may end
     """
 
     case: str
     folder: Path
     kills: list[float] = field(default_factory=list)
     pid: int = 0
-    began: float = 0.0
+    seconds: float = 0.0
     n_killed: int = 0
     broken: list[str] = field(default_factory=list)
     failed: bool = False
 
     def start(self, dataset: Path) -> None:
         """Begin, or go on."""
-        self.pid, self.began = start(self.case, self.folder, dataset), time.monotonic()
+        self.pid = start(self.case, self.folder, dataset)
 
     def is_over(self, dataset: Path) -> bool:
         """Look at the process, kill it if its time has come, and let it go on."""
-        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        pid, status, used = os.wait4(self.pid, os.WNOHANG)
         if pid == 0:
-            if self.kills and time.monotonic() - self.began >= self.kills[0]:
+            if self.kills and processor_seconds(self.pid) >= self.kills[0]:
                 self.kills.pop(0)
                 os.kill(self.pid, signal.SIGKILL)
             return False
@@ -410,7 +420,7 @@ class Task:
             self.broken += broken_files(self.folder)
             self.start(dataset)
             return False
-        self.failed = os.waitstatus_to_exitcode(status) != 0
+        self.failed, self.seconds = os.waitstatus_to_exitcode(status) != 0, used.ru_utime + used.ru_stime
         return True
 
     def end(self) -> dict[str, str]:
@@ -480,7 +490,7 @@ def torture(n_points: int, folder: Path, seed: int, cases: list[str], n_workers:
     def keep(task: Task) -> None:
         if task.failed:
             raise RuntimeError(f"{task.case}: {task.folder.with_suffix('.log').read_text()[-2000:]}")
-        straight[task.case], seconds[task.case] = task.end(), time.monotonic() - task.began
+        straight[task.case], seconds[task.case] = task.end(), task.seconds
         shutil.rmtree(task.folder)
 
     order = [case for _ in range(-(-n_points // len(cases))) for case in rng.sample(cases, len(cases))][:n_points]
@@ -512,6 +522,7 @@ def torture(n_points: int, folder: Path, seed: int, cases: list[str], n_workers:
 
     tasks = []
     for number, case in enumerate(order):
+        # of processor time, which does not depend on what else the machine does
         kills = [rng.uniform(0.0, seconds[case]) for _ in range(rng.choice((1, 1, 2, 3)))]
         tasks.append(Task(case, folder / f"point {number}", kills))
     run_all(tasks, dataset, n_workers, compare)

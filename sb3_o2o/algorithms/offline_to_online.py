@@ -482,7 +482,10 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
         sampling.fit_normalizer_to_callbacks(
             self, (each for given in (*self.finetuning, *as_list(callback)) for each in walk(given))
         )
-        noise = copy.deepcopy(self.action_noise) if self.call.interrupted is not None else None
+        # of a ``learn``, whose noise SB3 resets as if an episode had ended; one that begins after an interrupted
+        # ``pretrain`` begins with noise of its own
+        goes_on = self.call.interrupted is not None and not self.call.interrupted[0]
+        noise = copy.deepcopy(self.action_noise) if goes_on else None
         with self.finetuning_run.counting_on(self, reset_num_timesteps):
             total_timesteps, callback = super()._setup_learn(
                 total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
@@ -490,7 +493,7 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
         if self.temperature_note is not None and self.n_finetuning_steps == 0:
             self.logger.record("finetune/start_ent_coef", self.current_ent_coef().item())  # type: ignore[attr-defined]
         if noise is not None:
-            self.action_noise = noise  # SB3 has reset it, as if an episode had ended
+            self.action_noise = noise
         self.call.is_collecting, self.call.shows_progress = False, progress_bar
         self.call.take(callback, offline=False)
         self.loop.watch.begin_call()

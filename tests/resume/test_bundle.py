@@ -13,7 +13,7 @@ from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckA
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 from toy_tasks import FAST, assert_same, dataset, dataset_file, make, make_td3, state, vec
 
-from sb3_o2o import O2OSAC
+from sb3_o2o import O2OSAC, O2OTD3
 from sb3_o2o.data import MixedReplayBuffer, MonteCarloReplayBuffer
 from sb3_o2o.finetuning import DatasetReplay, FineTuningCallback, SymmetricReplay, Warmup
 
@@ -498,3 +498,14 @@ def test_bundles_between_two_calls_keep_what_the_callbacks_know(tmp_path: Path) 
     straight = everything(resumed.learn(5, reset_num_timesteps=False))
     again = O2OSAC.load_resume(tmp_path / "bundle", vec(), device="cpu")
     assert_same(straight, everything(again.learn(5, reset_num_timesteps=False)))
+
+
+def test_noise_of_several_environments_begins_after_an_interrupted_pretraining(tmp_path: Path) -> None:
+    data = dataset_file(tmp_path)
+    arguments: dict[str, Any] = {"action_noise": 0.2, "learning_starts": 0}
+    straight = everything(make_td3(env=vec(2), **arguments).pretrain(data, 6).learn(20))
+    make_td3(env=vec(2), **arguments).pretrain(data, 6, callback=SaveAt(4, tmp_path / "bundle", stop=True))
+    resumed = O2OTD3.load_resume(tmp_path / "bundle", vec(2), device="cpu")
+    resumed.pretrain(None, 2, callback=never(tmp_path), reset_gradient_steps=False).save_resume(tmp_path / "bundle")
+    again = O2OTD3.load_resume(tmp_path / "bundle", vec(2), device="cpu")
+    assert_same(straight, everything(again.learn(20)))

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from stable_baselines3 import SAC
+from stable_baselines3 import SAC, HerReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from toy_tasks import assert_same, dataset_file, make, make_ppo, vec
+from toy_tasks import assert_same, dataset_file, make, make_ppo, reach, vec
 
 from sb3_o2o import O2OSAC, ResumeBundle
 from sb3_o2o.finetuning import PolicyReevaluation, ValueAlignment
@@ -262,6 +262,13 @@ BUFFERS: dict[str, dict[str, Any]] = {
     "saves memory": {
         "optimize_memory_usage": True,
         "replay_buffer_kwargs": {"handle_timeout_termination": False},
+    },
+    "hindsight": {
+        "env": lambda: reach(2),
+        "policy": "MultiInputPolicy",
+        "replay_buffer_class": HerReplayBuffer,
+        "replay_buffer_kwargs": {"copy_info_dict": True},
+        "learning_starts": 10_000,
     },
     "returns": {"online_objective": "calql", "online_objective_kwargs": {"n_actions": 2}},
 }
