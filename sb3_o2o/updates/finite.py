@@ -307,8 +307,9 @@ class WatchedEnv(VecEnvWrapper):
         observations, rewards, dones, infos = result
         if self._normalizer is not None:  # which clips what is infinite
             observations, rewards = self._normalizer.old_obs, self._normalizer.old_reward
-        seen = observations.values() if isinstance(observations, dict) else (observations,)
-        if not is_finite(rewards) or not all(is_finite(each) for each in seen) or dones.any():
+        seen = tuple(observations.values()) if isinstance(observations, dict) else (observations,)
+        # each of these takes a microsecond, and a step of a small environment a hundred
+        if any(dones.tolist()) or not is_finite(rewards) or not all(map(is_finite, seen)):
             self._look(observations, rewards, dones, infos)
         return result
 

@@ -226,3 +226,17 @@ def test_a_buffer_may_hold_infinity_and_no_nan(tmp_path: Path) -> None:
     model.actor.features_extractor.mask[0] = NAN
     with pytest.raises(NonFiniteError, match=r"features_extractor\.mask holds nan"):
         model.save(tmp_path / "model")
+
+
+def test_the_last_good_bundle_stays(tmp_path: Path) -> None:
+    model = make()
+    model.learn(10)
+    model.save_resume(tmp_path / "bundle")
+    good = model.policy.state_dict()["actor.mu.weight"].clone()
+    with th.no_grad():
+        model.actor.mu.weight.fill_(NAN)
+    with pytest.raises(NonFiniteError, match=r"Not saved: policy\.actor\.mu\.weight holds nan"):
+        model.save_resume(tmp_path / "bundle")
+    resumed = O2OSAC.load_resume(tmp_path / "bundle", vec())
+    assert th.equal(resumed.policy.state_dict()["actor.mu.weight"], good)
+    resumed.learn(5, reset_num_timesteps=False)
