@@ -40,7 +40,16 @@ ACCEPTED: dict[str, str] = {
     **dict.fromkeys(("FineTuningCallback.*", "BalancedReplay.*", "SymmetricReplay.*", "FIFOReplay.*"), HOOK),
     **dict.fromkeys(("*.predict",), PREDICT),
     **dict.fromkeys(
-        ("PolicyExpansion.*", "ConstrainedFineTuning.*", "DualCritic.*", "PerturbedTargets.*", "ResumeBundle.on_*"),
+        (
+            "PolicyExpansion.*",
+            "TrustRegion.*",
+            "AdaptiveBC.*",
+            "ActorCriticAlignment.*",
+            "ConstrainedFineTuning.*",
+            "DualCritic.*",
+            "PerturbedTargets.*",
+            "ResumeBundle.on_*",
+        ),
         HOOK,
     ),
     **dict.fromkeys(("*.act", "*.offline_actions", "*.measure_batch", "*.drawn_from", "*.check_run"), HOOK),

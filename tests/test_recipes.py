@@ -36,6 +36,7 @@ OPT = ["opt_iql", "opt_sac", "opt_spot", "opt_td3"]
 SO2 = ["edac", "sac_n", "so2", "so2_paper"]
 O2PPO = ["o2ppo", "o2ppo_expert"]
 OTHERS = [
+    "aca",
     "adaptive_bc",
     "awac",
     "calql",

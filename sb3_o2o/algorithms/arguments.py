@@ -261,6 +261,14 @@ class OffPolicyArguments(SharedArguments, total=False):
             "minibatch",
         ),
     ]
+    actor_max_grad_norm: Annotated[
+        float | None,
+        Argument(
+            POSITIVE | NOTHING,
+            "the actor's gradient is scaled down to this norm; 0.25 in OCR-CFT's interval variant and in ACA",
+            None,
+        ),
+    ]
     qf_learning_rate: Annotated[
         Rate | None,
         Argument(RATE | NOTHING, "the critics' learning rate; ``learning_rate`` by default", None, LEARNING_RATES),

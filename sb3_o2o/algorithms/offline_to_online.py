@@ -92,6 +92,8 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
     #: where SAC's temperature starts and why, if the policy that was handed over came with none
     temperature_note: str | None = None
     actor_batch: str = "minibatch"
+    #: off-policy algorithms only
+    actor_max_grad_norm: float | None = None
     # state
     #: settings and statistics of ``VecNormalize`` when this model was last saved; None where it had none
     saved_normalizer: Normalizer | None = None

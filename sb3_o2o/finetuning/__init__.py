@@ -7,6 +7,7 @@ from typing import Any
 
 from sb3_o2o.checked import check_keyword_arguments, checked
 from sb3_o2o.errors import unknown
+from sb3_o2o.finetuning.actor_critic_alignment import ActorCriticAlignment
 from sb3_o2o.finetuning.adaptive_bc import AdaptiveBC
 from sb3_o2o.finetuning.advantage import AuxiliaryAdvantage
 from sb3_o2o.finetuning.asynchronous import AsynchronousUpdates
@@ -64,6 +65,7 @@ def _build_callback(spec: Any, registry: Mapping[str, Callable[..., Any]]) -> An
 
 
 __all__ = [
+    "ActorCriticAlignment",
     "AdaptiveBC",
     "AsynchronousUpdates",
     "AuxiliaryAdvantage",

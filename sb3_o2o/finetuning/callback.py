@@ -226,6 +226,15 @@ class FineTuningCallback(BaseCallback):
         """
         return True
 
+    @hook
+    def allow_actor_update(self) -> bool:
+        """
+        Asked in each update in which it is the actor's turn.
+
+        :return: whether actor and temperature step; all callbacks must agree. Critics and target networks move anyway
+        """
+        return True
+
     # -- update ----------------------------------------------------------------------------------------------------
 
     @hook
@@ -323,6 +332,17 @@ class FineTuningCallback(BaseCallback):
         :return: the values to back up, as ``values``
         """
         return values
+
+    @hook
+    def td_target(self, target: th.Tensor, batch: Batch) -> th.Tensor:
+        """
+        Asked when the TD target is finished: reward and discounted next value.
+
+        :param target: ``(B,)``, or ``(N, B)`` where each critic has a target of its own
+        :param batch: the transitions
+        :return: what the critics are fitted to, as ``target``
+        """
+        return target
 
     @hook
     def actor_values(self, values: th.Tensor, actions: th.Tensor, batch: Batch) -> th.Tensor:

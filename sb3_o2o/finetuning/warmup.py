@@ -17,6 +17,8 @@ class Warmup(FineTuningCallback):
     buffer was not saved does so again where ``learn`` counts from zero.
 
     :param steps: environment steps without updates, over all environments; 5000 in the paper
+    :param freeze_policy_steps: environment steps after these in which critics learn and the policy stays as it is:
+        WSRL's ablation, with 10,000 and 30,000, which does not stand in for a warm-up
     """
 
     needs_replay_buffer = True
@@ -24,9 +26,10 @@ class Warmup(FineTuningCallback):
     search_space: ClassVar[SearchSpace] = {"steps": Range(500, 10_000, log=True)}
 
     @checked
-    def __init__(self, steps: CountFromZero = 5000):
+    def __init__(self, steps: CountFromZero = 5000, freeze_policy_steps: CountFromZero = 0):
         super().__init__()
         self.steps = steps
+        self.freeze_policy_steps = freeze_policy_steps
         self.begin_new_run()
 
     def begin_new_run(self) -> None:
@@ -51,3 +54,7 @@ class Warmup(FineTuningCallback):
     def allow_update(self) -> bool:
         """:return: whether the warm-up is over."""
         return self.done
+
+    def allow_actor_update(self) -> bool:
+        """:return: whether the policy is no longer frozen"""
+        return self.model.n_finetuning_steps - self.start > self.steps + self.freeze_policy_steps

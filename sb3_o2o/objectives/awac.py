@@ -136,7 +136,8 @@ class AWACObjective(Objective):
         evaluated = hooks.next_actions(actions, log_prob, batch)
         values = F.reduce_ensemble(ask(batch.next_observations, evaluated, members), "min")
         values = hooks.next_values(values, actions, log_prob, batch)
-        return F.bellman_target(batch.rewards, batch.dones, batch.discounts, values)
+        target = F.bellman_target(batch.rewards, batch.dones, batch.discounts, values)
+        return hooks.td_target(target, batch)
 
     # -- actor -----------------------------------------------------------------------------------------------------
 

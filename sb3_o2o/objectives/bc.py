@@ -60,7 +60,7 @@ class BCObjective(Objective):
 
     trains_critic: ClassVar[bool] = False
     unused_hooks: ClassVar[tuple[str, ...]] = (
-        *("next_actions", "next_values", "actor_values", "advantages", "actor_penalty"),
+        *("next_actions", "next_values", "td_target", "actor_values", "advantages", "actor_penalty"),
     )
     search_space: ClassVar[SearchSpace] = {"entropy_term": Choice((True, False))}
 

@@ -25,6 +25,7 @@ __all__ = [
     "multiplier_loss",
     "replay_priorities",
     "shrunk_values",
+    "soft_floor",
 ]
 
 
@@ -270,3 +271,14 @@ def blended_advantages(advantages: th.Tensor, auxiliary: th.Tensor, weight: th.T
             f"Advantages of shape {tuple(advantages.shape)} cannot be blended with {tuple(auxiliary.shape)}."
         )
     return (advantages + weight * auxiliary) / (1 + weight)
+
+
+def soft_floor(values: th.Tensor, floor: th.Tensor) -> th.Tensor:
+    """
+    ``softplus(x - c) + c``: x where it is far above c, c where it is far below (Yu and Zhang 2023, for log-densities).
+
+    :param values: x, ``(B,)``
+    :param floor: c, likewise
+    :return: ``(B,)``, above ``floor``
+    """
+    return th.nn.functional.softplus(values - floor) + floor

@@ -55,7 +55,7 @@ class IQLObjective(Objective):
     """
 
     value_networks: ClassVar[tuple[str, ...]] = ("value",)
-    unused_hooks: ClassVar[tuple[str, ...]] = ("next_actions", "next_values", "actor_values")
+    unused_hooks: ClassVar[tuple[str, ...]] = ("next_actions", "next_values", "td_target", "actor_values")
     search_space: ClassVar[SearchSpace] = {"expectile": Range(0.6, 0.95), "beta": Range(0.5, 10.0, log=True)}
 
     @checked

@@ -33,6 +33,9 @@ class LossHooks(Protocol):
     def actor_values(self, values: th.Tensor, actions: th.Tensor, batch: Batch) -> th.Tensor:
         """:return: values for the actor to maximise, ``(B,)``"""
 
+    def td_target(self, target: th.Tensor, batch: Batch) -> th.Tensor:
+        """:return: what critics are fitted to, as ``target``"""
+
     def imitated_actions(self, actions: th.Tensor, batch: Batch) -> th.Tensor:
         """:return: actions that an imitating policy is shown, ``(B, act)``"""
 

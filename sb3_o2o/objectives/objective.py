@@ -363,7 +363,8 @@ class SACObjective(Objective):
             values = values - ent_coef * log_prob
         # the actions that the log-probability is of, wherever the critics were asked
         values = hooks.next_values(values, actions, log_prob, batch)
-        return F.bellman_target(batch.rewards, batch.dones, batch.discounts, values)
+        target = F.bellman_target(batch.rewards, batch.dones, batch.discounts, values)
+        return hooks.td_target(target, batch)
 
     # -- actor -----------------------------------------------------------------------------------------------------
 

@@ -263,7 +263,13 @@ class MonteCarloValueObjective(Objective):
     """
 
     whole_episodes: ClassVar[bool] = True
-    unused_hooks: ClassVar[tuple[str, ...]] = ("next_actions", "next_values", "actor_values", "actor_penalty")
+    unused_hooks: ClassVar[tuple[str, ...]] = (
+        "next_actions",
+        "next_values",
+        "td_target",
+        "actor_values",
+        "actor_penalty",
+    )
 
     @checked
     def __init__(self, model: PPOLearner, *, learning_rate: Positive = 1e-4, bootstrap: bool = True):

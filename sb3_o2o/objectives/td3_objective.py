@@ -118,7 +118,8 @@ class TD3Objective(Objective):
             values = F.reduce_ensemble(values, self.target_reduction)
         values = self.backed_up(values, actions, batch)
         values = hooks.next_values(values, actions, None, batch)
-        return F.bellman_target(batch.rewards, batch.dones, batch.discounts, values)
+        target = F.bellman_target(batch.rewards, batch.dones, batch.discounts, values)
+        return hooks.td_target(target, batch)
 
     def backed_up(self, values: th.Tensor, actions: th.Tensor, batch: Batch) -> th.Tensor:
         """

@@ -20,6 +20,7 @@ UPDATE_HOOKS = (
     "act",
     "predict",
     "allow_update",
+    "allow_actor_update",
     "before_collecting",
     "before_rollout",
     "before_finetuning",
@@ -30,6 +31,7 @@ UPDATE_HOOKS = (
     "critic_steps",
     "next_actions",
     "next_values",
+    "td_target",
     "actor_values",
     "imitated_actions",
     "advantages",
@@ -205,6 +207,10 @@ class Hooks:
         """:return: whether every callback lets gradient steps follow. All are asked: some count."""
         return all([method() for method in self.defined("allow_update")])
 
+    def allow_actor_update(self) -> bool:
+        """:return: whether every callback lets the actor step"""
+        return all([method() for method in self.defined("allow_actor_update")])
+
     def critic_steps(self, batch: Batch) -> Iterator[Step]:
         """See :class:`~sb3_o2o.finetuning.FineTuningCallback`."""
         for method in self.defined("critic_steps"):
@@ -227,6 +233,12 @@ class Hooks:
         for method in self.defined("next_values"):
             values = method(values, actions, log_prob, batch)
         return values
+
+    def td_target(self, target: th.Tensor, batch: Batch) -> th.Tensor:
+        """See :class:`~sb3_o2o.finetuning.FineTuningCallback`."""
+        for method in self.defined("td_target"):
+            target = method(target, batch)
+        return target
 
     def actor_values(self, values: th.Tensor, actions: th.Tensor, batch: Batch) -> th.Tensor:
         """See :class:`~sb3_o2o.finetuning.FineTuningCallback`."""

@@ -74,7 +74,8 @@ class UpdateLoop:
         model._n_updates += 1
         objective = model.active_objective
         is_actor_step = not objective.delayed or model.is_actor_step()
-        metrics = self.gradient_step(batch, (batch if actor_batch is None else actor_batch) if is_actor_step else None)
+        steps_actor = is_actor_step and model.hooks.allow_actor_update()
+        metrics = self.gradient_step(batch, (batch if actor_batch is None else actor_batch) if steps_actor else None)
         if objective.moves_targets and (not objective.delayed or model.is_target_step(step, is_actor_step)):
             model.update_targets()
         model.hooks.call("after_update", batch, metrics)
@@ -110,6 +111,8 @@ class UpdateLoop:
             self.watch.check_losses(losses, batch)
             for name, values in zip(losses, gradients, strict=True):
                 set_gradients(parameters[name], values)
+            if model.actor_max_grad_norm is not None and "actor" in losses:
+                th.nn.utils.clip_grad_norm_(parameters["actor"], model.actor_max_grad_norm)
             step_all(optimizers[name] for name in losses)  # once all gradients of the step are formed
             named = {f"{name}_loss": loss for name, loss in losses.items()}
             metrics = reported(metrics, {**step_metrics, **named}, _who(step))

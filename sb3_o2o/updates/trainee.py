@@ -41,6 +41,9 @@ class Trainee(Protocol):
     what it learns from online.
     """
 
+    #: largest norm of the actor's gradient; None for any
+    actor_max_grad_norm: float | None
+
     # -- constructor arguments, described at the algorithms
     explicit_arguments: tuple[str, ...]
     recipe_pretrain_steps: int

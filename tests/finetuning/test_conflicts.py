@@ -15,6 +15,7 @@ import sb3_o2o.finetuning
 from sb3_o2o import O2OSAC
 from sb3_o2o.data import MixedReplayBuffer, ReplaySamples
 from sb3_o2o.finetuning import (
+    ActorCriticAlignment,
     AdaptiveBC,
     AsynchronousUpdates,
     AuxiliaryAdvantage,
@@ -40,6 +41,7 @@ from sb3_o2o.updates.hooks import UPDATE_HOOKS
 # -- all pairs -----------------------------------------------------------------------------------------------------
 
 SMALL: dict[str, Callable[[], FineTuningCallback]] = {
+    "ActorCriticAlignment": ActorCriticAlignment,
     "AdaptiveBC": lambda: AdaptiveBC(references=(-10.0, 0.0)),
     "AsynchronousUpdates": lambda: AsynchronousUpdates(0),
     "AuxiliaryAdvantage": lambda: AuxiliaryAdvantage(50, reference="interval", interval=8),

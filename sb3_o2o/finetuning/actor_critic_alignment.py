@@ -1,0 +1,117 @@
+"""Actor-critic alignment: critics that begin with what the offline policy knows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch as th
+
+from sb3_o2o.checked import checked
+from sb3_o2o.finetuning.reference import _FrozenPolicyCallback
+from sb3_o2o.kinds import Count, NotNegative, Positive
+from sb3_o2o.objectives import finetuning_functional as FF
+
+if TYPE_CHECKING:
+    from sb3_o2o.objectives import Batch
+
+
+class ActorCriticAlignment(_FrozenPolicyCallback):
+    """
+    ACA (Yu and Zhang 2023): values are written as ``Q(s, a) = R(s, a) + w l(s, a)``, where l is the offline policy's
+    log-density, bounded from below, and R is what the critics learn. A policy that was trained offline is then the best
+    response to its critics from the first step on, whatever they are: R begins with no slope along the action::
+
+        l(s, a) = softplus(log pi_0(a|s) - c) + c,   c = min log pi_0 at mean +- k std
+        R(s, a) is fitted to  r + gamma (1 - d) (min [Rb(s', a')] + w l(s', a') - alpha log pi(a'|s')) - w l(s, a)
+        the actor maximises   min R(s, a) + w l(s, a) - alpha log pi(a|s)
+
+    w falls with the environment steps, so that the critics come to stand for themselves.
+
+    The paper initialises R by a network Z(s) that its pre-training has fitted to the soft Bellman equation. Here R
+    starts afresh, with the weights of the action in its first layer at zero; what Z would have known R learns online.
+
+    :param weight: w at the first step of the fine-tuning run, >= 0
+    :param end_weight: from ``anneal_steps`` on, >= 0; 0.5 for medium data and mazes, 1 for expert data, 0 for random
+    :param anneal_steps: environment steps in between, > 0; 40,000 for medium data
+    :param n_stds: k, > 0; 7 for medium data, 15 for expert data, 3 for mazes
+    :param fresh_critics: begin with R as above; False goes on with the offline critics
+    :raises ValueError: for a number out of range, or a policy without a density
+    """
+
+    exclusive = ("what the critics' values are made of",)
+
+    @checked
+    def __init__(
+        self,
+        weight: NotNegative = 1.0,
+        end_weight: NotNegative = 0.5,
+        anneal_steps: Count = 40_000,
+        n_stds: Positive = 7.0,
+        fresh_critics: bool = True,
+    ):
+        super().__init__()
+        self.weight, self.end_weight, self.anneal_steps = weight, end_weight, anneal_steps
+        self.n_stds = n_stds
+        self.fresh_critics = fresh_critics
+        #: of the step, as a tensor: a number that changes would be compiled anew
+        self.current_weight = th.full((), float(weight))
+        self.begin_new_run()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "current_weight": self.current_weight.cpu()}
+
+    def renews_critics(self, finished_phases: Sequence[str]) -> bool:
+        """See :meth:`FineTuningCallback.renews_critics`."""
+        return self.fresh_critics and self.policy is None
+
+    def _init_callback(self) -> None:
+        model: Any = self.model
+        if not model.actor.stochastic or model.use_sde:
+            raise ValueError(
+                "ActorCriticAlignment needs the density of a Gaussian policy, which deterministic policies and gSDE do "
+                "not have."
+            )
+
+    def _on_training_start(self) -> None:
+        is_new, model = self.policy is None, self.model
+        super()._on_training_start()
+        self.current_weight = self.current_weight.to(model.device)
+        if is_new and self.policy is not None and self.fresh_critics:
+            model.renew_critics()
+            first: Any = model.critic.ensemble.layers[0]  # type: ignore[attr-defined]
+            with th.no_grad():
+                first.weight[:, -model.action_dim :] = 0.0
+            model.copy_to_targets()
+
+    def before_updates(self) -> None:
+        """The weight is that of the step."""
+        progress = min(self.model.n_finetuning_steps / self.anneal_steps, 1.0)
+        self.current_weight.fill_(self.weight + (self.end_weight - self.weight) * progress)
+
+    def aligned(self, observations: Any, actions: th.Tensor) -> th.Tensor:
+        """
+        :param observations: ``(B, *obs)``
+        :param actions: in [-1, 1], ``(B, act)``
+        :return: w l(s, a), ``(B,)``
+        """
+        policy = self.policy
+        mean, log_std, _ = policy.get_action_dist_params(observations)
+        spread = self.n_stds * log_std.exp()
+        far = [mean - spread, mean + spread]
+        if policy.squash == "samples":
+            far = [each.tanh() for each in far]
+        floor = th.minimum(*(policy.density(mean, log_std, each) for each in far))
+        return self.current_weight * FF.soft_floor(policy.density(mean, log_std, actions), floor)
+
+    def next_values(self, values: th.Tensor, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch) -> th.Tensor:
+        """See :meth:`FineTuningCallback.next_values`."""
+        return values + self.aligned(batch.next_observations, actions)
+
+    def td_target(self, target: th.Tensor, batch: Batch) -> th.Tensor:
+        """See :meth:`FineTuningCallback.td_target`."""
+        return target - self.aligned(batch.observations, batch.actions)
+
+    def actor_values(self, values: th.Tensor, actions: th.Tensor, batch: Batch) -> th.Tensor:
+        """See :meth:`FineTuningCallback.actor_values`."""
+        return values + self.aligned(batch.observations, actions)
