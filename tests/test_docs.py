@@ -17,6 +17,7 @@ import sb3_o2o.diagnostics
 import sb3_o2o.evaluation
 import sb3_o2o.finetuning
 import sb3_o2o.objectives
+import sb3_o2o.objectives.finetuning_functional
 import sb3_o2o.objectives.functional
 from sb3_o2o.recipes import list_recipes
 
@@ -74,8 +75,9 @@ def public() -> list[tuple[str, Any]]:
     )
     found = {f"{room.__name__}.{name}": getattr(room, name) for room in rooms for name in room.__all__}
     functions = {
-        f"functional.{name}": value
-        for name, value in vars(sb3_o2o.objectives.functional).items()
+        f"{module.__name__}.{name}": value
+        for module in (sb3_o2o.objectives.functional, sb3_o2o.objectives.finetuning_functional)
+        for name, value in vars(module).items()
         if inspect.isfunction(value) and not name.startswith("_")
     }
     return [(name, value) for name, value in {**found, **functions}.items() if callable(value)]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -16,6 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
+from sb3_o2o.algorithms import learn_setup
 from sb3_o2o.algorithms.constructors import Constructor
 from sb3_o2o.algorithms.nested import check_nested_arguments
 from sb3_o2o.algorithms.overrides import warn_of_overridden_arguments
@@ -30,12 +30,11 @@ from sb3_o2o.finetuning import build_finetuning
 from sb3_o2o.kinds import Count
 from sb3_o2o.objectives import Batch, Draws, Objective, make_objective
 from sb3_o2o.recipes.counts import RecipeCount, recipe_count
-from sb3_o2o.transfer import renewal
 from sb3_o2o.updates import gradient_phases, pretraining, sampling
 from sb3_o2o.updates.call import Call
 from sb3_o2o.updates.finetuning_run import FineTuningRun
 from sb3_o2o.updates.finite import RAISE
-from sb3_o2o.updates.hooks import AnyCallback, Hooks, as_list, overrides, refuse_conflicts, walk
+from sb3_o2o.updates.hooks import AnyCallback, Hooks, as_list, overrides
 from sb3_o2o.updates.loop import UpdateLoop
 from sb3_o2o.updates.phases import FINETUNING, PRETRAINING
 
@@ -199,7 +198,6 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
 
     @property
     def active_objective(self) -> Objective:
-        """What the next gradient step minimises."""
         if self.phase_in_progress is not None:
             return self.phase_in_progress[0]
         return self.offline_objective if self.phase == PRETRAINING else self.finetuning_objective
@@ -232,13 +230,6 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
         """
         return sampling.sample(self, batch_size)
 
-    def sample_online(self, batch_size: int) -> Any:
-        """
-        :param batch_size: number of transitions
-        :return: samples of what the algorithm learns from online
-        """
-        raise NotImplementedError
-
     @checked
     def set_phase(self, phase: str) -> None:
         """
@@ -257,28 +248,24 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
             self.finetuning_run.started = True
             self.hooks.call("before_finetuning")
 
+    # what is an algorithm's own; :class:`~sb3_o2o.updates.trainee.Trainee` describes it
+
+    def sample_online(self, batch_size: int) -> Any:
+        raise NotImplementedError
+
     def optimizers(self) -> dict[str, th.optim.Optimizer]:
-        """:return: the algorithm's own optimisers, by the names that objectives yield"""
         raise NotImplementedError
 
     def learning_rates(self) -> dict[str, Schedule]:
-        """:return: the learning rate of each optimiser"""
         raise NotImplementedError
 
     def draws_blocks(self, gradient_steps: int) -> bool:
-        """:return: whether the transitions of all gradient steps are sampled at once"""
         return False
 
     def is_actor_step(self) -> bool:
-        """:return: whether the actor steps in this update; asked once in each"""
         return True
 
     def is_target_step(self, step: int, is_actor_step: bool) -> bool:
-        """
-        :param step: gradient step since the last rollout, from 0
-        :param is_actor_step: whether the actor stepped
-        :return: whether the target networks follow
-        """
         return True
 
     def target_pairs(self) -> list[tuple[th.nn.Module, th.nn.Module]]:
@@ -286,7 +273,6 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
         raise NotImplementedError
 
     def update_targets(self) -> None:
-        """Let the target networks follow."""
         raise NotImplementedError
 
     @checked
@@ -428,16 +414,13 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
 
     @property
     def offline_batch_size(self) -> int:
-        """Transitions per update of offline phases."""
         return self.batch_size
 
     @property
     def offline_n_steps(self) -> int:
-        """Steps over which a batch of the dataset sums its rewards."""
         return 1
 
     def check_reward_scale(self) -> None:
-        """:raises ValueError: where rewards reach a batch on another way than through this model"""
         if (self.reward_scale, self.reward_shift) != (1.0, 0.0) and self._vec_normalize_env is not None:
             raise ValueError(
                 "reward_scale and reward_shift cannot be combined with VecNormalize, which stores and scales raw "
@@ -445,12 +428,10 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
             )
 
     def dataset_opened(self, dataset: OfflineDataset) -> None:
-        """
-        :param dataset: about to be drawn from
-        """
+        pass
 
     def act_from_the_first_step(self) -> None:
-        """A pre-trained policy does not begin with random actions."""
+        pass
 
     # -- fine-tuning -----------------------------------------------------------------------------------------------
 
@@ -462,28 +443,7 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        callbacks = [each for given in (*self.finetuning, *as_list(callback)) for each in walk(given)]
-        self._check_callbacks(callbacks)  # one that cannot work changes nothing
-        if self.pretrain_steps > 0 and self.n_pretrain_steps < self.pretrain_steps:
-            # RL Zoo knows only the constructor and ``learn``. Its callbacks belong to the online phase: their
-            # evaluations and checkpoints are numbered by environment steps
-            self._check_run(callbacks)  # before hours of training
-            is_new, missing = self.n_pretrain_steps == 0, self.pretrain_steps - self.n_pretrain_steps
-            hearing = [each for each in callbacks if getattr(each, "hears_pretraining_of_learn", False)]
-            self.pretrain(None, missing, hearing, progress_bar=progress_bar, reset_gradient_steps=is_new)
-            if self.n_pretrain_steps < self.pretrain_steps:
-                self.request_stop()  # it was stopped: do not go on in the environment
-        self.check_reward_scale()
-        note = self.note_on_counts()
-        if note is not None and self.verbose >= 1:
-            print(note)
-        if self.n_pretrain_steps >= self.pretrain_steps:  # and not stopped in the middle of it
-            renewal.hand_over(self)
-            self.finetuning_objective.check_prepared()
-        pretraining.set_statistics(self)
-        sampling.fit_normalizer_to_callbacks(
-            self, (each for given in (*self.finetuning, *as_list(callback)) for each in walk(given))
-        )
+        learn_setup.before_learn(self, callback, progress_bar)
         # of a ``learn``, whose noise SB3 resets as if an episode had ended; one that begins after an interrupted
         # ``pretrain`` begins with noise of its own
         goes_on = self.call.interrupted is not None and not self.call.interrupted[0]
@@ -492,40 +452,15 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
             total_timesteps, callback = super()._setup_learn(
                 total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
             )
-        if self.temperature_note is not None and self.n_finetuning_steps == 0:
-            self.logger.record("finetune/start_ent_coef", self.current_ent_coef().item())  # type: ignore[attr-defined]
         if noise is not None:
             self.action_noise = noise
         self.call.is_collecting, self.call.shows_progress = False, progress_bar
-        self.call.take(callback, offline=False)
-        self.loop.watch.begin_call()
-        self.loop.watch.check_first(self._last_obs)
-        self.finetuning_run.bring_in(walk(callback))
-        self.hooks.deliver_to(walk(callback))
-        self.loop.optimizers(self.finetuning_objective)  # refuses losses that share a name
+        learn_setup.begin_learn(self, callback)
         return total_timesteps, callback
-
-    def _check_callbacks(self, callbacks: list[BaseCallback]) -> None:
-        """:raises ValueError: if a callback of a ``learn`` would do nothing, or cannot work beside the others"""
-        refuse_conflicts(callbacks)
-        hooks = Hooks()
-        hooks.deliver_to(callbacks)
-        self._refuse_unused_hooks(hooks)
 
     def note_on_counts(self) -> str | None:
         """:return: what is done about counts of the recipe with another number of environments; None for nothing"""
         raise NotImplementedError
-
-    def _check_run(self, callbacks: list[BaseCallback]) -> None:
-        """:raises ValueError: if a callback could not start"""
-        self.hooks.deliver_to(callbacks)
-        with arguments_of_finetuning(self):
-            for each in callbacks:
-                each.init_callback(self)  # in order, as ``learn`` will do it: some look at those before them
-            self.loop.optimizers(self.finetuning_objective)
-            for each in callbacks:
-                if hasattr(each, "check_run"):
-                    each.check_run(callbacks)
 
     @property
     def n_finetuning_steps(self) -> int:
@@ -536,11 +471,10 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
         )
 
     def begin_new_run(self) -> None:
-        """Forget what belongs to one fine-tuning run."""
         self.finetuning_run = FineTuningRun()
         self.finetuning_run.bring_in(self.finetuning)
 
-    def _refuse_unused_hooks(self, hooks: Hooks) -> None:
+    def refuse_unused_hooks(self, hooks: Hooks) -> None:
         """
         :param hooks: of a run
         :raises ValueError: if a callback changes what is never asked for, and so would do nothing
@@ -562,28 +496,3 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
     def may_collect(self) -> bool:
         """:return: whether a rollout may begin, after callbacks did what comes before it"""
         return gradient_phases.may_collect(self)
-
-    # -- saving ----------------------------------------------------------------------------------------------------
-
-    def _excluded_save_params(self) -> list[str]:
-        ours = ["hooks", "call", "loop", "draws", "offline_buffer", "pretrained_on", "offline_objective"]
-        ours += ["finetuning_objective", "phase_in_progress", "_target_parameters"]
-        by_reference = isinstance(self.dataset, OfflineDataset) and self.dataset.reopenable
-        if not (self.dataset is None or by_reference or isinstance(self.dataset, str | os.PathLike)):
-            ours.append("dataset")  # data in memory: megabytes that are no weights
-        return [*super()._excluded_save_params(), *ours]
-
-    def _objective_state_names(self) -> Iterator[str]:
-        """Objectives that own parameters, each once."""
-        if any(True for _ in self.offline_objective.parameters()):
-            yield "offline_objective"
-        same = self.finetuning_objective is self.offline_objective
-        if not same and any(True for _ in self.finetuning_objective.parameters()):
-            yield "finetuning_objective"
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        state_dicts, variables = super()._get_torch_save_params()
-        for name in self._objective_state_names():
-            state_dicts.append(name)
-            state_dicts += [f"{name}.optimizers.{key}" for key in getattr(self, name).optimizers]
-        return state_dicts, variables

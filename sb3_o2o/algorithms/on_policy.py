@@ -198,7 +198,7 @@ class O2OOnPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
                     "the callback out, or fine-tune with O2OSAC or O2OTD3."
                 )
 
-    def _refuse_unused_hooks(self, hooks: Hooks) -> None:
+    def refuse_unused_hooks(self, hooks: Hooks) -> None:
         hooks.refuse(_UNUSED_HOOKS, "PPO's own update", "leave the callback out, or use O2OSAC or O2OTD3")
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, *args: Any, **kwargs: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,10 +13,12 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_o2o.checked import checked
+from sb3_o2o.data import OfflineDataset
 from sb3_o2o.data.normalization import Normalizer
 from sb3_o2o.errors import NonFiniteError
 from sb3_o2o.files import whole_file
 from sb3_o2o.kinds import ENVIRONMENT, FLAG, NOTHING, PATH, TEXT, Device, Kind, kind, whole
+from sb3_o2o.objectives import Objective
 from sb3_o2o.resume import bundle, copying
 from sb3_o2o.resume.series import newest_bundle
 from sb3_o2o.transfer.model_file import write_model
@@ -52,6 +54,9 @@ class ResumableAlgorithm(_Base):
     hooks: Hooks
     loop: UpdateLoop
     finetuning: list[Any]
+    dataset: Any
+    offline_objective: Objective
+    finetuning_objective: Objective
 
     def learn(self, *args: Any, **kwargs: Any) -> Self:
         """
@@ -179,3 +184,26 @@ class ResumableAlgorithm(_Base):
             target = target.with_name(f"{target.name}.zip")
         with whole_file(target) as file:
             write_model(file, self, exclude, include)
+
+    def _excluded_save_params(self) -> list[str]:
+        ours = ["hooks", "call", "loop", "draws", "offline_buffer", "pretrained_on", "offline_objective"]
+        ours += ["finetuning_objective", "phase_in_progress", "_target_parameters"]
+        by_reference = isinstance(self.dataset, OfflineDataset) and self.dataset.reopenable
+        if not (self.dataset is None or by_reference or isinstance(self.dataset, str | os.PathLike)):
+            ours.append("dataset")  # data in memory: megabytes that are no weights
+        return [*super()._excluded_save_params(), *ours]
+
+    def _objective_state_names(self) -> Iterator[str]:
+        """Objectives that own parameters, each once."""
+        if any(True for _ in self.offline_objective.parameters()):
+            yield "offline_objective"
+        same = self.finetuning_objective is self.offline_objective
+        if not same and any(True for _ in self.finetuning_objective.parameters()):
+            yield "finetuning_objective"
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, variables = super()._get_torch_save_params()
+        for name in self._objective_state_names():
+            state_dicts.append(name)
+            state_dicts += [f"{name}.optimizers.{key}" for key in getattr(self, name).optimizers]
+        return state_dicts, variables
