@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from shlex import join
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sb3_o2o.experiments.plan import Plan, PlannedRun
     from sb3_o2o.experiments.schedule import Launcher
 
-LAUNCHERS = ("local",)
+LAUNCHERS = ("local", "ray", "slurm")
 
 GridFile = Annotated[str, typer.Argument(help="YAML file: datasets, recipes and seeds.", show_default=False)]
 Workers = Annotated[
@@ -29,7 +29,22 @@ Workers = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check all, list the runs, time a few updates; run nothing.")]
 Name = Annotated[str | None, typer.Option(help="Of the experiment and its folder. Default: the grid's.")]
-LauncherName = Annotated[str, typer.Option("--launcher", help="Where runs are made: local.")]
+LauncherName = Annotated[
+    str,
+    typer.Option(
+        "--launcher",
+        help="Where runs are made: local (processes), ray (tasks of a cluster) or slurm (jobs, by submitit).",
+    ),
+]
+LaunchOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--launch",
+        metavar="NAME=VALUE",
+        help="What a run asks the cluster for, once for each: of ray.remote (num_cpus=2, num_gpus=1) or of submitit "
+        "(timeout_min=120, cpus_per_task=2, slurm_partition=gpu). ray: address=… is the cluster's.",
+    ),
+]
 
 
 def run(
@@ -37,6 +52,7 @@ def run(
     workers: Workers = None,
     dry_run: DryRun = False,
     launcher: LauncherName = "local",
+    launch: LaunchOptions = None,
     name: Name = None,
     log_dir: LogDir = DEFAULT_LOG_DIR,
 ) -> None:
@@ -46,6 +62,10 @@ def run(
 
     Everything is checked before anything starts. A pre-training that several runs start from is made once.
     Ctrl-C saves every run; the same command goes on with what is not finished.
+
+    On a cluster, whose nodes must see the experiment's folder and the datasets under the same paths:
+
+    `sb3-o2o run grid.yml --launcher ray --launch num_cpus=2 --log-dir /shared/runs`
     """
     from sb3_o2o.errors import unknown
     from sb3_o2o.experiments.grid import read_grid
@@ -55,6 +75,7 @@ def run(
 
     if launcher not in LAUNCHERS:
         raise unknown("launcher", launcher, LAUNCHERS)
+    options = _launch_options(launch, launcher)
     plan = make_plan(read_grid(grid, name), log_dir)
     workers = usable_cores() if workers is None else workers
     _check(plan)
@@ -66,7 +87,7 @@ def run(
     plan.folder.mkdir(parents=True, exist_ok=True)
     with locked(plan.folder, ".experiment.lock"):
         open_experiment(plan, join(["sb3-o2o", *sys.argv[1:]]))
-        _run(plan, _launcher(launcher, workers), grid)
+        _run(plan, _launcher(launcher, plan, workers, options), grid)
 
 
 def _check(plan: "Plan") -> None:
@@ -76,11 +97,34 @@ def _check(plan: "Plan") -> None:
         check(plan)
 
 
-def _launcher(name: str, workers: int) -> "Launcher":
+def _launch_options(given: list[str] | None, launcher: str) -> dict[str, Any]:
+    """Values as in YAML."""
+    from sb3_o2o.cli.settings import parse_value
+
+    if given and launcher == "local":
+        raise ValueError("--launch is for clusters: --launcher ray, or --launcher slurm.")
+    options = {}
+    for each in given or ():
+        name, equals, text = each.partition("=")
+        if not equals or not name:
+            raise ValueError(f"--launch takes NAME=VALUE, got {each!r}.")
+        options[name] = parse_value(f"--launch {name}", text)
+    return options
+
+
+def _launcher(name: str, plan: "Plan", workers: int, options: dict[str, Any]) -> "Launcher":
     from sb3_o2o.experiments.check import share_of_cores
     from sb3_o2o.experiments.local import InThisProcess, LocalProcesses
     from sb3_o2o.runs.threads import usable_cores
 
+    if name == "ray":
+        from sb3_o2o.experiments.ray_launcher import RayTasks
+
+        return RayTasks(options.pop("address", None), options)
+    if name == "slurm":
+        from sb3_o2o.experiments.slurm_launcher import SlurmJobs
+
+        return SlurmJobs(plan.folder / "slurm", options)
     return InThisProcess() if workers == 0 else LocalProcesses(workers, share_of_cores(workers, usable_cores()))
 
 

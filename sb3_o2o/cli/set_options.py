@@ -56,10 +56,16 @@ def _parsed(settings: Sequence[str] | None) -> Iterator[tuple[str, Any]]:
         name, equals, text = setting.partition("=")
         if not equals or not all(name.split(".")):
             raise ValueError(f"--set takes NAME=VALUE, got {setting!r}.")
-        yield name, _value(name, text)
+        yield name, parse_value(f"--set {name}", text)
 
 
-def _value(name: str, text: str) -> Any:
+def parse_value(said: str, text: str) -> Any:
+    """
+    :param said: what the user wrote it for, for the error
+    :param text: a value as in YAML, and numbers as ``recipes show`` prints them
+    :return: the value
+    :raises ValueError: it is not YAML
+    """
     from sb3_o2o.recipes import PlainLoader
 
     if re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+", text):  # as ``recipes show`` prints it
@@ -69,4 +75,4 @@ def _value(name: str, text: str) -> Any:
     try:
         return yaml.load(text, Loader=PlainLoader)
     except yaml.YAMLError as error:
-        raise ValueError(f"The value of --set {name} is not YAML: {text!r}.") from error
+        raise ValueError(f"The value of {said} is not YAML: {text!r}.") from error
