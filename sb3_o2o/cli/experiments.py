@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sb3_o2o.cli.console import console, next_command
-from sb3_o2o.cli.shared_options import DEFAULT_LOG_DIR, LogDir
+from sb3_o2o.cli.shared_options import DEFAULT_LOG_DIR, LogDir, Trust
 
 if TYPE_CHECKING:
     from sb3_o2o.experiments.grid_folder import Status
@@ -55,6 +55,7 @@ def run(
     launch: LaunchOptions = None,
     name: Name = None,
     log_dir: LogDir = DEFAULT_LOG_DIR,
+    trust: Trust = False,
 ) -> None:
     """Run an experiment: every recipe on every dataset with every seed, several at the same time.
 
@@ -87,7 +88,7 @@ def run(
     plan.folder.mkdir(parents=True, exist_ok=True)
     with locked(plan.folder, ".experiment.lock"):
         open_experiment(plan, join(["sb3-o2o", *sys.argv[1:]]))
-        _run(plan, _launcher(launcher, plan, workers, options), grid)
+        _run(plan, _launcher(launcher, plan, workers, options, trust), grid)
 
 
 def _check(plan: "Plan") -> None:
@@ -99,7 +100,7 @@ def _check(plan: "Plan") -> None:
 
 def _launch_options(given: list[str] | None, launcher: str) -> dict[str, Any]:
     """Values as in YAML."""
-    from sb3_o2o.cli.settings import parse_value
+    from sb3_o2o.cli.set_options import parse_value
 
     if given and launcher == "local":
         raise ValueError("--launch is for clusters: --launcher ray, or --launcher slurm.")
@@ -112,7 +113,7 @@ def _launch_options(given: list[str] | None, launcher: str) -> dict[str, Any]:
     return options
 
 
-def _launcher(name: str, plan: "Plan", workers: int, options: dict[str, Any]) -> "Launcher":
+def _launcher(name: str, plan: "Plan", workers: int, options: dict[str, Any], trust: bool) -> "Launcher":
     from sb3_o2o.experiments.check import share_of_cores
     from sb3_o2o.experiments.local import InThisProcess, LocalProcesses
     from sb3_o2o.runs.threads import usable_cores
@@ -120,12 +121,14 @@ def _launcher(name: str, plan: "Plan", workers: int, options: dict[str, Any]) ->
     if name == "ray":
         from sb3_o2o.experiments.ray_launcher import RayTasks
 
-        return RayTasks(options.pop("address", None), options)
+        return RayTasks(options.pop("address", None), options, trust)
     if name == "slurm":
         from sb3_o2o.experiments.slurm_launcher import SlurmJobs
 
-        return SlurmJobs(plan.folder / "slurm", options)
-    return InThisProcess() if workers == 0 else LocalProcesses(workers, share_of_cores(workers, usable_cores()))
+        return SlurmJobs(plan.folder / "slurm", options, trust=trust)
+    if workers == 0:
+        return InThisProcess()
+    return LocalProcesses(workers, share_of_cores(workers, usable_cores()), trust)
 
 
 def _run(plan: "Plan", launcher: "Launcher", grid: str) -> None:

@@ -25,6 +25,7 @@ from sb3_o2o.experiments.grid_folder import (
 )
 from sb3_o2o.experiments.results import add_to_tables
 from sb3_o2o.files import locked, remove_leftovers, write_whole
+from sb3_o2o.plain.allowlist import trusting
 from sb3_o2o.resume import ResumeBundle, newest_bundle
 from sb3_o2o.runs.folder import RunConfig, RunFolder
 from sb3_o2o.runs.machine import describe_machine
@@ -150,13 +151,14 @@ class StatusListener(RunListener):
         status.episodes, status.successes = self.episodes, self.successes
 
 
-def execute(path: Path, threads: int | None = None) -> str:
+def execute(path: Path, threads: int | None = None, trust: bool = False) -> str:
     """
     Make a run, or go on with it. Whatever happens is in its folder afterwards: ``status.json``, and ``error.txt`` with
     the traceback of one that failed.
 
     :param path: folder of the run, with ``job.json`` and ``config.yml``
     :param threads: CPU threads that it may have at most; None for all
+    :param trust: whether its files may name modules to be imported
     :return: its state: finished, failed or interrupted
     :raises ValueError: there is no run, or another process is at it
     """
@@ -165,6 +167,8 @@ def execute(path: Path, threads: int | None = None) -> str:
     config = RunFolder(path).read_config()
     phase = "offline" if config.command == "pretrain" else "online"
     with ExitStack() as own:
+        if trust:
+            own.enter_context(trusting())
         _wait_for(path, own)
         status = Status.read(path)
         if is_finished(path, phase) and status.state == FINISHED:

@@ -16,19 +16,21 @@ class LocalProcesses:
 
     :param workers: runs at the same time
     :param threads: CPU threads of each
+    :param trust: whether files may name modules to be imported
     """
 
-    def __init__(self, workers: int, threads: int):
+    def __init__(self, workers: int, threads: int, trust: bool = False):
         self.workers: int | None = workers
-        self.threads = threads
+        self.threads, self.trust = threads, trust
 
     def start(self, folder: Path) -> "_Process":
         """See :class:`~sb3_o2o.experiments.schedule.Launcher`."""
         # numerical libraries read it when they are imported; the run decides afterwards
         environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(self.threads))}
+        command = [sys.executable, "-m", "sb3_o2o.experiments.worker"]
         with (folder / "log.txt").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "sb3_o2o.experiments.worker", str(folder), str(self.threads)],
+                [*command, str(folder), str(self.threads), *["--trust"] * self.trust],
                 stdin=subprocess.PIPE,  # closes when this process dies, which the worker takes as a stop
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -12,6 +12,7 @@ from sb3_o2o.checked import check_keyword_arguments
 from sb3_o2o.data import OfflineDataset
 from sb3_o2o.experiments.grid import Entry, Grid, Options
 from sb3_o2o.finetuning import FineTuningCallback
+from sb3_o2o.plain.entry_points import checked_environment_id
 from sb3_o2o.recipes import Recipe
 from sb3_o2o.runs.environments import Environment
 from sb3_o2o.runs.folder import RunConfig, plain
@@ -134,6 +135,8 @@ def _runs_of(
     reading = merged([item for item in settings if item[0].split(".")[0] == "dataset_kwargs"], {})
     dataset_kwargs = reading.get("dataset_kwargs") or {}
     check_keyword_arguments("dataset argument", OfflineDataset.load, dataset_kwargs, skip=("source",))
+    if dataset.env is not None:
+        checked_environment_id(dataset.env, grid.where)  # a file has named it
     entry, environment = recipe_and_environment(str(recipe.source), dataset.env, dataset.source, dataset_kwargs)
     overrides = overrides_of(settings, entry.arguments, entry.algorithm, said="set")
     if entry.pretrain_steps == 0 and recipe.options.pretrain_steps is None:

@@ -11,9 +11,9 @@ from sb3_o2o.experiments.execution import execute
 RETRIES = 10
 
 
-def _execute(path: str, threads: int) -> str:
+def _execute(path: str, threads: int, trust: bool) -> str:
     """What a node does: the run goes on from its last resume bundle, which lies on storage that all nodes share."""
-    return execute(Path(path), threads)
+    return execute(Path(path), threads, trust)
 
 
 class RayTasks:
@@ -21,10 +21,11 @@ class RayTasks:
     Each run is a task that asks for resources. Everything is in the run's folder, which all nodes must see under the
     same path: nothing else of Ray is used.
 
-    :param address: of the cluster; None for the one that ``RAY_ADDRESS`` or ``ray start`` has made known, else a new one
-        on this machine
+    :param address: of the cluster; None for the one that ``RAY_ADDRESS`` or ``ray start`` has made known, else a new
+        one on this machine
     :param options: of the tasks, as ``ray.remote`` takes them: ``num_cpus`` (default 1, and as many CPU threads),
         ``num_gpus``, ``memory``, ``resources``, ``max_retries`` ...
+    :param trust: whether files may name modules to be imported
     :raises ImportError: without ray
     :raises ValueError: there is no such cluster, or an option that ray does not know
     """
@@ -32,12 +33,13 @@ class RayTasks:
     #: the cluster decides
     workers: int | None = None
 
-    def __init__(self, address: str | None = None, options: Mapping[str, Any] | None = None):
+    def __init__(self, address: str | None = None, options: Mapping[str, Any] | None = None, trust: bool = False):
         try:
             import ray
         except ImportError as error:
             raise ImportError(f"--launcher ray needs ray: pip install 'sb3_o2o[ray]' ({error}).") from error
         self.ray: Any = ray
+        self.trust = trust
         chosen = {"num_cpus": 1, "max_retries": RETRIES, **(options or {})}
         self.threads = max(int(chosen["num_cpus"]), 1)
         self._is_own = not ray.is_initialized()
@@ -52,7 +54,7 @@ class RayTasks:
 
     def start(self, folder: Path) -> "_RayTask":
         """See :class:`~sb3_o2o.experiments.schedule.Launcher`."""
-        return _RayTask(self.ray, self.remote.remote(str(folder), self.threads))
+        return _RayTask(self.ray, self.remote.remote(str(folder), self.threads, self.trust))
 
     def close(self) -> None:
         """See :class:`~sb3_o2o.experiments.schedule.Launcher`."""

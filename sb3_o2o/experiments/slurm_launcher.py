@@ -11,17 +11,17 @@ from sb3_o2o.experiments.execution import execute
 class _Run:
     """What a job does. It is pickled into the job's folder."""
 
-    def __init__(self, path: str, threads: int):
-        self.path, self.threads = path, threads
+    def __init__(self, path: str, threads: int, trust: bool):
+        self.path, self.threads, self.trust = path, threads, trust
 
     def __call__(self) -> str:
-        return execute(Path(self.path), self.threads)
+        return execute(Path(self.path), self.threads, self.trust)
 
     def checkpoint(self) -> Any:
         """submitit asks for it when time is over or the job is preempted: the same again, from the last bundle."""
         from submitit.helpers import DelayedSubmission
 
-        return DelayedSubmission(_Run(self.path, self.threads))
+        return DelayedSubmission(_Run(self.path, self.threads, self.trust))
 
 
 class SlurmJobs:
@@ -32,6 +32,7 @@ class SlurmJobs:
     :param options: of the jobs, as ``submitit.AutoExecutor.update_parameters`` takes them: ``timeout_min``,
         ``cpus_per_task`` (default 1, and as many CPU threads), ``mem_gb``, ``gpus_per_node``, ``slurm_partition`` ...
     :param cluster: submitit's name of another scheduler: ``local`` makes the jobs processes of this machine
+    :param trust: whether files may name modules to be imported
     :raises ImportError: without submitit
     :raises ValueError: there is no Slurm here, or an option that submitit does not know
     """
@@ -39,12 +40,15 @@ class SlurmJobs:
     #: Slurm decides
     workers: int | None = None
 
-    def __init__(self, folder: Path, options: Mapping[str, Any] | None = None, cluster: str = "slurm"):
+    def __init__(
+        self, folder: Path, options: Mapping[str, Any] | None = None, cluster: str = "slurm", trust: bool = False
+    ):
         try:
             import submitit
         except ImportError as error:
             raise ImportError(f"--launcher slurm needs submitit: pip install 'sb3_o2o[slurm]' ({error}).") from error
         chosen = {"cpus_per_task": 1, **(options or {})}
+        self.trust = trust
         self.threads = int(chosen["cpus_per_task"])
         logging.getLogger("submitit").setLevel(logging.ERROR)
         try:
@@ -56,7 +60,7 @@ class SlurmJobs:
     def start(self, folder: Path) -> "_SlurmTask":
         """See :class:`~sb3_o2o.experiments.schedule.Launcher`."""
         self.executor.update_parameters(name=folder.name)
-        return _SlurmTask(self.executor.submit(_Run(str(folder), self.threads)))
+        return _SlurmTask(self.executor.submit(_Run(str(folder), self.threads, self.trust)))
 
     def close(self) -> None:
         """See :class:`~sb3_o2o.experiments.schedule.Launcher`."""

@@ -1,5 +1,5 @@
 """
-The process of one run: ``python -m sb3_o2o.experiments.worker FOLDER THREADS``.
+The process of one run: ``python -m sb3_o2o.experiments.worker FOLDER THREADS [--trust]``.
 
 It stops between two updates, and saves all that is needed to go on, at SIGINT or SIGTERM, and where its standard input
 ends: that is the process that started it, gone.
@@ -25,7 +25,7 @@ def main() -> int:
     from sb3_o2o.experiments.grid_folder import FINISHED, INTERRUPTED
 
     try:
-        state = execute(Path(sys.argv[1]), int(sys.argv[2]))
+        state = execute(Path(sys.argv[1]), int(sys.argv[2]), trust="--trust" in sys.argv[3:])
     except KeyboardInterrupt:
         return 130
     except ValueError as error:

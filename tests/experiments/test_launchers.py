@@ -1,5 +1,6 @@
 """Other places than this process: what a run comes to is the same wherever it was made, and a death loses nothing."""
 
+import pickle
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,12 +11,12 @@ import yaml
 from command_line import fails
 
 from experiments.grids import OWN_ENV, assert_same_run, grid, run, states
+from sb3_o2o.experiments.execution import StatusListener
 from sb3_o2o.experiments.grid_folder import Status
 from sb3_o2o.experiments.local import InThisProcess
 from sb3_o2o.experiments.ray_launcher import RayTasks
-from sb3_o2o.experiments.slurm_launcher import SlurmJobs
+from sb3_o2o.experiments.slurm_launcher import SlurmJobs, _Run
 from sb3_o2o.resume.series import bundles
-from sb3_o2o.runs.folder import RunFolder
 
 
 @pytest.fixture
@@ -30,37 +31,36 @@ def document(tiny_dataset: Callable[..., str], monkeypatch: pytest.MonkeyPatch) 
 
 def test_jobs_of_submitit(document: dict[str, Any], tmp_path: Path) -> None:
     """Its local executor stands in for Slurm."""
-    plan, statuses = run(document, tmp_path / "jobs", SlurmJobs(tmp_path / "jobs" / "slurm", cluster="local"))
+    plan, statuses = run(
+        document, tmp_path / "jobs", SlurmJobs(tmp_path / "jobs" / "slurm", cluster="local", trust=True)
+    )
     assert set(states(statuses).values()) == {"finished"}
     alone, _ = run(document, tmp_path / "alone", InThisProcess())
     for each in plan.runs:
         assert_same_run(alone.folder / each.name, plan.folder / each.name, each.phase)
 
 
-def test_a_job_whose_time_is_over_goes_on_in_another(document: dict[str, Any], tmp_path: Path) -> None:
-    launcher = SlurmJobs(tmp_path / "slurm", cluster="local")
-    recipes = [{"recipe": "sac", "name": "long"}]
-    long = {**document, "recipes": recipes, "steps": 400, "evaluations": 4, "bundle_seconds": 0.1}
-    started: list[Any] = []
-    original = launcher.start
+def test_a_job_whose_time_is_over_goes_on_in_another(
+    document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What submitit puts into the next job goes on from the last bundle."""
+    document["recipes"] = [{"recipe": "sac", "name": "long"}]
+    original = StatusListener._on_step
 
-    def start(folder: Path) -> Any:
-        started.append(original(folder))
-        return started[-1]
+    def stopped_at_13(listener: StatusListener) -> bool:
+        if listener.num_timesteps == 13:
+            signal.raise_signal(signal.SIGTERM)
+        return original(listener)
 
-    def interrupt_once(statuses: dict[str, Status]) -> None:
-        (status,) = statuses.values()
-        if len(started) == 1 and status.step > 0 and bundles(plan_folder / "resume"):
-            started.append("interrupted")
-            started[0].job._interrupt()
-
-    plan_folder = tmp_path / "jobs" / "small" / "tiny-long-s0"
-    launcher.start = start  # type: ignore[method-assign]
-    plan, statuses = run(long, tmp_path / "jobs", launcher, interrupt_once)
-    assert set(states(statuses).values()) == {"finished"}
-    assert statuses["tiny-long-s0"].attempts == len([each for each in started if each == "interrupted"]) + 1
-    alone, _ = run(long, tmp_path / "alone")
-    assert_same_run(alone.folder / plan.runs[0].name, plan.folder / plan.runs[0].name)
+    with monkeypatch.context() as patch:
+        patch.setattr(StatusListener, "_on_step", stopped_at_13)
+        plan, statuses = run(document, tmp_path / "jobs")
+    assert states(statuses) == {"tiny-long-s0": "interrupted"}
+    path = plan.folder / "tiny-long-s0"
+    following = pickle.loads(pickle.dumps(_Run(str(path), 1, True).checkpoint()))
+    assert following.result() == "finished"
+    alone, _ = run(document, tmp_path / "alone")
+    assert_same_run(alone.folder / path.name, path)
 
 
 @pytest.fixture
@@ -78,23 +78,30 @@ def cluster(document: dict[str, Any]) -> Iterator[Any]:
 def test_a_node_that_dies(cluster: Any, document: dict[str, Any], tmp_path: Path) -> None:
     """Its run goes on on the other one; no run is lost, and all come to what one machine comes to, bit for bit."""
     recipes = [{"recipe": "sac", "name": name} for name in ("one", "two")]
-    long = {**document, "recipes": recipes, "steps": 800, "evaluations": 4, "bundle_seconds": 0.2}
+    long = {**document, "recipes": recipes, "steps": 1_500, "evaluations": 4, "bundle_seconds": 0.2}
     killed: list[str] = []
 
-    def kill_one(statuses: dict[str, Status]) -> None:
-        folders = {name: tmp_path / "ray" / "small" / name for name in statuses}
-        if not killed and all(bundles(RunFolder(path).resume_bundle) for path in folders.values()):
-            killed.extend(name for name, status in statuses.items() if status.state == "running")
-            cluster.remove_node(cluster.nodes_of_runs.pop(), allow_graceful=False)
+    def kill_the_first(statuses: dict[str, Status]) -> None:
+        for name, status in statuses.items():
+            if not killed and status.pid and bundles(tmp_path / "ray" / "small" / name / "resume"):
+                killed.append(name)
+                cluster.remove_node(node_of(cluster, status.pid), allow_graceful=False)
 
-    plan, statuses = run(long, tmp_path / "ray", RayTasks(cluster.address), kill_one)
+    plan, statuses = run(long, tmp_path / "ray", RayTasks(cluster.address, trust=True), kill_the_first)
     assert set(states(statuses).values()) == {"finished"}
-    assert len(killed) == 2
-    assert sorted(status.attempts for status in statuses.values()) == [1, 2]
+    assert {name for name, status in statuses.items() if status.attempts > 1} == set(killed) != set()
     alone, _ = run(long, tmp_path / "alone")
     for each in plan.runs:
         assert_same_run(alone.folder / each.name, plan.folder / each.name)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def node_of(cluster: Any, pid: int) -> Any:
+    """The node that has started a process."""
+    parents = []
+    while pid > 1:
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        parents.append(pid)
+    return next(node for node in cluster.nodes_of_runs if node.all_processes["raylet"][0].process.pid in parents)
 
 
 def test_options(document: dict[str, Any], tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def test_a_run_that_fails_stops_no_other(tiny_dataset: Callable[..., str], tmp_p
     document = grid(tiny_dataset(), recipes=[recipe, "cql"])
     path = tmp_path / "small.yml"
     path.write_text(yaml.safe_dump(document))
-    result = sb3_o2o("run", path, "--workers", 0)
+    result = sb3_o2o("run", path, "--workers", 0, "--trust")
     assert result.exit_code == 1, result.output
     assert "Traceback" not in result.output
     folder = Path("runs/small")
@@ -258,7 +258,8 @@ def test_processes_of_their_own(tiny_dataset: Callable[..., str], tmp_path: Path
     document["datasets"][0]["env"] = OWN_ENV
     path = tmp_path / "small.yml"
     path.write_text(yaml.safe_dump(document))
-    output = succeeds("run", path, "--workers", 2)
+    assert "--trust" in fails("run", path, "--workers", 2)  # the grid names a module
+    output = succeeds("run", path, "--workers", 2, "--trust")
     assert "tiny-cql-s0 finished online 20/20 score" in output
     assert "2 finished" in output
     alone, _ = run(document, tmp_path / "alone")
@@ -283,7 +284,7 @@ def test_stopped_and_killed_processes(tiny_dataset: Callable[..., str], tmp_path
             done.append("stop")
             signal.raise_signal(signal.SIGINT)
 
-    plan, statuses = run(document, tmp_path, LocalProcesses(2, 1), watch)
+    plan, statuses = run(document, tmp_path, LocalProcesses(2, 1, trust=True), watch)
     assert states(statuses) == {"tiny-stopped-s0": "interrupted", "tiny-killed-s0": "failed"}
     assert statuses["tiny-killed-s0"].error == "its process was killed by SIGKILL"
     assert RunFolder(plan.folder / "tiny-stopped-s0").resume_bundle.is_dir()
