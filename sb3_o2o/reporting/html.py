@@ -14,7 +14,7 @@ _STYLE = """
   :root { --page: #14171c; --ink: #e4e7ec; --soft: #9aa3b0; --line: #333a45; --card: #1c2027; --mark: #3a3117; }
 }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 78rem; background: var(--page); color: var(--ink);
+body { margin: 0 auto; padding: 1rem; max-width: 86rem; background: var(--page); color: var(--ink);
   font: 16px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: .5rem 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 2rem 0 .75rem; }

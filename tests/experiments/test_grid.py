@@ -1,5 +1,6 @@
 """What a grid may say, and what it may not: all of it is said before anything starts."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 from experiments.grids import SMALL, grid, plan_of
 from sb3_o2o.experiments.grid import read_grid
 from sb3_o2o.experiments.plan import make_plan
+from sb3_o2o.plain import UntrustedError
 
 
 def test_a_file_names_the_experiment_and_what_lies_beside_it(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
@@ -105,6 +107,12 @@ def test_a_dataset_that_does_not_fit_its_environment(tiny_dataset: Callable[...,
     document = grid("", datasets=[{"dataset": tiny_dataset(), "name": "tiny", "env": "Pendulum-v1"}])
     with pytest.raises(ValueError, match=r"dataset 'tiny' with recipe 'cql, warm': .*observations"):
         plan_of(document, tmp_path)
+
+
+def test_a_grid_imports_no_module_without_trust(tmp_path: Path) -> None:
+    with pytest.raises(UntrustedError, match="the module antigravity .*--trust"):
+        plan_of(grid("", datasets=[{"env": "antigravity:Up-v0", "name": "up"}], recipes=["sac"]), tmp_path)
+    assert "antigravity" not in sys.modules
 
 
 def test_no_file_and_no_yaml(tmp_path: Path) -> None:
