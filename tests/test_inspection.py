@@ -149,6 +149,23 @@ def test_a_buffer_of_the_users_class_needs_trust(tmp_path: Path) -> None:
     assert "trust" not in trusted.options, "or a saved model would trust for whoever opens it"
 
 
+def test_a_replay_buffer_is_loaded_without_running_code(marker: Path, tmp_path: Path) -> None:
+    model = make().learn(6)
+    model.save_replay_buffer(tmp_path / "buffer")
+    again = make()
+    for source in (tmp_path / "buffer", open(tmp_path / "buffer.pkl", "rb")):  # noqa: SIM115
+        again.load_replay_buffer(source)
+        assert again.replay_buffer.pos == 6
+        assert np.array_equal(again.replay_buffer.observations, model.replay_buffer.observations)
+    (tmp_path / "hostile.pkl").write_bytes(hostile.pickles(marker)["exec"])
+    with pytest.raises(UntrustedError, match=r"hostile\.pkl needs builtins\.exec"):
+        again.load_replay_buffer(tmp_path / "hostile.pkl")
+    (tmp_path / "list.pkl").write_bytes(pickle.dumps([1]))
+    with pytest.raises(ValueError, match=r"list\.pkl holds a list, expected a replay buffer"):
+        again.load_replay_buffer(tmp_path / "list.pkl")
+    assert not marker.exists()
+
+
 # -- names of environments and wrappers ----------------------------------------------------------------------------
 
 

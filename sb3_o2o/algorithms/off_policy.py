@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from functools import cached_property
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -23,7 +25,9 @@ from sb3_o2o.data import MixedReplayBuffer, MonteCarloDictReplayBuffer, MonteCar
 from sb3_o2o.data.filling import fill_replay_buffer
 from sb3_o2o.data.online import can_be_sampled, close_episodes
 from sb3_o2o.data.rewards import scaled_rewards
+from sb3_o2o.kinds import FLAG
 from sb3_o2o.objectives import Objective, ReevaluationObjective, make_objective, objective_class
+from sb3_o2o.plain.pickles import load_pickle
 from sb3_o2o.transfer.archive import OFF_POLICY_ACTING
 from sb3_o2o.updates.finite import TROUBLE
 from sb3_o2o.updates.sampling import fit_normalizer
@@ -182,6 +186,36 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
         """
         assert self.replay_buffer is not None
         fill_replay_buffer(self.replay_buffer, dataset)
+
+    def load_replay_buffer(  # type: ignore[override]
+        self, path: Any, truncate_last_traj: bool = True, trust: bool = False
+    ) -> None:
+        """
+        Stable-Baselines3's ``load_replay_buffer``, which runs no code of the file.
+
+        :param path: what ``save_replay_buffer`` wrote, with or without the ending, or a file-like object
+        :param truncate_last_traj: of hindsight's buffers: end the last trajectory, which is not gone on with
+        :param trust: open a file that may run any code, as one with a buffer class of your own has to
+        :raises UntrustedError: if it holds such a class, without ``trust=True``
+        :raises ValueError: if it holds something else than a replay buffer
+        """
+        FLAG.check("load_replay_buffer(trust)", trust)
+        source = path.read() if isinstance(path, io.BufferedIOBase) else Path(path)
+        if isinstance(source, Path) and not source.is_file():
+            source = source.with_name(f"{source.name}.pkl")
+        buffer = load_pickle(source, trust)
+        if not isinstance(buffer, ReplayBuffer):
+            raise ValueError(f"{path} holds a {type(buffer).__name__}, expected a replay buffer.")
+        if not hasattr(buffer, "handle_timeout_termination"):  # of Stable-Baselines3 before 2.1
+            buffer.handle_timeout_termination, buffer.timeouts = False, np.zeros_like(buffer.dones)
+        if isinstance(buffer, HerReplayBuffer):
+            if self.env is None:
+                raise ValueError("A replay buffer of hindsight needs the model's environment: set_env first.")
+            buffer.set_env(self.env)
+            if truncate_last_traj:
+                buffer.truncate_last_trajectory()
+        buffer.device = self.device
+        self.replay_buffer = buffer
 
     def _store_transition(
         self, replay_buffer: Any, buffer_action: np.ndarray, new_obs: Any, reward: np.ndarray, *rest: Any

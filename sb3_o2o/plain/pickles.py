@@ -17,8 +17,9 @@ import numpy as np
 import torch as th
 
 from sb3_o2o.plain import numeric, pickled_numbers
-from sb3_o2o.plain.allowlist import UntrustedError, current_name, is_trusted, safe_global
+from sb3_o2o.plain.allowlist import UntrustedError, current_name, is_trusted, safe_global, trusted_global
 from sb3_o2o.plain.decoder import new_object, set_state
+from sb3_o2o.plain.encoder import OPENERS
 from sb3_o2o.plain.pickle_machine import PickleMachine
 
 _CONTAINERS = (list, tuple, set, frozenset, dict, deque)
@@ -86,6 +87,8 @@ class _Careful:
         module, name = current_name(module, name)
         if (module, name) in _CALLS:
             return _CALLS[module, name]
+        if (module, name) in OPENERS:
+            return _Function(trusted_global(module, name))
         if module == "torch" and isinstance(getattr(th, name, None), th.dtype):
             return getattr(th, name)
         if module.startswith("cloudpickle"):
