@@ -341,7 +341,6 @@ class SACArguments(OffPolicyArguments, ExplorationArguments, total=False):
             COUNT,
             "critic updates per actor and temperature update when fine-tuning; pre-training updates all",
             1,
-            Choice((1, 2, 4)),
             online=True,
         ),
     ]

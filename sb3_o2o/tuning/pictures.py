@@ -81,9 +81,9 @@ def _history(study: optuna.Study, complete: Sequence[FrozenTrial]) -> Figure:
     axis.plot(
         numbers, values, "o", color=OFFLINE_COLOUR, markersize=5, label="mean over seeds (line: from worst to best)"
     )
-    axis.step(
-        numbers, np.maximum.accumulate(values), where="post", color=ONLINE_COLOUR, linewidth=1.6, label="best so far"
-    )
+    best = [*np.maximum.accumulate(values), values.max()]
+    numbers = np.append(numbers, len(study.get_trials(deepcopy=False)) - 1)
+    axis.step(numbers, best, where="post", color=ONLINE_COLOUR, linewidth=1.6, label="best so far")
     pruned = [each for each in study.get_trials(deepcopy=False) if each.state is TrialState.PRUNED]
     if pruned:
         low = float(
@@ -99,7 +99,7 @@ def _history(study: optuna.Study, complete: Sequence[FrozenTrial]) -> Figure:
         )
     axis.set(xlabel="trial", ylabel="value", title=study.study_name)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     _plain_frame(axis)
     return figure
 
@@ -127,13 +127,14 @@ def _parallel(study: optuna.Study, complete: Sequence[FrozenTrial], order: Seque
         heights = [heights[row] for heights, _ in columns]
         best = row == int(values.argmax())
         axis.plot(heights, color=colours(scale(values[row])), alpha=0.9, linewidth=2.6 if best else 1.1)
+    style: Any = {"fontsize": 7, "bbox": {"boxstyle": "round,pad=0.1", "color": "white", "alpha": 0.8}}
     for place, (_, ticks) in enumerate(columns):
         axis.axvline(place, color=REFERENCE_COLOUR, linewidth=0.8, zorder=0)
         for height, text in ticks:
-            axis.annotate(text, (place, height), (4, 0), textcoords="offset points", fontsize=7, va="center")
+            axis.annotate(text, (place, height), (4, 0), textcoords="offset points", va="center", **style)
     axis.set_xticks(range(len(names)), [name.replace(".", ".\n", 1) for name in names], fontsize=8)
     axis.set_yticks([])
-    axis.set(title=f"{study.study_name}: each line a trial", xlim=(-0.2, len(names) - 0.4))
+    axis.set(title=f"{study.study_name}: each line a trial", xlim=(-0.2, len(names) - 0.7))
     for spine in axis.spines.values():
         spine.set_visible(False)
     figure.colorbar(ScalarMappable(scale, colours), ax=axis, label="value")
