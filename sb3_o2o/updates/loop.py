@@ -114,8 +114,10 @@ class UpdateLoop:
             if model.actor_max_grad_norm is not None and "actor" in losses:
                 th.nn.utils.clip_grad_norm_(parameters["actor"], model.actor_max_grad_norm)
             step_all(optimizers[name] for name in losses)  # once all gradients of the step are formed
-            named = {f"{name}_loss": loss for name, loss in losses.items()}
-            metrics = reported(metrics, {**step_metrics, **named}, _who(step))
+            metrics = reported(metrics, step_metrics, _who(step))
+            for name, loss in losses.items():  # where several steps are of one optimiser, their sum
+                key = f"{name}_loss"
+                metrics[key] = metrics[key] + loss if key in metrics else loss
         return metrics
 
     def optimizers(self, objective: Objective) -> dict[str, th.optim.Optimizer]:

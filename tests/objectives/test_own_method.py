@@ -50,6 +50,17 @@ class Noting(FineTuningCallback):
             assert metrics["distances"].shape == (len(batch),)
 
 
+def test_losses_of_one_optimiser_in_two_steps_are_logged_as_their_sum() -> None:
+    plain, own = (make(objective=each).pretrain(dataset(), 1) for each in ("sac", Imitation))
+    batch = own.sample_batch(8)
+    own.policy.load_state_dict(plain.policy.state_dict())
+    losses = []
+    for model in (plain, own):
+        th.manual_seed(0)
+        losses.append(model.update(batch))
+    assert losses[1]["actor_loss"] > losses[0]["actor_loss"]
+
+
 @pytest.mark.parametrize("objective", [Imitation, NAME], ids=["the class", "a dotted name"])
 def test_an_objective_of_ones_own_trains_like_ours(objective: Any, tmp_path: Path) -> None:
     """It pre-trains and fine-tunes, and is saved, loaded and resumed; its weight moves something."""
