@@ -162,7 +162,9 @@ OTHERS: dict[Any, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(
-    ("build", "name"), [(build, name) for build, others in OTHERS.items() for name in others], ids=str
+    ("build", "name"),
+    [(build, name) for build, others in OTHERS.items() for name in others],
+    ids=lambda value: getattr(value, "__name__", value),
 )
 def test_what_only_matters_online_leaves_pre_training_alone(build: Any, name: str, tmp_path: Any) -> None:
     objective = {make: "cql", make_td3: "td3_bc", make_ppo: "iql"}[build]
