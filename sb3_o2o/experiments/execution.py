@@ -193,7 +193,8 @@ def execute(path: Path, threads: int | None = None, trust: bool = False) -> str:
         status.speed = None
         with suppress(OSError):
             status.write(path)
-    add_to_tables(experiment_of(path, job), [path])
+    with suppress(OSError):  # likewise: whoever started it tries again, and says so
+        add_to_tables(experiment_of(path, job), [path])
     return status.state
 
 

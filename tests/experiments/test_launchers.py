@@ -78,7 +78,7 @@ def cluster(document: dict[str, Any]) -> Iterator[Any]:
 def test_a_node_that_dies(cluster: Any, document: dict[str, Any], tmp_path: Path) -> None:
     """Its run goes on on the other one; no run is lost, and all come to what one machine comes to, bit for bit."""
     recipes = [{"recipe": "sac", "name": name} for name in ("one", "two")]
-    long = {**document, "recipes": recipes, "steps": 1_500, "evaluations": 4, "bundle_seconds": 0.2}
+    long = {**document, "recipes": recipes, "steps": 1_000, "evaluations": 4, "bundle_seconds": 0.2}
     killed: list[str] = []
 
     def kill_the_first(statuses: dict[str, Status]) -> None:
@@ -90,9 +90,9 @@ def test_a_node_that_dies(cluster: Any, document: dict[str, Any], tmp_path: Path
     plan, statuses = run(long, tmp_path / "ray", RayTasks(cluster.address, trust=True), kill_the_first)
     assert set(states(statuses).values()) == {"finished"}
     assert {name for name, status in statuses.items() if status.attempts > 1} == set(killed) != set()
-    alone, _ = run(long, tmp_path / "alone")
-    for each in plan.runs:
-        assert_same_run(alone.folder / each.name, plan.folder / each.name)
+    alone, _ = run({**long, "recipes": recipes[:1]}, tmp_path / "alone")
+    for each in plan.runs:  # they differ in nothing but their names
+        assert_same_run(alone.folder / alone.runs[0].name, plan.folder / each.name)
 
 
 def node_of(cluster: Any, pid: int) -> Any:
