@@ -22,7 +22,7 @@ from sb3_o2o.data.online import can_be_sampled
 from sb3_o2o.data.rewards import scaled_rewards
 from sb3_o2o.diagnostics.drift import gaussian_kl, softmax_kl
 from sb3_o2o.diagnostics.environment import refuse_training_environment, single_environment
-from sb3_o2o.diagnostics.q_values import true_q_values
+from sb3_o2o.diagnostics.q_values import normalized_difference, true_q_values
 from sb3_o2o.evaluation import preserved_random_state
 from sb3_o2o.evaluation.eval_callback import is_pretraining
 from sb3_o2o.kinds import Count, Environment, Seed, instance, is_whole, kind
@@ -180,6 +180,31 @@ def on_policy_q_values(model: AnyModel, env: Environment, n_episodes: Count = 3,
         if isinstance(env, str):
             vec_env.close()
     return found
+
+
+@checked
+def q_difference_to_online(
+    model: AnyModel, online: AnyModel, env: Environment, n_episodes: Count = 3, seed: Seed = 0
+) -> float:
+    """
+    SO2's comparison with online reinforcement learning (Zhang et al. 2024, figure 2b): the normalised difference of a
+    model's values from its own returns, less the same of a model that was trained online alone, such as SAC from
+    scratch with a return like the other's. Above 0 the first over-estimates more than online training does.
+
+    :param model: an O2OSAC or O2OTD3
+    :param online: another, trained online
+    :param env: one environment that pays raw rewards, or its id; both policies act in it, from the same seeds
+    :param n_episodes: whole episodes of each, >= 1
+    :param seed: of the environment and of the sampled actions
+    :return: the difference of the two means
+    :raises ValueError: see :func:`on_policy_q_values`
+    """
+    found = []
+    for each in (model, online):
+        episodes = on_policy_q_values(each, env, n_episodes, seed)
+        estimated, true = (np.concatenate([getattr(one, name) for one in episodes]) for name in ("estimated", "true"))
+        found.append(normalized_difference(estimated, true))
+    return found[0] - found[1]
 
 
 def _episode(model: Any, env: VecEnv, observation: Any) -> tuple[QEstimates, Any]:

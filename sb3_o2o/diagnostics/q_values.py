@@ -63,8 +63,8 @@ def normalized_difference(estimated: Numbers, true: Numbers, smallest: Positive 
     Mean of ``(estimated - true) / |true|`` (SO2, Zhang et al. 2024, figure 2b; "percent difference" in Fujimoto and Gu
     2021). Positive is over-estimation. The papers divide by ``true``, which turns the sign where returns are negative.
 
-    SO2 subtracts the same number of an online SAC agent; do so with two runs. Steps whose return is close to 0 dominate
-    the mean: look at both means as well.
+    SO2 subtracts the same number of an online SAC agent: :func:`~sb3_o2o.diagnostics.q_difference_to_online`. Steps
+    whose return is close to 0 dominate the mean: look at both means as well.
 
     :param estimated: Q-values, ``(n,)``
     :param true: discounted returns, ``(n,)``

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -17,6 +17,7 @@ from sb3_o2o.networks import frozen_copy
 from sb3_o2o.objectives import (
     DeterministicAlignmentObjective,
     Objective,
+    OnReevaluatedCriticsObjective,
     StochasticAlignmentObjective,
 )
 from sb3_o2o.search_space import Range, SearchSpace
@@ -181,6 +182,8 @@ class ValueAlignment(_GradientPhase):
         >= 0; for deterministic policies
     :param largest_distance: clamp of that distance, > 0; the model's ``target_policy_noise`` by default
     :param action_clip: largest action magnitude whose density is evaluated, in (0, 1); for policies with a density
+    :param critics: ``"aligned"``, or what the paper compares it with in figure 1: the policy is updated alike on
+        critics that stay as they were re-evaluated (``"fixed"``), or that go on by the online rule (``"iterative"``)
     :param batch_size: transitions per update, > 0; by default the model's
     :param dataset: offline data; by default those that the model was pre-trained on
     :raises ValueError: for a number out of range, or without a dataset
@@ -200,6 +203,7 @@ class ValueAlignment(_GradientPhase):
         distance_weight: NotNegative = 1.0,
         largest_distance: Positive | None = None,
         action_clip: InnerFraction = 1 - 1e-4,
+        critics: Literal["aligned", "fixed", "iterative"] = "aligned",
         batch_size: Count | None = None,
         dataset: AnyDataset = None,
     ):
@@ -207,6 +211,7 @@ class ValueAlignment(_GradientPhase):
         self.distance_weight = distance_weight
         self.largest_distance = largest_distance
         self.action_clip = action_clip
+        self.critics = critics
         #: the offline policy, while the phase lasts
         self.policy: Any = None
 
@@ -248,6 +253,8 @@ class ValueAlignment(_GradientPhase):
 
     def _objective(self, model: Any) -> Objective:
         self.policy.to(model.device)
+        if self.critics != "aligned":
+            return OnReevaluatedCriticsObjective(model, iterative=self.critics == "iterative")
         if model.actor.stochastic:
             return StochasticAlignmentObjective(model, self.policy, action_clip=self.action_clip)
         largest = model.target_policy_noise if self.largest_distance is None else self.largest_distance
@@ -256,5 +263,5 @@ class ValueAlignment(_GradientPhase):
         )
 
     def _end(self, model: Any) -> None:
-        model.copy_to_targets()
+        model.copy_to_targets(critics=self.critics != "fixed")
         self.policy = None

@@ -9,6 +9,7 @@ from sb3_o2o.checked import check_keyword_arguments, checked
 from sb3_o2o.errors import unknown
 from sb3_o2o.objectives.alignment import (
     DeterministicAlignmentObjective,
+    OnReevaluatedCriticsObjective,
     ReevaluationObjective,
     StochasticAlignmentObjective,
 )
@@ -156,6 +157,7 @@ __all__ = [
     "LossesAndMetrics",
     "MonteCarloValueObjective",
     "Objective",
+    "OnReevaluatedCriticsObjective",
     "PPOAWACObjective",
     "PPOBCObjective",
     "PPOCritics",

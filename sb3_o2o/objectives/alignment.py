@@ -51,6 +51,65 @@ class ReevaluationObjective(Objective):
         yield from self.model.finetuning_objective.steps(batch, None)
 
 
+class OnReevaluatedCriticsObjective(Objective):
+    """
+    The policy on critics that were re-evaluated and are not aligned with it: what OCR-CFT compares its alignment with
+    (figure 1). The critics stay as they are, or go on as the policy does; the temperature stays.
+
+    :param model: the algorithm whose networks are trained
+    :param iterative: update the critics by the online rule as well
+    """
+
+    delayed = False
+
+    @checked
+    def __init__(self, model: CriticLearner, *, iterative: bool):
+        super().__init__(model)
+        ReevaluationObjective(model)  # refuses what has no online rule
+        self.iterative = iterative
+        # an attribute of the object: fixed critics have fixed targets
+        self.moves_targets = iterative  # type: ignore[misc]
+
+    @property
+    def model(self) -> CriticLearner:
+        """The algorithm whose networks are trained."""
+        return self._model[0]
+
+    def steps(self, batch: Batch, actor_batch: Batch | None) -> Iterator[Step]:
+        """See :meth:`Objective.steps`."""
+        online = self._online
+        if self.iterative:
+            yield from online.steps(batch, None)
+        if self.model.actor.stochastic:
+            learner: Any = self.model
+            arguments = (batch, online.noise("policy", batch.observations), learner.current_ent_coef())
+            yield Step(self.soft_loss, arguments)
+        else:
+            yield Step(self.deterministic_loss, (batch,))
+
+    def soft_loss(self, batch: Batch, noise: th.Tensor | None, ent_coef: th.Tensor) -> LossesAndMetrics:
+        """
+        :param batch: transitions
+        :param noise: standard normal draws for the actions, ``(B, act)``; None with gSDE
+        :param ent_coef: temperature, ``(1,)``
+        :return: the actor's loss
+        """
+        losses, metrics, _ = SACObjective.actor_loss(self._online, batch, noise, ent_coef)
+        return losses, metrics
+
+    def deterministic_loss(self, batch: Batch) -> LossesAndMetrics:
+        """
+        :param batch: transitions
+        :return: the actor's loss
+        """
+        return TD3Objective.actor_losses(self._online, batch)
+
+    @property
+    def _online(self) -> Any:
+        """What is minimised online, whose terms beyond SAC's and TD3's are left out."""
+        return self.model.finetuning_objective
+
+
 class StochasticAlignmentObjective(SACObjective):
     """
     Align a soft critic with a policy that has a density (OCR-CFT, eq. 12 and 13): the value of the offline policy's

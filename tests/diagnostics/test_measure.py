@@ -24,6 +24,7 @@ from sb3_o2o.diagnostics import (
     mean_q_and_td_error,
     on_policy_q_values,
     policy_and_q_drift,
+    q_difference_to_online,
 )
 from sb3_o2o.diagnostics.measure import looking, reduced_q
 from sb3_o2o.finetuning import DatasetReplay
@@ -305,3 +306,20 @@ def test_hindsight_before_the_end_of_an_episode() -> None:
     O2OSAC("MultiInputPolicy", Relabelled(gym.make(tiny.GOAL)), **arguments).learn(12, callback=seen)
     assert seen.timesteps == [0, 4, 8, 12]
     assert np.isnan(seen.values["q_online"]).tolist() == [True, True, True, False]
+
+
+def test_the_difference_to_an_online_run() -> None:
+    """SO2's figure 2b in one call."""
+    offline, online = make(), make(seed=8)
+    with th.no_grad():
+        for parameter in offline.critic.parameters():
+            parameter.fill_(0.0)
+        offline.critic.ensemble.layers[-1].bias.fill_(30.0)  # type: ignore[union-attr,operator]
+    parts = []
+    for model in (offline, online):
+        (episode,) = on_policy_q_values(model, Drift(), 1, seed=5)
+        parts.append(((episode.estimated - episode.true) / np.abs(episode.true)).mean())
+    assert parts[0] > parts[1]
+    found = q_difference_to_online(offline, online, Drift(), 1, seed=5)
+    assert found == pytest.approx(parts[0] - parts[1], rel=1e-6)
+    assert q_difference_to_online(online, online, Drift(), 1) == 0.0
