@@ -336,7 +336,8 @@ def _read(path: Path) -> None:
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
             assert archive.testzip() is None
-            assert "data" in archive.namelist()  # of one that is cut, what is found may be an archive inside of it
+            # of one that is cut, what is found may be an archive inside of it
+            assert {"data", "value.json"} & set(archive.namelist())
     elif path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as saved:
             dict(saved)
