@@ -100,6 +100,21 @@ def _exchange(temporary: Path, target: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
+def remove_folder(path: str | os.PathLike[str]) -> None:
+    """
+    Delete a folder so that it is gone from its name at once: a process that dies meanwhile leaves no half of it there,
+    but a leftover (:func:`remove_leftovers`).
+
+    :param path: of the folder; there may be none
+    """
+    target = Path(path)
+    if not target.exists():
+        return
+    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".incomplete"))
+    os.replace(target, aside / target.name)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
 def settled(path: str | os.PathLike[str]) -> Path:
     """
     A folder that :func:`whole_folder` writes. If a process died between setting the old one aside and putting the new

@@ -11,7 +11,7 @@ import pytest
 from toy_tasks import assert_same, make, state, vec
 
 from sb3_o2o import O2OSAC
-from sb3_o2o.files import locked, remove_leftovers, settled, whole_file, whole_folder, write_whole
+from sb3_o2o.files import locked, remove_folder, remove_leftovers, settled, whole_file, whole_folder, write_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -161,3 +161,23 @@ def test_a_full_disk_is_named_with_the_file(tmp_path: Path, monkeypatch: pytest.
         write_whole(tmp_path / "evaluations.npz", "after")
     assert (tmp_path / "evaluations.npz").read_text() == "before"
     assert [each.name for each in tmp_path.iterdir()] == ["evaluations.npz"]
+
+
+def test_a_folder_is_gone_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the process dies while its files are deleted."""
+
+    class Killed(BaseException):
+        pass
+
+    def rmtree(*_: object, **__: object) -> None:
+        raise Killed
+
+    write_whole(tmp_path / "folder" / "a", "")
+    with monkeypatch.context() as patch:
+        patch.setattr("sb3_o2o.files.shutil.rmtree", rmtree)
+        with pytest.raises(Killed):
+            remove_folder(tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == []
+    remove_folder(tmp_path / "folder")  # there is none

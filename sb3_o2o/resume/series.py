@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 from sb3_o2o.checked import checked
-from sb3_o2o.files import settled
+from sb3_o2o.files import remove_folder, settled
 from sb3_o2o.resume import bundle
 from sb3_o2o.resume.manifest import MANIFEST, DamagedBundle, Manifest
 
@@ -43,7 +42,7 @@ def write(model: Any, folder: str | os.PathLike[str], keep: int = 2) -> Path:
     staying = whole[max(len(whole) - keep + 1, 0) :]
     for each in there:
         if each not in staying:
-            shutil.rmtree(each, ignore_errors=True)
+            remove_folder(each)
     return path
 
 

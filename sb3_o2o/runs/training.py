@@ -1,7 +1,6 @@
 """A training run from its configuration to its folder: pre-training, fine-tuning, interruption and resumption."""
 
 import copy
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from sb3_o2o.errors import NonFiniteError
 from sb3_o2o.evaluation import Evaluation, NormalizedEvalCallback, ReferenceScore, read_evaluations
 from sb3_o2o.evaluation.plotting import plot_learning_curve
 from sb3_o2o.evaluation.rollouts import n_side_by_side
+from sb3_o2o.files import remove_folder
 from sb3_o2o.recipes import Recipe, load_recipe
 from sb3_o2o.resume import ResumeBundle, draw_other_numbers, newest_bundle, stop_on_signals
 from sb3_o2o.runs.environments import policy_for
@@ -268,8 +268,7 @@ def train(
                 _draw_what_there_is(prepared, folder)
                 raise Interrupted(stopped.by)
     path = draw(prepared, folder) if picture else folder.picture
-    if folder.resume_bundle.is_dir():
-        shutil.rmtree(folder.resume_bundle)  # there is nothing left to go on with
+    remove_folder(folder.resume_bundle)  # there is nothing left to go on with
     return path
 
 
