@@ -66,7 +66,7 @@ def _connect(ray: Any, address: str | None) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
+            ray.init(address=address, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ValueError(f"There is no Ray cluster at {address!r}: {error}") from error
 
