@@ -148,30 +148,12 @@ class TransferableAlgorithm(_Base):
         :raises ValueError: if the source cannot be used, naming what would help
         :raises NonFiniteError: if weights that are kept hold NaN or infinity
         """
-        return load_offline(  # type: ignore[no-any-return]
-            cls,
-            source,
-            env,
-            policy=policy,
-            recipe=recipe,
-            objective=objective,
-            finetuning=finetuning,
-            dataset=dataset,
-            pretrain_steps=pretrain_steps,
-            load_actor=load_actor,
-            load_critic=load_critic,
-            load_optimizer=load_optimizer,
-            start_ent_coef=start_ent_coef,
-            clone_std=clone_std,
-            clone_loss=clone_loss,
-            report_episodes=report_episodes,
-            device=device,
-            progress_bar=progress_bar,
-            custom_objects=custom_objects,
-            vec_normalize=vec_normalize,
-            trust=trust,
-            **kwargs,
-        )
+        named = dict(locals())  # the options stand in the signature above, and nowhere else
+        options = {
+            **named.pop("kwargs"),
+            **{name: named[name] for name in named if name not in ("cls", "source", "env")},
+        }
+        return load_offline(cls, source, env, {**kwargs, **options})  # type: ignore[no-any-return]
 
     @checked
     def set_env(self, env: Annotated[GymEnv, ENVIRONMENT], force_reset: bool = True) -> None:

@@ -84,14 +84,8 @@ def speed(
     where = f"{machine.get('gpu', machine['processor'])}; threads: {threads}; rounds: {rounds}, of {updates} updates"
     console.print(where, markup=False, highlight=False)
     if out is not None:
-        settings = {
-            "rows": [work.name for work in chosen],
-            "rounds": rounds,
-            "updates": updates,
-            "threads": threads,
-            "device": device,
-            "precision": _names("--precision", precision),
-        }
+        settings = {"rows": [work.name for work in chosen], "rounds": rounds, "updates": updates, "threads": threads}
+        settings.update(device=device, precision=_names("--precision", precision))
         about = _about(machine, settings, versions=versions)
         report.write_json(out / "speed.json", report.to_document(results, about))
         report.draw(out / "speed.png", results, where)

@@ -62,11 +62,11 @@ class FineTunedLearner(Learner, Protocol):
     def finetuning_objective(self) -> Objective:
         """What ``learn`` minimises."""
 
-    def set_phase(self, phase: str) -> None:
-        """Enter a phase, and tell all callbacks."""
+    # methods that users call as well: the algorithms, such as :class:`~sb3_o2o.O2OSAC`, describe them
 
-    def request_stop(self) -> None:
-        """End ``learn`` or ``pretrain`` at the next point where nothing is half-done."""
+    def set_phase(self, phase: str) -> None: ...
+
+    def request_stop(self) -> None: ...
 
     def gradient_phase(
         self,
@@ -76,39 +76,29 @@ class FineTunedLearner(Learner, Protocol):
         buffer: OfflineReplayBuffer,
         log_interval: int = 1000,
         batch_size: int | None = None,
-    ) -> bool:
-        """:return: whether a phase of updates without environment steps is complete; False where it was stopped"""
+    ) -> bool: ...
 
     def open_offline_buffer(
         self, source: Any = None, for_whom: str = "pretrain", *, whole_episodes: bool = False
-    ) -> OfflineReplayBuffer:
-        """:return: a buffer with a random generator of its own on a dataset, by default on the model's"""
+    ) -> OfflineReplayBuffer: ...
 
-    def to_batch(self, samples: Any) -> Batch:
-        """:return: what a buffer returned, as objectives and hooks take it"""
+    def to_batch(self, samples: Any) -> Batch: ...
 
-    def copy_to_targets(self, critics: bool = True) -> None:
-        """Make target networks equal to their networks, those of the critics where asked."""
+    def copy_to_targets(self, critics: bool = True) -> None: ...
 
-    def renew_critics(self) -> None:
-        """Fresh critics, and fresh states of all optimisers; the policy stays."""
+    def renew_critics(self) -> None: ...
 
-    def renew_actor(self) -> None:
-        """A fresh policy with a fresh state of its optimiser; critics stay."""
+    def renew_actor(self) -> None: ...
 
-    def reevaluation_objective(self) -> Objective:
-        """:return: what re-evaluates the policy before fine-tuning"""
+    def reevaluation_objective(self) -> Objective: ...
 
-    def get_vec_normalize_env(self) -> Any:
-        """:return: the ``VecNormalize`` around the environments, if there is one"""
+    def get_vec_normalize_env(self) -> Any: ...
 
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
-    ) -> tuple[np.ndarray, Any]:
-        """:return: actions within the action space, ``(n_envs, act)``, and the state to hand on"""
+    ) -> tuple[np.ndarray, Any]: ...
 
-    def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
-        """Write the model to a zip."""
+    def save(self, path: Any, exclude: Any = None, include: Any = None) -> None: ...
 
 
 class FineTuningCallback(BaseCallback):

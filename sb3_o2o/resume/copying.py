@@ -19,7 +19,7 @@ from sb3_o2o.updates.hooks import Hooks
 from sb3_o2o.updates.loop import UpdateLoop
 
 #: what belongs to a call of ``learn`` or ``pretrain``, or is made again from the rest
-_LEFT_OUT = (*("hooks", "call", "loop", "phase_in_progress", "_target_parameters", "_logger", "_custom_logger"),)
+_LEFT_OUT = {"hooks", "call", "loop", "phase_in_progress", "_target_parameters", "_logger", "_custom_logger"}
 
 
 def state_of(model: Any) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.type_aliases import GymEnv
 
@@ -49,54 +49,39 @@ _RUN_ARGUMENTS = (
 )
 
 
-def load_offline(
-    algorithm: Any,
-    source: Any,
-    env: GymEnv | str | None = None,
-    *,
-    policy: str | None = None,
-    recipe: str | Recipe | None = None,
-    objective: str | None = None,
-    finetuning: list[Any] | None = None,
-    dataset: Any = None,
-    pretrain_steps: int | None = None,
-    load_actor: bool = True,
-    load_critic: bool | None = None,
-    load_optimizer: bool = True,
-    start_ent_coef: float | None = None,
-    clone_std: float = 0.1,
-    clone_loss: str = "mse",
-    report_episodes: int = 0,
-    device: th.device | str = "auto",
-    progress_bar: bool = False,
-    custom_objects: dict[str, Any] | None = None,
-    vec_normalize: Any = None,
-    trust: bool = False,
-    **kwargs: Any,
-) -> Any:
-    """See ``load_offline`` of the algorithms, with the class first."""
+#: options of ``load_offline`` that say how networks are taken over, or trained here
+_TRAINING = (
+    *("pretrain_steps", "progress_bar", "load_actor", "load_critic", "load_optimizer", "start_ent_coef", "clone_std"),
+    *("clone_loss", "report_episodes", "trust"),
+)
+
+
+def load_offline(algorithm: Any, source: Any, env: GymEnv | str | None, options: Mapping[str, Any]) -> Any:
+    """
+    See ``load_offline`` of the algorithms.
+
+    :param algorithm: the class
+    :param source: what to start from
+    :param env: the online environment
+    :param options: every other argument by its name, constructor arguments among them
+    """
+    given = dict(options)
+    training = {name: given.pop(name) for name in _TRAINING}
+    policy, recipe, device = (given.pop(name) for name in ("policy", "recipe", "device"))
+    custom_objects, vec_normalize = given.pop("custom_objects"), given.pop("vec_normalize")
+    for name in ("objective", "finetuning", "dataset"):
+        if given[name] is None:
+            del given[name]
+    trust = training["trust"]
     if are_agents(source):
         source = merged(algorithm, source, custom_objects, trust)
-    named = {"objective": objective, "finetuning": finetuning, "dataset": dataset}
-    given = {**kwargs, **{name: value for name, value in named.items() if value is not None}}
     algorithm.constructor.check_names(f"argument of {algorithm.__name__}", given)
     given = algorithm.constructor.accepted(algorithm, given)
-    training: dict[str, Any] = {
-        "pretrain_steps": pretrain_steps,
-        "progress_bar": progress_bar,
-        "load_actor": load_actor,
-        "load_critic": load_critic,
-        "load_optimizer": load_optimizer,
-        "start_ent_coef": start_ent_coef,
-        "clone_std": clone_std,
-        "clone_loss": clone_loss,
-        "report_episodes": report_episodes,
-        "trust": trust,
-    }
     of_constructor = {"policy": policy, "env": env, "recipe": recipe, "device": device}
     others = {"source": source, "custom_objects": custom_objects, "vec_normalize": vec_normalize}
     check_options(algorithm, of_constructor, {**training, **others})
-    check_start(algorithm, start_ent_coef, given.get("ent_coef"))
+    check_start(algorithm, training["start_ent_coef"], given.get("ent_coef"))
+    given["device"] = device
     if env is None and isinstance(source, BaseAlgorithm):
         env = source.get_env()
     here: Any = None if env is None else algorithm._wrap_env(maybe_make_env(env, verbose=0), verbose=0)
@@ -118,12 +103,12 @@ def load_offline(
         alike = saved_model_sees(family, here, training, given.get("verbose", 0))
         if alike is not None or here is None:
             opening = {"custom_objects": objects, "trust": trust}
-            return _from_saved(algorithm, path, alike, recipe, {**given, "device": device}, training, opening)
+            return _from_saved(algorithm, path, alike, recipe, given, training, opening)
     if path is not None:
         source = load_foreign(family, path, custom_objects, trust)
     if is_policy:
-        return from_policy(algorithm, source, here, policy, recipe, {**given, "device": device}, training)
-    return _from_dataset(algorithm, source, here, policy, recipe, {**given, "device": device}, training)
+        return from_policy(algorithm, source, here, policy, recipe, given, training)
+    return _from_dataset(algorithm, source, here, policy, recipe, given, training)
 
 
 def _from_saved(

@@ -107,8 +107,7 @@ class Trainee(Protocol):
     def logger(self) -> Logger:
         """SB3's logger."""
 
-    def get_vec_normalize_env(self) -> VecNormalize | None:
-        """:return: SB3's normaliser around the environment"""
+    def get_vec_normalize_env(self) -> VecNormalize | None: ...
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         """See SB3."""
@@ -121,8 +120,7 @@ class Trainee(Protocol):
     def active_objective(self) -> Objective:
         """What the next gradient step minimises."""
 
-    def set_phase(self, phase: str) -> None:
-        """Enter a phase and tell the callbacks."""
+    def set_phase(self, phase: str) -> None: ...
 
     def begin_new_run(self) -> None:
         """Forget what belongs to one fine-tuning run."""
