@@ -126,6 +126,8 @@ OTHERS = [
     (f"{COLLECT} --n-steps 5 --policy nowhere", "no saved model and no run folder at 'nowhere'"),
     (f"{COLLECT} --n-steps 5 --policy empty", "There is no run in 'empty'"),
     (f"pretrain nowhere.npz --env {BOX}", "There is no file nowhere.npz"),
+    ("pretrain nowhere.npz", "There is no file nowhere.npz"),
+    ("pretrain no/such-v0", "There is no Minari dataset 'no/such-v0'"),
     (f"pretrain text.npz --env {BOX}", "text.npz cannot be read as an .npz of plain arrays: it is no zip file"),
     (f"pretrain empty --env {BOX}", "empty is not a Minari dataset that can be read"),
     (f"pretrain stock.zip --env {BOX}", "a saved model, perhaps"),

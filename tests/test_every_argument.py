@@ -37,27 +37,17 @@ PREDICT = "Stable-Baselines3's own method, at each step: it says which shape it 
 ACCEPTED: dict[str, str] = {
     **dict.fromkeys(("*Objective.*", "Draws*", "Batch.*", "PPOCritics.*", "*.to_batch", "*.sample_online"), LOOP),
     **dict.fromkeys(("*.draws_blocks", "*.is_target_step", "*.train", "*.draw_critics", "*.defer_updates"), LOOP),
-    **dict.fromkeys(("FineTuningCallback.*", "BalancedReplay.*", "SymmetricReplay.*", "FIFOReplay.*"), HOOK),
-    **dict.fromkeys(("*.predict",), PREDICT),
+    **dict.fromkeys(("FineTuningCallback.*", "ResumeBundle.on_*", "*.measure_batch", "*.check_run"), HOOK),
     **dict.fromkeys(
-        (
-            "PolicyExpansion.*",
-            "TrustRegion.*",
-            "AdaptiveBC.*",
-            "ActorCriticAlignment.*",
-            "ConstrainedFineTuning.*",
-            "DualCritic.*",
-            "PerturbedTargets.*",
-            "ResumeBundle.on_*",
-        ),
-        HOOK,
+        ("DualCritic.*", "PolicyExpansion.*", "ActorCriticAlignment.*", "*.offline_actions", "*.dataset_opened"), HOOK
     ),
-    **dict.fromkeys(("*.act", "*.offline_actions", "*.measure_batch", "*.drawn_from", "*.check_run"), HOOK),
-    **dict.fromkeys(("*.renews_critics", "*.dataset_opened", "*.collect_rollouts", "*Diagnostics*.check"), HOOK),
+    **dict.fromkeys(("DiagnosticsCallback.check", "*.collect_rollouts"), HOOK),
+    "*.predict": PREDICT,
     **dict.fromkeys(("*Critic.*", "EnsembleL*", "EnsembleMLP.forward*", "ValueNetwork.*", "DensityRatio.*"), NETWORK),
     **dict.fromkeys(("ConditionalVAE.*", "NormalizedExtractor.*", "O2O*Policy.*", "EnsemblePolicyMixin.*"), NETWORK),
     **dict.fromkeys(("*.step", "*.observation", "NormalizedScore.reset"), GYMNASIUM),
-    **dict.fromkeys(("sb3_o2o.objectives.functional.*", "gaussian_*", "squashed_*", "softmax_kl"), FORMULA),
+    **dict.fromkeys(("sb3_o2o.objectives.functional.*", "gaussian_*", "squashed_*"), FORMULA),
+    **dict.fromkeys(("softmax_kl", "mixture_moments"), FORMULA),
 }
 NEGATIVE = "below 0 as well"
 INFINITE = "infinity is no limit"
@@ -223,7 +213,10 @@ OWNERS: dict[str, Callable[[], Any]] = {
 
 
 def is_accepted(each: Public, name: str) -> bool:
-    names = each.name, f"{each.name}({name})", f"{each.function.__module__}.{each.name}"
+    names = [each.name, f"{each.name}({name})", f"{each.function.__module__}.{each.name}"]
+    if "." in each.name and each.owner is not None:  # a hook is one in every class that answers it
+        method = each.function.__name__
+        names += [f"{base.__name__}.{method}" for base in each.owner.__mro__ if method in vars(base)]
     return any(fnmatch(full, pattern) for full in names for pattern in ACCEPTED)
 
 

@@ -18,7 +18,7 @@ from sb3_o2o.data.formats.episode_lists import episodes_source
 from sb3_o2o.data.formats.hdf5 import hdf5_source
 from sb3_o2o.data.formats.imitation import IMITATION_FOLDER, IMITATION_OPTIONS, is_trajectory, trajectories_source
 from sb3_o2o.data.formats.lerobot import LEROBOT
-from sb3_o2o.data.formats.minari import is_minari_folder, minari_folder_source, minari_source, open_minari
+from sb3_o2o.data.formats.minari import folder_of, is_minari_folder, minari_folder_source, minari_source, open_minari
 from sb3_o2o.data.formats.reading import Format, Reading, first_match, open_as
 from sb3_o2o.data.formats.steps import STEP_OPTIONS
 from sb3_o2o.data.formats.stored_buffers import replay_buffer_source
@@ -165,10 +165,23 @@ def open_source(source: Any, reading: Reading | None = None) -> Source:
         what = _OTHER_FILES.get(suffix, "no format that is known")
         raise ValueError(f"Cannot load {source}: {what}. Files that can be read end in {', '.join(_FILES)}.")
     if suffix in _FILES or suffix in _OTHER_FILES:
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no file {source}.")
+        check_there(str(source))
         return _FILES[suffix](path, reading)
     return open_as(_MINARI_ID, str(source), reading)
+
+
+def check_there(name: str) -> None:
+    """
+    :param name: of a dataset: a Minari id, or the path of a file or folder
+    :raises FileNotFoundError: if there is none, with the nearest id that there is
+    :raises ValueError: if it can be no dataset's name
+    """
+    path = Path(name)
+    if path.exists() and name.strip():
+        return
+    if path.suffix.lower() in (*_FILES, *_OTHER_FILES):
+        raise FileNotFoundError(f"There is no file {name}.")
+    folder_of(name)
 
 
 def _open_folder(folder: Path, reading: Reading) -> Source:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from stable_baselines3.common.utils import set_random_seed
 
+from sb3_o2o.checked import checked
+from sb3_o2o.kinds import Count
+from sb3_o2o.objectives.objective import MODEL
 from sb3_o2o.resume.copying import offline_buffers
 
 #: buffers that are opened later draw other streams as well
 _APART = 1000
 
 
-def draw_other_numbers(model: Any, number: int) -> None:
+@checked
+def draw_other_numbers(model: Annotated[Any, MODEL], number: Count) -> None:
     """
     Let everything that a model draws from go on elsewhere: the global generators, those of its buffers on datasets, and
     its action space. The environments keep theirs.

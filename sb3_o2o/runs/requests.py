@@ -8,6 +8,7 @@ from typing import Any
 import torch as th
 
 from sb3_o2o.data.formats.reading import READING_OPTIONS
+from sb3_o2o.data.sources import check_there
 from sb3_o2o.recipes import Recipe, open_recipe
 from sb3_o2o.recipes.building import check_recipe
 from sb3_o2o.runs.environments import Environment, check_registered, environment_of, import_named, with_recipe
@@ -98,6 +99,7 @@ def recipe_and_environment(
     :param dataset_kwargs: arguments of ``OfflineDataset.load``
     :param known: the source run's environment
     :return: both, checked
+    :raises FileNotFoundError: nothing names an environment, and there is no such dataset
     :raises ValueError: nothing names an environment, or the recipe does not fit its algorithm
     """
     opened = open_recipe(recipe)  # a wrong name is said before a dataset is searched
@@ -111,6 +113,8 @@ def recipe_and_environment(
     elif recorded is not None:
         environment = recorded
     else:
+        if dataset is not None:
+            check_there(dataset)
         raise ValueError(f"{dataset or 'The saved model'} does not say which environment it is for: add --env.")
     entry = check_recipe(opened.entry(environment.id))
     return entry, with_recipe(environment, entry.env_kwargs, entry.env_wrapper)

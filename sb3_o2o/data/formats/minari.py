@@ -20,6 +20,7 @@ from sb3_o2o.data.checks import (
     checked_spaces,
 )
 from sb3_o2o.data.transitions import Source, Transitions, close_episodes, file_states
+from sb3_o2o.errors import nearest
 from sb3_o2o.plain.entry_points import check_recorded_spaces
 
 
@@ -111,6 +112,16 @@ def open_minari(name: str, trust: bool = False) -> Source:
     :raises FileNotFoundError: if there is none, saying how to get it
     :raises ValueError: if it cannot be read, or is no id
     """
+    return minari_source(_opened(folder_of(name) / "data", trust), name)
+
+
+def folder_of(name: str) -> Path:
+    """
+    :param name: id of a dataset
+    :return: the folder that it is in
+    :raises FileNotFoundError: if it is not on this machine, saying how to get it and which name is near
+    :raises ValueError: if it is no id
+    """
     try:
         parse_dataset_id(name)
     except (ValueError, TypeError) as error:  # a TypeError is what an id without a version gets
@@ -121,10 +132,10 @@ def open_minari(name: str, trust: bool = False) -> Source:
     if not (path / "data").is_dir():
         known = sorted(minari.list_local_datasets())
         raise FileNotFoundError(
-            f"Minari dataset {name!r} is not in {path}. Get it with `minari download {name}`, or set "
-            f"MINARI_DATASETS_PATH. Here are: {', '.join(known) if known else 'none'}."
+            f"There is no Minari dataset {name!r} in {path}.{nearest(name, known)} Get it with "
+            f"`minari download {name}`, or set MINARI_DATASETS_PATH. Here are: {', '.join(known) if known else 'none'}."
         )
-    return minari_source(_opened(path / "data", trust), name)
+    return path
 
 
 def recorded_environment(name: str, trust: bool = False) -> EnvSpec | None:
