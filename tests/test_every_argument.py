@@ -110,6 +110,7 @@ VALID: dict[str, Callable[[], Any]] = {
     "capacity": lambda: 4,
     "batch_size": lambda: 2,
     "size": lambda: 2,
+    "number": lambda: 1,
     "n_critics": lambda: 1,
     "n_members": lambda: 2,
     "rng": lambda: np.random.default_rng(0),
