@@ -41,7 +41,7 @@ ACCEPTED: dict[str, str] = {
     **dict.fromkeys(
         ("DualCritic.*", "PolicyExpansion.*", "ActorCriticAlignment.*", "*.offline_actions", "*.dataset_opened"), HOOK
     ),
-    **dict.fromkeys(("DiagnosticsCallback.check", "*.collect_rollouts"), HOOK),
+    **dict.fromkeys(("DiagnosticsCallback.check", "*.collect_rollouts", "*.refuse_unused_hooks"), HOOK),
     "*.predict": PREDICT,
     **dict.fromkeys(("*Critic.*", "EnsembleL*", "EnsembleMLP.forward*", "ValueNetwork.*", "DensityRatio.*"), NETWORK),
     **dict.fromkeys(("ConditionalVAE.*", "NormalizedExtractor.*", "O2O*Policy.*", "EnsemblePolicyMixin.*"), NETWORK),
