@@ -370,6 +370,7 @@ class Peek(BaseCallback):
 
     def _on_step(self) -> bool:
         model: Any = self.model
+        model.policy.set_training_mode(False)  # as acting does where layers have modes
         model.predict(np.zeros((1, *model.observation_space.shape), np.float32))
         assert not model.actor.training
         return True
