@@ -177,7 +177,7 @@ def test_seconds_and_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_arguments_out_of_range(arguments: dict[str, Any], tmp_path: Path) -> None:
     (name,) = arguments
-    with pytest.raises(ValueError, match=rf"ResumeBundle\({name}\)"):
+    with pytest.raises(ValueError, match=rf"{name} of ResumeBundle must be"):
         ResumeBundle(tmp_path, **arguments)
 
 
