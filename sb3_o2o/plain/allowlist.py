@@ -62,6 +62,8 @@ _CLASSES = frozenset(
         ("gymnasium.wrappers.utils", "RunningMeanStd"),
         ("gymnasium_robotics.envs.maze.maze_v4", "Maze"),
         ("gymnasium_robotics.utils.mujoco_utils", "MujocoModelNames"),
+        # RL Zoo's "lin_3e-4"
+        ("rl_zoo3.utils", "SimpleLinearSchedule"),
     }
 )
 #: their old names, in files of older versions
