@@ -111,6 +111,8 @@ VALID: dict[str, Callable[[], Any]] = {
     "batch_size": lambda: 2,
     "size": lambda: 2,
     "number": lambda: 1,
+    "online": make,
+    "iterative": lambda: False,
     "n_critics": lambda: 1,
     "n_members": lambda: 2,
     "rng": lambda: np.random.default_rng(0),

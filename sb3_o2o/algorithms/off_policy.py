@@ -7,7 +7,7 @@ import warnings
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -25,7 +25,7 @@ from sb3_o2o.data import MixedReplayBuffer, MonteCarloDictReplayBuffer, MonteCar
 from sb3_o2o.data.filling import fill_replay_buffer
 from sb3_o2o.data.online import can_be_sampled, close_episodes
 from sb3_o2o.data.rewards import scaled_rewards
-from sb3_o2o.kinds import FLAG
+from sb3_o2o.kinds import READABLE
 from sb3_o2o.objectives import Objective, ReevaluationObjective, make_objective, objective_class
 from sb3_o2o.plain.pickles import load_pickle
 from sb3_o2o.transfer.archive import OFF_POLICY_ACTING
@@ -187,8 +187,9 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
         assert self.replay_buffer is not None
         fill_replay_buffer(self.replay_buffer, dataset)
 
+    @checked
     def load_replay_buffer(  # type: ignore[override]
-        self, path: Any, truncate_last_traj: bool = True, trust: bool = False
+        self, path: Annotated[Any, READABLE], truncate_last_traj: bool = True, trust: bool = False
     ) -> None:
         """
         Stable-Baselines3's ``load_replay_buffer``, which runs no code of the file.
@@ -199,7 +200,6 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
         :raises UntrustedError: if it holds such a class, without ``trust=True``
         :raises ValueError: if it holds something else than a replay buffer
         """
-        FLAG.check("load_replay_buffer(trust)", trust)
         source = path.read() if isinstance(path, io.BufferedIOBase) else Path(path)
         if isinstance(source, Path) and not source.is_file():
             source = source.with_name(f"{source.name}.pkl")

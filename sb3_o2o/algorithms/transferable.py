@@ -9,7 +9,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_o2o.checked import checked
-from sb3_o2o.kinds import ENVIRONMENT, PATH, Count, Device, keyword_arguments, kind
+from sb3_o2o.kinds import ENVIRONMENT, READABLE, Count, Device, keyword_arguments, kind
 from sb3_o2o.recipes.recipe_files import Recipe
 from sb3_o2o.transfer import export, loading, renewal
 from sb3_o2o.transfer.cloning import CloneReport
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-_PARAMETERS = (
-    PATH | kind("a binary file", lambda value: hasattr(value, "read")) | kind("parameters by name", keyword_arguments)
-)
+_PARAMETERS = READABLE | kind("parameters by name", keyword_arguments)
 
 
 class TransferableAlgorithm(_Base):

@@ -14,7 +14,7 @@ from sb3_o2o.kinds import (
     ENVIRONMENT_OR_ID,
     FLAG,
     NOTHING,
-    PATH,
+    READABLE,
     Kind,
     instance,
     kind,
@@ -51,7 +51,7 @@ _OPTIONS: dict[str, Kind] = {
 
 
 _LOAD: dict[str, Kind] = {
-    "path": PATH | kind("a binary file", lambda value: hasattr(value, "read")),
+    "path": READABLE,
     "env": ENVIRONMENT_OR_ID | NOTHING,
     "device": DEVICE,
     "custom_objects": ARGUMENTS | NOTHING,
