@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -96,21 +96,8 @@ def tune(
     The same command again, here or on another machine, works on the same study. Trials that differ only in
     fine-tuning share the pre-trained models. The best becomes `best.yml`, a recipe.
     """
-    config = _config(
-        recipe,
-        dataset,
-        env,
-        tune,
-        settings,
-        steps,
-        pretrain_steps,
-        n_envs,
-        seeds,
-        metric,
-        eval_episodes,
-        evaluations,
-        device,
-    )
+    sizes = _Sizes(steps, pretrain_steps, n_envs, seeds, eval_episodes, evaluations)
+    config = _config(recipe, dataset, env, tune, settings, sizes, metric, device)
     _show_space(config)
     if dry_run:
         return
@@ -130,19 +117,25 @@ def tune(
     )
 
 
+class _Sizes(NamedTuple):
+    """What is counted of a study; None for the recipe's own."""
+
+    steps: int | None
+    pretrain_steps: int | None
+    n_envs: int | None
+    seeds: int
+    eval_episodes: int | None
+    evaluations: int
+
+
 def _config(
     recipe: str,
     dataset: str | None,
     env: str | None,
     tuned: list[str] | None,
     settings: list[str] | None,
-    steps: int | None,
-    pretrain_steps: int | None,
-    n_envs: int | None,
-    seeds: int,
+    sizes: _Sizes,
     metric: str,
-    eval_episodes: int | None,
-    evaluations: int,
     device: str,
 ) -> "TuningConfig":
     from dataclasses import replace
@@ -155,6 +148,7 @@ def _config(
         raise typer.BadParameter("give a --dataset or an --env", param_hint="--dataset")
     dataset = None if dataset is None else absolute_dataset(dataset)
     loaded, environment = recipe_and_environment(absolute_file(recipe), env, dataset, dataset_settings(settings))
+    pretrain_steps = sizes.pretrain_steps
     if pretrain_steps is None:
         pretrain_steps = loaded.pretrain_steps if dataset is not None else 0
     overrides = parse_settings(settings, loaded, environment.id)
@@ -167,12 +161,12 @@ def _config(
         dataset=dataset,
         overrides=overrides,
         pretrain_steps=pretrain_steps,
-        online_steps=loaded.online_steps if steps is None else steps,
-        n_envs=loaded.n_envs if n_envs is None else n_envs,
-        seeds=tuple(range(seeds)),
+        online_steps=loaded.online_steps if sizes.steps is None else sizes.steps,
+        n_envs=sizes.n_envs or loaded.n_envs,
+        seeds=tuple(range(sizes.seeds)),
         metric=metric,
-        n_eval_episodes=eval_episodes or loaded.n_eval_episodes or DEFAULT_EPISODES,
-        n_evaluations=evaluations,
+        n_eval_episodes=sizes.eval_episodes or loaded.n_eval_episodes or DEFAULT_EPISODES,
+        n_evaluations=sizes.evaluations,
         device=device,
     )
 
