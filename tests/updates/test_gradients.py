@@ -24,6 +24,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "calql": {"objective": "calql", "objective_kwargs": {"n_actions": 3, "max_target_backup": True}, "n_critics": 3},
     "edac": {"objective": "edac", "n_critics": 3},
     "perturbed": {"finetuning": [{"PerturbedTargets": {"sigma": 0.3}}]},
+    "expansion": {"online_objective": "iql", "finetuning": ["PolicyExpansion"]},
+    "alignment": {"finetuning": ["ActorCriticAlignment"], "actor_max_grad_norm": 0.1},
+    "ensemble": {
+        "n_critics": 4,
+        "actor_critics": "pairs",
+        "online_objective_kwargs": {"target_reduction": "pairs"},
+        "policy_kwargs": {"net_arch": [8], "n_actors": 2, "norm_after_activation": True},
+        "critic_layer_norm": True,
+    },
     "bc": {"objective": "bc"},
     "bc_mse": {"objective": "bc", "objective_kwargs": {"loss": "mse"}},
 }
@@ -112,6 +121,14 @@ def test_every_objective_is_one_graph(name: str, traced_only: list[Any]) -> None
     model = make(**SETTINGS[name], compile=True)
     assert_close(train(model), expected)
     assert len(traced_only) == len(model.loop.gradients._compiled) > 0
+
+
+def test_rebrac_is_one_graph_in_either_phase(traced_only: list[Any]) -> None:
+    """Its targets pay for unlike actions offline alone, so that the critics' losses are traced twice."""
+    settings: dict[str, Any] = {"objective": "rebrac", "online_objective": "rebrac"}
+    expected = train(make_td3(**settings))  # type: ignore[arg-type]
+    assert_close(train(make_td3(**settings, compile=True)), expected)  # type: ignore[arg-type]
+    assert len(traced_only) == 3
 
 
 def test_the_time_to_compile_is_told(traced_only: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
