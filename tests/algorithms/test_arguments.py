@@ -141,6 +141,7 @@ ALLOWED: dict[str, tuple[Allows, ...]] = {
     "clip_range_vf": (POSITIVE, function, none),
     "vf_coef": (number(0),),
     "max_grad_norm": (number(0, zero=False, infinite=True),),
+    "actor_max_grad_norm": (number(0, zero=False), none),
     "target_kl": (POSITIVE, none),
     "tensorboard_log": (text(), none, lambda value: isinstance(value, Path)),
     "verbose": (count(-(2**100)), flag),

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sb3_o2o import UntrustedError
 from sb3_o2o.data import OfflineDataset
 from sb3_o2o.data.formats.reading import READING_OPTIONS
 from sb3_o2o.data.sources import _FILES
@@ -531,7 +532,11 @@ def test_pickled_trajectories_and_episodes(tmp_path: Path) -> None:
     }
     for name, value in values.items():
         (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps(value))
-        dataset = OfflineDataset.load(tmp_path / f"{name}.pkl")
+        asks = name == "trajectories"  # objects of another package's classes
+        if asks:
+            with pytest.raises(UntrustedError, match="Trajectory"):
+                OfflineDataset.load(tmp_path / f"{name}.pkl")
+        dataset = OfflineDataset.load(tmp_path / f"{name}.pkl", trust=asks)
         check(dataset, make(*THREE), known=True)
         assert dataset.reopenable
     (tmp_path / "arrays.pkl").write_bytes(pickle.dumps(foreign.flat(make(*THREE))))

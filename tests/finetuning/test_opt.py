@@ -221,7 +221,8 @@ def test_a_shared_extractor_is_the_actors_after_loading_as_well(tmp_path: Path) 
     kwargs = {"features_extractor_class": Features, "share_features_extractor": True, "net_arch": [8]}
     model: Any = make(learning_starts=0, finetuning=[DualCritic(0.5)], policy_kwargs=kwargs).learn(4)
     model.save(tmp_path / "model")
-    loaded = type(model).load(tmp_path / "model", env=vec(), device="cpu").learn(2, reset_num_timesteps=False)
+    loaded = type(model).load(tmp_path / "model", env=vec(), device="cpu", trust=True)  # a class of the user's
+    loaded.learn(2, reset_num_timesteps=False)
     for each in (model, loaded):
         second = dual_of(each).critics.critic
         assert second.features_extractor is each.actor.features_extractor
