@@ -17,13 +17,13 @@ from sb3_o2o.search_space import Range, SearchSpace
 
 
 def _are_bounds(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 2 and all(map(is_number, value)) and value[0] < value[1]
+    return isinstance(value, list | tuple) and len(value) == 2 and all(map(is_number, value)) and value[0] <= value[1]
 
 
 #: the official code clips on one side only: a bound may be infinite
 Bounds = Annotated[
     tuple[float, float] | None,
-    kind("(low, high) with low below high, of which one may be infinite", _are_bounds) | NOTHING,
+    kind("(low, high), low not above high, of which one may be infinite", _are_bounds) | NOTHING,
 ]
 
 

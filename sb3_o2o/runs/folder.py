@@ -265,7 +265,7 @@ def saved_model(source: str) -> str:
     :raises ValueError: there is none
     """
     path = Path(source)
-    if not source.strip():
+    if not str(source).strip():
         raise ValueError(f"{source!r} names neither a saved model nor a run folder.")
     if path.is_dir():
         model = RunFolder.open(path).model

@@ -531,7 +531,7 @@ ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "gSDE": ({"use_sde": True}, "diagonal Gaussian, which gSDE is not: set use_sde=False"),
     "objective": ({"objective": "cql"}, "Unknown objective for O2OPPO 'cql'"),
     "argument": ({"objective": "iql", "objective_kwargs": {"expectil": 0.5}}, "Did you mean 'expectile'"),
-    "tau": ({"objective": "iql", "objective_kwargs": {"tau": 0.0}}, r"tau of objective 'iql' must lie in \(0, 1\]"),
+    "tau": ({"objective": "iql", "objective_kwargs": {"tau": 0.0}}, r"tau .*must be a number in \(0, 1\]"),
     "batch": ({"pretrain_batch_size": 0}, "pretrain_batch_size must be a whole number of at least 1, not 0"),
     "schedule": ({"learning_rate": "cos_3e-4"}, "learning_rate must be .* a schedule or a text like 'lin_3e-4'"),
     "activation": ({"policy_kwargs": {"activation_fn": "sine"}}, "must be one of .*not 'sine'"),

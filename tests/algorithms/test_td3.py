@@ -246,14 +246,17 @@ ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
         {"objective": "iql", "objective_kwargs": {"policy_loss": "likelihood"}},
         "has no likelihood, use policy_loss='mse'",
     ),
-    "alpha": ({"objective": "td3_bc", "objective_kwargs": {"alpha": -1.0}}, "alpha of objective 'td3_bc' must be >= 0"),
-    "reduction": ({"objective_kwargs": {"critic_reduction": "max"}}, "critic_reduction must be.*not 'max'"),
+    "alpha": (
+        {"objective": "td3_bc", "objective_kwargs": {"alpha": -1.0}},
+        "alpha .*must be a finite number of at least 0",
+    ),
+    "reduction": ({"objective_kwargs": {"critic_reduction": "max"}}, "critic_reduction .*must be.*not 'max'"),
     "noise": ({"target_policy_noise": -0.1}, "target_policy_noise must be a finite number of at least 0, not -0.1"),
     "exploration": (
         {"action_noise": -0.1},
         "action_noise must be a finite number of at least 0, an ActionNoise or None, not -0.1",
     ),
-    "critics": ({"actor_critics": "last"}, "actor_critics must be 'min', 'mean' or 'first', not 'last'"),
+    "critics": ({"actor_critics": "last"}, "actor_critics must be 'min', 'mean', 'first' or 'pairs', not 'last'"),
     "recipe": ({"recipe": "wsrl"}, "is for O2OSAC, not for O2OTD3"),
 }
 

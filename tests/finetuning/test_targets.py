@@ -230,7 +230,7 @@ def test_own_targets_at_the_best_of_several_actions() -> None:
 
 @pytest.mark.parametrize("build", [make, make_td3])
 def test_target_reduction_is_checked(build: Any) -> None:
-    with pytest.raises(ValueError, match="target_reduction must be 'min' or 'none', not 'mean'"):
+    with pytest.raises(ValueError, match=r"target_reduction .*must be 'min', 'max', 'none' or 'pairs', not 'mean'"):
         build(online_objective_kwargs={"target_reduction": "mean"})
     with pytest.raises(ValueError, match=r"set critic_subset=None, not 2"):
         build(online_objective_kwargs={"target_reduction": "none"}, n_critics=4, critic_subset=2)

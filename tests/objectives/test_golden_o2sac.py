@@ -28,6 +28,7 @@ from sb3_o2o.finetuning import ConstrainedFineTuning
 from sb3_o2o.networks import frozen_copy
 from sb3_o2o.networks.ensemble import EnsembleCritic, EnsembleLayerNorm
 from sb3_o2o.objectives import Batch, Objective, ReevaluationObjective, StochasticAlignmentObjective
+from sb3_o2o.objectives import finetuning_functional as FF
 from sb3_o2o.objectives import functional as F
 
 Named = Iterator[tuple[str, th.Tensor]]
@@ -102,7 +103,8 @@ def update(
 
     with monkeypatch.context() as patch:
         for formula, name in spies.items():
-            patch.setattr(F, formula, spy(getattr(F, formula), name))
+            owner = F if hasattr(F, formula) else FF
+            patch.setattr(owner, formula, spy(getattr(owner, formula), name))
         model.draws = Still()
         metrics = model.update(batch)
     return {**metrics, **seen}
