@@ -145,9 +145,12 @@ def check_normalizers(model: Trainee) -> None:
 
 def _start(model: Trainee, callback: BaseCallback, start: int, total: int) -> None:
     model.online_counters = model.num_timesteps, model._total_timesteps, model._current_progress_remaining
+    interrupted = model.call.interrupted
+    # in what an objective trains first: no step has been made, and the run has begun
+    has_begun = interrupted is not None and interrupted[0] and model.n_pretrain_steps == 0
     model.n_pretrain_steps = start
     model.phase_steps, model.finished_phases = {}, []  # another policy: what was made of the last one is over
-    if start == 0:
+    if start == 0 and not has_begun:
         model.begin_new_run()
     model.call.take(callback, offline=True)
     model.loop.watch.begin_call()

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from stable_baselines3 import SAC, HerReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from toy_tasks import assert_same, dataset_file, make, make_ppo, reach, vec
+from toy_tasks import assert_same, dataset_file, make, make_ppo, make_td3, reach, vec
 
-from sb3_o2o import O2OSAC, ResumeBundle
+from sb3_o2o import O2OSAC, O2OTD3, ResumeBundle
 from sb3_o2o.finetuning import PolicyReevaluation, ValueAlignment
 from sb3_o2o.resume import newest_bundle, rows, series, stop_on_signals
 
@@ -117,6 +117,28 @@ def test_in_phases_of_gradient_steps(tmp_path: Path) -> None:
     assert "updates of reevaluation, 3 updates of alignment (phase: alignment)" in str(found[1])
     resumed = O2OSAC.load_resume(tmp_path / "bundles", vec(), device="cpu")
     assert_same(straight, everything(resumed.learn(10, reset_num_timesteps=False)))
+
+
+def test_in_what_an_objective_trains_first(tmp_path: Path) -> None:
+    """No gradient step counts yet, and it is the same run."""
+
+    class FailingEarly(Failing):
+        def on_preparation_step(self, name: str, done: int, total: int) -> None:
+            if done == 5:
+                raise RuntimeError("failed")
+
+    def spot() -> Any:
+        kwargs = {"density_steps": 6, "density_net_arch": [8]}
+        return make_td3(objective="spot", objective_kwargs=kwargs, online_objective="spot")
+
+    data = dataset_file(tmp_path)
+    straight = everything(spot().pretrain(data, 3))
+    with pytest.raises(RuntimeError, match="failed"):
+        spot().pretrain(data, 3, callback=[always(tmp_path / "bundles", every=2), FailingEarly(0)])
+    assert position(tmp_path / "bundles") == (0, 0)
+    resumed = O2OTD3.load_resume(tmp_path / "bundles", vec(), device="cpu")
+    resumed.pretrain(None, 3, callback=always(tmp_path / "bundles", every=2))
+    assert_same(straight, everything(resumed))
 
 
 def test_where_a_call_is_stopped_and_at_its_end(tmp_path: Path) -> None:
