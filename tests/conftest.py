@@ -1,6 +1,7 @@
 """What all tests share: one thread, folders of their own, tiny environments and datasets."""
 
 import shutil
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,10 @@ from sb3_o2o.data.collect import collect
 from sb3_o2o.recipes import recipe_folder
 
 th.set_num_threads(1)
+# a shell that runs the tests in the background has interrupts ignored, which runs respect and tests must not depend on
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 tiny.register()
 # a first call may import or compile: how long it takes says nothing about what is tested
 settings.register_profile("untimed", deadline=None)

@@ -440,7 +440,9 @@ class TestEvaluate:
         assert succeeds("evaluate", "alone", "--env", tiny.BOX, "--episodes", 2, "--trust") != whole
         shutil.rmtree(run.parent.parent / "minari")
         output = succeeds("evaluate", run, "--episodes", 2, "--trust")
-        assert f"The run's dataset tells no reference returns any more: Minari dataset {dataset!r} is not in" in output
+        assert (
+            f"The run's dataset tells no reference returns any more: There is no Minari dataset {dataset!r}" in output
+        )
         assert "No reference returns are known" in output
 
     def test_a_config_of_another_project_is_no_run(self, pretrained: Path) -> None:

@@ -27,7 +27,8 @@ from sb3_o2o.kinds import ENVIRONMENT_OR_ID, FUNCTION, Count, Seed, kind
 
 #: what an evaluation can be made in
 Environments = gym.Env[Any, Any] | VecEnv | str | Callable[[], gym.Env[Any, Any]]
-AnyEnvironments = Annotated[Environments, ENVIRONMENT_OR_ID | FUNCTION]
+_CLASS = kind("a class of environments", lambda value: isinstance(value, type) and issubclass(value, gym.Env))
+AnyEnvironments = Annotated[Environments, ENVIRONMENT_OR_ID | FUNCTION | _CLASS]
 PREDICTS = kind(
     "a model, or another object with predict",
     lambda value: hasattr(value, "predict") and not isinstance(value, type),
