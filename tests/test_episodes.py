@@ -224,5 +224,5 @@ class TestCallback:
     def test_copies_of_an_environment_are_refused(self) -> None:
         with pytest.raises(ValueError, match=r"n_envs=3 .*give its id"):
             NormalizedEvalCallback(Walk(), n_eval_envs=3)
-        with pytest.raises(ValueError, match="at least 1, not 0"):
+        with pytest.raises(ValueError, match=r"n_envs .*at least 1 .*not 0"):
             evaluate(Remembering(), Walk, n_envs=0)

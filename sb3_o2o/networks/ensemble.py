@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import torch as th
 from gymnasium import spaces
@@ -15,7 +15,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_o2o.checked import checked
-from sb3_o2o.kinds import Count, Positive
+from sb3_o2o.kinds import Count, Positive, instance
 from sb3_o2o.networks.layers import Details, Precision
 
 #: on a CPU, from this many rows on a product per member is no slower than one for all
@@ -257,7 +257,7 @@ class EnsembleCritic(BaseModel):
         observation_space: spaces.Space,
         action_space: spaces.Box,
         net_arch: list[Count],
-        features_extractor: BaseFeaturesExtractor,
+        features_extractor: Annotated[BaseFeaturesExtractor, instance("a features extractor", nn.Module)],
         features_dim: Count,
         activation_fn: type[nn.Module] = nn.ReLU,
         normalize_images: bool = True,

@@ -36,6 +36,9 @@ REFERENCE = {"reference": "interval", "interval": 2}
 OPT: dict[str, Any] = {"collect_steps": 6, "gradient_steps": 2}
 #: families, fine-tuning callbacks, and further arguments
 CALLBACKS: dict[str, tuple[list[str], list[Any], dict[str, Any]]] = {
+    "ActorCriticAlignment": (["sac"], ["ActorCriticAlignment"], {}),
+    "AdaptiveBC": (["sac", "td3"], [{"AdaptiveBC": {"references": [-10.0, 0.0]}}], {}),
+    "AsynchronousUpdates": (["sac", "td3"], [{"AsynchronousUpdates": {"max_lag": 0}}], {}),
     "AuxiliaryAdvantage": (["ppo"], [{"AuxiliaryAdvantage": REFERENCE}], {}),
     "BalancedReplay": (["sac", "td3"], ["BalancedReplay"], {}),
     "ConstrainedFineTuning": (["sac", "td3"], [{"ConstrainedFineTuning": REFERENCE}], {}),
@@ -43,6 +46,7 @@ CALLBACKS: dict[str, tuple[list[str], list[Any], dict[str, Any]]] = {
     "DualCritic": (["sac", "td3"], ["DualCritic"], {}),
     "DualCritic with IQL": (["sac", "td3"], ["DualCritic"], {"online_objective": "iql"}),
     "FIFOReplay": (["sac", "td3"], ["FIFOReplay"], {}),
+    "JumpStart": (["sac", "td3"], [{"JumpStart": {"mean_steps": 3}}], {}),
     "OnlinePretraining": (["sac", "td3"], [{"OnlinePretraining": OPT}, "DualCritic"], {}),
     "OnlinePretraining with IQL": (
         ["sac", "td3"],
@@ -50,8 +54,10 @@ CALLBACKS: dict[str, tuple[list[str], list[Any], dict[str, Any]]] = {
         {"online_objective": "iql"},
     ),
     "PerturbedTargets": (["sac", "td3"], ["PerturbedTargets"], {}),
+    "PolicyExpansion": (["sac", "td3"], ["PolicyExpansion"], {}),
     "PolicyReevaluation": (["sac", "td3", "ppo"], [{"PolicyReevaluation": PHASE}], {}),
     "SymmetricReplay": (["sac", "td3"], ["SymmetricReplay"], {}),
+    "TrustRegion": (["sac", "td3"], [{"TrustRegion": {"tau": 0.5}}], {}),
     "ValueAlignment": (["sac", "td3"], [{"ValueAlignment": PHASE}], {}),
     "Warmup": (["sac", "td3"], [{"Warmup": {"steps": 2}}], {}),
 }
