@@ -333,7 +333,8 @@ class WatchedEnv(VecEnvWrapper):
 _OF_ENVIRONMENTS = {
     "observation": "The transition is not stored. Let the environment end its episode before, or clip what it sees.",
     "reward": "The transition is not stored. Let the environment pay a finite reward.",
-    "action": "The policy's weights are finite, so it comes from the callback or the noise that decides actions.",
+    "action": "The policy's weights are finite, so it comes from its layers (a features extractor, say), or from the "
+    "callback or the noise that decides actions.",
 }
 
 
