@@ -7,7 +7,7 @@ import stat
 import sys
 import types
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +64,13 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """What must not appear; a module that would make it can be found."""
     (tmp_path / "this_module_marks.py").write_text(hostile.touching(tmp_path / "marker"))
     monkeypatch.syspath_prepend(str(tmp_path))
-    return tmp_path / "marker"
+    sys.modules.pop("this_module_marks", None)
+    yield tmp_path / "marker"
+    sys.modules.pop("this_module_marks", None)  # some tests trust it
 
 
 # -- what is ours --------------------------------------------------------------------------------------------------
