@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import tiny
 import torch as th
 from hypothesis import settings
+from plain import hostile
 from reader import shorter
 
 from sb3_o2o.data.collect import collect
@@ -84,3 +86,13 @@ def reader(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(home / "minari"))
     monkeypatch.setattr("sb3_o2o.recipes.recipe_files.recipe_folder", lambda: home / "hyperparams")
     return home
+
+
+@pytest.fixture
+def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """What no hostile file may make appear, neither by itself nor by the module beside it that it names."""
+    (tmp_path / "this_module_marks.py").write_text(hostile.touching(tmp_path / "marker"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("this_module_marks", None)
+    yield tmp_path / "marker"
+    sys.modules.pop("this_module_marks", None)  # some tests trust it

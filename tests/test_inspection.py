@@ -3,8 +3,6 @@
 import contextlib
 import json
 import pickle
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +23,6 @@ from sb3_o2o.networks.sac_policies import O2OSACPolicy
 from sb3_o2o.plain.allowlist import trusting
 from sb3_o2o.runs.environments import Environment, environment_of
 from sb3_o2o.runs.inspection import inspect
-
-
-@pytest.fixture
-def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """What must not appear; a module that would make it can be found."""
-    (tmp_path / "this_module_marks.py").write_text(hostile.touching(tmp_path / "marker"))
-    monkeypatch.syspath_prepend(str(tmp_path))
-    sys.modules.pop("this_module_marks", None)
-    yield tmp_path / "marker"
-    sys.modules.pop("this_module_marks", None)  # some tests trust it
-
 
 #: what is refused for what they call or change, not for the names: inspect says the names
 HARMLESS_BY_NAME = (

@@ -2,7 +2,6 @@
 
 import pickle
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,6 @@ from sb3_o2o.plain import UntrustedError
 from sb3_o2o.plain.pickles import load_pickle
 
 NAMES = sorted(hostile.pickles(Path("/nowhere")))
-
-
-@pytest.fixture
-def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """What must not appear, neither by a pickle nor by the module beside it that a pickle names."""
-    (tmp_path / "this_module_marks.py").write_text(hostile.touching(tmp_path / "marker"))
-    monkeypatch.syspath_prepend(str(tmp_path))
-    sys.modules.pop("this_module_marks", None)
-    yield tmp_path / "marker"
-    sys.modules.pop("this_module_marks", None)  # some tests trust it
 
 
 @pytest.mark.parametrize("name", NAMES)

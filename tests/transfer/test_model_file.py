@@ -7,7 +7,7 @@ import stat
 import sys
 import types
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,16 +61,6 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("theirs") / "model.zip"
     SAC("MlpPolicy", vec(), **small()).save(path)
     return path
-
-
-@pytest.fixture
-def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """What must not appear; a module that would make it can be found."""
-    (tmp_path / "this_module_marks.py").write_text(hostile.touching(tmp_path / "marker"))
-    monkeypatch.syspath_prepend(str(tmp_path))
-    sys.modules.pop("this_module_marks", None)
-    yield tmp_path / "marker"
-    sys.modules.pop("this_module_marks", None)  # some tests trust it
 
 
 # -- what is ours --------------------------------------------------------------------------------------------------
