@@ -17,6 +17,8 @@ from tqdm import TqdmExperimentalWarning
 from sb3_o2o.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
+#: folders of the documentation that are made from the code
+GENERATED = {"generated", "_build"}
 NUMBER = r"\d{1,3}(?:_\d{3})+|\d+"
 #: warnings that Python hides by default, and the one that Stable-Baselines3 hides when it is imported
 HIDDEN = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning, TqdmExperimentalWarning)

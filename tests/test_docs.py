@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reader import ROOT, blocks, commands, parse, paste
+from reader import GENERATED, ROOT, blocks, commands, parse, paste
 
 import sb3_o2o.algorithms
 import sb3_o2o.data
@@ -22,7 +22,7 @@ import sb3_o2o.objectives.functional
 from sb3_o2o.recipes import list_recipes
 
 DOCS = ROOT / "docs"
-PAGES = sorted(path for path in DOCS.rglob("*.md") if not {"generated", "_build"} & set(path.parts))
+PAGES = sorted(path for path in DOCS.rglob("*.md") if not GENERATED & set(path.parts))
 NAMES = [str(path.relative_to(DOCS)) for path in PAGES]
 
 
@@ -35,6 +35,8 @@ def test_blocks_run(name: str, reader: Path, monkeypatch: pytest.MonkeyPatch) ->
     names: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(text, "python"):
         paste(block, names)
+        if ".learn(" in block and "model" in names:  # what it trains has stepped
+            assert names["model"].num_timesteps >= 4
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""README as its reader pastes it: every Python block alone, every command; see :mod:`reader`."""
+"""README as its reader pastes it, and on the pages that it leads to; see :mod:`reader` and ``test_docs.py``."""
 
 import importlib
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reader import ROOT, blocks, commands, parse, paste, shorter
+from reader import GENERATED, ROOT, blocks, commands, parse, paste, shorter
 from stable_baselines3 import SAC
 from typer.testing import CliRunner
 
@@ -17,19 +17,23 @@ from sb3_o2o.cli import app
 from sb3_o2o.recipes import list_recipes
 
 README = (ROOT / "README.md").read_text()
-PYTHON, DIFF, SHELL = (blocks(README, language) for language in ("python", "diff", "bash"))
+START, ZOO, FROM_STOCK, METHODS = (
+    (ROOT / "docs" / name).read_text()
+    for name in ("start.md", "migrating/rl-zoo.md", "migrating/stable-baselines3.md", "methods/index.md")
+)
+PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if not GENERATED & set(path.parts))]
+PYTHON, SHELL = (blocks(README, language) for language in ("python", "bash"))
 COMMANDS = commands(README)
-#: commands in running text; what stands in for a name there is filled in
-IN_TEXT = [
-    text.replace("--seed N", "--seed 1") for text in re.findall(r"`(sb3-o2o [^`]*)`", README) if "..." not in text
-]
-
-
-@pytest.fixture
-def saved(reader: Path) -> None:
-    """What the first block leaves for the others."""
-    if not (reader / "wsrl_hopper.zip").is_file():
-        paste(PYTHON[0])
+ALL_COMMANDS = sorted({line for page in PAGES for line in commands(page.read_text())})
+#: commands in running text; what stands in for a number there is filled in
+IN_TEXT = sorted(
+    {
+        text.replace("--seed N", "--seed 1").replace("\n", " ")
+        for page in PAGES
+        for text in re.findall(r"`(sb3-o2o [^`]*)`", page.read_text())
+        if "..." not in text and "…" not in text
+    }
+)
 
 
 class TestPython:
@@ -52,13 +56,12 @@ class TestPython:
         assert model._n_updates - offline._n_updates == 4 * (20 - 2)
         assert model.replay_buffer.size() == model.num_timesteps == 20
 
-    @pytest.mark.parametrize("number", range(1, len(PYTHON)))
-    def test_every_other_block(self, number: int, saved: None) -> None:
-        model = paste(PYTHON[number])["model"]
-        assert model.num_timesteps >= 4
+    def test_there_is_no_other_block(self) -> None:
+        """Those of the pages are run by ``test_docs.py``, from the top of each page to its end."""
+        assert len(PYTHON) == 1
 
     def test_a_stock_script(self, reader: Path) -> None:
-        (difference,) = DIFF
+        (difference,) = blocks(FROM_STOCK, "diff")
         before, after = (
             "\n".join(line[1:] for line in difference.splitlines() if line[:1] != other) for other in ("+", "-")
         )
@@ -83,23 +86,28 @@ class TestShell:
 
     def test_no_command_is_left_out(self) -> None:
         known = ("sb3-o2o ", "make ", "pip install ", "minari download ", "git clone ", "python -m sb3_o2o.zoo.")
-        assert [line for line in COMMANDS if not line.startswith(known)] == []
+        assert [line for line in ALL_COMMANDS if not line.startswith((*known, "python benchmarks/"))] == []
+
+    def test_benchmarks_are_there(self) -> None:
+        asked = {line.split()[1] for line in ALL_COMMANDS if line.startswith("python benchmarks/")}
+        asked |= set(re.findall(r"`python (benchmarks/\w+\.py)", "".join(page.read_text() for page in PAGES)))
+        assert "benchmarks/ocr_cft.py" in asked
+        assert [name for name in sorted(asked) if not (ROOT / name).is_file()] == []
 
     def test_make_knows_its_targets(self) -> None:
         targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
-        asked = [line.split()[1] for line in COMMANDS if line.startswith("make ")]
-        asked += re.findall(r"`make ([a-z-]+)`", README)
+        asked = [line.split()[1] for line in ALL_COMMANDS if line.startswith("make ")]
+        asked += re.findall(r"`make ([a-z-]+)[ `]", "".join(page.read_text() for page in PAGES))
         assert asked
         assert set(asked) <= targets
 
     def test_extras_exist(self) -> None:
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-        asked = re.findall(r"pip install '\.\[(\w+)\]'", README)
-        assert asked
-        assert set(asked) <= set(extras)
+        asked = re.findall(r"pip install '\.\[(\w+)\]'", START)
+        assert set(asked) == set(extras) - {"docs", "dev"}
 
     def test_the_quick_start_runs(self, reader: Path) -> None:
-        """Pre-train, fine-tune and evaluate: folders have the names that README gives, and the files that it lists."""
+        """Pre-train, fine-tune and evaluate: folders are named as README says, with the files that are listed."""
         (block,) = [block for block in SHELL if "sb3-o2o pretrain" in block]
         few = ["--evaluations", "1", "--eval-episodes", "1", "--checkpoints", "1"]
         for command in ("pretrain", "finetune", "evaluate"):
@@ -114,9 +122,7 @@ class TestShell:
                 assert "Fine-tune it: sb3-o2o finetune runs/wsrl-Hopper-v5_1 --recipe wsrl\n" in result.output
             if folder:
                 assert (reader / folder / "config.yml").is_file()
-        listed = re.findall(
-            r"^  ([\w.]+)/? ", README[README.index("## What a run leaves") :].partition("```\n\n")[0], re.M
-        )
+        listed = re.findall(r"^  ([\w.]+)/? ", START[START.index("## What came out") :].partition("```\n\n")[0], re.M)
         assert "learning_curve.png" in listed
         left = {path.name for path in (reader / "runs" / "wsrl-Hopper-v5_2").iterdir()}
         assert {name for name in left if not name.startswith(".")} == set(listed)
@@ -124,9 +130,18 @@ class TestShell:
             assert evaluations["timesteps"].tolist() == [0, 4]
 
 
-def test_the_table_lists_every_recipe() -> None:
-    table = README[README.index("## Recipes") :].partition("\n## ")[0]
+@pytest.mark.parametrize(("text", "heading"), [(README, "## Methods"), (METHODS, "## All recipes")])
+def test_the_table_lists_every_recipe(text: str, heading: str) -> None:
+    table = text[text.index(heading) :].partition("\n## ")[0]
     assert sorted(name for name in list_recipes() if f"`{name}`" not in table) == []
+
+
+def test_it_is_read_in_a_minute() -> None:
+    """What is longer belongs on a page, and every link leads to one."""
+    assert len(README.splitlines()) < 150
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README) + re.findall(r'src="([^"]+)"', README)
+    assert len(links) > 40
+    assert [link for link in links if not (ROOT / link).exists()] == []
 
 
 def test_the_zoos_programs_run(
@@ -139,7 +154,7 @@ def test_the_zoos_programs_run(
         "plot": [],
     }
     for name, more in small.items():
-        (line,) = [line for line in COMMANDS if line.startswith(f"python -m sb3_o2o.zoo.{name} ")]
+        (line,) = [line for line in commands(ZOO) if line.startswith(f"python -m sb3_o2o.zoo.{name} ")]
         program = importlib.import_module(f"sb3_o2o.zoo.{name}")
         arguments = [shorter(part, r"^{}$") for part in shlex.split(line)[3:]]
         if name == "train":

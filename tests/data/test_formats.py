@@ -594,9 +594,9 @@ def test_a_list_of_episodes_has_dictionary_observations_too() -> None:
     np.testing.assert_array_equal(chosen.next_observations, rows[1:])
 
 
-def test_readme_lists_what_can_be_read() -> None:
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-    table = readme.partition("\n## Datasets")[2].partition("\n## ")[0]
+def test_the_documentation_lists_what_can_be_read() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "howto" / "dataset.md").read_text()
+    table = page.partition("\n## All sources")[2].partition("\n## ")[0]
     assert all(f"`{suffix}`" in table for suffix in _FILES)
     assert all(name in table for name in ("Minari", "OGBench", "robomimic", "d3rlpy 1 and 2", "LeRobot", "imitation"))
     assert all(f"`{option}=" in table for option in READING_OPTIONS)
