@@ -18,6 +18,7 @@ from sb3_o2o.runs.environments import Environment
 from sb3_o2o.runs.folder import RunConfig, plain
 from sb3_o2o.runs.requests import recipe_and_environment
 from sb3_o2o.runs.settings import merged, overrides_of
+from sb3_o2o.transfer.architecture import hidden_layers
 
 #: Folder of the pre-training runs, inside that of the experiment.
 PRETRAINING = "pretraining"
@@ -58,7 +59,8 @@ class PlannedRun:
 @dataclass(frozen=True)
 class Plan:
     """
-    All runs of an experiment, pre-trainings first.
+    All runs of an experiment, seed by seed, so that one that was stopped has all recipes of the first seeds; of each
+    seed the pre-trainings first.
 
     :param grid: what was asked for
     :param folder: of the experiment
@@ -108,7 +110,8 @@ def make_plan(grid: Grid, log_dir: Path) -> Plan:
                         shared = before.recipe if known is before else f"{known.recipe}, {before.recipe}"
                         pretraining[before.name] = replace(known, recipe=shared)
                     finetuning.append(run)
-    return Plan(grid, folder, [*pretraining.values(), *finetuning])
+    runs = [*pretraining.values(), *finetuning]
+    return Plan(grid, folder, sorted(runs, key=lambda run: grid.seeds.index(run.config.seed)))  # sorted keeps the rest
 
 
 @contextmanager
@@ -204,7 +207,7 @@ def _asked(config: RunConfig, entry: Recipe) -> dict[str, Any]:
 
 def _pretraining_of(asked: Mapping[str, Any], entry: Recipe) -> dict[str, Any]:
     """The part of it that decides the numbers of pre-training."""
-    arguments = asked["arguments"]
+    arguments = _arguments_of_pretraining(asked["arguments"])
     left_out = set(_ONLINE_ONLY)
     if _any_hears_offline_updates(arguments.get("finetuning")):
         left_out.remove("finetuning")
@@ -214,6 +217,17 @@ def _pretraining_of(asked: Mapping[str, Any], entry: Recipe) -> dict[str, Any]:
         "policy": entry.policy,
         "arguments": {name: value for name, value in arguments.items() if name not in left_out},
     }
+
+
+def _arguments_of_pretraining(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """With ``pretrain_kwargs`` in the places of what they are the other value of."""
+    found = dict(arguments)
+    apart = dict(found.pop("pretrain_kwargs", None) or {})
+    if "policy_kwargs" in apart:  # layers of the critics: the actor's stay
+        networks = dict(found.get("policy_kwargs") or {})
+        of_actor = hidden_layers(networks.get("net_arch"), "pi")
+        apart["policy_kwargs"] = {**networks, "net_arch": {"pi": of_actor, **apart["policy_kwargs"]["net_arch"]}}
+    return {**found, **apart}
 
 
 def _any_hears_offline_updates(finetuning: Any) -> bool:

@@ -28,8 +28,10 @@ def test_each_dataset_and_seed_has_its_own(tiny_dataset: Callable[..., str], tmp
     pretrainings = [each for each in plan.runs if each.phase == "offline"]
     assert len(plan.runs) == 4 + 2 * 3 * 2
     assert [each.name[: len(PRETRAINING) + 4] for each in pretrainings] == [
-        *("pretraining/one", "pretraining/one", "pretraining/two", "pretraining/two")
+        *("pretraining/one", "pretraining/two", "pretraining/one", "pretraining/two")
     ]
+    seeds = [each.config.seed for each in plan.runs]
+    assert seeds == sorted(seeds), "what was stopped half-way has all recipes of the first seed"
     for each in pretrainings:
         assert {run.config.seed for run in plan.sharing(each.name)} == {each.config.seed}
         assert {run.dataset for run in plan.sharing(each.name)} == {each.dataset}
@@ -51,7 +53,7 @@ def test_other_lengths_are_another_pretraining(tiny_dataset: Callable[..., str],
     assert shared(grid(tiny_dataset(), recipes=recipes), tmp_path) == [["cql", "third"], ["other"]]
 
 
-@pytest.mark.parametrize("recipes", [["cql", "opt_sac"], ["iql", "opt_iql"]])
+@pytest.mark.parametrize("recipes", [["cql", "opt_sac"], ["iql", "opt_iql"], ["td3_bc", "o2td3"]])
 def test_recipes_that_share_would_have_pretrained_the_same(
     recipes: list[str], tiny_dataset: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -82,6 +84,10 @@ def assert_equal(one: dict[str, th.Tensor], other: dict[str, th.Tensor]) -> None
 
 
 def short_phases(recipe: str) -> dict[str, Any]:
+    if recipe == "o2td3":
+        phases = ("PolicyReevaluation.gradient_steps", "ValueAlignment.gradient_steps", "Warmup.steps")
+        reference = {"finetuning.ConstrainedFineTuning.reference": "interval"}
+        return {f"finetuning.{each}": 3 for each in phases} | reference
     durations = ("collect_steps", "gradient_steps") if recipe.startswith("opt") else ()
     return {f"finetuning.OnlinePretraining.{each}": 3 for each in durations}
 
