@@ -28,6 +28,9 @@ Workers = Annotated[
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check all, list the runs, time a few updates; run nothing.")]
+Datasets = Annotated[str | None, typer.Option(help="Of the grid, by name, with commas: only their runs.")]
+Recipes = Annotated[str | None, typer.Option(help="Likewise.")]
+Seeds = Annotated[str | None, typer.Option(help="Likewise: 0,1.")]
 Name = Annotated[str | None, typer.Option(help="Of the experiment and its folder. Default: the grid's.")]
 LauncherName = Annotated[
     str,
@@ -51,6 +54,9 @@ def run(
     grid: GridFile,
     workers: Workers = None,
     dry_run: DryRun = False,
+    datasets: Datasets = None,
+    recipes: Recipes = None,
+    seeds: Seeds = None,
     launcher: LauncherName = "local",
     launch: LaunchOptions = None,
     name: Name = None,
@@ -62,14 +68,15 @@ def run(
     `sb3-o2o run grid.yml --dry-run`
 
     Everything is checked before anything starts. A pre-training that several runs start from is made once.
-    Ctrl-C saves every run; the same command goes on with what is not finished.
+    Ctrl-C saves every run; the same command goes on with what is not finished. --datasets, --recipes and --seeds make a
+    part of it, in the same folder: the rest may follow, or be made elsewhere.
 
     On a cluster, whose nodes must see the experiment's folder and the datasets under the same paths:
 
     `sb3-o2o run grid.yml --launcher ray --launch num_cpus=2 --log-dir /shared/runs`
     """
     from sb3_o2o.errors import unknown
-    from sb3_o2o.experiments.grid import read_grid
+    from sb3_o2o.experiments.grid import part_of, read_grid
     from sb3_o2o.experiments.plan import make_plan
     from sb3_o2o.files import locked
     from sb3_o2o.runs.threads import usable_cores
@@ -77,7 +84,13 @@ def run(
     if launcher not in LAUNCHERS:
         raise unknown("launcher", launcher, LAUNCHERS)
     options = _launch_options(launch, launcher)
-    plan = make_plan(read_grid(grid, name), log_dir)
+    asked = part_of(
+        read_grid(grid, name),
+        _names("--datasets", datasets),
+        _names("--recipes", recipes),
+        _whole_numbers("--seeds", seeds),
+    )
+    plan = make_plan(asked, log_dir)
     workers = usable_cores() if workers is None else workers
     _check(plan)
     if dry_run:
@@ -89,6 +102,22 @@ def run(
     with locked(plan.folder, ".experiment.lock"):
         open_experiment(plan, join(["sb3-o2o", *sys.argv[1:]]))
         _run(plan, _launcher(launcher, plan, workers, options, trust), grid)
+
+
+def _names(option: str, given: str | None) -> list[str] | None:
+    if given is None:
+        return None
+    names = [each.strip() for each in given.split(",")]
+    if not all(names):
+        raise ValueError(f"{option} takes names with commas between them, got {given!r}.")
+    return names
+
+
+def _whole_numbers(option: str, given: str | None) -> list[int] | None:
+    names = _names(option, given)
+    if names is not None and not all(each.isdecimal() for each in names):
+        raise ValueError(f"{option} takes whole numbers with commas between them, got {given!r}.")
+    return None if names is None else [int(each) for each in names]
 
 
 def _check(plan: "Plan") -> None:

@@ -21,7 +21,7 @@ those of the command line's options.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +158,37 @@ def read_grid(source: str | Path | Mapping[str, Any], name: str | None = None) -
     settings = _settings(document.pop("set", None), where)
     options = _options(document, where, ("name", "datasets", "recipes", "seeds", "set"))
     return Grid(name, where, datasets, recipes, seeds, settings, options, text)
+
+
+def part_of(
+    grid: Grid,
+    datasets: Sequence[str] | None = None,
+    recipes: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> Grid:
+    """
+    A part of a grid, whose runs have the same folders as in the whole.
+
+    :param grid: the whole
+    :param datasets: names of its entries; None for all
+    :param recipes: likewise
+    :param seeds: of its seeds; None for all
+    :return: the part, in the order of the grid
+    :raises ValueError: something is not in the grid; the nearest name is said
+    """
+    for kind, asked, entries in (("dataset", datasets, grid.datasets), ("recipe", recipes, grid.recipes)):
+        for name in asked or ():
+            if name not in [entry.name for entry in entries]:
+                raise unknown(f"{kind} of {grid.where}:", name, [entry.name for entry in entries])
+    for seed in seeds or ():
+        if seed not in grid.seeds:
+            raise unknown(f"seed of {grid.where}:", str(seed), [str(each) for each in grid.seeds])
+    return replace(
+        grid,
+        datasets=[each for each in grid.datasets if datasets is None or each.name in datasets],
+        recipes=[each for each in grid.recipes if recipes is None or each.name in recipes],
+        seeds=[each for each in grid.seeds if seeds is None or each in seeds],
+    )
 
 
 def _read_file(path: Path) -> tuple[dict[str, Any], str]:

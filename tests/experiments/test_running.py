@@ -310,3 +310,36 @@ def test_errors_are_one_line(tiny_dataset: Callable[..., str], tmp_path: Path) -
     assert "There is no grid at" in fails("run", "nowhere.yml")
     assert "Unknown launcher 'rya'" in fails("run", path, "--launcher", "rya")
     assert not Path("runs").exists()
+
+
+def test_a_part_of_a_grid_and_then_the_rest(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
+    """Both in one folder and one table, and what the first part made is not made again."""
+    path = tmp_path / "small.yml"
+    path.write_text(yaml.safe_dump(grid(tiny_dataset(), seeds=2)))
+    succeeds("run", path, "--workers", "0", "--recipes", "scratch,cql", "--seeds", "1", "--datasets", "tiny")
+    folder = Path("runs/small")
+    assert finished(folder) == {("cql", "1"), ("scratch", "1")}
+    model = folder / "tiny-cql-s1" / "online" / "model.zip"
+    made = model.stat().st_mtime_ns
+    succeeds("run", path, "--workers", "0")
+    assert finished(folder) == {(recipe, seed) for recipe in ("cql", "warm", "scratch") for seed in "01"}
+    assert model.stat().st_mtime_ns == made
+
+
+def finished(folder: Path) -> set[tuple[str, str]]:
+    with (folder / "runs.csv").open(newline="") as file:
+        return {(row["recipe"], row["seed"]) for row in csv.DictReader(file) if "pretraining" not in row["run"]}
+
+
+def test_parts_that_a_grid_does_not_have(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
+    path = tmp_path / "small.yml"
+    path.write_text(yaml.safe_dump(grid(tiny_dataset())))
+    for option, value, message in (
+        ("--recipes", "warn", "'warn'. Did you mean 'warm'?"),
+        ("--datasets", "tinny", "'tinny'. Did you mean 'tiny'?"),
+        ("--seeds", "3", "'3'."),
+        ("--seeds", "one", "--seeds takes whole numbers with commas between them, got 'one'."),
+        ("--recipes", "warm,", "--recipes takes names with commas between them, got 'warm,'."),
+    ):
+        assert message in fails("run", path, option, value)
+    assert not Path("runs").exists()
