@@ -67,9 +67,7 @@ def main() -> None:
     rows = rows_by_name(arguments.rows.split(","))
     competitors = contestants(arguments.other.absolute())
     os.chdir(tempfile.gettempdir())  # a checkout in the working folder would be imported by both
-    results, _ = race(
-        rows, competitors, rounds=arguments.rounds, updates=arguments.updates, threads=arguments.threads
-    )
+    results, _ = race(rows, competitors, rounds=arguments.rounds, updates=arguments.updates, threads=arguments.threads)
     Console(width=120).print(table(results))
 
 
