@@ -8,6 +8,7 @@ from sb3_o2o.version import __version__
 
 if TYPE_CHECKING:
     from sb3_o2o.algorithms import O2OPPO, O2OSAC, O2OTD3
+    from sb3_o2o.algorithms.residual import ResidualActions, ResidualPolicy
     from sb3_o2o.data import OfflineDataset
     from sb3_o2o.resume import ResumeBundle
 
@@ -17,6 +18,8 @@ __all__ = [
     "O2OTD3",
     "NonFiniteError",
     "OfflineDataset",
+    "ResidualActions",
+    "ResidualPolicy",
     "ResumeBundle",
     "UntrustedError",
     "__version__",
@@ -30,6 +33,10 @@ def __getattr__(name: str) -> Any:
         from sb3_o2o import algorithms
 
         return getattr(algorithms, name)
+    if name in ("ResidualActions", "ResidualPolicy"):
+        from sb3_o2o.algorithms import residual
+
+        return getattr(residual, name)
     if name == "OfflineDataset":
         from sb3_o2o.data import OfflineDataset
 

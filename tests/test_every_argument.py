@@ -45,7 +45,7 @@ ACCEPTED: dict[str, str] = {
     "*.predict": PREDICT,
     **dict.fromkeys(("*Critic.*", "EnsembleL*", "EnsembleMLP.forward*", "ValueNetwork.*", "DensityRatio.*"), NETWORK),
     **dict.fromkeys(("ConditionalVAE.*", "NormalizedExtractor.*", "O2O*Policy.*", "EnsemblePolicyMixin.*"), NETWORK),
-    **dict.fromkeys(("*.step", "*.observation", "NormalizedScore.reset"), GYMNASIUM),
+    **dict.fromkeys(("*.step", "*.observation", "NormalizedScore.reset", "ResidualActions.reset"), GYMNASIUM),
     **dict.fromkeys(("sb3_o2o.objectives.functional.*", "gaussian_*", "squashed_*"), FORMULA),
     **dict.fromkeys(("softmax_kl", "mixture_moments"), FORMULA),
 }
@@ -177,6 +177,9 @@ VALID: dict[str, Callable[[], Any]] = {
     "EndAtSuccess.env": Drift,
     "FlattenGoalObservation.env": lambda: Drift(dictionary=True),
     "NormalizedScore.env": Drift,
+    "ResidualActions.env": Drift,
+    "base": lambda: lambda observations: np.zeros((1, 2), np.float32),
+    "residual": lambda: lambda observations: np.zeros((1, 2), np.float32),
     "flatten_observations.observations": lambda: {"place": np.zeros((1, 3))},
     "collect.policy": lambda: None,
     "collect.env": lambda: tiny.BOX,

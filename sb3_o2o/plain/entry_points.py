@@ -16,6 +16,10 @@ from sb3_o2o.plain.allowlist import UntrustedError, is_trusted, safe_global
 _WRAPPERS = (
     *("gymnasium.wrappers.", "sb3_o2o.wrappers.", "sb3_contrib.common.wrappers."),
     *("stable_baselines3.common.atari_wrappers.", "stable_baselines3.common.monitor."),
+    *(
+        "sb3_o2o.ResidualActions",
+        "sb3_o2o.algorithms.residual.ResidualActions",
+    ),  # opens a saved model as untrusted ones are
 )
 #: which of these write files where they are told
 _WRITING = ("RecordVideo", "Monitor")

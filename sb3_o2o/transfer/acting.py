@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -73,6 +74,11 @@ class Acting:
         if isinstance(actions, th.Tensor):
             actions = actions.detach().cpu()
         actions = np.asarray(actions, dtype=np.float32)
+        if actions.ndim == 0 or actions.size != len(actions) * math.prod(self.action_space.shape):
+            raise ValueError(
+                f"{type(self.source).__name__} gave actions of shape {actions.shape}; expected (batch, "
+                f"{', '.join(map(str, self.action_space.shape))}), one for each observation of the batch."
+            )
         actions = actions.reshape(len(actions), *self.action_space.shape)
         return np.clip(actions, self.action_space.low, self.action_space.high), state
 
