@@ -99,7 +99,7 @@ def callbacks(args: argparse.Namespace, folder: Path, reference: ReferenceScore 
         best_model_save_path=str(folder),
         verbose=1,
     )
-    tau = QValueDiagnostics(make_env(args), freq=args.tau_freq, n_episodes=args.tau_episodes, log_path=folder)
+    tau = QValueDiagnostics(lambda: make_env(args), freq=args.tau_freq, n_episodes=args.tau_episodes, log_path=folder)
     others = [each(log_path=folder) for each in (DataDiagnostics, DriftDiagnostics)]
     return [evaluation, tau, *others, SwitchDiagnostics(evaluation, log_path=folder)]
 

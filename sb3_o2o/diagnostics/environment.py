@@ -1,39 +1,33 @@
-"""The environment in which diagnostics let the policy act."""
+"""The environments in which diagnostics let the policy act."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import gymnasium as gym
-from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from sb3_o2o.evaluation import preserved_random_state
+from sb3_o2o.evaluation.evaluate import Environments, preserved_random_state, side_by_side
 
 
-def single_environment(env: gym.Env[Any, Any] | VecEnv | str, for_whom: str) -> VecEnv:
+def raw_environments(env: Environments, n_episodes: int, n_envs: int | None = None) -> VecEnv:
     """
-    :param env: one environment, or its id
-    :param for_whom: who lets the policy act in it, for the error message
+    :param env: an environment, several, an id, or a function that makes one
+    :param n_episodes: episodes that are to be played in them
+    :param n_envs: environments to make, see :func:`~sb3_o2o.evaluation.evaluate.side_by_side`
     :return: the same, vectorised; without ``VecNormalize``, because observations and rewards are normalised with the
         training's present statistics
-    :raises ValueError: for several environments
+    :raises ValueError: ``n_envs`` of environments that are there already
     """
-    if isinstance(env, str):
-        with preserved_random_state():  # making one draws numbers
-            return make_vec_env(env)
-    if not isinstance(env, VecEnv):
-        return DummyVecEnv([lambda: env])
-    if env.num_envs != 1:
-        raise ValueError(f"{for_whom} follows one episode at a time: give one environment, not {env.num_envs}.")
-    return env.venv if isinstance(env, VecNormalize) else env
+    with preserved_random_state():  # making one draws numbers
+        made = side_by_side(env, n_episodes, n_envs)
+    return made.venv if isinstance(made, VecNormalize) else made
 
 
 def refuse_training_environment(env: VecEnv, model: Any, for_whom: str) -> None:
     """
     :param env: where the policy is going to act
     :param model: the model
-    :param for_whom: see :func:`single_environment`
+    :param for_whom: who lets the policy act there, for the error message
     :raises ValueError: if the model trains there
     """
     if _parts(env) & _parts(model.get_env()):

@@ -11,7 +11,7 @@ from sb3_o2o.checked import checked
 from sb3_o2o.data import OfflineReplayBuffer
 from sb3_o2o.data.sources import AnyDataset
 from sb3_o2o.diagnostics.diagnostic import DiagnosticsCallback
-from sb3_o2o.diagnostics.environment import refuse_training_environment, single_environment
+from sb3_o2o.diagnostics.environment import raw_environments, refuse_training_environment
 from sb3_o2o.diagnostics.measure import (
     Candidates,
     check_drift,
@@ -19,13 +19,14 @@ from sb3_o2o.diagnostics.measure import (
     mean_or_nan,
     mean_q_and_td_error,
     newest_transitions,
-    on_policy_q_values,
     online_buffer,
     policy_and_q_drift,
 )
+from sb3_o2o.diagnostics.on_policy_values import on_policy_q_values
 from sb3_o2o.diagnostics.q_values import mean_window_tau, normalized_difference
 from sb3_o2o.evaluation.eval_callback import is_pretraining
-from sb3_o2o.kinds import Count, Environment, Seed, whole
+from sb3_o2o.evaluation.evaluate import AnyEnvironments
+from sb3_o2o.kinds import Count, Seed, whole
 from sb3_o2o.networks import frozen_copy
 from sb3_o2o.objectives import Batch
 
@@ -39,18 +40,22 @@ class QValueDiagnostics(DiagnosticsCallback):
     - ``q_difference``: normalised difference (:func:`~sb3_o2o.diagnostics.q_values.normalized_difference`)
     - ``q_estimated``, ``q_true``: their means
 
-    over the same steps; what counts as true is said in :func:`~sb3_o2o.diagnostics.measure.on_policy_q_values`. Source:
-    SO2 (Zhang et al. 2024), figures 2b, 2c and 5b. Policies that act through a callback's ``act`` are measured without.
+    over the same steps; what counts as true is said in
+    :func:`~sb3_o2o.diagnostics.on_policy_values.on_policy_q_values`. Source: SO2 (Zhang et al. 2024), figures 2b, 2c
+    and 5b. Policies that act through a callback's ``act`` are measured without.
 
-    :param env: one environment that pays raw rewards, or its id; not the training's own
+    :param env: environment that pays raw rewards, or several, whose episodes are then played side by side, its id, or a
+        function that makes one; not the training's own
     :param freq: calls between two measurements. Three episodes of 1000 steps cost about as much as a few hundred
         training steps
     :param n_episodes: episodes of each measurement
     :param window: steps in a window
     :param n_windows: windows in an episode; ten in the paper
     :param log_path: see :class:`~sb3_o2o.diagnostics.diagnostic.DiagnosticsCallback`
-    :param seed: of the environment and of the policy's draws, the same at every measurement
-    :raises ValueError: for a number out of range, several environments, or the training's environment
+    :param seed: of the episodes, the same at every measurement
+    :param n_envs: environments to make, where an id or a function says how; default: one for each episode, up to 16
+    :raises ValueError: for a number out of range, the training's environment, or ``n_envs`` of environments that are
+        there already
     """
 
     name: ClassVar[str] = "q_values"
@@ -58,16 +63,17 @@ class QValueDiagnostics(DiagnosticsCallback):
     @checked
     def __init__(
         self,
-        env: Environment,
+        env: AnyEnvironments,
         freq: Count = 25_000,
         n_episodes: Count = 3,
         window: Annotated[int, whole(2)] = 50,
         n_windows: Count = 10,
         log_path: str | os.PathLike[str] | None = None,
         seed: Seed = 0,
+        n_envs: Count | None = None,
     ):
         super().__init__(freq, log_path, seed)
-        self.env = single_environment(env, type(self).__name__)
+        self.env = raw_environments(env, n_episodes, n_envs)
         self.n_episodes, self.window, self.n_windows = n_episodes, window, n_windows
 
     def _init_callback(self) -> None:

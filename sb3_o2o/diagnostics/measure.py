@@ -1,4 +1,4 @@
-"""Measurements of a model: rollouts of its policy, errors on batches, distance to what it was."""
+"""Measurements of a model on transitions: values and errors, distance to what it was."""
 
 from __future__ import annotations
 
@@ -6,26 +6,21 @@ import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
 import torch as th
 from stable_baselines3 import SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.type_aliases import PyTorchObs
-from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from sb3_o2o.checked import checked
 from sb3_o2o.data import MixedReplayBuffer
 from sb3_o2o.data.online import can_be_sampled
-from sb3_o2o.data.rewards import scaled_rewards
 from sb3_o2o.diagnostics.drift import gaussian_kl, softmax_kl
-from sb3_o2o.diagnostics.environment import refuse_training_environment, single_environment
-from sb3_o2o.diagnostics.q_values import normalized_difference, true_q_values
 from sb3_o2o.evaluation import preserved_random_state
 from sb3_o2o.evaluation.eval_callback import is_pretraining
-from sb3_o2o.kinds import Count, Environment, Seed, instance, is_whole, kind
+from sb3_o2o.kinds import Seed, instance, is_whole, kind
 from sb3_o2o.objectives import Batch, IQLObjective
 from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.objective import MODEL
@@ -88,7 +83,7 @@ def policy_actions(actor: Any, observations: PyTorchObs, n_actions: int | None =
     :return: scaled actions ``(B, act)`` or ``(B, K, act)``; log-probabilities ``(B,)`` or ``(B, K)``, None for a
         deterministic policy
     """
-    if not _is_stochastic(actor):
+    if not is_stochastic(actor):
         return actor(observations), None
     if actor.use_sde:
         return actor.rsample(observations, None)
@@ -129,130 +124,6 @@ def entropy_bonus(model: Any, log_prob: th.Tensor | None) -> th.Tensor | None:
     if log_prob is None or not getattr(_objective(model), "entropy_backup", False):
         return None
     return -model.current_ent_coef() * log_prob
-
-
-# -- rollouts ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class QEstimates:
-    """
-    Values along one episode of the present policy.
-
-    :param estimated: Q of the critic, as the actor sees it, ``(n,)``
-    :param true: discounted return from the same steps, on the training scale of rewards, ``(n,)``
-    """
-
-    estimated: np.ndarray
-    true: np.ndarray
-
-
-@checked
-def on_policy_q_values(model: AnyModel, env: Environment, n_episodes: Count = 3, seed: Seed = 0) -> list[QEstimates]:
-    """
-    Let the policy act, as it does while it trains (sampled actions; a deterministic policy's are without noise), and
-    compare its critic with what it earns. The training's random streams are left as they were.
-
-    An episode that a time limit cuts goes on, in the discounted returns, with the critic's own value of the last state;
-    steps whose returns depend on it most, the last ``1 / (1 - gamma)`` or at most half, are left out. Where the
-    critic's values contain the entropy, so do the returns.
-
-    :param model: an O2OSAC or O2OTD3
-    :param env: one environment that pays raw rewards, or its id; not the training's own; it is seeded and reset
-    :param n_episodes: whole episodes, >= 1
-    :param seed: of the environment and of the sampled actions
-    :return: one entry for each episode
-    :raises ValueError: for another model, several environments, the training's environment, or no episode
-    """
-    for_whom = "on_policy_q_values"
-    check_model(model, for_whom)
-    vec_env = single_environment(env, for_whom)
-    refuse_training_environment(vec_env, model, for_whom)
-    found = []
-    try:
-        with looking(model, seed):
-            vec_env.seed(seed)
-            observation: Any = vec_env.reset()
-            for _ in range(n_episodes):
-                estimates, observation = _episode(model, vec_env, observation)
-                found.append(estimates)
-    finally:
-        if isinstance(env, str):
-            vec_env.close()
-    return found
-
-
-@checked
-def q_difference_to_online(
-    model: AnyModel, online: AnyModel, env: Environment, n_episodes: Count = 3, seed: Seed = 0
-) -> float:
-    """
-    SO2's comparison with online reinforcement learning (Zhang et al. 2024, figure 2b): the normalised difference of a
-    model's values from its own returns, less the same of a model that was trained online alone, such as SAC from
-    scratch with a return like the other's. Above 0 the first over-estimates more than online training does.
-
-    :param model: an O2OSAC or O2OTD3
-    :param online: another, trained online
-    :param env: one environment that pays raw rewards, or its id; both policies act in it, from the same seeds
-    :param n_episodes: whole episodes of each, >= 1
-    :param seed: of the environment and of the sampled actions
-    :return: the difference of the two means
-    :raises ValueError: see :func:`on_policy_q_values`
-    """
-    found = []
-    for each in (model, online):
-        episodes = on_policy_q_values(each, env, n_episodes, seed)
-        estimated, true = (np.concatenate([getattr(one, name) for one in episodes]) for name in ("estimated", "true"))
-        found.append(normalized_difference(estimated, true))
-    return found[0] - found[1]
-
-
-def _episode(model: Any, env: VecEnv, observation: Any) -> tuple[QEstimates, Any]:
-    estimated, rewards, bonuses = [], [], []
-    while True:
-        tensor = _seen(model, observation)
-        actions, log_prob = policy_actions(model.actor, tensor)
-        estimated.append(reduced_q(model, model.critic, tensor, actions).item())
-        bonus = entropy_bonus(model, log_prob)
-        bonuses.append(0.0 if bonus is None else bonus.item())
-        action = model.policy.unscale_action(actions.cpu().numpy())
-        observation, reward, done, infos = env.step(action.reshape(-1, *model.action_space.shape))
-        rewards.append(_paid(model, reward))
-        if done[0]:
-            break
-    truncated, n_kept, last_value = infos[0].get("TimeLimit.truncated", False), len(rewards), 0.0
-    if truncated:
-        n_kept -= min(_horizon(model.gamma), len(rewards) // 2)
-        final = infos[0]["terminal_observation"]
-        stacked: Any = {key: value[None] for key, value in final.items()} if isinstance(final, dict) else final[None]
-        last_value = _state_value(model, _seen(model, stacked))
-    true = true_q_values(rewards, model.gamma, bonuses=bonuses, last_value=last_value)
-    return QEstimates(np.array(estimated[:n_kept]), true[:n_kept]), observation
-
-
-def _horizon(gamma: float) -> int:
-    return round(1 / (1 - gamma)) if gamma < 1 else 2**31
-
-
-def _seen(model: Any, observation: Any) -> PyTorchObs:
-    """Raw observations of one environment as the networks get them."""
-    normalizer = model.get_vec_normalize_env()
-    if normalizer is not None:
-        observation = normalizer.normalize_obs(observation)
-    return model.policy.obs_to_tensor(observation)[0]
-
-
-def _paid(model: Any, reward: np.ndarray) -> float:
-    normalizer = model.get_vec_normalize_env()
-    if normalizer is not None:
-        reward = normalizer.normalize_reward(reward)
-    return float(scaled_rewards(reward, model.reward_scale, model.reward_shift)[0])
-
-
-def _state_value(model: Any, observations: PyTorchObs) -> float:
-    actions, log_prob = policy_actions(model.actor, observations)
-    value, bonus = reduced_q(model, model.critic, observations, actions), entropy_bonus(model, log_prob)
-    return (value if bonus is None else value + bonus).item()
 
 
 # -- batches -------------------------------------------------------------------------------------------------------
@@ -347,7 +218,7 @@ def policy_and_q_drift(
     check_drift(model, "policy_and_q_drift")
     policy_kl = math.nan
     with looking(model, seed):
-        if _is_stochastic(actor):
+        if is_stochastic(actor):
             mean, log_std, _ = actor.get_action_dist_params(observations)
             now = model.actor.get_action_dist_params(observations)[:2]
             policy_kl = gaussian_kl(mean, log_std, *now).mean().item()
@@ -371,13 +242,13 @@ def check_drift(model: Any, for_whom: str) -> None:
         )
 
 
-def _is_stochastic(actor: Any) -> bool:
+def is_stochastic(actor: Any) -> bool:
     return hasattr(actor, "rsample")
 
 
 def _candidates(model: Any, actor: Any, observations: PyTorchObs, n_actions: int) -> th.Tensor:
     """Scaled actions ``(B, n_actions, act)``."""
-    if _is_stochastic(actor):
+    if is_stochastic(actor):
         return policy_actions(actor, observations, n_actions)[0]
     mode, _ = policy_actions(actor, observations)
     noise = model.target_policy_noise * th.randn(len(mode), n_actions, mode.shape[1], device=mode.device)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -151,25 +151,73 @@ def play(
     :return: the episodes, in the order in which they are numbered
     """
     monitored = is_vecenv_wrapped(env, VecMonitor) or env.env_is_wrapped(Monitor)[0]
-    n_envs = env.num_envs
-    number, running = list(range(n_envs)), [Episode() for _ in range(n_envs)]  # what each environment plays
+    running: dict[int, Episode] = {}
     ended: dict[int, Episode] = {}
-    with slots(env, seeds_of_episodes(seed, n_episodes), monitored):
-        observations: Any = env.reset()
-        state, starts = None, np.ones(n_envs, dtype=bool)
-        while len(ended) < n_episodes:
-            actions, state = policy.predict(
-                observations, state=state, episode_start=starts, deterministic=deterministic
-            )
-            observations, rewards, starts, infos = env.step(actions)
-            for index in range(n_envs):
-                if number[index] >= n_episodes:
-                    continue
-                running[index].add(float(rewards[index]), infos[index])
-                if starts[index] and _has_ended(running[index], infos[index], monitored):
-                    ended[number[index]], running[index] = running[index], Episode()
-                    number[index] += n_envs
+    state: Any = None
+
+    def act(observations: Any, starts: np.ndarray, _: Sequence[int]) -> np.ndarray:
+        nonlocal state
+        actions, state = policy.predict(observations, state=state, episode_start=starts, deterministic=deterministic)
+        return actions
+
+    def see(step: EpisodeStep) -> bool:
+        episode = running.setdefault(step.episode, Episode())
+        episode.add(step.reward, step.info)
+        is_over = step.done and _has_ended(episode, step.info, monitored)
+        if is_over:
+            ended[step.episode] = running.pop(step.episode)
+        return is_over
+
+    play_steps(act, see, env, seeds_of_episodes(seed, n_episodes), monitored)
     return [ended[index] for index in range(n_episodes)]
+
+
+class EpisodeStep(NamedTuple):
+    """
+    What one environment answered.
+
+    :param episode: its number
+    :param environment: which of those side by side played it
+    :param reward: of the step
+    :param done: as the policy sees it
+    :param info: of the step
+    """
+
+    episode: int
+    environment: int
+    reward: float
+    done: bool
+    info: dict[str, Any]
+
+
+def play_steps(
+    act: Callable[[Any, np.ndarray, Sequence[int]], np.ndarray],
+    see: Callable[[EpisodeStep], bool],
+    env: VecEnv,
+    seeds: Sequence[int | None],
+    monitored: bool,
+) -> None:
+    """
+    Play whole episodes side by side, which environment which one being settled beforehand.
+
+    :param act: gives the actions for observations, for whether each begins an episode, and for the numbers of the
+        episodes, ``(n_envs,)`` each; numbers from ``len(seeds)`` on are nobody's, and their actions do not count
+    :param see: is told every step that counts; says whether the episode is over
+    :param env: environments; they are reset first
+    :param seeds: one for each episode
+    :param monitored: episodes end where the monitor says so
+    """
+    n_envs = env.num_envs
+    numbers = list(range(n_envs))  # what each environment plays
+    with slots(env, seeds, monitored):
+        observations: Any = env.reset()
+        starts = np.ones(n_envs, dtype=bool)
+        while min(numbers) < len(seeds):
+            observations, rewards, starts, infos = env.step(act(observations, starts, numbers))
+            for index, number in enumerate(numbers):
+                if number < len(seeds):
+                    step = EpisodeStep(number, index, float(rewards[index]), bool(starts[index]), infos[index])
+                    numbers[index] += n_envs if see(step) else 0
 
 
 def _has_ended(episode: Episode, info: dict[str, Any], monitored: bool) -> bool:

@@ -363,9 +363,8 @@ def _diagnostics(prepared: Prepared, folder: Path, evaluation: NormalizedEvalCal
     """All that can be measured: what compares with a dataset needs one, and some models lack what others look at."""
     config = prepared.config
     seed = config.seed + EVALUATION_SEED_OFFSET
-    rollouts = config.environment.make_vectorised(1, seed)
     found: list[DiagnosticsCallback] = [
-        QValueDiagnostics(rollouts, log_path=folder, seed=seed),
+        QValueDiagnostics(config.environment.make, log_path=folder, seed=seed),
         SwitchDiagnostics(evaluation, log_path=folder),
     ]
     if prepared.dataset is not None:

@@ -20,6 +20,7 @@ from sb3_o2o import O2OSAC
 from sb3_o2o.diagnostics import (
     DataDiagnostics,
     DriftDiagnostics,
+    QValueDiagnostics,
     frozen_copy,
     mean_q_and_td_error,
     on_policy_q_values,
@@ -85,10 +86,8 @@ def test_bad_input() -> None:
     model = make()
     with pytest.raises(ValueError, match=r"of this library: use it with O2OTD3 \(O2OTD3\.load also opens"):
         on_policy_q_values(TD3("MlpPolicy", vec(), **FAST), vec())
-    with pytest.raises(
-        ValueError, match="on_policy_q_values follows one episode at a time: give one environment, not 2"
-    ):
-        on_policy_q_values(model, vec(2))
+    with pytest.raises(ValueError, match="n_envs=2 asks for copies of an environment that is there already"):
+        on_policy_q_values(model, vec(), n_envs=2)
     with pytest.raises(ValueError, match="is the environment that the model trains in"):
         on_policy_q_values(model, model.get_env())  # type: ignore[arg-type]
     with pytest.raises(
@@ -103,6 +102,56 @@ def test_an_environment_by_its_id() -> None:
     model = O2OSAC("MlpPolicy", gym.make(tiny.BOX), **FAST)
     one, other = (on_policy_q_values(model, env, 1) for env in (tiny.BOX, gym.make(tiny.BOX)))
     assert one[0].true.tolist() == other[0].true.tolist()
+
+
+# -- side by side --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("build", "dictionary"),
+    [
+        (make, False),
+        (lambda **kwargs: make(use_sde=True, **kwargs), False),
+        (lambda **kwargs: make(normalize_observations=True, dataset=dataset(dictionary=True), **kwargs), True),
+        (make_td3, False),
+    ],
+)
+def test_episodes_are_the_same_side_by_side(build: Any, dictionary: bool) -> None:
+    """Seeds, of environment and policy, belong to episodes: Drift's differ in length, by its own noise too."""
+    model = build(dictionary=dictionary, env=vec(3, dictionary=dictionary)).learn(12)
+    alone = on_policy_q_values(model, Drift(dictionary), 5, seed=3)
+    assert len({len(each.true) for each in alone}) > 1
+    assert len({each.true[0] for each in alone}) == 5
+    for several in (2, 5, 7):
+        together = on_policy_q_values(model, vec(several, dictionary=dictionary), 5, seed=3)
+        for one, other in zip(alone, together, strict=True):
+            np.testing.assert_allclose(other.true, one.true, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(other.estimated, one.estimated, rtol=1e-4, atol=1e-5)
+    first = on_policy_q_values(model, Drift(dictionary), 2, seed=3)  # fewer are the first ones
+    assert [each.true.tolist() for each in first] == [each.true.tolist() for each in alone[:2]]
+
+
+def test_each_steps_value_is_with_its_own_reward(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Critics say the place of the point, the distance of which is the reward one step later; gamma is 0."""
+    model = make(gamma=0.0, ent_coef=0.0)
+    monkeypatch.setattr(
+        model.critic, "q_values", lambda seen, actions, members=None: (-seen[:, :2].norm(dim=1)).expand(2, -1)
+    )
+    for episode in on_policy_q_values(model, lambda: Drift(), 6, n_envs=4):
+        assert episode.estimated[1:].tolist() == pytest.approx(episode.true[:-1].tolist(), rel=1e-5)
+
+
+def test_as_many_environments_as_episodes_are_made() -> None:
+    made = []
+
+    def one() -> Drift:
+        made.append(Drift())
+        return made[-1]
+
+    on_policy_q_values(make(), one, 3)
+    assert len(made) == 3
+    QValueDiagnostics(one, n_episodes=5, n_envs=2)
+    assert len(made) == 5
 
 
 # -- formulas ------------------------------------------------------------------------------------------------------
@@ -317,9 +366,9 @@ def test_the_difference_to_an_online_run() -> None:
         offline.critic.ensemble.layers[-1].bias.fill_(30.0)  # type: ignore[union-attr,operator]
     parts = []
     for model in (offline, online):
-        (episode,) = on_policy_q_values(model, Drift(), 1, seed=5)
+        (episode,) = on_policy_q_values(model, Drift(), 1, seed=6)
         parts.append(((episode.estimated - episode.true) / np.abs(episode.true)).mean())
     assert parts[0] > parts[1]
-    found = q_difference_to_online(offline, online, Drift(), 1, seed=5)
+    found = q_difference_to_online(offline, online, Drift(), 1, seed=6)
     assert found == pytest.approx(parts[0] - parts[1], rel=1e-6)
     assert q_difference_to_online(online, online, Drift(), 1) == 0.0
