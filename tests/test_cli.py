@@ -34,7 +34,8 @@ def pretrained(tiny_dataset: Callable[..., str]) -> Path:
 
 class TestHelp:
     @pytest.mark.parametrize(
-        "command", ["demo", "collect", "pretrain", "finetune", "evaluate", "run", "report", "recipes", "bench"]
+        "command",
+        ["demo", "collect", "pretrain", "finetune", "evaluate", "select", "run", "report", "recipes", "bench"],
     )
     def test_every_command_explains_itself(self, command: str) -> None:
         output = succeeds(command, "--help")

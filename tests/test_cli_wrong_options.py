@@ -22,6 +22,7 @@ BOX, GOAL = tiny.BOX, tiny.GOAL
 PRETRAIN = f"pretrain {DATASET} --recipe cql --gradient-steps 2"
 FINETUNE = f"finetune stock --env {BOX} --recipe sac --steps 5"
 EVALUATE = f"evaluate stock --env {BOX} --episodes 1"
+SELECT = f"select stock file --env {BOX}"
 COLLECT = f"collect {BOX} tests/new/one-v0"
 
 
@@ -56,6 +57,7 @@ def values_out_of_range() -> Iterator[tuple[str, str]]:
     """Every number that an option takes: below its least, a word, and a fraction of what is counted."""
     least = {
         EVALUATE: {"--episodes": 1, "--seed": 0, "--threads": 1},
+        SELECT: {"--episodes": 1, "--seed": 0, "--threads": 1},
         COLLECT: {"--n-steps": 1, "--n-episodes": 1, "--seed": 0, "--threads": 1},
         PRETRAIN: {
             "--gradient-steps": 1,
@@ -106,6 +108,8 @@ def not_there() -> Iterator[tuple[str, str]]:
         yield f"{command} extra", "unexpected extra argument(s) (extra)"
     yield "finetune stock --env", "Option '--env' requires an argument"
     yield "evaluate", "Missing argument 'model'"
+    yield f"{SELECT} --nonsense", "No such option: --nonsense"
+    yield "select", "Missing argument 'models"
     yield "collect", "Missing argument 'env'"
     yield f"collect {BOX}", "Missing argument 'dataset_id'"
     yield "recipes show", "Missing argument 'name'"

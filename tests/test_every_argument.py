@@ -178,6 +178,7 @@ VALID: dict[str, Callable[[], Any]] = {
     "FlattenGoalObservation.env": lambda: Drift(dictionary=True),
     "NormalizedScore.env": Drift,
     "ResidualActions.env": Drift,
+    "candidates": lambda: {"one": make(), "two": make()},
     "base": lambda: lambda observations: np.zeros((1, 2), np.float32),
     "residual": lambda: lambda observations: np.zeros((1, 2), np.float32),
     "flatten_observations.observations": lambda: {"place": np.zeros((1, 3))},

@@ -10,7 +10,7 @@ from sb3_o2o.cli.data import collect
 from sb3_o2o.cli.demo import demo
 from sb3_o2o.cli.experiments import run
 from sb3_o2o.cli.inspection_command import inspect
-from sb3_o2o.cli.policies import evaluate
+from sb3_o2o.cli.policies import evaluate, select
 from sb3_o2o.cli.recipes import recipes_app
 from sb3_o2o.cli.reports import report
 from sb3_o2o.cli.train import finetune, pretrain
@@ -51,6 +51,7 @@ app.command()(demo)
 app.command()(pretrain)
 app.command()(finetune)
 app.command()(evaluate)
+app.command()(select)
 app.command()(tune)
 app.command()(run)
 app.command()(report)

@@ -1,5 +1,6 @@
-"""``sb3-o2o evaluate``, and how the command line opens a saved policy."""
+"""``sb3-o2o evaluate`` and ``select``, and how the command line opens a saved policy."""
 
+import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -69,6 +70,62 @@ def evaluate(
     console.print(result.note, highlight=False)
     if film is not None:
         console.print(f"Video: [bold]{video}[/] ({film.n_frames:,} frames)", soft_wrap=True, highlight=False)
+
+
+def select(
+    models: Annotated[
+        list[str],
+        typer.Argument(help="Two or more saved models, such as runs/cql-Hopper-v5_1/offline/checkpoints/*.zip."),
+    ],
+    env: Annotated[
+        str | None, typer.Option("--env", help="Gymnasium id. Default: that of the first model's run.")
+    ] = None,
+    episodes: Annotated[
+        int, typer.Option(help="Budget of episodes for all of them: at least K ceil(log2 K) for K models.", min=1)
+    ] = 60,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic/--stochastic", help="Act by the policies' mode, or by sampling.")
+    ] = True,
+    seed: Seed = 0,
+    threads: ActingThreads = None,
+    trust: Trust = False,
+) -> None:
+    """Say which of several checkpoints to fine-tune, within a budget of episodes.
+
+    `sb3-o2o select runs/cql-Hopper-v5_1/offline/checkpoints/*.zip --episodes 60`
+
+    Sequential halving: in each round the better half goes on, so that episodes are spent where the choice is close.
+    """
+    from sb3_o2o.evaluation import select_policy
+
+    if len(models) < 2 or len(set(models)) < len(models):
+        raise ValueError(f"Give two or more models to choose from, each once, not {' '.join(models)}.")
+    opened = {path: load_policy(path, trust) for path in models}
+    run = opened[models[0]][1]
+    environment = _environment(models[0], env, run)
+    acting_threads(threads)
+    policies = {path: policy for path, (policy, _) in opened.items()}
+    reference = _reference(run, environment)
+    with console.status(f"Running {episodes} episodes of {environment.id} …"):
+        found = select_policy(
+            policies, environment.make, episodes, deterministic=deterministic, reference=reference, seed=seed
+        )
+    table = Table(title=f"{environment.id}, {found.n_episodes} episodes", title_justify="left")
+    table.add_column("model", overflow="fold")
+    for title in ("rounds", "episodes", "return", "standard error", "score"):
+        table.add_column(title, justify="right")
+    for each in found.candidates:
+        score = "" if reference is None else f"{each.scores.mean():.1f}"
+        returns = f"{each.returns.mean():.2f}", f"{each.standard_error:.2f}"
+        table.add_row(each.name, str(each.rounds), str(len(each.returns)), *returns, score)
+    console.print(table)
+    console.print(found.note, highlight=False)
+    more = "" if run is not None and env is None else f" --env {environment.id}"
+    console.print(
+        f"Fine-tune the best: [bold]sb3-o2o finetune {shlex.quote(found.best)}{more}[/]",
+        soft_wrap=True,
+        highlight=False,
+    )
 
 
 def load_policy(path: str, trust: bool = False) -> tuple[Any, "RunConfig | None"]:
