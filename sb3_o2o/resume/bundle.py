@@ -7,6 +7,7 @@ import random
 import warnings
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch as th
@@ -18,7 +19,7 @@ from sb3_o2o.files import settled, whole_folder
 from sb3_o2o.plain.numeric import check_old_state, set_bits
 from sb3_o2o.resume.encoding import read_state, write_state
 from sb3_o2o.resume.manifest import Manifest
-from sb3_o2o.resume.rows import put_together, taken_apart, write_rows
+from sb3_o2o.resume.rows import Known, put_together, taken_apart, write_rows
 from sb3_o2o.updates import environment_state
 
 _STATE, _MODEL, _BUFFER = "state.zip", "model.zip", "replay_buffer.zip"
@@ -27,6 +28,8 @@ _STATE_KEYS = (
     *("normalizer", "normalize_returns"),
 )
 _BUFFER_KEYS = ("buffer", "arrays", "n_rows", "block")
+#: what is known of the rows that models wrote last; as long as they live
+_KNOWN: WeakKeyDictionary[Any, Known] = WeakKeyDictionary()
 
 
 def save(model: Any, path: str | os.PathLike[str], before: str | os.PathLike[str] | None = None) -> None:
@@ -48,7 +51,7 @@ def save(model: Any, path: str | os.PathLike[str], before: str | os.PathLike[str
         replay_buffer = getattr(model, "replay_buffer", None)
         if replay_buffer is not None:
             write_state(folder / _BUFFER, taken_apart(replay_buffer))
-            write_rows(replay_buffer, folder, manifest, earlier)
+            write_rows(replay_buffer, folder, manifest, earlier, _KNOWN.setdefault(model, {}))
         write_state(folder / _STATE, _state(model))
         for each in sorted(folder.iterdir()):
             if each.name not in manifest.files:

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
 from sb3_o2o.checked import checked
 from sb3_o2o.files import locked, remove_leftovers
@@ -32,8 +32,11 @@ class ResumeBundle(BaseCallback):
     :param path: folder of the bundles, made if need be; one run's, and one process's at a time
     :param every: steps between two bundles, > 0: calls of ``on_step``, and updates of phases without environment steps
     :param min_seconds: seconds between two bundles, >= 0
+    :param evaluation_seconds: seconds since the last bundle from which on an evaluation (of an ``EvalCallback`` in the
+        same call) brings the next one, >= 0; None for none. The command line's is 60
     :param max_share: largest part of the time since the call began that may be spent on writing them, in (0, 1]; None
-        for no limit. Measured: the next one is taken to cost what the last one did
+        for no limit. Measured: the next one is taken to cost what the last one did, in this call or the one before.
+        The one of a stop and the one of the end are written in any case
     :param keep: newest bundles that stay, > 0; with more than one there is another if the disk damages the newest
     :param verbose: 1 says what was written
     :raises ValueError: for a number out of range; when training starts, if the folder has bundles of another run or is
@@ -54,10 +57,13 @@ class ResumeBundle(BaseCallback):
         max_share: Share | None = 0.02,
         keep: Count = 2,
         verbose: int = 0,
+        *,
+        evaluation_seconds: NotNegative | None = None,
     ):
         super().__init__(verbose)
         self.path = Path(path)
         self.every, self.min_seconds, self.max_share, self.keep = every, min_seconds, max_share, keep
+        self.evaluation_seconds = evaluation_seconds
         #: bundles written in this call, and the seconds that they took
         self.n_written, self.seconds = 0, 0.0
         self._n_steps = 0
@@ -82,11 +88,11 @@ class ResumeBundle(BaseCallback):
             )
         remove_leftovers(self.path)
         model.call.before_stop(self._write_at_stop)
-        self.n_written, self.seconds, self._n_steps, self._cost = 0, 0.0, 0, 0.0
+        self.n_written, self.seconds, self._n_steps = 0, 0.0, 0
         self._began = self._last = time.monotonic()
 
     def _on_step(self) -> bool:
-        self._count()
+        self._count(self.evaluation_seconds is not None and any(map(_evaluates, self.model.call.callbacks)))  # type: ignore[attr-defined]
         return True
 
     def on_phase_step(self, name: str, done: int, total: int, metrics: dict[str, float]) -> None:
@@ -101,14 +107,17 @@ class ResumeBundle(BaseCallback):
         if self._n_steps > 0:
             self.model.call.at_clean_point(self._write, str(self.path))  # type: ignore[attr-defined]
 
-    def _count(self) -> None:
+    def _count(self, is_evaluation: bool = False) -> None:
         self._n_steps += 1
-        if self._n_steps >= self.every and self._is_due():
+        least = self.min_seconds
+        if is_evaluation and self.evaluation_seconds is not None:
+            least = min(least, self.evaluation_seconds)
+        if self._n_steps >= self.every and self._is_due(least):
             self.model.call.at_clean_point(self._write, str(self.path))  # type: ignore[attr-defined]
 
-    def _is_due(self) -> bool:
+    def _is_due(self, min_seconds: float) -> bool:
         now = time.monotonic()
-        if now - self._last < self.min_seconds:
+        if now - self._last < min_seconds:
             return False
         return self.max_share is None or self.seconds + self._cost <= self.max_share * (now - self._began)
 
@@ -140,3 +149,8 @@ class ResumeBundle(BaseCallback):
         if not self._is_failing:
             warnings.warn(f"{text} It is tried again while the run goes on.", stacklevel=2)
         self._is_failing = True
+
+
+def _evaluates(callback: BaseCallback) -> bool:
+    """Whether it has evaluated at this step; or at the one before, where it comes after the bundles."""
+    return isinstance(callback, EvalCallback) and callback.eval_freq > 0 and callback.n_calls % callback.eval_freq == 0

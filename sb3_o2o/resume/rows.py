@@ -1,12 +1,14 @@
 """
 The rows of a replay buffer, in files of a few megabytes. A bundle that follows another of the same run takes over, by a
 hard link, each file whose rows have not changed, and so writes what is new. Which have changed is asked of their
-contents: rows are overwritten when the buffer is full, and some buffers change old ones, as when an episode ends.
+contents: rows are overwritten when the buffer is full, and some buffers change old ones, as when an episode ends. A
+checksum that is kept in memory asks that, four times as fast as the one in the manifest, which only new contents need.
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -24,9 +26,14 @@ from sb3_o2o.resume.manifest import Manifest, sha256
 #: bytes of a file, as far as whole rows allow
 BLOCK_BYTES = 2**22
 _PREFIX = "replay_buffer.rows"
+#: of :func:`quick_checksum`: numbers of 64 bits that are taken at once, so many that NumPy is fast and they stay in the
+#: processor's cache; an odd factor without structure; and half of their bits
+_LANES, _FACTOR, _HALF = 8192, np.uint64(0x9E3779B97F4A7C15), np.uint64(32)
 
 #: where an array is: names of attributes and keys of dictionaries, from the buffer inwards
 Place = tuple[str, ...]
+#: of a model's files of rows, in this process: name, and the quick checksum and the SHA-256 of what it held last
+Known = dict[str, tuple[bytes, str]]
 
 
 def taken_apart(buffer: ReplayBuffer) -> dict[str, Any]:
@@ -44,23 +51,53 @@ def taken_apart(buffer: ReplayBuffer) -> dict[str, Any]:
     }
 
 
-def write_rows(buffer: ReplayBuffer, folder: Path, manifest: Manifest, before: tuple[Path, Manifest] | None) -> None:
+def write_rows(
+    buffer: ReplayBuffer, folder: Path, manifest: Manifest, before: tuple[Path, Manifest] | None, known: Known
+) -> None:
     """
     :param buffer: any replay buffer
     :param folder: the new bundle
     :param manifest: of it, to which the files are added
     :param before: the bundle before, from which unchanged files are taken over, and its manifest
+    :param known: checksums of before, brought up to date
     :raises OSError: if they cannot be written
     """
     arrays = [array for _, array in _hollow(buffer, ())[1]]
     for number, (first, last) in enumerate(_blocks(_n_used(buffer), _rows_of_block(arrays))):
         parts = [np.ascontiguousarray(array[first:last]) for array in arrays]
-        name, size, checksum = f"{_PREFIX}.{number:06}", sum(part.nbytes for part in parts), sha256(*parts)
+        name, size, quick = f"{_PREFIX}.{number:06}", sum(part.nbytes for part in parts), quick_checksum(*parts)
+        if name not in known or known[name][0] != quick:
+            known[name] = quick, sha256(*parts)
+        checksum = known[name][1]
         if before is None or not _taken_over(before, name, (size, checksum), folder):
             with (folder / name).open("wb") as file:
                 for part in parts:
                     file.write(part)  # type: ignore[arg-type]
         manifest.add(folder, name, checksum)
+
+
+def quick_checksum(*parts: np.ndarray) -> bytes:
+    """
+    Tells what has changed since it was last asked, at the speed of memory. It is no match for somebody who wants to
+    deceive it: what is on a disk is told by SHA-256.
+
+    :param parts: C-contiguous arrays of numbers
+    :return: a checksum of all of them in turn
+    """
+    found, mixed = np.zeros(_LANES, np.uint64), np.empty(_LANES, np.uint64)
+    for part in parts:
+        given = part.reshape(-1).view(np.uint8)
+        whole = given.size - given.size % found.nbytes
+        rest = np.zeros(-(-(given.size - whole) // 8), np.uint64)
+        rest.view(np.uint8)[: given.size - whole] = given[whole:]
+        for values in (*given[:whole].view(np.uint64).reshape(-1, _LANES), rest):
+            lanes, halves = found[: len(values)], mixed[: len(values)]
+            lanes ^= values
+            lanes *= _FACTOR
+            # a product has its low bits of low ones alone: without this two changed signs would make up for each other
+            np.right_shift(lanes, _HALF, out=halves)
+            lanes ^= halves
+    return hashlib.sha256(found).digest()
 
 
 def put_together(saved: dict[str, Any], folder: Path, device: th.device) -> ReplayBuffer:

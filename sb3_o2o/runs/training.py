@@ -42,6 +42,8 @@ from sb3_o2o.updates.finite import keep
 
 #: Added to a run's seed for its evaluation episodes, so that they are not the training's.
 EVALUATION_SEED_OFFSET = 10_000
+#: seconds since the last resume bundle from which on an evaluation brings the next one
+EVALUATION_SECONDS = 60.0
 
 
 class Interrupted(Exception):
@@ -252,8 +254,8 @@ def train(
     :param prepared: the checked run
     :param folder: where it writes
     :param listener: hears about steps, phases and evaluations
-    :param bundles: writes the resume bundles; by default into the run's folder, every two minutes, and for less than a
-        fiftieth of the time
+    :param bundles: writes the resume bundles; by default into the run's folder, every two minutes, at evaluations that
+        come a minute after the last one, and for less than a fiftieth of the time
     :param picture: draw the learning curve at the end
     :return: its path
     :raises Interrupted: SIGINT (Ctrl-C), SIGTERM or SIGHUP came; a resume bundle was written
@@ -261,7 +263,7 @@ def train(
     """
     model = prepared.model
     model.tensorboard_log = str(folder.tensorboard)
-    bundles = bundles or ResumeBundle(folder.resume_bundle)
+    bundles = bundles or ResumeBundle(folder.resume_bundle, evaluation_seconds=EVALUATION_SECONDS)
     with stop_on_signals(model) as stopped, _keeping(folder):
         for phase in PHASES:
             if not _run_phase(phase, prepared, folder, listener or RunListener(), bundles):

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from stable_baselines3 import SAC, HerReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from toy_tasks import assert_same, dataset_file, make, make_ppo, make_td3, reach, vec
 
 from sb3_o2o import O2OSAC, O2OTD3, ResumeBundle
 from sb3_o2o.finetuning import PolicyReevaluation, ValueAlignment
-from sb3_o2o.resume import newest_bundle, rows, series, stop_on_signals
+from sb3_o2o.resume import manifest, newest_bundle, rows, series, stop_on_signals
 
 from .test_bundle import everything
 
@@ -191,10 +191,85 @@ def test_seconds_and_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        # evaluations at 40, 80, ..., 400: one a minute after the last bundle or later brings the next
+        ({"max_share": None}, [80, 160, 240, 320, 400]),
+        # where time is due before that, it is first: its bundle pushes the evaluation's back
+        ({"max_share": None, "min_seconds": 70.0}, [70, 140, 200, 270, 340, 400]),
+        # twice three seconds are two percent of three hundred
+        ({"max_share": 0.02}, [80, 320, 400]),
+        ({"max_share": None, "evaluation_seconds": None}, [400]),
+    ],
+)
+@pytest.mark.parametrize("last", [False, True], ids=["bundles after", "bundles before"])
+def test_evaluations_bring_bundles(
+    last: bool, options: dict[str, Any], expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step takes a second, and a bundle three which are counted apart; whichever callback comes first."""
+    now = 0.0
+    written: list[int] = []
+
+    class Clock(Failing):
+        def _on_step(self) -> bool:
+            nonlocal now
+            now += 1.0
+            return True
+
+    def write(model: Any, *_: Any) -> Path:
+        written.append(model.num_timesteps)
+        return tmp_path
+
+    monkeypatch.setattr("sb3_o2o.resume.bundle_callback.time.monotonic", lambda: now)
+    monkeypatch.setattr("sb3_o2o.resume.series.write", write)
+    given = {"min_seconds": 500.0, "evaluation_seconds": 60.0, **options}
+    bundles = ResumeBundle(tmp_path / "a", **given)
+    original = bundles._write
+
+    def costly(is_last: bool = False) -> None:
+        original(is_last)
+        bundles._cost, bundles.seconds = 3.0, 3.0 * len(written)
+
+    monkeypatch.setattr(bundles, "_write", costly)
+    evaluation = EvalCallback(vec(), n_eval_episodes=1, eval_freq=40, warn=False, verbose=0)
+    callbacks = [bundles, evaluation] if last else [evaluation, bundles]
+    make(learning_starts=10_000).learn(400, callback=[Clock(0), *callbacks])
+    # before the evaluations, it hears of them a step later
+    assert [each - last * (each % 10 == 1) for each in written] == expected
+
+
+def test_what_bundles_cost_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``learn`` after ``pretrain`` knows it from its first bundle on."""
+    now = 0.0
+    written: list[int] = []
+
+    class Clock(Failing):
+        def _on_step(self) -> bool:
+            nonlocal now
+            now += 1.0
+            return True
+
+    def write(model: Any, *_: Any) -> Path:
+        nonlocal now
+        now += 3.0
+        written.append(model.num_timesteps)
+        return tmp_path
+
+    monkeypatch.setattr("sb3_o2o.resume.bundle_callback.time.monotonic", lambda: now)
+    monkeypatch.setattr("sb3_o2o.resume.series.write", write)
+    bundles = ResumeBundle(tmp_path / "a", min_seconds=10.0)
+    model = make(learning_starts=10_000).pretrain(dataset_file(tmp_path), 5, callback=[Clock(0), bundles])
+    written.clear()
+    model.learn(200, callback=[Clock(0), bundles])
+    assert written == [150, 200]  # three seconds are two percent of a hundred and fifty
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         *({"every": 0}, {"every": True}, {"every": 2.5}, {"keep": 0}),
         *({"min_seconds": -1.0}, {"min_seconds": float("nan")}, {"max_share": 0.0}, {"max_share": 2.0}),
+        {"evaluation_seconds": -1.0},
     ],
 )
 def test_arguments_out_of_range(arguments: dict[str, Any], tmp_path: Path) -> None:
@@ -328,6 +403,67 @@ def test_of_a_full_buffer_what_is_new_is_written(tmp_path: Path, monkeypatch: py
     new = {name for name, inode in now.items() if before[name] != inode}
     assert len(now) > 70
     assert 1 <= len(new) <= 4
+
+
+def test_only_what_is_new_is_hashed_and_what_was_changed_by_hand_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 2000)
+    hashed: list[int] = []
+
+    def sha256(*parts: Any) -> str:
+        hashed.append(sum(part.nbytes for part in parts))
+        return manifest.sha256(*parts)
+
+    monkeypatch.setattr(rows, "sha256", sha256)
+    model = make(buffer_size=4000, learning_starts=10_000).learn(4100)
+    series.write(model, tmp_path / "bundles")
+    assert len(hashed) > 70
+    hashed.clear()
+    series.write(model, tmp_path / "bundles")
+    assert hashed == []
+    model.learn(10, reset_num_timesteps=False)
+    series.write(model, tmp_path / "bundles")
+    assert 1 <= len(hashed) <= 2
+    hashed.clear()
+    model.replay_buffer.rewards[2000] += 1e-6  # type: ignore[union-attr]
+    series.write(model, tmp_path / "bundles")
+    assert len(hashed) == 1
+    resumed = O2OSAC.load_resume(tmp_path / "bundles", vec(), device="cpu")
+    assert_same(everything(model), everything(resumed))
+    # another buffer under the same model, and a bundle in another folder
+    model.replay_buffer = resumed.replay_buffer
+    model.replay_buffer.rewards *= -1  # type: ignore[union-attr]
+    series.write(model, tmp_path / "others")
+    assert_same(everything(model), everything(O2OSAC.load_resume(tmp_path / "others", vec(), device="cpu")))
+
+
+def _sign(array: np.ndarray, *places: int) -> np.ndarray:
+    changed = array.copy()
+    for place in places:
+        changed[place] *= -1
+    return changed
+
+
+def test_the_quick_checksum_tells_what_changed() -> None:
+    """Every place, in whole strides and in the rest; also changes that a sum, or a product alone, would not tell."""
+    lanes = rows._LANES
+    numbers = np.random.default_rng(0).normal(size=3 * lanes + 5)
+    small = np.arange(7, dtype=np.int8)
+    expected = rows.quick_checksum(numbers, small)
+    assert rows.quick_checksum(numbers.copy(), small.copy()) == expected
+    swapped = numbers.copy()
+    swapped[[3, lanes + 3]] = swapped[[lanes + 3, 3]]
+    others = [
+        *(_sign(numbers, place) for place in (0, lanes - 1, lanes, 3 * lanes - 1, 3 * lanes, len(numbers) - 1)),
+        *(_sign(numbers, 3, lanes + 3), _sign(numbers, lanes + 3, 2 * lanes + 3), _sign(numbers, 3, 3 * lanes + 3)),
+        *(swapped, numbers[::-1].copy(), -numbers, numbers[:-1].copy()),
+    ]
+    found = [rows.quick_checksum(each, small) for each in others]
+    found += [rows.quick_checksum(numbers, np.roll(small, 1)), rows.quick_checksum(small, numbers)]
+    assert len({expected, *found}) == len(found) + 1
+    unaligned = np.frombuffer(b"x" + numbers.tobytes(), dtype=np.uint8)[1:]
+    assert rows.quick_checksum(unaligned, small) == expected
 
 
 def test_a_disk_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
