@@ -223,8 +223,9 @@ def _names(option: str, text: str) -> list[str]:
 def _check_environment(env_id: str) -> None:
     from gymnasium import spaces
 
-    from sb3_o2o.runs.environments import Environment
+    from sb3_o2o.runs.environments import Environment, import_named
 
+    import_named(env_id)
     env = Environment(env_id).make()
     env.close()
     if not isinstance(env.action_space, spaces.Box):

@@ -18,6 +18,7 @@ from sb3_o2o.cli.shared_options import (
     Seed,
     Settings,
     Threads,
+    Trust,
 )
 
 
@@ -75,6 +76,7 @@ def demo(
     threads: Threads = None,
     log_dir: LogDir = DEFAULT_LOG_DIR,
     resume: Resume = None,
+    trust: Trust = False,
 ) -> None:
     """The whole story in a few minutes: a dataset, offline pre-training, online fine-tuning.
 

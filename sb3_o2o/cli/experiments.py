@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sb3_o2o.cli.console import console, next_command
-from sb3_o2o.cli.shared_options import DEFAULT_LOG_DIR, LogDir, Trust
+from sb3_o2o.cli.shared_options import DEFAULT_LOG_DIR, LogDir, Trust, trusting_as_here
 
 if TYPE_CHECKING:
     from sb3_o2o.experiments.grid_folder import Status
@@ -183,7 +183,7 @@ def _run(plan: "Plan", launcher: "Launcher", grid: str) -> None:
         raise typer.Exit(130)
     if any(state in (FAILED, BLOCKED, INTERRUPTED) for state in states) or schedule.table_errors:
         raise typer.Exit(1)
-    next_command("Report:", f"sb3-o2o report {_quoted(plan.folder)}")
+    next_command("Report:", trusting_as_here(f"sb3-o2o report {_quoted(plan.folder)}"))
 
 
 def _quoted(path: Path) -> str:

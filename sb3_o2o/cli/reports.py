@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from sb3_o2o.cli.console import console
+from sb3_o2o.cli.shared_options import Trust
 
 Folders = Annotated[
     list[Path],
@@ -22,7 +23,7 @@ Env = Annotated[
 ]
 
 
-def report(folders: Folders, out: Out = None, title: Title = None, env: Env = None) -> None:
+def report(folders: Folders, out: Out = None, title: Title = None, env: Env = None, trust: Trust = False) -> None:
     """Curves, intervals over seeds and tables of what runs came to: one HTML page, Markdown, pictures as SVG.
 
     `sb3-o2o report runs/hopper logs/sac`

@@ -68,6 +68,18 @@ Trust = Annotated[
         help="Open files that may run any code, where they hold more than plain data: only of your own.",
     ),
 ]
+
+
+def trusting_as_here(command: str) -> str:
+    """
+    :param command: that opens what this one has opened or written
+    :return: the same, trusting where this one does
+    """
+    from sb3_o2o.plain.allowlist import is_trusted
+
+    return f"{command} --trust" if is_trusted(False) else command
+
+
 NEnvs = Annotated[
     int | None,
     typer.Option(

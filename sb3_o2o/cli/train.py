@@ -24,6 +24,7 @@ from sb3_o2o.cli.shared_options import (
     Settings,
     Threads,
     Trust,
+    trusting_as_here,
 )
 from sb3_o2o.errors import NonFiniteError
 
@@ -142,7 +143,10 @@ def pretrain(
         raise ValueError(f"Recipe {recipe!r} does not pre-train by itself: say how long with --gradient-steps.")
     folder = start_run(config, log_dir, loaded)
     # the same one: another recipe wants other networks than those that were trained
-    next_command("Fine-tune it:", f"sb3-o2o finetune {quote(str(folder.path))} --recipe {quote(recipe)}")
+    next_command(
+        "Fine-tune it:",
+        trusting_as_here(f"sb3-o2o finetune {quote(str(folder.path))} --recipe {quote(recipe)}"),
+    )
 
 
 def finetune(
@@ -208,7 +212,7 @@ def finetune(
     )
     with _missing_dataset(config):
         folder = start_run(config, log_dir, loaded, offline_from=origin.whole_run)
-    next_command("See it act:", f"sb3-o2o evaluate {quote(str(folder.path))}")
+    next_command("See it act:", trusting_as_here(f"sb3-o2o evaluate {quote(str(folder.path))}"))
 
 
 def _asked(
@@ -312,7 +316,7 @@ def resume_run(path: Path, ctx: typer.Context) -> "RunFolder":
     folder = RunFolder.open(path)
     config = folder.read_config()
     if config.command != ctx.info_name:
-        command = f"sb3-o2o {config.command} --resume {quote(str(path))}"
+        command = trusting_as_here(f"sb3-o2o {config.command} --resume {quote(str(path))}")
         raise ValueError(f"{str(path)!r} is a run of `{config.command}`: {command}")
     refuse_contradictions(ctx, config, folder)
     with locked(folder.path):
@@ -361,7 +365,7 @@ def _how_to_go_on(config: "RunConfig", folder: "RunFolder") -> str:
     """A sentence with the command that goes on with a run, and from where that would be."""
     from sb3_o2o.resume import newest_bundle
 
-    command = f"sb3-o2o {config.command} --resume {quote(str(folder.path))}"
+    command = trusting_as_here(f"sb3-o2o {config.command} --resume {quote(str(folder.path))}")
     try:
         found = newest_bundle(folder.resume_bundle)
     except ValueError as error:
@@ -427,8 +431,8 @@ def _run(prepared: "Prepared", folder: "RunFolder") -> None:
         picture = train(prepared, folder, progress)
     except Interrupted as interrupted:
         progress.close()
-        command = prepared.config.command
-        next_command("Interrupted and saved. Go on with:", f"sb3-o2o {command} --resume {quote(str(folder.path))}")
+        command = f"sb3-o2o {prepared.config.command} --resume {quote(str(folder.path))}"
+        next_command("Interrupted and saved. Go on with:", trusting_as_here(command))
         raise typer.Exit(128 + (interrupted.signal or 2)) from None
     except NonFiniteError as error:
         error.advice += f" {_how_to_go_on(prepared.config, folder)}"

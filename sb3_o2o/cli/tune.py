@@ -8,7 +8,7 @@ import typer
 
 from sb3_o2o.cli.console import console, next_command, stop
 from sb3_o2o.cli.set_options import dataset_settings, parse_settings
-from sb3_o2o.cli.shared_options import Device, NEnvs, Settings, Threads
+from sb3_o2o.cli.shared_options import Device, NEnvs, Settings, Threads, Trust, trusting_as_here
 from sb3_o2o.cli.train import DatasetOption, EnvOption, PretrainSteps, RecipeOption
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def tune(
     threads: Threads = None,
     log_dir: Annotated[Path, typer.Option("--log-dir", help="Folder of all studies.")] = DEFAULT_TUNING_DIR,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be tuned, and stop.")] = False,
+    trust: Trust = False,
 ) -> None:
     """Find better constants for a recipe.
 
@@ -239,10 +240,8 @@ def _finish(study: "optuna.Study", config: "TuningConfig", folder: Path) -> None
     for picture in draw_study(study, folder):
         console.print(f"Picture: [bold]{picture}[/]", soft_wrap=True, highlight=False)
     source = "" if config.dataset is None else f" --dataset {quote(config.dataset)}"
-    next_command(
-        "Run it:",
-        f"sb3-o2o finetune{source} --env {quote(config.environment.id)} --recipe {quote(str(path))} --seed 100",
-    )
+    run = f"sb3-o2o finetune{source} --env {quote(config.environment.id)} --recipe {quote(str(path))} --seed 100"
+    next_command("Run it:", trusting_as_here(run))
 
 
 def _print_trial(study: "optuna.Study", trial: "FrozenTrial") -> None:
