@@ -266,6 +266,7 @@ class TestKilled:
         assert "2 gradient steps of pre-training" in succeeds("pretrain", "--resume", "runs/cql-TinyBox-v0_1")
 
 
-def often(path: Path) -> ResumeBundle:
+def often(path: Path, evaluation_seconds: float) -> ResumeBundle:
     """A bundle every two steps."""
+    assert evaluation_seconds == 60.0
     return ResumeBundle(path, every=2, min_seconds=0.0, max_share=None)

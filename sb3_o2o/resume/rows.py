@@ -97,7 +97,7 @@ def quick_checksum(*parts: np.ndarray) -> bytes:
             # a product has its low bits of low ones alone: without this two changed signs would make up for each other
             np.right_shift(lanes, _HALF, out=halves)
             lanes ^= halves
-    return hashlib.sha256(found).digest()
+    return hashlib.sha256(found.tobytes()).digest()
 
 
 def put_together(saved: dict[str, Any], folder: Path, device: th.device) -> ReplayBuffer:
