@@ -1,6 +1,7 @@
 """How long an experiment will take, from a few timed updates of each of its parts."""
 
 import copy
+import inspect
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_o2o.evaluation import evaluate
 from sb3_o2o.experiments.check import one_of_each
 from sb3_o2o.experiments.plan import Plan, PlannedRun, naming
+from sb3_o2o.finetuning import FineTuningCallback
 from sb3_o2o.recipes import load_recipe
 from sb3_o2o.runs.folder import RunConfig
 from sb3_o2o.runs.threads import use_threads
@@ -64,6 +66,8 @@ def estimate(plan: Plan, threads: int) -> dict[str, Estimate]:
 def _of_run(config: RunConfig, update: float | None) -> Estimate:
     short, phase_steps = _shortened(config)
     prepared = prepare(short)
+    if update is not None:  # what it starts from has learned what its objective needs
+        prepared.model.pretrain(config.dataset, 1)
     if config.command == "pretrain":
         step, training = _offline(prepared, config)
     else:
@@ -83,14 +87,25 @@ def _shortened(config: RunConfig) -> tuple[RunConfig, int]:
     for each in arguments.get("finetuning") or ():
         name, given = (each, {}) if isinstance(each, str) else next(iter(each.items()))
         left_out += int((given or {}).get("gradient_steps", 0))
-        specs.append({name: {key: 1 if key in _DURATIONS else value for key, value in (given or {}).items()}})
+        options = {key: 1 if key in _DURATIONS else value for key, value in (given or {}).items()}
+        if _follows_evaluations(name, options):  # of which there are none while updates are timed
+            options["reference"] = "interval"
+        specs.append({name: options})
     overrides["finetuning"] = specs
+    if "density_steps" in (arguments.get("objective_kwargs") or {}):
+        overrides["objective_kwargs"] = {**arguments["objective_kwargs"], "density_steps": 1}
     algorithm = recipe.algorithm if recipe else "O2OSAC"
     if algorithm == "O2OPPO":  # as many updates for each transition as with longer rollouts
         overrides["n_steps"] = max(int(arguments.get("batch_size", 64)) // config.n_envs, 2)
     else:
         overrides["learning_starts"] = 0
     return replace(config, source=None, overrides=overrides), left_out
+
+
+def _follows_evaluations(name: str, options: Mapping[str, Any]) -> bool:
+    callback = FineTuningCallback.registry.get(name)
+    reference = None if callback is None else inspect.signature(callback).parameters.get("reference")
+    return reference is not None and options.get("reference", reference.default) == "best"
 
 
 def _offline(prepared: Prepared, config: RunConfig) -> tuple[float, float]:

@@ -343,3 +343,17 @@ def test_parts_that_a_grid_does_not_have(tiny_dataset: Callable[..., str], tmp_p
     ):
         assert message in fails("run", path, option, value)
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("recipe", ["o2td3", "o2ppo", "spot"])
+def test_what_follows_evaluations_or_needs_preparation_is_timed_too(
+    recipe: str, tiny_dataset: Callable[..., str], tmp_path: Path
+) -> None:
+    """The short runs that are timed have no evaluations, and no pre-trained model to start from."""
+    small = {"policy_kwargs.net_arch": [4], "batch_size": 4}
+    if recipe == "spot":
+        small["objective_kwargs.density_net_arch"] = [4]
+    path = tmp_path / "small.yml"
+    path.write_text(yaml.safe_dump(grid(tiny_dataset(), recipes=[recipe], set=small)))
+    output = succeeds("run", path, "--dry-run")
+    assert f"tiny-{recipe}-s0 20 environment steps of" in output
