@@ -7,6 +7,7 @@ from sb3_o2o.plain import UntrustedError, add_safe_globals
 from sb3_o2o.version import __version__
 
 if TYPE_CHECKING:
+    from sb3_o2o.advice import advise
     from sb3_o2o.algorithms import O2OPPO, O2OSAC, O2OTD3
     from sb3_o2o.algorithms.residual import ResidualActions, ResidualPolicy
     from sb3_o2o.data import OfflineDataset
@@ -24,6 +25,7 @@ __all__ = [
     "UntrustedError",
     "__version__",
     "add_safe_globals",
+    "advise",
 ]
 
 
@@ -37,6 +39,10 @@ def __getattr__(name: str) -> Any:
         from sb3_o2o.algorithms import residual
 
         return getattr(residual, name)
+    if name == "advise":
+        from sb3_o2o.advice import advise
+
+        return advise
     if name == "OfflineDataset":
         from sb3_o2o.data import OfflineDataset
 

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 #: what users import: packages by their ``__all__``, and modules that the documentation names, as a whole
 PACKAGES = ("", ".algorithms", ".data", ".diagnostics", ".evaluation", ".finetuning", ".objectives", ".recipes")
-PACKAGES += (".networks", ".objectives.functional", ".resume")
+PACKAGES += (".networks", ".objectives.functional", ".resume", ".advice")
 MODULES = (".wrappers", ".recipes.building")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from reader import GENERATED, ROOT, blocks, commands, parse, paste
 
+import sb3_o2o.advice
 import sb3_o2o.algorithms
 import sb3_o2o.data
 import sb3_o2o.diagnostics
@@ -72,7 +73,7 @@ def test_every_method_has_a_page() -> None:
 
 def public() -> list[tuple[str, Any]]:
     rooms = (
-        *(sb3_o2o.algorithms, sb3_o2o.data, sb3_o2o.diagnostics, sb3_o2o.evaluation),
+        *(sb3_o2o.advice, sb3_o2o.algorithms, sb3_o2o.data, sb3_o2o.diagnostics, sb3_o2o.evaluation),
         *(sb3_o2o.finetuning, sb3_o2o.objectives),
     )
     found = {f"{room.__name__}.{name}": getattr(room, name) for room in rooms for name in room.__all__}

@@ -20,6 +20,7 @@ from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from toy_tasks import Drift, arrays, dataset, make, make_ppo, make_td3, vec
 
+from sb3_o2o.advice import DatasetFacts, PolicyFacts
 from sb3_o2o.checked import kinds_of
 from sb3_o2o.data import MixedReplayBuffer, MonteCarloReplayBuffer, OfflineReplayBuffer, SumTree
 from sb3_o2o.evaluation import ReferenceScore
@@ -95,6 +96,7 @@ def model_of(name: str) -> Any:
 
 BOX, ACTIONS = Drift().observation_space, Drift().action_space
 _ROWS = np.arange(3)
+_CHOOSE = ("choose", "regime")
 #: what the other required arguments are given; of a callable, or of that name
 VALID: dict[str, Callable[[], Any]] = {
     "policy": lambda: "MlpPolicy",
@@ -182,6 +184,8 @@ VALID: dict[str, Callable[[], Any]] = {
     "base": lambda: lambda observations: np.zeros((1, 2), np.float32),
     "residual": lambda: lambda observations: np.zeros((1, 2), np.float32),
     "flatten_observations.observations": lambda: {"place": np.zeros((1, 3))},
+    **{f"{name}.dataset": lambda: DatasetFacts("a", "b", 1, 1, "score", *[1.0] * 4, False, None) for name in _CHOOSE},
+    "regime.policy": lambda: PolicyFacts("a", "SAC", 1.0, 1.0, 1, None),
     "collect.policy": lambda: None,
     "collect.env": lambda: tiny.BOX,
     "OfflineDataset.source": lambda: "somewhere",

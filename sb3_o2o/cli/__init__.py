@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from sb3_o2o.cli.advice_command import advise
 from sb3_o2o.cli.bench import bench_app
 from sb3_o2o.cli.console import FriendlyGroup
 from sb3_o2o.cli.data import collect
@@ -48,6 +49,7 @@ def main(
 
 
 app.command()(demo)
+app.command()(advise)
 app.command()(pretrain)
 app.command()(finetune)
 app.command()(evaluate)

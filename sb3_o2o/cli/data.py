@@ -32,11 +32,11 @@ def collect(
 
     The folder is $MINARI_DATASETS_PATH, or ~/.minari/datasets.
     """
-    from sb3_o2o.cli.policies import check_spaces, load_policy
     from sb3_o2o.data.collect import collect as collect_dataset
     from sb3_o2o.data.collect import refuse_taken
     from sb3_o2o.evaluation import reference_score
     from sb3_o2o.runs.environments import Environment, import_named
+    from sb3_o2o.runs.saved_policies import check_spaces, load_policy
 
     if (n_steps is None) == (n_episodes is None):
         raise typer.BadParameter("give one of --n-steps and --n-episodes", param_hint="--n-steps")

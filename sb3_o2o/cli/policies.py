@@ -1,10 +1,10 @@
-"""``sb3-o2o evaluate`` and ``select``, and how the command line opens a saved policy."""
+"""``sb3-o2o evaluate`` and ``select``."""
 
 import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -52,6 +52,7 @@ def evaluate(
     """
     from sb3_o2o.evaluation import evaluate as evaluate_policy
     from sb3_o2o.evaluation.video import check_video, draw_without_a_screen
+    from sb3_o2o.runs.saved_policies import check_spaces, load_policy
 
     if video is not None:
         check_video(video)
@@ -97,6 +98,7 @@ def select(
     Sequential halving: in each round the better half goes on, so that episodes are spent where the choice is close.
     """
     from sb3_o2o.evaluation import select_policy
+    from sb3_o2o.runs.saved_policies import load_policy
 
     if len(models) < 2 or len(set(models)) < len(models):
         raise ValueError(f"Give two or more models to choose from, each once, not {' '.join(models)}.")
@@ -126,27 +128,6 @@ def select(
         soft_wrap=True,
         highlight=False,
     )
-
-
-def load_policy(path: str, trust: bool = False) -> tuple[Any, "RunConfig | None"]:
-    """
-    Open a saved policy of any algorithm of ours, of Stable-Baselines3 or of sb3-contrib.
-
-    :param path: zip, or run folder
-    :param trust: whether the file may run code
-    :return: the model, and the configuration of its run where it lies in one
-    :raises ValueError: there is none, or its algorithm is not known
-    """
-    from sb3_o2o import algorithms  # noqa: F401  # those of ours enter themselves in the table of families
-    from sb3_o2o.runs.folder import run_of, saved_model
-    from sb3_o2o.transfer.archive import saved_family
-    from sb3_o2o.transfer.foreign import open_saved
-
-    zip_path, run = saved_model(path), run_of(path)
-    model = open_saved(saved_family(zip_path), zip_path, trust=trust)
-    if model is None:
-        raise ValueError(f"{path} holds a model of an algorithm that is not known here: load it in Python.")
-    return model, None if run is None else run.read_config()
 
 
 def _environment(model: str, env_id: str | None, run: "RunConfig | None") -> "Environment":
@@ -189,19 +170,6 @@ def _opened(
         stack.callback(env.close)
         film = stack.enter_context(filmed(env, video))
         yield make_vec_env(lambda: film, seed=seed), film
-
-
-def check_spaces(policy: Any, env: Any, env_id: str) -> None:
-    """
-    :param policy: a model of Stable-Baselines3's
-    :param env: where it is to act
-    :param env_id: its id
-    :raises ValueError: the policy was trained with other shapes or kinds of observations or actions
-    """
-    for name in ("observation_space", "action_space"):
-        trained, here = getattr(policy, name), getattr(env, name)
-        if trained.shape != here.shape or type(trained) is not type(here):
-            raise ValueError(f"The policy was trained with {name} {trained}, but {env_id} has {here}.")
 
 
 def _table(result: "Evaluation", env_id: str) -> Table:

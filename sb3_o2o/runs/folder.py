@@ -19,6 +19,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,16 @@ class RunFolder:
         except OSError as error:
             reason = error.strerror or str(error)
             raise ValueError(f"Cannot write runs to {str(log_dir)!r} ({reason}). Choose another --log-dir.") from error
+
+    @staticmethod
+    def upcoming(log_dir: Path, name: str) -> Path:
+        """
+        The folder that :meth:`create` would make now. Nothing is made.
+
+        :param log_dir: folder of all runs
+        :param name: what the folder is called, before its number
+        """
+        return next(path for path in (log_dir / f"{name}_{number}" for number in count(1)) if not path.exists())
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":

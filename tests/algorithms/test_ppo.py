@@ -17,7 +17,6 @@ from stable_baselines3.common.vec_env import VecNormalize
 from toy_tasks import FAST, FAST_PPO, assert_same, dataset, dataset_file, differs, make, make_ppo, make_td3, state, vec
 
 from sb3_o2o import O2OPPO, O2OSAC, O2OTD3
-from sb3_o2o.cli.policies import load_policy
 from sb3_o2o.finetuning import (
     AuxiliaryAdvantage,
     ConstrainedFineTuning,
@@ -30,6 +29,7 @@ from sb3_o2o.finetuning import (
     ValueAlignment,
     Warmup,
 )
+from sb3_o2o.runs.saved_policies import load_policy
 
 OBS = dataset().observations
 IQL: dict[str, Any] = {"objective": "iql", "objective_kwargs": {"critic_net_arch": [8], "tau": 0.5}}
