@@ -7,7 +7,16 @@ import typer
 from rich.table import Table
 
 from sb3_o2o.cli.console import console
-from sb3_o2o.cli.shared_options import DEFAULT_LOG_DIR, ActingThreads, LogDir, Seed, Settings, Trust, acting_threads
+from sb3_o2o.cli.shared_options import (
+    DEFAULT_LOG_DIR,
+    ActingThreads,
+    LogDir,
+    Seed,
+    Settings,
+    Trust,
+    acting_threads,
+    trusting_as_here,
+)
 
 if TYPE_CHECKING:
     from sb3_o2o.advice import Advice
@@ -72,7 +81,7 @@ def _show(advice: "Advice") -> None:
         console.print(f"  Source: {reason.source}", style="dim", markup=False, highlight=False, soft_wrap=True)
     console.print()
     for command in advice.commands:
-        console.print(command, style="bold", markup=False, highlight=False, soft_wrap=True)
+        console.print(trusting_as_here(command), style="bold", markup=False, highlight=False, soft_wrap=True)
 
 
 def _facts(advice: "Advice") -> Table:

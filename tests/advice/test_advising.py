@@ -211,6 +211,10 @@ class TestCommands:
         if expected == "inferior":
             succeeds(*arguments, "--steps", "6", *SMALL, *SHORT, "--set", "learning_starts=2")
 
+    def test_trust_goes_on(self, tiny_dataset: Callable[..., str]) -> None:
+        output = succeeds("advise", tiny_dataset(), "--trust")
+        assert output.count("--trust") == len(re.findall("sb3-o2o (?:pretrain|advise|finetune)", output)) == 3
+
     def test_objects_have_no_names(self, tiny_dataset: Callable[..., str]) -> None:
         advice = advise(OfflineDataset.load(tiny_dataset()), small(), n_episodes=2)
         assert "DATASET" in advice.commands[0]
