@@ -31,7 +31,7 @@ from sb3_o2o.objectives import CQLObjective
 from sb3_o2o.recipes import RUN_KEYS, Recipe, environment_id, list_recipes, load_recipe, recipe_folder
 from sb3_o2o.recipes.building import build_model
 
-O2O = ["o2sac", "o2sac_expert", "o2sac_utd10", "o2td3", "o2td3_expert"]
+O2O = ["o2sac", "o2sac_expert", "o2sac_expert_interval", "o2sac_interval", "o2sac_utd10", "o2td3", "o2td3_expert"]
 OPT = ["opt_iql", "opt_sac", "opt_spot", "opt_td3"]
 SO2 = ["edac", "sac_n", "so2", "so2_paper"]
 O2PPO = ["o2ppo", "o2ppo_expert"]
@@ -45,6 +45,7 @@ OTHERS = [
     "jsrl",
     "off2on",
     "pex",
+    "porl",
     "proto",
     "proto_td3",
     "rebrac",
@@ -96,11 +97,15 @@ def small(recipe: Recipe) -> dict[str, Any]:
         "OnlinePretraining": {"collect_steps": 12, "gradient_steps": 3},
     }
     arguments["finetuning"] = [
-        {name: {**options, **short.get(name, {})}}
+        {name: {**options, **short.get(name, {}), **_short_freeze(options)}}
         for callback in recipe.arguments.get("finetuning") or ()
         for name, options in callback.items()
     ]
     return arguments
+
+
+def _short_freeze(options: dict[str, Any]) -> dict[str, Any]:
+    return {"freeze_policy_steps": 4} if options.get("freeze_policy_steps") else {}
 
 
 def test_the_recipes_are_listed() -> None:
@@ -235,7 +240,7 @@ SPARSE_MAZES, DENSE_MAZES = (
 )
 SPARSE_HANDS, DENSE_HANDS = registered("AdroitHand", HANDS, 1, sparse="Sparse")
 #: recipes for one kind of data on MuJoCo
-MUJOCO_ONLY = ["o2ppo_expert", "o2sac_expert", "o2td3_expert"]
+MUJOCO_ONLY = ["o2ppo_expert", "o2sac_expert", "o2sac_expert_interval", "o2td3_expert"]
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - set(MUJOCO_ONLY)))
@@ -380,6 +385,10 @@ def test_opt_by_domain(name: str, env_id: str, kappa: tuple[float, float, int]) 
         ("o2sac_expert", "Hopper-v5", (0.005, 0.125), 0.5, 1.0, 500_000),
         ("o2sac", "AntMaze_UMaze-v5", (0.125, 2.0), 0.2, 1.0, 1_000_000),
         ("o2sac", "AntMaze_Large-v5", (0.125, 2.0), 0.5, 2.0, 1_000_000),
+        ("o2sac_interval", "Hopper-v5", (0.125, 0.5), 0.2, 1.0, 500_000),
+        ("o2sac_interval", "AntMaze_Large-v5", (0.125, 0.5), 0.5, 2.0, 1_000_000),
+        ("o2sac_expert_interval", "Hopper-v5", (0.005, 0.03125), 0.5, 1.0, 500_000),
+        ("o2sac_expert_interval", "Walker2d-v5", (0.005, 0.03125), 0.5, 1.0, 500_000),
         ("o2td3", "Walker2d-v5", (0.0025, 0.04), None, 1.0, 500_000),
         ("o2td3_expert", "Walker2d-v5", (2.5e-5, 6.25e-4), None, 1.0, 500_000),
         ("o2td3", "AntMaze_UMaze-v5", (0.0025, 0.04), None, 1.0, 1_000_000),
@@ -405,6 +414,32 @@ def test_reconstruction_by_domain(
     assert callbacks["ValueAlignment"]["gradient_steps"] == steps
     assert arguments["gradient_steps"] == 1
     assert recipe_arguments("o2sac_utd10", env_id)["gradient_steps"] == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "env_id", "interval", "clipped"),
+    [
+        ("o2sac_interval", "Hopper-v5", 1000, None),
+        ("o2sac_interval", "AntMaze_UMaze-v5", 5000, None),
+        ("o2sac_interval", "AntMaze_Large-v5", 5000, None),
+        ("o2sac_expert_interval", "Walker2d-v5", 1000, None),
+        ("o2sac_expert_interval", "Hopper-v5", 10_000, 0.25),
+    ],
+)
+def test_references_at_intervals_by_domain(name: str, env_id: str, interval: int, clipped: float | None) -> None:
+    arguments = recipe_arguments(name, env_id)
+    callbacks = {kind: options for each in arguments["finetuning"] for kind, options in each.items()}
+    constraint = callbacks["ConstrainedFineTuning"]
+    assert (constraint["reference"], constraint["interval"]) == ("interval", interval)
+    assert arguments.get("actor_max_grad_norm") == clipped
+    assert arguments["pretrain_kwargs"].get("actor_max_grad_norm") is None
+    # all else is the recipe's whose reference is the best policy
+    other = recipe_arguments(name.replace("_interval", ""), env_id)
+    for each in (arguments, other):
+        each.pop("finetuning")
+        each.pop("actor_max_grad_norm", None)
+        each["pretrain_kwargs"].pop("actor_max_grad_norm", None)
+    assert arguments == other
 
 
 @pytest.mark.parametrize(

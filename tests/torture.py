@@ -75,6 +75,10 @@ SHORT: dict[str, dict[str, Any]] = {
 }
 
 
+def _short_freeze(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {"freeze_policy_steps": 6} if options.get("freeze_policy_steps") else {}
+
+
 # -- what is run ---------------------------------------------------------------------------------------------------
 
 
@@ -128,7 +132,7 @@ def _small(recipe: Any) -> dict[str, Any]:
     if "n_actions" in kwargs:
         kwargs["n_actions"] = 2
     finetuning = [
-        {kind: {**(options or {}), **SHORT.get(kind, {})}}
+        {kind: {**(options or {}), **SHORT.get(kind, {}), **_short_freeze(options or {})}}
         for callback in recipe.arguments.get("finetuning") or ()
         for kind, options in (callback.items() if isinstance(callback, Mapping) else [(callback, {})])
     ]

@@ -297,7 +297,8 @@ class OffPolicyArguments(SharedArguments, total=False):
         Argument(
             ARGUMENTS | NOTHING,
             "arguments of this list that have another value while pre-training: learning rates, ``batch_size``, "
-            "``tau``, and all that concerns the critics (of ``policy_kwargs`` ``{'net_arch': {'qf': […]}}``). Those of "
+            "``actor_max_grad_norm``, ``tau``, and all that concerns the critics (of ``policy_kwargs`` "
+            "``{'net_arch': {'qf': […]}}``). Those of "
             "fine-tuning hold from the first ``learn`` or ``load_offline`` on, with fresh critics where their "
             "architecture is another one. An argument given beside a ``recipe`` holds in both phases",
             None,

@@ -45,7 +45,7 @@ class O2OSAC(O2OOffPolicyAlgorithm, SAC):
     default_online_objective: ClassVar[str] = "sac"
     pretrain_keys: ClassVar[tuple[str, ...]] = (
         *("learning_rate", "qf_learning_rate", "ent_coef_learning_rate", "ent_coef"),
-        *("batch_size", "tau", "target_update_interval"),
+        *("batch_size", "actor_max_grad_norm", "tau", "target_update_interval"),
         *("n_critics", "critic_layer_norm", "policy_kwargs"),
         *("critic_subset", "subset_replacement", "actor_critics", "entropy_backup"),
     )

@@ -38,7 +38,7 @@ class O2OTD3(O2OOffPolicyAlgorithm, TD3):
     available_objectives: ClassVar = TD3_OBJECTIVES  # type: ignore[misc]
     default_online_objective: ClassVar[str] = "td3"
     pretrain_keys: ClassVar[tuple[str, ...]] = (
-        *("learning_rate", "qf_learning_rate", "batch_size", "tau"),
+        *("learning_rate", "qf_learning_rate", "batch_size", "actor_max_grad_norm", "tau"),
         *("policy_delay", "target_policy_noise", "target_noise_clip"),
         *("n_critics", "critic_layer_norm", "policy_kwargs", "critic_subset", "subset_replacement", "actor_critics"),
     )

@@ -330,6 +330,7 @@ def norms(model: Any) -> int:
         # rates of actor, critics and temperature, critics, normalisations in them
         ("o2sac", "Hopper-v5", (3e-5, 3e-4, 3e-5, 2, 0), (1e-4, 3e-4, 3e-4, 2, 3)),
         ("o2sac_expert", "Hopper-v5", (3e-5, 3e-4, 3e-5, 2, 0), (1e-4, 3e-4, 3e-4, 2, 3)),
+        ("o2sac_expert_interval", "Hopper-v5", (3e-5, 3e-4, 3e-5, 2, 0), (1e-4, 3e-4, 3e-4, 2, 3)),
         ("o2sac_utd10", "Hopper-v5", (3e-5, 3e-4, 3e-5, 2, 0), (1e-4, 3e-4, 3e-4, 2, 3)),
         ("o2sac", "AntMaze_Medium-v5", (1e-4, 3e-4, 1e-4, 2, 0), (1e-4, 3e-4, 3e-4, 1, 5)),
         ("o2sac", "AntMaze_UMaze-v5", (1e-4, 3e-4, 1e-4, 2, 0), (1e-4, 3e-4, 3e-4, 1, 5)),
@@ -424,3 +425,17 @@ def test_across_families_nothing_of_the_offline_phase_is_built(
     model.save(tmp_path / "taken")
     loaded = algorithm.load(tmp_path / "taken", env=vec(), device="cpu")
     assert (loaded.learning_rate, norms(loaded)) == (1e-4, norms(model))
+
+
+@pytest.mark.parametrize("build", BUILDERS)
+def test_a_gradient_may_be_clipped_online_alone(build: Callable[..., Any]) -> None:
+    models = [
+        build(actor_max_grad_norm=online, pretrain_kwargs={"actor_max_grad_norm": offline})
+        for online, offline in ((1e-6, None), (None, None), (None, 1e-6))
+    ]
+    offline = [state(model.pretrain(dataset(), 2)) for model in models]
+    assert_same(offline[0], offline[1])
+    assert differs(offline[1], offline[2], "policy/actor.")
+    for model, online in zip(models, (1e-6, None, None), strict=True):
+        model.learn(1)
+        assert model.actor_max_grad_norm == online

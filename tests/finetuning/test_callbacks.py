@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from by_hand import Given, get_critic, linear_sac, one_transition, set_critic, set_mean
 from stable_baselines3.common.buffers import ReplayBuffer
-from toy_tasks import arrays, dataset, dataset_file, make, vec
+from toy_tasks import arrays, assert_same, dataset, dataset_file, differs, make, make_td3, state, vec
 
 from sb3_o2o import O2OSAC
 from sb3_o2o.data import MonteCarloReplayBuffer, OfflineDataset
@@ -66,6 +67,75 @@ def test_warmup_acts_with_the_policys_own_samples() -> None:
     taken = model.replay_buffer.actions[:8, 0]  # type: ignore[union-attr]
     assert not np.allclose(taken, deterministic, atol=1e-3)
     assert model._n_updates == 2  # none of them online
+
+
+@pytest.mark.parametrize("build", [make, make_td3])
+def test_fresh_critics_learn_from_the_policy_before_it_moves(build: Callable[..., Any], tmp_path: Path) -> None:
+    """PORL: 4 steps collect, 5 train critics alone, two updates each; then the policy moves."""
+    build(policy_delay=1).pretrain(dataset(), 3).save(tmp_path / "offline")
+    algorithm = type(build())
+    offline = state(algorithm.load(tmp_path / "offline", device="cpu"))
+    start = {"finetuning": [Warmup(4, 5, fresh_critics=True)], "device": "cpu", "gradient_steps": 2}
+    model = algorithm.load_offline(tmp_path / "offline", vec(), **start)
+    done = model._n_updates
+    model.learn(4)
+    begun = state(model)
+    assert model._n_updates == done
+    assert differs(offline, begun, "policy/critic.")
+    for name, value in model.critic.state_dict().items():
+        assert th.equal(value, model.critic_target.state_dict()[name])
+    model.save(tmp_path / "begun")
+    model = algorithm.load(tmp_path / "begun", vec(), device="cpu")
+    model.learn(5, reset_num_timesteps=False)
+    assert model._n_updates == done + 2 * 5
+    assert differs(begun, state(model), "policy/critic.")  # and were not thrown away again
+    assert not differs(offline, state(model), "policy/actor.")
+    learned = state(model)
+    model.learn(1, reset_num_timesteps=False)
+    assert differs(offline, state(model), "policy/actor.")
+    model.save(tmp_path / "tuned")
+    again = algorithm.load(tmp_path / "tuned", vec(), device="cpu", gradient_steps=0, finetuning=[])
+    again.learn(1, callback=Warmup(0, fresh_critics=True), reset_num_timesteps=False)  # the run has begun
+    assert not differs(state(model), state(again), "policy/critic.")
+    assert differs(learned, state(again), "policy/critic.")
+    # another run begins anew
+    assert not algorithm.load_offline(tmp_path / "tuned", vec(), device="cpu").finetuning[0].has_renewed
+
+
+def test_critics_evaluate_the_frozen_policy_by_hand() -> None:
+    """y = 1 + Q(s', (0.5, 0)) / 2 = 1.25, Q = 0.2: the error of -1.05 moves x by 0.1 x 1.05 x 0.2 and b by 0.105."""
+    warmup = Warmup(0, 10, fresh_critics=True)
+    plain = {"squash": "none", "state_dependent_std": False}
+    model = linear_sac(plain, finetuning=[warmup], learning_rate=0.1, ent_coef=0.5, entropy_backup=False)
+    model.finetuning_run.steps_before, model.num_timesteps = 0, 1
+    model.hooks.deliver_to([warmup])
+    set_mean(model.actor.mu, 0.5, 0.0)
+    for critic in (model.critic, model.critic_target):
+        set_critic(critic, (1.0, 0.0, 0.0), (1.0, 0.0, 0.0))
+    model.draws = Given(next_policy=[[0.0, 0.0]], policy=[[0.0, 0.0]])
+    model.set_phase("finetuning")
+    losses = model.update(one_transition((0.2, 0.0)))
+    assert "actor_loss" not in losses
+    for index in range(2):
+        assert get_critic(model.critic, index) == pytest.approx([1.021, 0.0, 0.105])
+    assert model.actor.mu.bias.tolist() == [0.5, 0.0]
+    model.num_timesteps = 11  # the policy's turn: it climbs Q
+    model.update(one_transition((0.2, 0.0)))
+    assert model.actor.mu.bias[0] > 0.5
+
+
+def test_fresh_critics_go_on_after_an_interruption(tmp_path: Path) -> None:
+    def start() -> Any:
+        return make(env=vec(2), learning_starts=0, finetuning=[Warmup(4, 6, fresh_critics=True)])
+
+    whole = start()
+    whole.learn(20)
+    half = start()
+    half.learn(6)
+    half.save_resume(tmp_path / "bundle")
+    resumed = O2OSAC.load_resume(tmp_path / "bundle", vec(2))
+    resumed.learn(14, reset_num_timesteps=False)
+    assert_same(state(whole), state(resumed))
 
 
 # -- SymmetricReplay -----------------------------------------------------------------------------------------------
