@@ -1,10 +1,13 @@
-"""Errors for people: names that do not exist are answered with the nearest that does; and runs that are not finite."""
+"""Errors for people: the nearest name that exists, where one reads more, what to install, runs that are not finite."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
+
+#: headings of the documentation's page on troubleshooting that errors lead to
+Symptom = Literal["NaN", "It cannot be loaded", "Two callbacks decide the same", "A package is missing"]
 
 
 class NonFiniteError(FloatingPointError):
@@ -32,7 +35,29 @@ class NonFiniteError(FloatingPointError):
             where = f"The values are kept in {self.path}."
         elif self.arrays:
             where = "The values are kept in the error's attribute arrays."
-        return " ".join(each for each in (self.what, self.advice, where) if each)
+        return " ".join(each for each in (self.what, self.advice, where) if each) + see("NaN")
+
+
+def see(symptom: Symptom) -> str:
+    """
+    :param symptom: a heading of the page
+    :return: a sentence that leads there, which follows others
+    """
+    return f" See docs/troubleshooting.md, {symptom!r}."
+
+
+def missing_package(what: str, package: str, extra: str, cause: Exception | None = None) -> ImportError:
+    """
+    Build the error for a package that only some need, saying how to install it.
+
+    :param what: what it is needed for, with its verb: ``"A Parquet file needs"``
+    :param package: its name
+    :param extra: ours that brings it
+    :param cause: what importing it said
+    :return: the error, to be raised by the caller
+    """
+    said = "" if cause is None else f" ({cause})"
+    return ImportError(f"{what} {package}: pip install 'sb3_o2o[{extra}]'{said}.{see('A package is missing')}")
 
 
 def unknown(kind: str, name: object, options: Iterable[str]) -> ValueError:

@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from sb3_o2o.errors import missing_package
 from sb3_o2o.files import write_whole
 
 #: Frames per second where the environment does not say how fast it is.
@@ -101,7 +102,7 @@ def check_video(path: Path) -> None:
     try:
         import imageio_ffmpeg  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"--video needs imageio-ffmpeg ({error}): pip install 'sb3_o2o[video]'.") from error
+        raise missing_package("--video needs", "imageio-ffmpeg", "video", error) from error
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sb3_o2o.errors import missing_package
 from sb3_o2o.experiments.execution import execute
 
 #: How often a run is started again after its node or its process died.
@@ -37,7 +38,7 @@ class RayTasks:
         try:
             import ray
         except ImportError as error:
-            raise ImportError(f"--launcher ray needs ray: pip install 'sb3_o2o[ray]' ({error}).") from error
+            raise missing_package("--launcher ray needs", "ray", "ray", error) from error
         self.ray: Any = ray
         self.trust = trust
         chosen = {"num_cpus": 1, "max_retries": RETRIES, **(options or {})}

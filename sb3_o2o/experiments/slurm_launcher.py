@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sb3_o2o.errors import missing_package
 from sb3_o2o.experiments.execution import execute
 
 
@@ -46,7 +47,7 @@ class SlurmJobs:
         try:
             import submitit
         except ImportError as error:
-            raise ImportError(f"--launcher slurm needs submitit: pip install 'sb3_o2o[slurm]' ({error}).") from error
+            raise missing_package("--launcher slurm needs", "submitit", "slurm", error) from error
         chosen = {"cpus_per_task": 1, **(options or {})}
         self.trust = trust
         self.threads = int(chosen["cpus_per_task"])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sb3_o2o.errors import missing_package
 from sb3_o2o.runs.records import Curve, RunRecord
 
 #: Bootstrap samples, and how much of them an interval holds.
@@ -265,5 +266,5 @@ def _rliable() -> tuple[Any, Any]:
     try:
         from rliable import library, metrics
     except ImportError as error:
-        raise ImportError(f"Aggregates over tasks need rliable: pip install 'sb3_o2o[report]' ({error}).") from error
+        raise missing_package("Aggregates over tasks need", "rliable", "report", error) from error
     return library, metrics

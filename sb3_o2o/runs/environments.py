@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_o2o.data.formats.minari import recorded_environment
 from sb3_o2o.data.formats.reading import READING_OPTIONS, Reading
 from sb3_o2o.data.sources import naming, open_source
-from sb3_o2o.errors import unknown
+from sb3_o2o.errors import missing_package, unknown
 from sb3_o2o.plain import UntrustedError
 from sb3_o2o.plain.entry_points import check_wrapper, checked_environment_id
 
@@ -116,7 +116,7 @@ def check_registered(env_id: str) -> None:
     if env_id in gym.registry:
         return
     if env_id.startswith(_ROBOTICS_PREFIXES) and importlib.util.find_spec("gymnasium_robotics") is None:
-        raise ValueError(f"Environment {env_id!r} is Gymnasium-Robotics': pip install 'sb3_o2o[robotics]'.")
+        raise ValueError(str(missing_package(f"Environment {env_id!r} needs", "Gymnasium-Robotics", "robotics")))
     candidates = {
         name for name in gym.registry if name.split("-")[0].split("_")[0] == env_id.split("-")[0].split("_")[0]
     }

@@ -14,9 +14,7 @@ from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvin
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from sb3_o2o.errors import unknown
-
-_NEEDS = "pip install 'sb3_o2o[tune]'"
+from sb3_o2o.errors import missing_package, unknown
 
 
 def _tpe(seed: int, n_startup_trials: int) -> BaseSampler:
@@ -158,7 +156,7 @@ def make_pruner(name: str, n_seeds: int, n_startup_trials: int = 5) -> BasePrune
 
 def _require(package: str, what: str) -> None:
     if importlib.util.find_spec(package) is None:
-        raise ImportError(f"{what} needs {package}: {_NEEDS}.")
+        raise missing_package(f"{what} needs", package, "tune")
 
 
 def _hub() -> Any:

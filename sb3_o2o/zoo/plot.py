@@ -5,7 +5,7 @@
 
 import sys
 
-from sb3_o2o.errors import unknown
+from sb3_o2o.errors import missing_package, unknown
 
 PROGRAMS = ("plot_train", "all_plots", "plot_from_file")
 
@@ -25,7 +25,7 @@ def main() -> None:
     try:
         import rl_zoo3.plots
     except ImportError as error:
-        sys.exit(f"The zoo's plots need more ({error}): pip install 'sb3_o2o[zoo]'.")
+        sys.exit(str(missing_package("The zoo's plots need", "more", "zoo", error)))
     del sys.argv[1]
     getattr(rl_zoo3.plots, name)()
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import optuna
 
+from sb3_o2o.errors import missing_package
+
 try:
     import rl_zoo3.exp_manager
     import rl_zoo3.hyperparams_opt
@@ -18,7 +20,7 @@ try:
     from rl_zoo3.exp_manager import ExperimentManager
     from rl_zoo3.hyperparams_opt import sample_her_params
 except ImportError as error:
-    raise ImportError(f"sb3_o2o.zoo needs RL Zoo ({error}): pip install 'sb3_o2o[zoo]'.") from error
+    raise missing_package("sb3_o2o.zoo needs", "RL Zoo", "zoo", error) from error
 
 import yaml
 

@@ -15,6 +15,7 @@ from sb3_o2o.data.formats.fields import FLAGS, SYNONYMS, VALUES
 from sb3_o2o.data.formats.reading import Format, Reading, plain
 from sb3_o2o.data.formats.steps import described_steps
 from sb3_o2o.data.transitions import Source, Transitions, file_states
+from sb3_o2o.errors import missing_package
 
 #: Options of ``Reading`` that a table can follow.
 TABLE_OPTIONS = frozenset({"columns", "observation_keys", "reward", "dones"})
@@ -239,7 +240,7 @@ def pyarrow(what: str, module: str = "parquet") -> ModuleType:
     try:
         return importlib.import_module(f"pyarrow.{module}")
     except ImportError as error:
-        raise ImportError(f"{what} needs pyarrow: pip install 'sb3_o2o[parquet]'.") from error
+        raise missing_package(f"{what} needs", "pyarrow", "parquet") from error
 
 
 def parquet_source(path: Path, reading: Reading) -> Source:
