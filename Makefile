@@ -13,7 +13,7 @@ CHECKED := sb3_o2o examples tests benchmarks
 # Peers live in environments of their own: d3rlpy pins another Gymnasium.
 PEER_ENVIRONMENTS := .venv-sbx .venv-d3rlpy
 
-.PHONY: help docs demo bench-peers test lint type pytest torture format clean
+.PHONY: help docs notebooks demo bench-peers test lint type pytest torture format clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -45,6 +45,9 @@ torture: $(VENV)/.installed-dev ## N runs of all recipes, killed at random momen
 
 docs: $(VENV)/.installed-dev ## the documentation, in docs/_build/html; a warning is an error
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --jobs auto -b html docs docs/_build/html
+
+notebooks: $(VENV)/.installed-dev ## execute the documentation's notebooks in place, so that they show what they print
+	cd docs/notebooks && OMP_NUM_THREADS=1 ../../$(BIN)/jupyter execute --inplace *.ipynb
 
 format: $(VENV)/.installed-dev ## let ruff put the code in order
 	$(BIN)/ruff check --fix $(CHECKED)

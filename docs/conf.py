@@ -18,10 +18,11 @@ project_copyright = author
 version = release = __version__
 html_title = "sb3_o2o"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_nb", "sphinx.ext.autodoc"]  # myst_nb brings myst_parser
 exclude_patterns = ["_build", "generated/README.md"]
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "colon_fence"]
 myst_heading_anchors = 3
+nb_execution_mode = "off"  # notebooks are shown as they were saved; tests execute them
 html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["own.css"]
