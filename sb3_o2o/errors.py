@@ -35,10 +35,10 @@ class NonFiniteError(FloatingPointError):
             where = f"The values are kept in {self.path}."
         elif self.arrays:
             where = "The values are kept in the error's attribute arrays."
-        return " ".join(each for each in (self.what, self.advice, where) if each) + see("NaN")
+        return " ".join(each for each in (self.what, self.advice, where) if each) + look_up("NaN")
 
 
-def see(symptom: Symptom) -> str:
+def look_up(symptom: Symptom) -> str:
     """
     :param symptom: a heading of the page
     :return: a sentence that leads there, which follows others
@@ -57,7 +57,7 @@ def missing_package(what: str, package: str, extra: str, cause: Exception | None
     :return: the error, to be raised by the caller
     """
     said = "" if cause is None else f" ({cause})"
-    return ImportError(f"{what} {package}: pip install 'sb3_o2o[{extra}]'{said}.{see('A package is missing')}")
+    return ImportError(f"{what} {package}: pip install 'sb3_o2o[{extra}]'{said}.{look_up('A package is missing')}")
 
 
 def unknown(kind: str, name: object, options: Iterable[str]) -> ValueError:

@@ -13,7 +13,7 @@ from reader import ROOT
 import sb3_o2o
 from sb3_o2o import O2OSAC, UntrustedError
 from sb3_o2o.data.formats.tables import pyarrow
-from sb3_o2o.errors import NonFiniteError, Symptom, see
+from sb3_o2o.errors import NonFiniteError, Symptom, look_up
 from sb3_o2o.finetuning import DatasetReplay, SymmetricReplay
 
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
@@ -24,8 +24,8 @@ PACKAGE = Path(sb3_o2o.__file__).resolve().parent
 def asked() -> set[str]:
     """What the package's own errors name."""
     texts = (path.read_text() for path in PACKAGE.rglob("*.py"))
-    calls = (node for text in texts if "see(" in text for node in ast.walk(ast.parse(text)))
-    names = [node for node in calls if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "see"]
+    calls = (node for text in texts if "look_up(" in text for node in ast.walk(ast.parse(text)))
+    names = [node for node in calls if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "look_up"]
     return {ast.literal_eval(each.args[0]) for each in names}
 
 
@@ -59,4 +59,4 @@ def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ImportError, match=r"A file needs pyarrow: pip install 'sb3_o2o\[parquet\]'\.") as caught:
         pyarrow("A file")
     check_leads(caught.value, "A package is missing")
-    assert see("NaN") == " See docs/troubleshooting.md, 'NaN'."
+    assert look_up("NaN") == " See docs/troubleshooting.md, 'NaN'."

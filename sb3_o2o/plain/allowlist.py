@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sb3_o2o.errors import see
+from sb3_o2o.errors import look_up
 
 #: modules of ours, of Stable-Baselines3 and of others, all of whose own classes may be named
 _MODULES = frozenset(
@@ -94,7 +94,7 @@ class UntrustedError(ValueError):
             f"{place} {name}, which is not on the list of what is opened without trust: opening it may run any code. "
             "If you made the file yourself or know who did, pass trust=True (on the command line --trust). A class or "
             "function of your own can be vouched for instead: sb3_o2o.add_safe_globals(it)."
-            f"{see('It cannot be loaded')}"
+            f"{look_up('It cannot be loaded')}"
         )
 
     def within(self, where: str) -> UntrustedError:

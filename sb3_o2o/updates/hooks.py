@@ -9,7 +9,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, EventCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
 
-from sb3_o2o.errors import see
+from sb3_o2o.errors import look_up
 from sb3_o2o.kinds import FUNCTION, NOTHING, instance, kind
 from sb3_o2o.objectives.batch import Penalty, joined, reported
 
@@ -111,7 +111,7 @@ def refuse_conflicts(callbacks: Iterable[BaseCallback | None]) -> None:
                 who = f"Two {one}" if one == two else f"{one} and {two}"
                 raise ValueError(
                     f"{who} would both decide {what}, which only one can: leave one of them out."
-                    f"{see('Two callbacks decide the same')}"
+                    f"{look_up('Two callbacks decide the same')}"
                 )
 
 
