@@ -29,15 +29,24 @@ class _Group(NamedTuple):
     gradients: list[th.Tensor]
 
 
-def set_gradients(parameters: Iterable[th.Tensor], gradients: Iterable[th.Tensor | None]) -> None:
+def set_gradients(
+    parameters: Iterable[th.Tensor],
+    gradients: Iterable[th.Tensor | None],
+    optimizer: th.optim.Optimizer | None = None,
+) -> None:
     """
     Give parameters their gradients. torch's fused kernels walk through memory and ignore strides: a gradient that
     lies in memory otherwise than its parameter, as a derivative of a derivative may, would step other weights.
 
     :param parameters: of any optimisers
     :param gradients: of the same shapes; None where there is none
+    :param optimizer: of all of them; one of this module looks at strides by itself, and once is enough
     """
+    looks = type(optimizer) is FusedAdam
     for parameter, gradient in zip(parameters, gradients, strict=True):
+        if looks:
+            parameter.grad = gradient
+            continue
         parameter.grad = gradient if gradient is None else in_layout_of(parameter, gradient)
 
 

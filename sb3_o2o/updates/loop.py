@@ -110,7 +110,7 @@ class UpdateLoop:
             losses, step_metrics, gradients = self.gradients(step, parameters)
             self.watch.check_losses(losses, batch)
             for name, values in zip(losses, gradients, strict=True):
-                set_gradients(parameters[name], values)
+                set_gradients(parameters[name], values, optimizers[name])
             if model.actor_max_grad_norm is not None and "actor" in losses:
                 th.nn.utils.clip_grad_norm_(parameters["actor"], model.actor_max_grad_norm)
             step_all(optimizers[name] for name in losses)  # once all gradients of the step are formed

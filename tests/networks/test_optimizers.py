@@ -307,13 +307,15 @@ def test_a_slice_of_columns_leaves_the_other_columns_alone() -> None:
     assert th.equal(whole[:, 2:], th.tensor([[2.0, 3.0], [6.0, 7.0], [10.0, 11.0]]))
 
 
-def test_user_given_fused_optimisers_get_gradients_of_their_layout() -> None:
-    for kind in (th.optim.Adam, th.optim.AdamW, th.optim.SGD):
+def test_fused_optimisers_step_on_gradients_of_their_layout() -> None:
+    """Users' by being given such, ours by looking itself, which is enough."""
+    for kind in (th.optim.Adam, th.optim.AdamW, th.optim.SGD, FusedAdam):
         ours, theirs = (th.nn.Parameter(th.ones(3, 4)) for _ in range(2))
-        mine, stock = kind([ours], lr=0.1, fused=True), kind([theirs], lr=0.1)
+        mine, stock = kind([ours], lr=0.1, fused=True), kind([theirs], lr=0.1, fused=False)
         for seed in range(2):
             gradient = th.randn(3, 4, generator=th.Generator().manual_seed(seed))
-            set_gradients([ours], [turned(gradient)])
+            set_gradients([ours], [turned(gradient)], mine)
+            assert (ours.grad.stride() == ours.stride()) == (kind is not FusedAdam)  # type: ignore[union-attr]
             theirs.grad = gradient
             step_all([mine])
             stock.step()
