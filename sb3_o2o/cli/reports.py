@@ -21,9 +21,24 @@ Title = Annotated[str | None, typer.Option(help="Of the page. Default: the folde
 Env = Annotated[
     str | None, typer.Option("--env", help="Gymnasium id of runs that do not say theirs, such as an EvalCallback's.")
 ]
+After = Annotated[
+    int | None, typer.Option("--after", help="Environment steps after which scores are told as well.", min=1)
+]
+Baseline = Annotated[
+    str | None,
+    typer.Option("--baseline", help="Method that the others are compared with. Default: pictures of all pairs."),
+]
 
 
-def report(folders: Folders, out: Out = None, title: Title = None, env: Env = None, trust: Trust = False) -> None:
+def report(
+    folders: Folders,
+    out: Out = None,
+    title: Title = None,
+    env: Env = None,
+    after: After = None,
+    baseline: Baseline = None,
+    trust: Trust = False,
+) -> None:
     """Curves, intervals over seeds and tables of what runs came to: one HTML page, Markdown, pictures as SVG.
 
     `sb3-o2o report runs/hopper logs/sac`
@@ -36,7 +51,7 @@ def report(folders: Folders, out: Out = None, title: Title = None, env: Env = No
     first = folders[0]
     out = out or (first if first.is_dir() else first.parent) / "report"
     with console.status("Reading and drawing …"):
-        written = write_report(folders, out, title, env)
+        written = write_report(folders, out, title, env, after, baseline)
     for remark in written.remarks:
         console.print(f"Mind: {remark}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"Report:   [bold]{written.html}[/]", soft_wrap=True, highlight=False)

@@ -136,6 +136,19 @@ class Aggregates:
     profiles: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64] | None]]
     improvements: Mapping[tuple[str, str], Estimate]
 
+    def improvement(self, label: str, baseline: str) -> Estimate:
+        """
+        :param label: a method
+        :param baseline: another one
+        :return: probability that a run of the first beats a run of the second
+        """
+        if (label, baseline) in self.improvements:
+            return self.improvements[label, baseline]
+        mirrored = self.improvements[baseline, label]
+        if mirrored.low is None or mirrored.high is None:
+            return Estimate(1 - mirrored.value)
+        return Estimate(1 - mirrored.value, 1 - mirrored.high, 1 - mirrored.low)
+
 
 def score_matrices(records: Sequence[RunRecord]) -> tuple[list[str], dict[str, NDArray[np.float64]], list[str]]:
     """

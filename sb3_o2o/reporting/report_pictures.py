@@ -154,14 +154,16 @@ def profiles(found: Aggregates, labels: Sequence[str]) -> Picture:
     return Picture("profiles", "Performance profiles", _seeds_and_tasks(found), _svg(figure, "profiles"))
 
 
-def improvements(found: Aggregates, labels: Sequence[str]) -> Picture | None:
+def improvements(found: Aggregates, labels: Sequence[str], baseline: str | None = None) -> Picture | None:
     """
     :param found: over tasks
     :param labels: of all methods, for their order
+    :param baseline: method that the others are compared with; None for all pairs
     :return: probabilities that one method beats another, each pair once; None for a single method
     """
     order = [label for label in labels if label in found.profiles]
-    pairs = {f"{one} > {other}": found.improvements[one, other] for one, other in combinations(order, 2)}
+    chosen = list(combinations(order, 2)) if baseline is None else [(each, baseline) for each in order]
+    pairs = {f"{one} > {other}": found.improvement(one, other) for one, other in chosen if one != other}
     if not pairs:
         return None
     figure = _figure(height=0.8 + 0.28 * len(pairs))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sb3_o2o.progress import clock_text
-from sb3_o2o.reporting.intervals import Estimate, mean_estimate
+from sb3_o2o.reporting.intervals import Aggregates, Estimate, mean_estimate
 from sb3_o2o.runs.records import EARLY, LAST, RunRecord, Summary
 
 
@@ -35,10 +35,11 @@ class Table:
     notes: str = ""
 
 
-def switch_table(records: Sequence[RunRecord], groups: Sequence[tuple[str, str]]) -> Table:
+def switch_table(records: Sequence[RunRecord], groups: Sequence[tuple[str, str]], after: int | None = None) -> Table:
     """
     :param records: all runs
     :param groups: task and method of each row
+    :param after: environment steps after which scores are told as well; None for nowhere
     :return: a row for each, over its seeds
     """
     rows = []
@@ -46,10 +47,16 @@ def switch_table(records: Sequence[RunRecord], groups: Sequence[tuple[str, str]]
         of_group = [each for each in records if (each.task, each.label) == (task, label)]
         summaries = [summary for each in of_group if (summary := each.summary()) is not None]
         if summaries:
-            rows.append([_text(task), _text(label), _count(len(summaries)), *_numbers(summaries)])
+            numbers = _numbers(summaries)
+            if after is not None:
+                numbers.insert(_AFTER, _score_after(of_group, after))
+            rows.append([_text(task), _text(label), _count(len(summaries)), *numbers])
+    columns = ["switch", "lowest", "drop", "steps to recover", "last", f"last {LAST}", "regret"]
+    if after is not None:
+        columns.insert(_AFTER, f"after {after:,}")
     return Table(
         "At the switch and after it",
-        ("task", "method", "seeds", "switch", "lowest", "drop", "steps to recover", "last", f"last {LAST}", "regret"),
+        ("task", "method", "seeds", *columns),
         rows,
         "Means over seeds, in brackets the ends of the 95 % bootstrap interval where there are two seeds or more. "
         f"Switch: evaluation at step 0. Lowest: within the first {EARLY:,} environment steps. Drop: how far below the "
@@ -57,6 +64,15 @@ def switch_table(records: Sequence[RunRecord], groups: Sequence[tuple[str, str]]
         f"Last {LAST}: mean of the last {LAST} evaluations. Regret: part of the training episodes that failed, or, "
         "where an environment does not report success, 1 - mean score / 100.",
     )
+
+
+#: place among the numbers of the score after some steps: behind the lowest one
+_AFTER = 2
+
+
+def _score_after(records: Sequence[RunRecord], steps: int) -> Cell:
+    found = [score for each in records if (score := each.score_after(steps)) is not None]
+    return _estimate(mean_estimate(found)) if found else Cell("", math.inf)
 
 
 def _numbers(summaries: Sequence[Summary]) -> list[Cell]:
@@ -73,6 +89,38 @@ def _numbers(summaries: Sequence[Summary]) -> list[Cell]:
         mean(lambda each: each.last_mean),
         _estimate(mean_estimate(regrets), 2) if len(regrets) == len(summaries) else Cell("", math.inf),
     ]
+
+
+def over_tasks_table(found: Aggregates, labels: Sequence[str], baseline: str | None = None) -> Table:
+    """
+    :param found: over the tasks that all methods ran on
+    :param labels: all methods
+    :param baseline: method that the others are compared with; None for no comparison
+    :return: a row for each method that has scores there, the best first
+    """
+    labels = [label for label in labels if label in found.profiles]
+    baseline = baseline if baseline in labels else None
+    columns = ["method", *found.metrics]
+    notes = (
+        f"Means of the last {LAST} evaluations, in parts of the expert's score, over "
+        f"{_plural(len(found.tasks), 'task')} with {_plural(found.seeds, 'seed')} each; in brackets the ends of the "
+        "95 % stratified bootstrap interval where there are two seeds or more. IQM: mean of the middle half. "
+        "Optimality gap: how far below 1 on average, where more counts as 1."
+    )
+    if baseline is not None:
+        columns.append(f"P(better than {baseline})")
+        notes += f" P: probability that a run beats one of {baseline} on the same task; a tie is half a win."
+    rows = []
+    for label in sorted(labels, key=lambda each: -found.metrics["IQM"][each].value):
+        cells = [_text(label), *(_estimate(of_method[label], 2) for of_method in found.metrics.values())]
+        if baseline is not None:
+            cells.append(Cell("", -1.0) if label == baseline else _estimate(found.improvement(label, baseline), 2))
+        rows.append(cells)
+    return Table("Over all tasks", columns, rows, notes)
+
+
+def _plural(number: int, word: str) -> str:
+    return f"{number} {word}{'s' * (number != 1)}"
 
 
 def cost_table(records: Sequence[RunRecord], groups: Sequence[tuple[str, str]]) -> Table | None:

@@ -5,14 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sb3_o2o.errors import unknown
 from sb3_o2o.files import write_whole
+from sb3_o2o.kinds import NOTHING, whole
 from sb3_o2o.reporting import report_pictures as pictures
 from sb3_o2o.reporting.html import to_html
-from sb3_o2o.reporting.intervals import aggregate, line, score_matrices
+from sb3_o2o.reporting.intervals import Aggregates, aggregate, line, score_matrices
 from sb3_o2o.reporting.markdown import to_markdown
 from sb3_o2o.reporting.page import Page
 from sb3_o2o.reporting.report_pictures import Picture
-from sb3_o2o.reporting.report_tables import cost_table, switch_table
+from sb3_o2o.reporting.report_tables import cost_table, over_tasks_table, switch_table
 from sb3_o2o.reporting.run_finding import Found, find_runs
 from sb3_o2o.runs.records import RunRecord
 
@@ -34,7 +36,14 @@ class Report:
     remarks: Sequence[str] = field(default_factory=list)
 
 
-def write_report(paths: Sequence[Path], out: Path, title: str | None = None, env_id: str | None = None) -> Report:
+def write_report(
+    paths: Sequence[Path],
+    out: Path,
+    title: str | None = None,
+    env_id: str | None = None,
+    after: int | None = None,
+    baseline: str | None = None,
+) -> Report:
     """
     Report on all runs in some folders.
 
@@ -42,11 +51,14 @@ def write_report(paths: Sequence[Path], out: Path, title: str | None = None, env
     :param out: folder of the report, made if need be
     :param title: of the page; default: the folders' names
     :param env_id: Gymnasium id of the runs that do not say theirs
+    :param after: environment steps after which scores are told as well, >= 1
+    :param baseline: method that the others are compared with
     :return: its files
-    :raises ValueError: a path does not exist or holds no run; nothing is written then
+    :raises ValueError: a path does not exist or holds no run, or there is no such method; nothing is written then
     :raises OSError: the files cannot be written
     """
-    page = make_report(find_runs(paths, env_id), title or ", ".join(path.resolve().name for path in paths))
+    title = title or ", ".join(path.resolve().name for path in paths)
+    page = make_report(find_runs(paths, env_id), title, after, baseline)
     written = []
     for picture in page.pictures:
         written.append(out / f"{picture.name}.svg")
@@ -57,24 +69,33 @@ def write_report(paths: Sequence[Path], out: Path, title: str | None = None, env
     return Report(html, markdown, written, page.remarks)
 
 
-def make_report(found: Found, title: str) -> Page:
+def make_report(found: Found, title: str, after: int | None = None, baseline: str | None = None) -> Page:
     """
     :param found: the runs
     :param title: of the page
+    :param after: environment steps after which scores are told as well, >= 1; None for nowhere
+    :param baseline: method that the others are compared with; None for none
     :return: what the page shows
+    :raises ValueError: there is no such method; the nearest is named
     """
+    (whole(1) | NOTHING).check("after", after)
     records, remarks = found.records, list(found.remarks)
     labels = list(dict.fromkeys(each.label for each in sorted(records, key=lambda each: each.label)))
+    if baseline is not None and baseline not in labels:
+        raise unknown("method", baseline, labels)
     tasks = sorted({each.task for each in records})
     groups = [(task, label) for task in tasks for label in labels]
     drawn = [picture for task in tasks if (picture := _curves(task, records, labels, remarks)) is not None]
-    over_tasks = _aggregates(records, labels, remarks)
-    tables = [switch_table(records, groups)]
+    aggregates = _aggregates(records, remarks)
+    over_tasks = [] if aggregates is None else _over_tasks(aggregates, labels, baseline)
+    tables = [switch_table(records, groups, after)]
     cost = cost_table(records, groups)
     if cost is None:
         remarks.append("No run knows its wall time: that is noted by runs of experiments.")
     else:
         tables.append(cost)
+    if aggregates is not None:
+        tables.append(over_tasks_table(aggregates, labels, baseline))
     seeds = {(each.task, each.label): 0 for each in records}
     for each in records:
         seeds[each.task, each.label] += 1
@@ -107,18 +128,22 @@ def _curves(task: str, records: Sequence[RunRecord], labels: Sequence[str], rema
     return pictures.curves(task, lines, labels, of_task[0].unit, f"curves-{_file_name(task)}")
 
 
-def _aggregates(records: Sequence[RunRecord], labels: Sequence[str], remarks: list[str]) -> list[Picture]:
+def _aggregates(records: Sequence[RunRecord], remarks: list[str]) -> Aggregates | None:
     tasks, matrices, said = score_matrices(records)
     remarks += said
     if not tasks:
-        return []
+        return None
     try:
-        found = aggregate(tasks, matrices)
+        return aggregate(tasks, matrices)
     except ImportError as error:
         remarks.append(str(error))
-        return []
+        return None
+
+
+def _over_tasks(found: Aggregates, labels: Sequence[str], baseline: str | None) -> list[Picture]:
     drawn = [pictures.aggregates(found, labels), pictures.profiles(found, labels)]
-    compared = pictures.improvements(found, labels)
+    known = baseline if baseline in found.profiles else None
+    compared = pictures.improvements(found, labels, known)
     return drawn if compared is None else [*drawn, compared]
 
 

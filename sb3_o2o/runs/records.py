@@ -167,6 +167,16 @@ class RunRecord:
         """``score`` or ``return``."""
         return "return" if self.reference is None else "score"
 
+    def score_after(self, steps: int) -> float | None:
+        """
+        :param steps: environment steps of fine-tuning
+        :return: mean score of the first evaluation from there on; None where there is none
+        """
+        if self.online is None or not (self.online.steps >= steps).any():
+            return None
+        index = int(np.argmax(self.online.steps >= steps))
+        return float(self.online.scores(self.reference)[index].mean())
+
     def summary(self) -> Summary | None:
         """:return: the numbers of its fine-tuning; None before its first evaluation"""
         if self.online is None:

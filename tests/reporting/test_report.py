@@ -137,6 +137,43 @@ class TestPage:
         assert page.subtitle == "12 runs: 2 methods on 2 tasks; made with sb3_o2o 1.2.3"
         assert page.remarks == []
 
+    def test_after_some_steps(self, tmp_path: Path) -> None:
+        """The first evaluation from there on, and nothing where a run had ended before."""
+        experiment_run(tmp_path, "m", 0, [0, 100, 200])
+        experiment_run(tmp_path, "m", 1, [40, 60, 220])
+        experiment_run(tmp_path, "short", 0, [0])
+        page = make_report(find_runs([tmp_path]), "test", after=50)
+        found = rows(page)
+        assert found["hopper-medium", "m"]["after 50"] == "40.0 [30.0, 50.0]"  # half of the returns at step 100
+        assert found["hopper-medium", "short"]["after 50"] == ""
+        columns = page.tables[0].columns
+        assert columns.index("after 50") == columns.index("lowest") + 1
+        assert found["hopper-medium", "m"]["lowest"] == rows(page_of(tmp_path))["hopper-medium", "m"]["lowest"]
+
+    def test_over_all_tasks_beside_a_baseline(self, tmp_path: Path) -> None:
+        experiment(tmp_path, seeds=2)
+        page = make_report(find_runs([tmp_path]), "test", baseline="weak")
+        table = page.tables[-1]
+        found = {row[0].text: dict(zip(table.columns, (cell.text for cell in row), strict=True)) for row in table.rows}
+        matrices = score_matrices(page.records)[1]
+        assert [row[0].text for row in table.rows] == sorted(matrices, key=lambda each: -matrices[each].mean())
+        for label, matrix in matrices.items():
+            assert found[label]["mean"].split(" ")[0] == f"{matrix.mean():.2f}"
+            wins = probability_of_improvement(matrix, matrices["weak"])[0]
+            told = found[label]["P(better than weak)"]
+            assert told == "" if label == "weak" else told.startswith(f"{wins:.2f}")
+        assert "good &gt; weak" in page.over_tasks[-1].svg
+        with pytest.raises(ValueError, match=r"Unknown method 'weka'.*Did you mean 'weak'"):
+            make_report(find_runs([tmp_path]), "test", baseline="weka")
+
+    def test_a_probability_seen_from_the_other_side(self) -> None:
+        rng = np.random.default_rng(0)
+        found = aggregate(["x", "y"], {"a": rng.normal(0.5, 0.2, (4, 2)), "b": rng.normal(0.6, 0.2, (4, 2))})
+        there, back = found.improvement("a", "b"), found.improvement("b", "a")
+        assert there.low is not None
+        assert there.high is not None
+        assert (back.value, back.low, back.high) == (1 - there.value, 1 - there.high, 1 - there.low)
+
     def test_what_did_not_come_back(self, tmp_path: Path) -> None:
         experiment_run(tmp_path, "m", 0, [60, 20, 30])
         assert rows(page_of(tmp_path))["hopper-medium", "m"]["steps to recover"] == "never"
