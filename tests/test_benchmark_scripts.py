@@ -101,7 +101,7 @@ class TestRegression:
         assert stored_runs == {(d.name, r.name, s) for d in grid.datasets for r in grid.recipes for s in grid.seeds}
 
 
-@pytest.mark.parametrize("name", ["suite/o2o-small.yml", "suite/regression.yml"])
+@pytest.mark.parametrize("name", ["suite/o2o-small.yml", "suite/ablations.yml", "suite/regression.yml"])
 def test_grids_of_the_suite_can_be_planned(name: str, tmp_path: Path) -> None:
     """Their recipes, arguments and callbacks exist; the datasets need not be here, the package's stands for them."""
     grid = read_grid(BENCHMARKS / name)
