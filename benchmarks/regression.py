@@ -27,7 +27,7 @@ from sb3_o2o.reporting.intervals import probability_of_improvement
 HERE = Path(__file__).parent
 GRID, STORED = HERE / "suite" / "regression.yml", HERE / "results" / "regression.csv"
 #: of the stored table
-COLUMNS = ("dataset", "recipe", "seed", "switch", "lowest_10k", "last", "last_5", "commit", "processor", "torch")
+COLUMNS = ("dataset", "recipe", "seed", "switch", "lowest_10k", "last", "last_5", "processor", "sb3_o2o", "torch")
 #: level of the test, and how many exchanges it draws
 LEVEL, EXCHANGES = 0.05, 20_000
 
