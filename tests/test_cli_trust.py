@@ -17,7 +17,7 @@ from sb3_o2o.runs.environments import Environment
 from sb3_o2o.runs.folder import RunConfig
 
 #: commands that open models, bundles, datasets, recipes' environments and wrappers, or folders with such in them
-OPENING = {"advise", "demo", "pretrain", "finetune", "evaluate", "tune", "run", "report", "collect"}
+OPENING = {"advise", "demo", "pretrain", "finetune", "evaluate", "tune", "run", "report", "collect", "select"}
 #: read text and metadata, or open nothing that a user names
 OTHERS = {"inspect", "recipes list", "recipes show", "bench speed", "bench env", "bench run"}
 
