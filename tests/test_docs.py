@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from public_api import Public
+from public_api import public as callables
 from reader import GENERATED, ROOT, blocks, commands, parse, paste
 
 import sb3_o2o.advice
@@ -21,6 +23,7 @@ import sb3_o2o.objectives
 import sb3_o2o.objectives.finetuning_functional
 import sb3_o2o.objectives.functional
 from sb3_o2o.recipes import list_recipes
+from sb3_o2o.updates.trainee import Trainee
 
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if not GENERATED & set(path.parts))
@@ -104,3 +107,25 @@ def test_arguments_are_documented_and_documented_arguments_exist(name: str, valu
     assert documented - own == set() or variadic, f"{name} documents what it does not take"
     if documented:
         assert own - documented == set(), f"{name} takes what it does not document"
+
+
+#: where the rest of the arguments stands
+ELSEWHERE = re.compile(
+    r"\bSee |[Bb]eside its arguments|[Aa]rguments as |same arguments|Policy` for |Baselines3's|SB3's|`env`"
+)
+CALLABLES = [each for each in callables() if each.parameters]
+
+
+def documentation(each: Public) -> str:
+    is_constructor = each.owner is not None and each.name == each.owner.__name__
+    return inspect.getdoc(each.owner if is_constructor else each.function) or ""
+
+
+@pytest.mark.parametrize("each", CALLABLES, ids=[each.name for each in CALLABLES])
+def test_so_are_those_of_methods_and_constructors(each: Public) -> None:
+    text = documentation(each)
+    documented = set(re.findall(r"^:param (\w+):", text, re.M))
+    assert documented - set(inspect.signature(each.function).parameters) == set()
+    # or the update loop calls it, and says what it hands over
+    if not ELSEWHERE.search(text) and not hasattr(Trainee, each.function.__name__):
+        assert set(each.parameters) - documented == set()

@@ -60,7 +60,7 @@ class SwitchDiagnostics(DiagnosticsCallback):
 
     @classmethod
     def check(cls, model: Any) -> None:
-        """Any model will do: this looks at returns alone."""
+        """See :class:`~sb3_o2o.diagnostics.DiagnosticsCallback`: any model will do, this looks at returns alone."""
 
     def check_run(self, callbacks: list[BaseCallback]) -> None:
         """

@@ -56,7 +56,7 @@ class AsynchronousUpdates(FineTuningCallback):
         environments.step_wait = lambda: self._update_during(step_wait)  # type: ignore[method-assign]
 
     def defer_updates(self, gradient_steps: int, batch_size: int) -> bool:
-        """:return: True: they are made during the next step."""
+        """See :meth:`FineTuningCallback.defer_updates`: they are made during the next step."""
         self.pending.append((gradient_steps, batch_size))
         self.logger.record("finetune/update_lag", len(self.pending))
         return True

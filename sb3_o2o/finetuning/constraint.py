@@ -179,7 +179,7 @@ class TrustRegion(_NearReference):
 
     @th.no_grad()
     def after_update(self, batch: Batch, metrics: dict[str, th.Tensor]) -> None:
-        """The reference follows."""
+        """See :meth:`FineTuningCallback.after_update`: the reference follows."""
         if self.reference == "polyak":
             th._foreach_lerp_(list(self.policy.parameters()), list(self._network().parameters()), self.tau)
 

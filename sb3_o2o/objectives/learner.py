@@ -123,7 +123,11 @@ class CriticLearner(Learner, Protocol):
         """The objective of ``learn``."""
 
     def draw_critics(self, size: int | None, name: str = "target_critics") -> th.Tensor | None:
-        """:return: indices of ``size`` critics, ``(size,)``; None for all"""
+        """
+        :param size: how many; None for all
+        :param name: of the draw, by which it can be replayed
+        :return: indices of ``size`` critics, ``(size,)``; None for all
+        """
 
 
 class SACLearner(CriticLearner, Protocol):
