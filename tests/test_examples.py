@@ -88,6 +88,34 @@ def test_any_policy_to_ppo(
     assert O2OPPO.load(tmp_path / "model").finished_phases == ["reevaluation"]
 
 
+def test_decision_transformer(
+    example: Callable[[str], ModuleType],
+    tiny_dataset: Callable[..., str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    module = example("decision_transformer")
+    sizes = {"context": 4, "train_steps": 3, "clone_steps": 3, "steps": 16, "wait": 5, "eval_episodes": 1}
+    dataset = tiny_dataset()
+    module.main(dataset, tiny.BOX, **sizes, folder=tmp_path)
+    printed = check_told(capsys, ["Before fine-tuning", "After 16 steps"], [tmp_path / "model.zip"])
+    assert re.search(r"Clone: cloned Trained, .* return -?[\d.]+ \(source: -?[\d.]+\)", printed)
+    # in an environment it is what it is along a dataset: a window of its own steps, and what is left of its target
+    data = OfflineDataset.load(dataset)
+    policy = module.train(data, 4, 2)
+    observations, target = data.observations[:6].astype(np.float32), policy.target
+    state, actions, wanted = None, [], []
+    for step in range(6):
+        starts, reward = np.array([step == 0]), np.array([0.0 if step == 0 else 1.5])
+        action, state = policy.predict(observations[step : step + 1], state, starts, reward=reward)
+        actions.append(action[0])
+        wanted.append(state[3][0])
+    assert wanted == pytest.approx([target - 1.5 * step for step in range(6)])
+    before = np.stack([policy.middle, *actions[:-1]])
+    tokens = policy.tokens(np.array(wanted), observations, before)
+    assert state[0][0] == pytest.approx(tokens[2:], abs=1e-5)  # the last four
+
+
 def test_own_data(example: Callable[[str], ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     main = example("own_data").main
     main(env_id=tiny.BOX, transitions=50, gradient_steps=2, steps=15, eval_episodes=1, folder=tmp_path)

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, VecTransposeI
 
 from sb3_o2o.checked import checked
 from sb3_o2o.kinds import ENVIRONMENT, FUNCTION, NOTHING, PATH, Share, instance, kind
-from sb3_o2o.transfer.acting import Acting, has_predict
+from sb3_o2o.transfer.acting import Acting, check_known, has_predict
 from sb3_o2o.transfer.archive import saved_family, saved_model_path
 from sb3_o2o.transfer.foreign import open_saved, unknown_family
 from sb3_o2o.transfer.seeing import Seen
@@ -72,8 +72,9 @@ class ResidualActions(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     :param env: the environment, with bounded actions
     :param base: the path of a saved model of this library, Stable-Baselines3 or sb3-contrib; a live model or policy;
-        another object with SB3's ``predict``, which may have a memory; or a ``torch.nn.Module`` or function of a batch
-        of observations, ``(1, *obs)``, that returns actions within the environment's bounds, ``(1, *act)``
+        another object with SB3's ``predict``, which may have a memory, and take ``reward``, that of the step before; or
+        a ``torch.nn.Module`` or function of a batch of observations, ``(1, *obs)``, that returns actions within the
+        environment's bounds, ``(1, *act)``
     :param scale: largest correction of each dimension, as a share of half the range of an action, in (0, 1]
     :param vec_normalize: by which statistics the base saw observations, see ``load_offline``; by default a saved
         model's own
@@ -99,24 +100,28 @@ class ResidualActions(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self.action_space = spaces.Box(-1.0, 1.0, bare.shape, np.float32)
         acting = opened("base of ResidualActions", base, env.observation_space, bare, vec_normalize)
         self._predict = acting.predict  # a method: the policy is no state of the environment, and stays out of bundles
+        check_known(acting.source, ("reward",), "in an environment")
         self._memory: Any = None
+        self._reward = 0.0
         self._base_action = np.zeros(bare.shape, np.float32)
 
     def _observe(self, observation: Any, starts: bool) -> Any:
         one = _map(observation, lambda value: np.asarray(value)[None])
-        actions, self._memory = self._predict(one, self._memory, np.array([starts]))
+        along = {"reward": np.array([self._reward], np.float32)}
+        actions, self._memory = self._predict(one, self._memory, np.array([starts]), along=along)
         self._base_action = _to_unit(_finite(actions), self.env.action_space)[0]
         return _joined(observation, self._base_action, self.observation_space)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
-        self._memory = None
+        self._memory, self._reward = None, 0.0
         return self._observe(observation, starts=True), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         unit = executed_actions(self._base_action, np.asarray(action), self.scale)
         executed = _from_unit(unit, self.env.action_space)
         observation, reward, terminated, truncated, info = self.env.step(executed)
+        self._reward = float(reward)
         return (
             *(self._observe(observation, starts=False), reward, terminated, truncated),
             {**info, "executed_action": executed},
@@ -150,6 +155,10 @@ class ResidualPolicy:
         self._seen = with_base_action(self.observation_space, self.action_space)
         name, unit = type(self).__name__, spaces.Box(-1.0, 1.0, self.action_space.shape, np.float32)
         self._base = opened(f"base of {name}", base, self.observation_space, self.action_space, vec_normalize)
+        if self._base.asks:
+            raise ValueError(
+                f"The base of {name} acts by rewards, which nobody tells a policy that is to act: use ResidualActions."
+            )
         self._residual = opened(f"residual of {name}", residual, self._seen, unit, None)
 
     def predict(

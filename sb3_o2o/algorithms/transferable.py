@@ -96,8 +96,10 @@ class TransferableAlgorithm(_Base):
             file or ``OfflineDataset`` (pre-trained on here); a ``torch.nn.Module`` or other callable from
             observations to actions, which may not remember earlier ones; or an object with SB3's method
             ``predict(observation, state=None, episode_start=None, deterministic=True)``, which may: it returns actions
-            and the state to hand on; or a list of zips or live models of SAC that were trained alike, which become one
-            agent with all their actors and critics (Off2On).
+            and the state to hand on. One that takes ``reward`` or ``return_to_go`` as well, as a decision transformer,
+            is given along the dataset's episodes the reward of the step before, or the sum of those from here to the
+            end, ``(batch,)``, on the environment's scale; or a list of zips or live models of SAC that were trained
+            alike, which become one agent with all their actors and critics (Off2On).
             Between SAC, TQC and TD3 what has the same shapes is copied; any other policy is cloned on ``dataset`` here,
             one with a memory along the dataset's episodes, several side by side
         :param env: the online environment; by default that of a live model, or recovered from a Minari dataset

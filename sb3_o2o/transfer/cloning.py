@@ -19,7 +19,7 @@ from sb3_o2o.networks.normalizer import copy_statistics
 from sb3_o2o.objectives import make_objective
 from sb3_o2o.recipes.recipe_files import Recipe
 from sb3_o2o.transfer import conversion
-from sb3_o2o.transfer.acting import Acting
+from sb3_o2o.transfer.acting import Acting, ToldRewards, check_known
 from sb3_o2o.transfer.architecture import NETWORK_ARGUMENTS, Kept, warn_about_networks
 from sb3_o2o.transfer.foreign import (
     VALUE_ARGUMENTS,
@@ -89,6 +89,8 @@ def from_policy(
         env = source.get_env()
     if env is None:
         raise ValueError(f"load_offline needs env=…: {type(source).__name__} does not say where it acts.")
+    if training["report_episodes"]:
+        check_known(source, ("reward",), "in the environment (report_episodes)")
     recipe, from_recipe = read_recipe(algorithm, recipe, env)
     name, seen = getattr(source, "stock_class", type(source)).__name__, training["seen"]
     misfit = _other_spaces(name, source, env)
@@ -244,9 +246,10 @@ def _clone(model: Any, theirs: Acting, training: dict[str, Any]) -> float:
             f"The policy of {type(model).__name__} is deterministic and has no likelihood: use clone_loss='mse'."
         )
     dataset = model.load_dataset(model.dataset)
-    wanted = imitated = _scaled(model, theirs.on_dataset(dataset))
+    rewards = (dataset.rewards - model.reward_shift) / model.reward_scale  # as the environment pays them
+    wanted = imitated = _scaled(model, theirs.on_dataset(dataset, rewards=rewards))
     if training["clone_loss"] == "likelihood" and theirs.may_sample:
-        imitated = _scaled(model, theirs.on_dataset(dataset, seed=model.seed or 0))
+        imitated = _scaled(model, theirs.on_dataset(dataset, model.seed or 0, rewards))
     relabelled = with_actions(dataset, imitated)
     kept = model.offline_objective
     kwargs = {"loss": training["clone_loss"]}
@@ -290,8 +293,8 @@ def _returns(model: Any, theirs: Acting, n_episodes: int) -> tuple[float | None,
     # statistics belong to the run, and each sees in its own way
     normalizing = model.get_vec_normalize_env()
     env = model.env if normalizing is None else normalizing.venv
-    theirs_and_own = (theirs, _as_it_acts(model))
-    means = [float(np.mean(evaluate_policy(each, env, n_episodes, warn=False)[0])) for each in theirs_and_own]
+    told = [ToldRewards(each) for each in (theirs, _as_it_acts(model))]
+    means = [float(np.mean(evaluate_policy(each, env, n_episodes, callback=each.hear, warn=False)[0])) for each in told]
     return means[0], means[1]
 
 
