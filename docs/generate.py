@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,15 @@ import yaml
 
 from sb3_o2o import O2OPPO, O2OSAC, O2OTD3
 from sb3_o2o.cli import app
+from sb3_o2o.finetuning import FineTuningCallback
 from sb3_o2o.recipes import list_recipes, load_recipe
+from sb3_o2o.updates.hooks import refuse_conflicts
 
+#: what ``make combinations`` has asked of the code, and the tests ask of parts of it: empty, or why it is refused
+COMBINATIONS: Mapping[str, Mapping[str, Mapping[str, str]]] = json.loads(
+    (Path(__file__).parent / "combinations.json").read_text()
+)
+SETTINGS = ("Box", "Dict", "images", "several environments", "gSDE", "compile", "resume")
 ALGORITHMS: tuple[Any, ...] = (O2OSAC, O2OTD3, O2OPPO)
 
 
@@ -29,6 +38,7 @@ def write_all(folder: Path) -> None:
     (folder / "recipes.md").write_text("\n".join(recipes_page()) + "\n")
     (folder / "commands.md").write_text("\n".join(commands_page()) + "\n")
     (folder / "objectives.md").write_text("\n".join(objectives_page()) + "\n")
+    (folder / "combinations.md").write_text("\n".join(combinations_page()) + "\n")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Iterator[str]:
@@ -96,6 +106,7 @@ def recipe_page(name: str) -> Iterator[str]:
     if recipe.notes:
         yield "**What differs.** " + " ".join(recipe.notes)
         yield ""
+    yield from _where(name)
     document = yaml.safe_load(recipe.text)
     for pattern in (key for key in document if key != "about"):
         yield f"## {'Default entry' if pattern == 'default' else pattern}"
@@ -115,6 +126,18 @@ def recipe_page(name: str) -> Iterator[str]:
             yield "What differs from the default entry:"
             yield ""
         yield from table(("constant", "value", "source"), rows)
+
+
+def _where(recipe: str) -> Iterator[str]:
+    """In a sentence where a recipe can be used, and in what words it is refused."""
+    found = COMBINATIONS["recipes"].get(recipe, {})
+    works = [name for name in SETTINGS if found.get(name) == ""]
+    yield f"**Can be used with:** {', '.join(works)} ([all recipes](../combinations.md#recipes))."
+    yield ""
+    for name in SETTINGS:
+        if found.get(name):
+            yield f"- not with {name}: {found[name]}"
+    yield ""
 
 
 def _example_of(pattern: str) -> str:
@@ -182,6 +205,98 @@ def objectives_page() -> Iterator[str]:
         summary = (first.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
         rows.append((f"`{name}`", *("yes" if owner else "" for owner in owners), _plain(summary)))
     yield from table(("objective", *(f"`{each.__name__}`" for each in ALGORITHMS), "what it minimises"), rows)
+
+
+def combinations_page() -> Iterator[str]:
+    """Which objective goes with which callback, and where objectives and recipes can be used."""
+    reasons = Reasons()
+    yield "# What goes with what"
+    yield ""
+    yield "Each cell is a tiny run: both phases, and the policy has moved; or it is refused, with the words below."
+    yield "`make combinations` asks all of it of the code again, and the tests ask a part of it each time."
+    yield ""
+    yield "## Objectives and callbacks"
+    yield ""
+    yield "The objective is minimised before and online (PPO has its own rule online)."
+    yield ""
+    for algorithm in ALGORITHMS:
+        family = algorithm.stock_class.__name__.lower()
+        rows = {
+            row.partition("/")[2]: each
+            for row, each in COMBINATIONS["callbacks"].items()
+            if row.startswith(f"{family}/")
+        }
+        yield f"### `{algorithm.__name__}`"
+        yield ""
+        callbacks = sorted(next(iter(rows.values())))
+        yield from table(
+            ("", *(f"`{name}`" for name in rows)),
+            [(f"`{callback}`", *(reasons.cell(each[callback]) for each in rows.values())) for callback in callbacks],
+        )
+    yield "## Callbacks beside each other"
+    yield ""
+    yield "Each is given once, and one of each of these groups; all other pairs work together:"
+    yield ""
+    yield from table(("callbacks", "what only one can decide"), list(_exclusive_pairs()))
+    yield "## Where objectives can be used"
+    yield ""
+    yield "`compile`: updates are traced into graphs. `resume`: a resume bundle in the middle of fine-tuning, with the"
+    yield "dataset in a file."
+    yield ""
+    yield from table(
+        ("objective", *SETTINGS),
+        [
+            (f"{_owner(row)} `{row.partition('/')[2]}`", *(reasons.cell(each[name]) for name in SETTINGS))
+            for row, each in COMBINATIONS["objectives"].items()
+        ],
+    )
+    yield "## Recipes"
+    yield ""
+    yield "The recipe's default entry with small networks."
+    yield ""
+    yield from table(
+        ("recipe", *SETTINGS),
+        [
+            (f"[`{name}`](recipes/{name}.md)", *(reasons.cell(each[setting]) for setting in SETTINGS))
+            for name, each in COMBINATIONS["recipes"].items()
+        ],
+    )
+    yield "## In which words"
+    yield ""
+    yield from (f"{number}. {words}" for words, number in reasons.numbers.items())
+
+
+class Reasons:
+    """Numbers for the words in which something is refused."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = {}
+
+    def cell(self, words: str) -> str:
+        """
+        :param words: of a refusal; empty where there is none
+        :return: what stands in a table
+        """
+        return f"no ({self.numbers.setdefault(words, len(self.numbers) + 1)})" if words else "yes"
+
+
+def _owner(row: str) -> str:
+    family = row.partition("/")[0]
+    return next(f"`{each.__name__}`" for each in ALGORITHMS if each.stock_class.__name__.lower() == family)
+
+
+def _exclusive_pairs() -> Iterator[tuple[str, str]]:
+    """Groups of callbacks of which a run has one, and what they decide."""
+    classes = {name: FineTuningCallback.registry[name] for name in next(iter(COMBINATIONS["callbacks"].values()))}
+    groups: dict[str, set[str]] = {}
+    for pair in combinations(sorted(classes), 2):
+        try:
+            refuse_conflicts([classes[name]() for name in pair])
+        except ValueError as error:
+            what = str(error).partition("both decide ")[2].partition(", which only")[0]
+            groups.setdefault(what, set()).update(pair)
+    for what, names in sorted(groups.items()):
+        yield ", ".join(f"`{name}`" for name in sorted(names)), what
 
 
 def _plain(text: str) -> str:

@@ -10,6 +10,7 @@ import gymnasium as gym
 import pytest
 import tiny
 import yaml
+from combinations import small
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 
@@ -77,35 +78,6 @@ def resolved(name: str, entry: str) -> Recipe:
     recipe = load_recipe(name, None if entry == "default" else entry.replace("*", "").replace("[AP]", "A"))
     assert recipe.pattern == entry
     return recipe
-
-
-def small(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's arguments, with networks, batches and waits that fit a test."""
-    sizes = {"n_steps": 8, "pretrain_batch_size": 8} if recipe.algorithm == "O2OPPO" else {"buffer_size": 200}
-    arguments = {**recipe.arguments, "batch_size": 8, "seed": 0, **sizes}
-    arguments["policy_kwargs"] = {**recipe.arguments["policy_kwargs"], "net_arch": [8, 8]}
-    if recipe.arguments.get("learning_starts"):
-        arguments["learning_starts"] = 12
-    if recipe.arguments["objective"] == "spot":
-        density = {"density_steps": 4, "density_net_arch": [8]}
-        arguments["objective_kwargs"] = {**recipe.arguments["objective_kwargs"], **density}
-    short = {
-        "Warmup": {"steps": 12},
-        "PolicyReevaluation": {"gradient_steps": 3},
-        "ValueAlignment": {"gradient_steps": 3},
-        "AdaptiveBC": {"references": [-10.0, 0.0]},
-        "OnlinePretraining": {"collect_steps": 12, "gradient_steps": 3},
-    }
-    arguments["finetuning"] = [
-        {name: {**options, **short.get(name, {}), **_short_freeze(options)}}
-        for callback in recipe.arguments.get("finetuning") or ()
-        for name, options in callback.items()
-    ]
-    return arguments
-
-
-def _short_freeze(options: dict[str, Any]) -> dict[str, Any]:
-    return {"freeze_policy_steps": 4} if options.get("freeze_policy_steps") else {}
 
 
 def test_the_recipes_are_listed() -> None:

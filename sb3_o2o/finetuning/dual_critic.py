@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import obs_as_tensor
 
 from sb3_o2o.checked import checked
@@ -37,7 +38,8 @@ class DualCritic(FineTuningCallback):
       mixed advantages ``A = (1 - kappa) A_off + kappa A_on``, ``A_i = min Qb_i(s, a) - V_i(s)``. Each pair has
       its own V.
 
-    An online objective that is conservative, such as CQL, stays so for the first pair alone.
+    An online objective that is conservative, such as CQL, stays so for the first pair alone. AWAC is refused: its
+    advantages come from a sample of the policy, which the second pair would not see.
 
     ``kappa="auto"`` (ours) asks how well each pair knows the last ``auto_window`` online steps, every
     ``auto_interval`` of them, and needs to know nothing of the dataset. ``e_i`` is the variance of the pair's error,
@@ -131,10 +133,21 @@ class DualCritic(FineTuningCallback):
         model: Any = self.model
         if model.phase == "pretraining" and model.online_counters is not None:
             return  # given to ``pretrain``, where there is nothing to mix
+        self.check_run(model.call.callbacks)
         if self.critics is None or not self.critics.attach_to(model.finetuning_objective):
             self.critics = SecondCritics(model.finetuning_objective, copy=self.second == "copy")
         # a tensor, whose value may change without compiling anew
         self.weight = th.full((), self.value, device=model.device)
+
+    def check_run(self, callbacks: list[BaseCallback]) -> None:
+        """See :meth:`FineTuningCallback.check_run`."""
+        objective = self.model.finetuning_objective
+        if "advantages" not in objective.unused_hooks and not hasattr(objective, "advantages"):
+            raise ValueError(
+                f"DualCritic mixes the advantages of two pairs, and {type(objective).__name__} forms its own from a "
+                "sample of the policy: choose online_objective='iql' or one whose policy maximises values, or leave "
+                "the callback out."
+            )
 
     def _scheduled(self, step: int) -> float:
         if isinstance(self.schedule, LinearSchedule):

@@ -54,7 +54,7 @@ class AWACObjective(Objective):
         critic_reduction: CriticReduction = "sum",
     ):
         super().__init__(model)
-        check_imitation(model, "awac", "loss", "likelihood")
+        check_imitation(model, "awac", None, "likelihood")
         self.temperature = temperature
         self.max_weight = max_weight
         self.action_clip = action_clip

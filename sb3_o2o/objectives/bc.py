@@ -18,11 +18,11 @@ from sb3_o2o.search_space import Choice, SearchSpace
 Imitation = Literal["likelihood", "mse"]
 
 
-def check_imitation(model: Learner, objective: str, argument: str, loss: Imitation | None) -> Imitation:
+def check_imitation(model: Learner, objective: str, argument: str | None, loss: Imitation | None) -> Imitation:
     """
     :param model: the algorithm whose actor is trained
     :param objective: who asks, for the error message
-    :param argument: the name that ``loss`` has there
+    :param argument: the name that ``loss`` has there; None where there is no choice
     :param loss: ``"likelihood"`` or ``"mse"``; by default the first where the policy has a density
     :return: the loss
     :raises ValueError: if the policy has no such density
@@ -31,14 +31,13 @@ def check_imitation(model: Learner, objective: str, argument: str, loss: Imitati
     if loss is None:
         loss = "likelihood" if stochastic else "mse"
     if loss == "likelihood" and not stochastic:
+        instead = "use O2OSAC or O2OPPO" if argument is None else f"use {argument}='mse'"
         raise ValueError(
-            f"Objective {objective!r}: the deterministic policy of {type(model).__name__} has no likelihood, "
-            f"use {argument}='mse'."
+            f"Objective {objective!r}: the deterministic policy of {type(model).__name__} has no likelihood, {instead}."
         )
     if loss == "likelihood" and model.use_sde:
-        raise ValueError(
-            f"Objective {objective!r} scores actions under a Gaussian, which gSDE is not: use {argument}='mse'."
-        )
+        instead = "set use_sde=False" if argument is None else f"use {argument}='mse'"
+        raise ValueError(f"Objective {objective!r} scores actions under a Gaussian, which gSDE is not: {instead}.")
     return loss
 
 

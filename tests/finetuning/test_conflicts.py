@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from combinations import SMALL
 from stable_baselines3.common.callbacks import CallbackList, EveryNTimesteps
 from toy_tasks import assert_same, dataset, differs, make, make_ppo, make_td3, state, vec
 
@@ -15,9 +16,6 @@ import sb3_o2o.finetuning
 from sb3_o2o import O2OSAC
 from sb3_o2o.data import MixedReplayBuffer, ReplaySamples
 from sb3_o2o.finetuning import (
-    ActorCriticAlignment,
-    AdaptiveBC,
-    AsynchronousUpdates,
     AuxiliaryAdvantage,
     BalancedReplay,
     ConstrainedFineTuning,
@@ -25,14 +23,8 @@ from sb3_o2o.finetuning import (
     DualCritic,
     FIFOReplay,
     FineTuningCallback,
-    JumpStart,
     OnlinePretraining,
-    PerturbedTargets,
-    PolicyExpansion,
-    PolicyReevaluation,
     SymmetricReplay,
-    TrustRegion,
-    ValueAlignment,
     Warmup,
     build_finetuning,
 )
@@ -40,26 +32,6 @@ from sb3_o2o.updates.hooks import UPDATE_HOOKS
 
 # -- all pairs -----------------------------------------------------------------------------------------------------
 
-SMALL: dict[str, Callable[[], FineTuningCallback]] = {
-    "ActorCriticAlignment": ActorCriticAlignment,
-    "AdaptiveBC": lambda: AdaptiveBC(references=(-10.0, 0.0)),
-    "AsynchronousUpdates": lambda: AsynchronousUpdates(0),
-    "AuxiliaryAdvantage": lambda: AuxiliaryAdvantage(50, reference="interval", interval=8),
-    "BalancedReplay": lambda: BalancedReplay(ratio_net_arch=[4], ratio_batch_size=8),
-    "ConstrainedFineTuning": lambda: ConstrainedFineTuning(reference="interval", interval=4),
-    "DatasetReplay": lambda: DatasetReplay("part", 2),
-    "DualCritic": lambda: DualCritic(0.5),
-    "FIFOReplay": FIFOReplay,
-    "JumpStart": lambda: JumpStart(mean_steps=3),
-    "OnlinePretraining": lambda: OnlinePretraining(6, 2),
-    "PerturbedTargets": PerturbedTargets,
-    "PolicyExpansion": PolicyExpansion,
-    "PolicyReevaluation": lambda: PolicyReevaluation(2),
-    "SymmetricReplay": SymmetricReplay,
-    "TrustRegion": lambda: TrustRegion(tau=0.5),
-    "ValueAlignment": lambda: ValueAlignment(2),
-    "Warmup": lambda: Warmup(9),
-}
 OF_PPO = ("AuxiliaryAdvantage", "PolicyReevaluation")
 OFF_POLICY = [name for name in SMALL if name != "AuxiliaryAdvantage"]
 MIXING = {"BalancedReplay", "DatasetReplay", "FIFOReplay", "SymmetricReplay"}

@@ -429,6 +429,20 @@ def test_an_objective_without_critics() -> None:
         make(online_objective="bc", finetuning=[DualCritic(0.5)]).learn(6)
 
 
+@pytest.mark.parametrize("callbacks", [lambda: [DualCritic(0.5)], opt])
+def test_advantages_of_a_sample_of_the_policy_are_not_mixed(callbacks: Any) -> None:
+    """AWAC's: refused before a ``learn`` that pre-trains first begins to."""
+    model = make(finetuning=callbacks(), online_objective="awac", dataset=dataset(), pretrain_steps=10**9)
+    message = "DualCritic mixes the advantages of two pairs, and AWACObjective .*: choose online_objective='iql'"
+    with pytest.raises(ValueError, match=message):
+        model.learn(20)
+    assert model.n_pretrain_steps == 0
+    direct = make(finetuning=callbacks(), online_objective="awac", dataset=dataset())
+    with pytest.raises(ValueError, match=message):
+        direct.learn(20)
+    assert direct.num_timesteps == 0
+
+
 def test_mixed_values_at_the_bounds() -> None:
     first, second = th.tensor([1.0, 1e9]), th.tensor([3.0, 0.25])
     assert th.equal(FF.mixed_values(first, second, th.tensor(1.0)), second)

@@ -134,7 +134,7 @@ def test_log_probabilities_of_the_data_have_gradients_outside_the_bounds() -> No
     [
         ({"objective": "awac", "objective_kwargs": {"temperature": 0.0}}, "temperature .* above 0, not 0.0"),
         ({"objective": "awac", "objective_kwargs": {"max_weight": -1.0}}, "max_weight .* above 0, not -1.0"),
-        ({"objective": "awac", "use_sde": True}, "gSDE"),
+        ({"objective": "awac", "use_sde": True}, "Gaussian, which gSDE is not: set use_sde=False"),
         (
             {"policy_kwargs": {"squash": "tanh"}},
             "squash .policy argument. must be 'samples', 'mean' or 'none', not 'tanh'",
