@@ -20,7 +20,7 @@ from sb3_o2o.transfer.archive import ALGORITHMS_BY_FAMILY
 #: states whose neighbours are looked at, transitions that may be neighbours, and neighbours of each
 N_STATES, N_CANDIDATES, N_NEIGHBOURS = 500, 20_000, 10
 #: episodes in which the critic is compared with returns
-TAU_EPISODES = 3
+TAU_EPISODES = 10
 
 
 class Survey:
@@ -98,7 +98,7 @@ class Survey:
             return None
         if getattr(policy, "saved_normalizer", None) is not None:
             return None
-        env = self.environment.make_vectorised(1, self.seed)
+        env = self.environment.make_vectorised(TAU_EPISODES, self.seed)
         try:
             episodes = on_policy_q_values(policy, env, TAU_EPISODES, self.seed)
         finally:
