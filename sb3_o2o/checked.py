@@ -67,6 +67,17 @@ def _named(function: Callable[..., Any], owner: Any) -> str:
     return whose if function.__name__ == "__init__" else f"{whose}.{function.__name__}"
 
 
+def check_fields(record: Any) -> None:
+    """
+    For a dataclass that users make: check what its fields were given by their annotations.
+
+    :param record: just made
+    :raises ValueError: for the first that is not what it may be
+    """
+    for name, allowed in kinds_of(type(record).__init__).items():
+        allowed.check(f"{name} of {type(record).__name__}", getattr(record, name))
+
+
 def is_checked(function: Callable[..., Any]) -> bool:
     """
     :param function: perhaps made by :func:`checked`

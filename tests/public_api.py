@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 #: what users import: packages by their ``__all__``, and modules that the documentation names, as a whole
 PACKAGES = ("", ".algorithms", ".data", ".diagnostics", ".evaluation", ".finetuning", ".objectives", ".recipes")
 PACKAGES += (".networks", ".objectives.functional", ".resume", ".advice")
+PACKAGES += (".tuning", ".experiments", ".reporting", ".plain")
 MODULES = (".wrappers", ".recipes.building")
 
 
@@ -60,8 +61,14 @@ def exported() -> Iterator[Any]:
                 yield thing
 
 
+#: records that users make, and that check what they are given
+MADE_BY_USERS = ("TuningConfig",)
+
+
 def is_record(thing: Any) -> bool:
     """Holds what it is given, and is made by the library."""
+    if thing.__name__ in MADE_BY_USERS:
+        return False
     return is_dataclass(thing) or hasattr(thing, "_fields") or getattr(thing, "_is_protocol", False)
 
 

@@ -1,13 +1,15 @@
 """From folders to a report: pictures, tables and what is missing, and from there to files."""
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sb3_o2o.checked import checked
 from sb3_o2o.errors import unknown
 from sb3_o2o.files import write_whole
-from sb3_o2o.kinds import NOTHING, whole
+from sb3_o2o.kinds import Count
 from sb3_o2o.reporting import report_pictures as pictures
 from sb3_o2o.reporting.html import to_html
 from sb3_o2o.reporting.intervals import Aggregates, aggregate, line, score_matrices
@@ -36,12 +38,13 @@ class Report:
     remarks: Sequence[str] = field(default_factory=list)
 
 
+@checked
 def write_report(
-    paths: Sequence[Path],
-    out: Path,
+    paths: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
     title: str | None = None,
     env_id: str | None = None,
-    after: int | None = None,
+    after: Count | None = None,
     baseline: str | None = None,
 ) -> Report:
     """
@@ -57,8 +60,9 @@ def write_report(
     :raises ValueError: a path does not exist or holds no run, or there is no such method; nothing is written then
     :raises OSError: the files cannot be written
     """
-    title = title or ", ".join(path.resolve().name for path in paths)
-    page = make_report(find_runs(paths, env_id), title, after, baseline)
+    folders, out = [Path(path) for path in paths], Path(out)
+    title = title or ", ".join(path.resolve().name for path in folders)
+    page = make_report(find_runs(folders, env_id), title, after, baseline)
     written = []
     for picture in page.pictures:
         written.append(out / f"{picture.name}.svg")
@@ -69,7 +73,8 @@ def write_report(
     return Report(html, markdown, written, page.remarks)
 
 
-def make_report(found: Found, title: str, after: int | None = None, baseline: str | None = None) -> Page:
+@checked
+def make_report(found: Found, title: str, after: Count | None = None, baseline: str | None = None) -> Page:
     """
     :param found: the runs
     :param title: of the page
@@ -78,7 +83,6 @@ def make_report(found: Found, title: str, after: int | None = None, baseline: st
     :return: what the page shows
     :raises ValueError: there is no such method; the nearest is named
     """
-    (whole(1) | NOTHING).check("after", after)
     records, remarks = found.records, list(found.remarks)
     labels = list(dict.fromkeys(each.label for each in sorted(records, key=lambda each: each.label)))
     if baseline is not None and baseline not in labels:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import optuna
 import yaml
 from optuna.trial import FrozenTrial
 
+from sb3_o2o.checked import checked
 from sb3_o2o.files import write_whole
 from sb3_o2o.tuning.configuration import TuningConfig, plain_types
 from sb3_o2o.tuning.searched import overrides_of_trial, values_of
@@ -27,7 +29,8 @@ def trial_values(trial: FrozenTrial, config: TuningConfig) -> dict[str, Any]:
     return values_of(trial.params, config.space)
 
 
-def write_best_recipe(study: optuna.Study, config: TuningConfig, path: Path) -> Path:
+@checked
+def write_best_recipe(study: optuna.Study, config: TuningConfig, path: str | os.PathLike[str]) -> Path:
     """
     Write the best trial as a recipe: what was tuned, and all else as it was in every trial. ``finetune --recipe`` takes
     it, and so does whatever else takes a recipe.
@@ -77,7 +80,7 @@ def write_best_recipe(study: optuna.Study, config: TuningConfig, path: Path) -> 
     )
     head = f"# Made by `sb3-o2o tune`: trial {trial.number} of study {study.study_name!r}. Keys as in RL Zoo.\n"
     write_whole(path, head + text)
-    return path
+    return Path(path)
 
 
 class _RecipeDumper(yaml.SafeDumper):
@@ -91,6 +94,7 @@ class _RecipeDumper(yaml.SafeDumper):
         return super().represent_mapping(tag, mapping, is_short)
 
 
+@checked
 def trials_table(study: optuna.Study) -> str:
     """
     :param study: the study

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from sb3_o2o.checked import check_fields, checked
 from sb3_o2o.errors import unknown
+from sb3_o2o.kinds import DEVICE, Count, CountFromZero, Seed
 from sb3_o2o.recipes import Recipe
 from sb3_o2o.runs.environments import Environment
 from sb3_o2o.runs.folder import RunConfig
@@ -41,7 +43,7 @@ class TuningConfig:
     :param n_eval_episodes: episodes of each evaluation
     :param n_evaluations: evaluations of a run; it can be pruned at each
     :param device: torch device
-    :raises ValueError: for a number out of range, or nothing to train
+    :raises ValueError: for an argument that is not what it may be, or nothing to train
     """
 
     recipe: Recipe
@@ -49,16 +51,17 @@ class TuningConfig:
     space: SearchSpace
     dataset: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    pretrain_steps: int = 0
-    online_steps: int = 0
-    n_envs: int = 1
-    seeds: Sequence[int] = (0, 1, 2)
+    pretrain_steps: CountFromZero = 0
+    online_steps: CountFromZero = 0
+    n_envs: Count = 1
+    seeds: Sequence[Seed] = (0, 1, 2)
     metric: str = "last"
-    n_eval_episodes: int = 10
-    n_evaluations: int = 10
-    device: str = "auto"
+    n_eval_episodes: Count = 10
+    n_evaluations: Count = 10
+    device: Annotated[str, DEVICE] = "auto"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.metric not in METRICS:
             raise unknown("metric", self.metric, METRICS)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -72,7 +75,8 @@ class TuningConfig:
         """Whose evaluations count."""
         return "online" if self.online_steps else "offline"
 
-    def run(self, seed: int, overrides: Mapping[str, Any], source: str | None = None) -> RunConfig:
+    @checked
+    def run(self, seed: Seed, overrides: Mapping[str, Any], source: str | None = None) -> RunConfig:
         """
         What a run of a trial is asked for.
 
@@ -118,6 +122,7 @@ class TuningConfig:
             "n_evaluations": self.n_evaluations,
         }
 
+    @checked
     def value(self, scores: Sequence[float]) -> float:
         """
         :param scores: means of a run's evaluations, in the order of its steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
+from sb3_o2o.checked import checked
 from sb3_o2o.evaluation.plotting import OFFLINE_COLOUR, ONLINE_COLOUR, REFERENCE_COLOUR
 from sb3_o2o.files import whole_file
 
@@ -27,7 +29,8 @@ from sb3_o2o.files import whole_file
 ENOUGH = 4
 
 
-def draw_study(study: optuna.Study, folder: Path) -> list[Path]:
+@checked
+def draw_study(study: optuna.Study, folder: str | os.PathLike[str]) -> list[Path]:
     """
     Draw what there is to draw: ``history.png``, ``importances.png`` (PED-ANOVA, Watanabe et al. 2023) and
     ``parallel_coordinates.png``.
@@ -36,6 +39,7 @@ def draw_study(study: optuna.Study, folder: Path) -> list[Path]:
     :param folder: where the pictures go
     :return: their paths; of the second and third only where enough trials ended by themselves
     """
+    folder = Path(folder)
     complete = [each for each in study.get_trials(deepcopy=False) if each.state is TrialState.COMPLETE]
     if not complete:
         return []

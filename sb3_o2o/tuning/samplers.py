@@ -14,7 +14,9 @@ from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvin
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from sb3_o2o.checked import checked
 from sb3_o2o.errors import missing_package, unknown
+from sb3_o2o.kinds import Count, CountFromZero, Seed
 
 
 def _tpe(seed: int, n_startup_trials: int) -> BaseSampler:
@@ -90,7 +92,8 @@ class SeededByTrial(BaseSampler):
         self._inner.after_trial(study, trial, state, values)
 
 
-def make_sampler(name: str, seed: int = 0, n_startup_trials: int = 10) -> BaseSampler:
+@checked
+def make_sampler(name: str, seed: Seed = 0, n_startup_trials: CountFromZero = 10) -> BaseSampler:
     """
     :param name: one of :data:`SAMPLERS`, or ``hub:samplers/NAME`` for one of OptunaHub's, which is downloaded
     :param seed: of the study
@@ -122,7 +125,8 @@ def _quiet(make: Callable[[int, int], BaseSampler], seed: int, n_startup_trials:
         return make(seed, n_startup_trials)
 
 
-def make_pruner(name: str, n_seeds: int, n_startup_trials: int = 5) -> BasePruner:
+@checked
+def make_pruner(name: str, n_seeds: Count, n_startup_trials: CountFromZero = 5) -> BasePruner:
     """
     What ends a trial between two of its seeds.
 

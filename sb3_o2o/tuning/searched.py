@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 
 from sb3_o2o.algorithms import algorithm_class
-from sb3_o2o.checked import check_keyword_arguments
+from sb3_o2o.checked import check_keyword_arguments, checked
 from sb3_o2o.errors import unknown
 from sb3_o2o.finetuning import FineTuningCallback
 from sb3_o2o.objectives import objective_class
@@ -24,6 +24,7 @@ from sb3_o2o.search_space import Choice, Range, SearchSpace, read_search
 _OFFLINE, _ONLINE = "objective_kwargs", "online_objective_kwargs"
 
 
+@checked
 def declared_space(recipe: Recipe, overrides: Mapping[str, Any] | None = None) -> dict[str, Range | Choice]:
     """
     What may be tuned of a recipe: of its algorithm, its objectives and its fine-tuning callbacks. An argument whose
@@ -95,6 +96,7 @@ def contains(search: Range | Choice, value: Any) -> bool:
     return is_number and search.low <= value <= search.high and (not search.is_whole or float(value).is_integer())
 
 
+@checked
 def select_space(
     declared: SearchSpace, chosen: Sequence[tuple[str, Any]], recipe: Recipe, overrides: Mapping[str, Any] | None = None
 ) -> dict[str, Range | Choice]:
@@ -147,6 +149,7 @@ def _corners(space: SearchSpace) -> Iterable[dict[str, Any]]:
             yield {name: value}
 
 
+@checked
 def suggest(trial: optuna.Trial, space: SearchSpace) -> dict[str, Any]:
     """
     Ask a trial for a value of each hyper-parameter.
@@ -207,6 +210,7 @@ def own_values(space: SearchSpace, recipe: Recipe, overrides: Mapping[str, Any] 
     return found
 
 
+@checked
 def overrides_of_trial(
     values: Mapping[str, Any], recipe: Recipe, overrides: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:

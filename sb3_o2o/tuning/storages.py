@@ -22,6 +22,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from sb3_o2o.checked import checked
 from sb3_o2o.tuning.configuration import TuningConfig
 
 #: Seconds between two signs of life of a worker, and after which one that gives none counts as dead.
@@ -32,6 +33,7 @@ MAX_RETRIES = 3
 SETTINGS, WORKER, LAST_BEAT = "sb3_o2o", "worker", "alive"
 
 
+@checked
 def open_storage(where: str) -> BaseStorage:
     """
     :param where: a file ending in ``.db`` (SQLite) or ``.log`` (Optuna's journal), the URL of a database
@@ -86,6 +88,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
+@checked
 def open_study(
     storage: BaseStorage, name: str, config: TuningConfig, sampler: BaseSampler, pruner: BasePruner
 ) -> optuna.Study:

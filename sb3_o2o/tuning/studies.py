@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from sb3_o2o.checked import checked
+from sb3_o2o.kinds import Count, CountFromZero, Seed
 from sb3_o2o.runs.training import Interrupted, prepare
 from sb3_o2o.tuning.configuration import TuningConfig
 from sb3_o2o.tuning.samplers import make_pruner, make_sampler
@@ -24,19 +27,20 @@ from sb3_o2o.tuning.trials import TrialRunner
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
+@checked
 def tune(
     config: TuningConfig,
-    folder: Path,
-    n_trials: int,
+    folder: str | os.PathLike[str],
+    n_trials: Count,
     *,
     name: str,
     storage: str | BaseStorage | None = None,
     sampler: str | BaseSampler = "tpe",
     pruner: str | optuna.pruners.BasePruner = "median",
     prune_runs: bool = True,
-    seed: int = 0,
-    n_startup_trials: int = 10,
-    threads: int | None = None,
+    seed: Seed = 0,
+    n_startup_trials: CountFromZero = 10,
+    threads: Count | None = None,
     on_trial: Callable[[optuna.Study, FrozenTrial], None] | None = None,
 ) -> optuna.Study:
     """
@@ -56,9 +60,10 @@ def tune(
     :param threads: CPU threads of each run; None to have them chosen
     :param on_trial: is told of each trial that this worker has ended
     :return: the study
-    :raises ValueError: a study of this name was made for something else
+    :raises ValueError: for an argument that is not what it may be; a study of this name was made for something else
     :raises Interrupted: Ctrl-C came; the trial waits for whoever comes next
     """
+    folder = Path(folder)
     before_pruning = max(n_startup_trials // 2, 1)
     chooses = make_sampler(sampler, seed, n_startup_trials) if isinstance(sampler, str) else sampler
     prunes = make_pruner(pruner, len(config.seeds), before_pruning) if isinstance(pruner, str) else pruner
