@@ -12,13 +12,14 @@ import tiny
 import torch as th
 import yaml
 
-from sb3_o2o import O2OSAC
+from sb3_o2o import O2OSAC, NonFiniteError, ResumeBundle
 from sb3_o2o.algorithms import algorithm_of
 from sb3_o2o.diagnostics import read_diagnostics
 from sb3_o2o.evaluation import Evaluation
 from sb3_o2o.runs.environments import Environment
 from sb3_o2o.runs.folder import RunConfig, RunFolder, saved_model
 from sb3_o2o.runs.training import Interrupted, RunListener, prepare, train
+from sb3_o2o.updates.finite import FiniteWatch
 
 SMALL = {
     "objective": "cql",
@@ -309,3 +310,68 @@ def test_nothing_is_written_unless_all_fits(
     with pytest.raises(ValueError, match=message):
         prepare(config)
     assert {path.name for path in set(tmp_path.iterdir()) - before} <= {"cache"}
+
+
+class TestRollback:
+    """Where earlier weights in memory do not help, a run goes back to its newest bundle."""
+
+    @pytest.fixture
+    def failing(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
+        """The critic's loss is NaN from the environment's 20th step on, in so many models; gives their first steps."""
+
+        def fail(n_models: int) -> list[int]:
+            check, failed, began = FiniteWatch.check_losses, [], []
+
+            def checking(self: FiniteWatch, losses: dict[str, th.Tensor], batch: Any) -> None:
+                model = self.model
+                if not any(model is each for each in failed) and len(failed) < n_models:
+                    failed.append(model)
+                    began.append(model.num_timesteps)
+                spoilt = any(model is each for each in failed) and "critic" in losses and model.num_timesteps >= 20
+                check(self, {**losses, "critic": th.full((), float("nan"))} if spoilt else losses, batch)
+
+            monkeypatch.setattr(FiniteWatch, "check_losses", checking)
+            return began
+
+        return fail
+
+    def trained(self, log_dir: Path, on_nonfinite: str) -> RunFolder:
+        config = configuration(None, overrides={**SMALL, "objective": "sac", "on_nonfinite": on_nonfinite})
+        prepared, folder = prepare(config), RunFolder.create(log_dir, "run")
+        folder.write_start(config, prepared.arguments())
+        train(prepared, folder, None, ResumeBundle(folder.resume_bundle, every=6, min_seconds=0.0, max_share=None))
+        assert prepared.model.num_timesteps == 40
+        return folder
+
+    def test_it_goes_on_from_the_newest_bundle(self, failing: Callable[[int], list[int]], tmp_path: Path) -> None:
+        began = failing(1)
+        words = r"'critic' is nan at .* \(The run has gone back 3 times\.\) Going back to bundle_000003: 18 environment"
+        with pytest.warns(UserWarning, match=words) as said:
+            folder = self.trained(tmp_path, "rollback")
+        assert sum("Time 1 of at most 3" in str(each.message) for each in said) == 1
+        assert len(began) == 1
+        with np.load(folder.path / "online" / "evaluations.npz") as saved:
+            assert saved["timesteps"].tolist() == [0, 10, 20, 30, 40]  # none twice
+        assert (folder.path / "nonfinite_1.npz").is_file()
+        assert not (folder.path / "nonfinite.npz").exists()
+        assert not folder.resume_bundle.exists()
+        assert folder.model.is_file()
+
+    def test_at_most_three_times(self, failing: Callable[[int], list[int]], tmp_path: Path) -> None:
+        began = failing(10)
+        with (
+            pytest.warns(UserWarning, match="Time 3 of at most 3"),
+            pytest.raises(NonFiniteError, match="'critic' is nan"),
+        ):
+            self.trained(tmp_path, "rollback")
+        assert began[1:] == [19] * 3  # the first step after the bundle
+        (folder,) = tmp_path.iterdir()
+        assert {each.name for each in folder.glob("nonfinite*")} == {
+            *("nonfinite_1.npz", "nonfinite_2.npz", "nonfinite_3.npz", "nonfinite.npz")
+        }
+
+    def test_not_unless_asked_for(self, failing: Callable[[int], list[int]], tmp_path: Path) -> None:
+        began = failing(10)
+        with pytest.raises(NonFiniteError, match="'critic' is nan at update"):
+            self.trained(tmp_path, "raise")
+        assert len(began) == 1
