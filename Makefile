@@ -43,13 +43,11 @@ N ?= 100
 torture: $(VENV)/.installed-dev ## N runs of all recipes, killed at random moments and gone on with, beside straight ones: make torture N=1000
 	$(TEST_ENV) $(BIN)/python tests/torture.py --points $(N) --workers $(WORKERS) $(ARGS)
 
-<<<<<<< HEAD
 regression: $(VENV)/.installed-dev ## does this code still learn as well? Two recipes, two datasets, three seeds, beside the stored ones
 	$(TEST_ENV) $(BIN)/python benchmarks/regression.py --workers $(WORKERS) $(ARGS)
-=======
+
 combinations: $(VENV)/.installed-dev ## what goes with what, asked of the code, in docs/combinations.json: make combinations ARGS='wsrl awac' for a part
 	$(TEST_ENV) $(BIN)/python tests/combinations.py $(ARGS)
->>>>>>> 53d26bf (What goes with what is asked of the code: objectives, callbacks and recipes by observation, environments, gSDE, compiler and resumption)
 
 docs: $(VENV)/.installed-dev ## the documentation, in docs/_build/html; a warning is an error
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --jobs auto -b html docs docs/_build/html

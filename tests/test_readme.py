@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from minari.storage.remotes import DEFAULT_REMOTE
+from packaging.requirements import Requirement
 from reader import GENERATED, ROOT, blocks, commands, parse, paste, shorter
 from stable_baselines3 import SAC
 from typer.testing import CliRunner
@@ -105,6 +107,14 @@ class TestShell:
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
         asked = re.findall(r"pip install '\.\[(\w+)\]'", START)
         assert set(asked) == set(extras) - {"docs", "dev"}
+
+    def test_what_downloads_the_dataset_is_installed_with_the_package(self) -> None:
+        """Minari's command needs another package for the place where its datasets lie."""
+        needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+        (minari,) = [each for each in map(Requirement, needed) if each.name == "minari"]
+        assert "minari download mujoco/hopper/medium-v0" in COMMANDS
+        assert DEFAULT_REMOTE.partition("://")[0] in minari.extras
+        importlib.import_module("minari.storage.remotes.huggingface")
 
     def test_the_quick_start_runs(self, reader: Path) -> None:
         """Pre-train, fine-tune and evaluate: folders are named as README says, with the files that are listed."""
