@@ -29,6 +29,7 @@ from sb3_o2o.benchmarking.memory import folder_mib
 from sb3_o2o.benchmarking.peers.worker_protocol import Unavailable, chunks, flat_data, random_data
 from sb3_o2o.benchmarking.products import Product, megaflop, products
 from sb3_o2o.benchmarking.race import Measurement, RowResult, Worker, WorkerError, race
+from sb3_o2o.benchmarking.step_profile import PartClock
 from sb3_o2o.benchmarking.work import ROWS, Work, rows_by_name
 from sb3_o2o.benchmarking.workers import as_work, ours_for
 from sb3_o2o.cli import app
@@ -438,20 +439,52 @@ class TestLoop:
     def test_all_of_it(self) -> None:
         """Only that every part is measured and adds up; the numbers are the machine's."""
         measured = loop.measure(tiny.BOX, steps=12, rounds=1, transitions=2000, net_arch=(4,), batch_size=4)
-        for n_envs, document in zip((1, 4), measured["loop"], strict=True):
+        for n_envs, document in zip((1, 4, 16), measured["loop"], strict=True):
             milliseconds = document["ms"]
             assert document["n_envs"] == n_envs
             assert document["overhead_ms"] == pytest.approx(milliseconds["collect"] - milliseconds["environment"])
+            beyond = milliseconds["stock"] - milliseconds["environment"]
+            assert document["stock_overhead_ms"] == pytest.approx(beyond)
+            assert document["to_stock"] == pytest.approx(document["overhead_ms"] / beyond)
             whole = milliseconds["collect"] + milliseconds["updates"]
             assert document["overhead_share"] == pytest.approx(document["overhead_ms"] / whole)
+            ours, stock = document["profiles_us"]["collect"], document["profiles_us"]["stock"]
+            assert set(ours) - set(stock) == {"looking for NaN and infinity"}
+            assert min(ours.values()) > 0
         assert measured["sampling"]["transitions"] == 2000
         for name, share in measured["sampling"]["share"].items():
             expected = measured["sampling"]["batch_ms"] / measured["sampling"]["update_ms"][name]
             assert share == pytest.approx(expected)
         assert measured["memory"]["cache_mib"] > 0
         shown = text_of(*loop.tables(measured))
-        for line in ("1 env 4 env", "overhead's share of the step", "update: CQL, 2 critics", "converted"):
+        for line in (
+            "1 env 4 env 16 env",
+            "ours / stock's",
+            "overhead's share of the step",
+            "update: CQL, 2 critics",
+            "converted",
+        ):
             assert line in shown
+
+    def test_parts_are_without_each_other(self) -> None:
+        """A clock that counts its own calls: 1 for each reading, so that a part takes what is read inside of it."""
+
+        class Outer:
+            def run(self) -> int:
+                return self.part() + self.part()
+
+            def part(self) -> int:
+                return 3
+
+        now, outer = iter(range(100)), Outer()
+        clock = PartClock(lambda: next(now))
+        clock.time(outer, "run", "outer")
+        clock.time(outer, "part", "inner")
+        assert outer.run() == 6
+        assert clock.nanoseconds == {"inner": 2, "outer": 3}  # readings 0 and 5; 1, 2 and 3, 4
+        clock.stop()
+        assert outer.run() == 6
+        assert next(now) == 6
 
     def test_sizes(self, tmp_path: Path) -> None:
         (tmp_path / "a").mkdir()

@@ -16,16 +16,20 @@ import h5py
 import numpy as np
 import torch as th
 from rich.table import Table
+from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
 
 from sb3_o2o.algorithms import O2OSAC
 from sb3_o2o.benchmarking.peers.worker_protocol import EPISODE_LENGTH, timed
+from sb3_o2o.benchmarking.step_profile import step_profile
 from sb3_o2o.benchmarking.workers import Stopwatch, synchronise
 from sb3_o2o.data import OfflineDataset, OfflineReplayBuffer
 
 #: updates per environment step, as in WSRL
 UTD = 4
+#: environments side by side that are measured
+N_ENVS = (1, 4, 16)
 #: WSRL's update
 WSRL: dict[str, Any] = {"n_critics": 10, "critic_layer_norm": True, "critic_subset": 2, "policy_delay": UTD}
 
@@ -54,7 +58,7 @@ def measure(
     :param net_arch: units per hidden layer
     :param batch_size: transitions per update
     :param say: is told what is going on
-    :return: ``loop`` (a document for 1 and for 4 environments), ``sampling`` and ``memory``, in plain types
+    :return: ``loop`` (a document for 1, 4 and 16 environments), ``sampling`` and ``memory``, in plain types
     """
     th.set_num_threads(threads)
     shared: dict[str, Any] = {
@@ -65,7 +69,7 @@ def measure(
         "seed": 0,
     }
     loops = []
-    for n_envs in (1, 4):
+    for n_envs in N_ENVS:
         say(f"{env_id}, {n_envs} environment{'s' if n_envs > 1 else ''}")
         loops.append(environment_loop(env_id, n_envs, steps, rounds, shared))
     with tempfile.TemporaryDirectory() as folder:
@@ -86,13 +90,23 @@ def environment_loop(env_id: str, n_envs: int, steps: int, rounds: int, shared: 
     :param rounds: how often each part is measured
     :param shared: arguments of the model
     :return: milliseconds per environment step: ``environment`` alone, ``predict`` alone, ``collect`` (acting, stepping
-        and storing, all that ``learn`` does but the updates), ``updates``; and shares of the whole step
+        and storing, all that ``learn`` does but the updates), ``stock`` (the same of stock SAC), ``updates``; what ours
+        and stock's take beyond the environment, and the one over the other, the median over rounds; shares of the whole
+        step; ``profiles_us`` of both loops, see :func:`~sb3_o2o.benchmarking.step_profile.step_profile`
     """
     model = O2OSAC(
         "MlpPolicy", make_vec_env(env_id, n_envs, seed=0), learning_starts=0, buffer_size=100_000, **WSRL, **shared
     )
     model.set_logger(Logger(None, []))
-    model.gradient_steps = 0  # ``learn`` then runs its loop without updates
+    stock = SAC(
+        "MlpPolicy",
+        make_vec_env(env_id, n_envs, seed=0),
+        learning_starts=0,
+        buffer_size=100_000,
+        **{name: shared[name] for name in ("policy_kwargs", "batch_size", "device", "seed")},
+    )
+    stock.set_logger(Logger(None, []))
+    model.gradient_steps = stock.gradient_steps = 0  # ``learn`` then runs its loop without updates
     calls = -(-steps // n_envs)
     bare = [gym.make(env_id) for _ in range(n_envs)]
     observations = np.stack([each.reset(seed=index)[0] for index, each in enumerate(bare)])
@@ -111,25 +125,33 @@ def environment_loop(env_id: str, n_envs: int, steps: int, rounds: int, shared: 
         "environment": (lambda: _step_alone(bare, calls), calls * n_envs),
         "predict": (predict, calls * n_envs),
         "collect": (lambda: model.learn(calls * n_envs), calls * n_envs),
+        "stock": (lambda: stock.learn(calls * n_envs), calls * n_envs),
         "updates": (update, blocks * n_envs),
     }
     in_rounds = _rounds(parts, rounds)
     milliseconds = _medians(in_rounds)
-    for each in bare:
-        each.close()
-    model.get_env().close()  # type: ignore[union-attr]
-    overhead, whole = (
-        milliseconds["collect"] - milliseconds["environment"],
-        milliseconds["collect"] + milliseconds["updates"],
-    )
+    profiles = {name: step_profile(each, calls * n_envs) for name, each in (("collect", model), ("stock", stock))}
+    for env in bare:
+        env.close()
+    for each in (model, stock):
+        each.get_env().close()  # type: ignore[union-attr]
+    beyond = {
+        name: [loop - alone for loop, alone in zip(in_rounds[name], in_rounds["environment"], strict=True)]
+        for name in ("collect", "stock")
+    }
+    overhead = statistics.median(beyond["collect"])
+    whole = milliseconds["collect"] + milliseconds["updates"]
     return {
         "n_envs": n_envs,
         "utd": UTD,
         "ms": milliseconds,
         "rounds_ms": in_rounds,
         "overhead_ms": overhead,
+        "stock_overhead_ms": statistics.median(beyond["stock"]),
+        "to_stock": statistics.median(ours / theirs for ours, theirs in zip(*beyond.values(), strict=True)),
         "overhead_share": overhead / whole,
         "predict_share": milliseconds["predict"] / whole,
+        "profiles_us": profiles,
     }
 
 
@@ -230,9 +252,15 @@ def _draw(buffer: OfflineReplayBuffer, batches: int, size: int) -> None:
 def tables(measured: dict[str, Any]) -> list[Table]:
     """
     :param measured: by :func:`measure`
-    :return: its three parts, for people
+    :return: its parts, for people
     """
-    return [_loop_table(measured["loop"]), _sampling_table(measured["sampling"]), _memory_table(measured["memory"])]
+    loops = measured["loop"]
+    return [
+        _loop_table(loops),
+        _profile_table(loops),
+        _sampling_table(measured["sampling"]),
+        _memory_table(measured["memory"]),
+    ]
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -249,12 +277,29 @@ def _loop_table(loops: list[dict[str, Any]]) -> Table:
         "the environment alone": lambda d: f"{d['ms']['environment']:.3f}",
         "predict": lambda d: f"{d['ms']['predict']:.3f}",
         "learn's loop: act, step, store": lambda d: f"{d['ms']['collect']:.3f}",
-        "of which overhead": lambda d: f"{d['overhead_ms']:.3f}",
+        "beyond the environment": lambda d: f"{d['overhead_ms']:.3f}",
+        "the same of stock SAC": lambda d: f"{d['stock_overhead_ms']:.3f}",
+        "ours / stock's": lambda d: f"{d['to_stock']:.2f}",
         "updates": lambda d: f"{d['ms']['updates']:.2f}",
         "overhead's share of the step": lambda d: f"{d['overhead_share']:.1%}",
     }
     for label, show in lines.items():
         table.add_row(label, *map(show, loops))
+    return table
+
+
+def _profile_table(loops: list[dict[str, Any]]) -> Table:
+    columns = [f"{each['n_envs']} env" for each in loops]
+    table = _table(
+        "microseconds of the processor per environment step without updates, ours / stock SAC's", "", *columns
+    )
+    parts = sorted(loops[0]["profiles_us"]["collect"], key=lambda part: -loops[0]["profiles_us"]["collect"][part])
+    for part in parts:
+        shown = []
+        for each in loops:
+            ours, stock = (each["profiles_us"][name].get(part) for name in ("collect", "stock"))
+            shown.append(f"{ours:.0f} / {'-' if stock is None else format(stock, '.0f')}")
+        table.add_row(part, *shown)
     return table
 
 

@@ -107,7 +107,7 @@ def env(
 ) -> None:
     """What acting, storing and sampling cost beside an update of the WSRL kind (10 critics, 4 updates per step).
 
-    With 1 and 4 environments; then sampling of a large dataset, and the memory that it takes.
+    With 1, 4 and 16 environments, beside stock SAC's loop; then sampling of a large dataset, and the memory it takes.
     """
     from sb3_o2o.benchmarking import environment_loop as loop
     from sb3_o2o.benchmarking import report

@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, is_vecenv_wrapped
 
 from sb3_o2o.evaluation.curve_metrics import is_success
+from sb3_o2o.evaluation.infos import copy_infos_quickly
 
 #: more environments side by side cost memory, and save little: a batch of 16 observations is as fast as one
 MOST_SIDE_BY_SIDE = 16
@@ -209,6 +210,7 @@ def play_steps(
     """
     n_envs = env.num_envs
     numbers = list(range(n_envs))  # what each environment plays
+    copy_infos_quickly(env)
     with slots(env, seeds, monitored):
         observations: Any = env.reset()
         starts = np.ones(n_envs, dtype=bool)

@@ -31,7 +31,7 @@ from sb3_o2o.networks.ensemble import EnsembleCritic, initialize
 from sb3_o2o.networks.layers import Details, Dropout, Precision, heads, linear, sequential
 from sb3_o2o.networks.normalizer import NormalizedExtractor
 from sb3_o2o.networks.optimizers import FusedAdam
-from sb3_o2o.networks.short_way import features, gaussian_actions, in_turn, is_plain, rows_of, set_mode
+from sb3_o2o.networks.short_way import features, gaussian_actions, head, in_turn, is_plain, rows_of, set_mode
 
 if TYPE_CHECKING:
     from stable_baselines3.common.policies import BasePolicy
@@ -172,10 +172,10 @@ class O2OActor(Actor):
         if inputs is None:
             return None
         latent = in_turn(self.latent_pi, inputs)
-        mean = self.mu(latent)
+        mean = head(self.mu, latent)
         if deterministic:
             return th.tanh(mean)
-        return gaussian_actions(mean, self.log_std(latent) if self.state_dependent_std else self.log_std)  # type: ignore[operator,arg-type]
+        return gaussian_actions(mean, head(self.log_std, latent) if self.state_dependent_std else self.log_std)  # type: ignore[operator,arg-type]
 
     def log_prob(self, obs: PyTorchObs, actions: th.Tensor, clip: float = 1 - 1e-5) -> th.Tensor:
         """

@@ -14,6 +14,7 @@ import torch as th
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, unwrap_vec_normalize
 
 from sb3_o2o.errors import NonFiniteError
+from sb3_o2o.evaluation.infos import copy_infos_quickly
 from sb3_o2o.files import whole_file
 from sb3_o2o.objectives.batch import Batch
 from sb3_o2o.updates.trained import Snapshot, first_not_finite, trained_tensors
@@ -291,6 +292,7 @@ class WatchedEnv(VecEnvWrapper):
         self._watch = watch
         self._normalizer: Any = unwrap_vec_normalize(venv)
         self._actions: Any = None
+        copy_infos_quickly(venv)
 
     def reset(self) -> Any:
         """See ``VecEnv.reset``."""

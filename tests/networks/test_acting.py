@@ -242,3 +242,23 @@ def test_training_mode_is_what_stable_baselines3_sets(algorithm: Any) -> None:
         ours, theirs = ({name: each.training for name, each in m.policy.named_modules()} for m in (model, stock))
         assert ours == theirs
         assert mode in ours.values()
+
+
+def test_observations_stay_as_they_were_where_layers_work_in_place() -> None:
+    """Without hidden layers, the first ReLU would be on what was given."""
+    model = make(policy_kwargs={"net_arch": []})
+    model.actor.latent_pi = th.nn.Sequential(th.nn.ReLU())
+    observation = np.array([[-1.0, 2.0, -3.0]], np.float32)
+    ours, stock = both_ways(model, observation, True)
+    np.testing.assert_array_equal(ours, stock)
+    assert observation.tolist() == [[-1.0, 2.0, -3.0]]
+
+
+def test_a_hook_on_a_head_is_heard() -> None:
+    model, seen = make(), []
+    model.actor.mu.register_forward_hook(lambda layer, inputs, output: seen.append(output.tolist()) or output + 1)
+    observation = np.zeros((2, 3), np.float32)
+    ours, stock = both_ways(model, observation, True)
+    np.testing.assert_array_equal(ours, stock)
+    assert len(seen) == 2
+    assert seen[0] == seen[1]
