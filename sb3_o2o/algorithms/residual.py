@@ -64,9 +64,10 @@ class ResidualActions(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     So an agent that does nothing is the base policy, and no dimension is ever further from it than ``scale``. Any
     algorithm can be the agent, of this library or stock. Its critics see (observation, base action, residual): the
     base's action is part of the observation, as its last entries where that is a vector, under ``"base_action"`` where
-    it is a dictionary; other observations become one, with ``"observation"``. What is executed follows from these, so
-    that values are well defined for a base that samples or that has a memory, too. A model that was trained here is
-    refused in the bare environment, whose observations have another shape; :class:`ResidualPolicy` acts there.
+    it is a dictionary; other observations become one, with ``"observation"``. What is executed follows from these,
+    whether the base samples or has a memory (of which the agent sees nothing but the present action). A model that was
+    trained here is refused in the bare environment, whose observations have another shape; :class:`ResidualPolicy` acts
+    there.
 
     ``info["executed_action"]`` is what the environment got. The base acts by its mode, and draws nothing.
 
