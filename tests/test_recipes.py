@@ -16,6 +16,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_o2o import O2OTD3
 from sb3_o2o.algorithms import algorithm_class
+from sb3_o2o.experiments.grid import read_grid
 from sb3_o2o.finetuning import (
     AuxiliaryAdvantage,
     DualCritic,
@@ -82,6 +83,11 @@ def resolved(name: str, entry: str) -> Recipe:
 
 def test_the_recipes_are_listed() -> None:
     assert list_recipes() == NAMES
+
+
+def test_the_smallest_grid_has_them_all() -> None:
+    grid = read_grid(Path(__file__).parent.parent / "benchmarks" / "suite" / "smoke.yml")
+    assert sorted(recipe.source or "" for recipe in grid.recipes) == NAMES
 
 
 @pytest.mark.parametrize(("name", "entry"), entries())
