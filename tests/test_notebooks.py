@@ -45,7 +45,13 @@ def test_it_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("MPLBACKEND", raising=False)  # pictures are shown in the notebook
     notebook = shrunk(read(name))
     client = nbclient.NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+        notebook,
+        timeout=600,
+        startup_timeout=300,
+        iopub_timeout=120,  # a busy machine is late with what a cell shows
+        raise_on_iopub_timeout=True,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(tmp_path)}},
     )
     client.execute()
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
