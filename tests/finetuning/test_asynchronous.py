@@ -24,13 +24,16 @@ class Waits(Drift):
     def step(self, action: Any) -> Any:
         self.n_steps += 1
         if self.n_steps >= 10:
-            self.updated.clear()
             self.overlapped += self.updated.wait(timeout=60)
         return super().step(action)
 
 
 class Tells(FineTuningCallback):
-    """Tells the environment of updates."""
+    """Tells the environment of updates; between two steps, where none is under way, of none."""
+
+    def _on_step(self) -> bool:
+        self.training_env.unwrapped.envs[0].unwrapped.updated.clear()
+        return True
 
     def after_update(self, batch: Any, metrics: Any) -> None:
         self.training_env.unwrapped.envs[0].unwrapped.updated.set()
