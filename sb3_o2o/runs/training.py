@@ -353,6 +353,7 @@ def _go_on(
     if config.diagnostics:
         callbacks += _diagnostics(prepared, folder.phase(phase).resolve(), evaluation)
     callbacks.append(bundles)
+    listener.n_calls = 0  # of this phase: another process may have made the one before
     listener.begin_phase(phase, done, total, evaluation)
     if phase == "offline":
         # The model has the dataset already, and after an interruption the buffer on it, random stream included.
