@@ -202,6 +202,15 @@ def clock_text(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{whole:02}"
 
 
+def counted(number: int, word: str) -> str:
+    """
+    :param number: how many
+    :param word: of what, for one
+    :return: the same as ``1 run`` or ``2 runs``
+    """
+    return f"{number} {word}{'s' * (number != 1)}"
+
+
 def rate_text(per_second: float) -> str:
     """
     :param per_second: a rate

@@ -73,6 +73,9 @@ def test_what_is_to_be_typed_next_has_it_as_well(dataset: Path) -> None:
     assert "needs numpy.zeros" in fails(*finetune)
     assert f"sb3-o2o evaluate {run[:-1]}2 --trust" in succeeds(*finetune, "--trust")
     assert f"sb3-o2o pretrain --resume {run} --trust" in fails("finetune", "--resume", run, "--trust")
+    output = succeeds("select", run, f"{run[:-1]}2", "--episodes", 2, "--trust")
+    assert "Fine-tune the best: sb3-o2o finetune runs/" in output
+    assert output.rstrip().endswith("--trust")
 
 
 def test_reports_open_datasets_for_their_references(dataset: Path, tmp_path: Path) -> None:

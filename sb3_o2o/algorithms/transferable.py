@@ -149,11 +149,9 @@ class TransferableAlgorithm(_Base):
         :raises NonFiniteError: if weights that are kept hold NaN or infinity
         """
         named = dict(locals())  # the options stand in the signature above, and nowhere else
-        options = {
-            **named.pop("kwargs"),
-            **{name: named[name] for name in named if name not in ("cls", "source", "env")},
-        }
-        return load_offline(cls, source, env, {**kwargs, **options})  # type: ignore[no-any-return]
+        others = ("cls", "source", "env", "kwargs")
+        options = {**kwargs, **{name: value for name, value in named.items() if name not in others}}
+        return load_offline(cls, source, env, options)  # type: ignore[no-any-return]
 
     @checked
     def set_env(self, env: Annotated[GymEnv, ENVIRONMENT], force_reset: bool = True) -> None:

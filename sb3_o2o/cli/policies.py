@@ -1,16 +1,16 @@
 """``sb3-o2o evaluate`` and ``select``."""
 
-import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from sb3_o2o.cli.console import console
-from sb3_o2o.cli.shared_options import ActingThreads, Seed, Trust, acting_threads
+from sb3_o2o.cli.console import console, next_command
+from sb3_o2o.cli.shared_options import ActingThreads, Seed, Trust, acting_threads, trusting_as_here
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
@@ -123,11 +123,7 @@ def select(
     console.print(table)
     console.print(found.note, highlight=False)
     more = "" if run is not None and env is None else f" --env {environment.id}"
-    console.print(
-        f"Fine-tune the best: [bold]sb3-o2o finetune {shlex.quote(found.best)}{more}[/]",
-        soft_wrap=True,
-        highlight=False,
-    )
+    next_command("Fine-tune the best:", trusting_as_here(f"sb3-o2o finetune {quote(found.best)}{more}"))
 
 
 def _environment(model: str, env_id: str | None, run: "RunConfig | None") -> "Environment":

@@ -177,9 +177,10 @@ def part_of(
     :raises ValueError: something is not in the grid; the nearest name is said
     """
     for kind, asked, entries in (("dataset", datasets, grid.datasets), ("recipe", recipes, grid.recipes)):
+        names = [entry.name for entry in entries]
         for name in asked or ():
-            if name not in [entry.name for entry in entries]:
-                raise unknown(f"{kind} of {grid.where}:", name, [entry.name for entry in entries])
+            if name not in names:
+                raise unknown(f"{kind} of {grid.where}:", name, names)
     for seed in seeds or ():
         if seed not in grid.seeds:
             raise unknown(f"seed of {grid.where}:", str(seed), [str(each) for each in grid.seeds])

@@ -44,10 +44,7 @@ def set_gradients(
     """
     looks = type(optimizer) is FusedAdam
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        if looks:
-            parameter.grad = gradient
-            continue
-        parameter.grad = gradient if gradient is None else in_layout_of(parameter, gradient)
+        parameter.grad = gradient if looks or gradient is None else in_layout_of(parameter, gradient)
 
 
 def in_layout_of(parameter: th.Tensor, values: th.Tensor) -> th.Tensor:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from sb3_o2o.evaluation.plotting import short_number
+from sb3_o2o.progress import counted
 from sb3_o2o.reporting.intervals import Aggregates, Estimate, Line
 
 #: Of methods, in their order; between light and dark, and told apart by people who see few colours with the marks.
@@ -181,7 +182,7 @@ def improvements(found: Aggregates, labels: Sequence[str], baseline: str | None 
 
 
 def _seeds_and_tasks(found: Aggregates) -> str:
-    tasks = f"{len(found.tasks)} task{'s' * (len(found.tasks) > 1)} ({', '.join(found.tasks)})"
+    tasks = f"{counted(len(found.tasks), 'task')} ({', '.join(found.tasks)})"
     if found.seeds == 1:
         return f"{tasks}, one seed each: no interval."
     return f"{tasks}, {found.seeds} seeds each; 95 % stratified bootstrap intervals over seeds (rliable)."

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sb3_o2o.progress import clock_text
+from sb3_o2o.progress import clock_text, counted
 from sb3_o2o.reporting.intervals import Aggregates, Estimate, mean_estimate
 from sb3_o2o.runs.records import EARLY, LAST, RunRecord, Summary
 
@@ -95,15 +95,14 @@ def over_tasks_table(found: Aggregates, labels: Sequence[str], baseline: str | N
     """
     :param found: over the tasks that all methods ran on
     :param labels: all methods
-    :param baseline: method that the others are compared with; None for no comparison
+    :param baseline: one of those that have scores there, with which the others are compared; None for no comparison
     :return: a row for each method that has scores there, the best first
     """
     labels = [label for label in labels if label in found.profiles]
-    baseline = baseline if baseline in labels else None
     columns = ["method", *found.metrics]
     notes = (
         f"Means of the last {LAST} evaluations, in parts of the expert's score, over "
-        f"{_plural(len(found.tasks), 'task')} with {_plural(found.seeds, 'seed')} each; in brackets the ends of the "
+        f"{counted(len(found.tasks), 'task')} with {counted(found.seeds, 'seed')} each; in brackets the ends of the "
         "95 % stratified bootstrap interval where there are two seeds or more. IQM: mean of the middle half. "
         "Optimality gap: how far below 1 on average, where more counts as 1."
     )
@@ -117,10 +116,6 @@ def over_tasks_table(found: Aggregates, labels: Sequence[str], baseline: str | N
             cells.append(Cell("", -1.0) if label == baseline else _estimate(found.improvement(label, baseline), 2))
         rows.append(cells)
     return Table("Over all tasks", columns, rows, notes)
-
-
-def _plural(number: int, word: str) -> str:
-    return f"{number} {word}{'s' * (number != 1)}"
 
 
 def cost_table(records: Sequence[RunRecord], groups: Sequence[tuple[str, str]]) -> Table | None:

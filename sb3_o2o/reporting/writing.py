@@ -10,6 +10,7 @@ from sb3_o2o.checked import checked
 from sb3_o2o.errors import unknown
 from sb3_o2o.files import write_whole
 from sb3_o2o.kinds import Count
+from sb3_o2o.progress import counted
 from sb3_o2o.reporting import report_pictures as pictures
 from sb3_o2o.reporting.html import to_html
 from sb3_o2o.reporting.intervals import Aggregates, aggregate, line, score_matrices
@@ -91,7 +92,8 @@ def make_report(found: Found, title: str, after: Count | None = None, baseline: 
     groups = [(task, label) for task in tasks for label in labels]
     drawn = [picture for task in tasks if (picture := _curves(task, records, labels, remarks)) is not None]
     aggregates = _aggregates(records, remarks)
-    over_tasks = [] if aggregates is None else _over_tasks(aggregates, labels, baseline)
+    compared = None if aggregates is None or baseline not in aggregates.profiles else baseline
+    over_tasks = [] if aggregates is None else _over_tasks(aggregates, labels, compared)
     tables = [switch_table(records, groups, after)]
     cost = cost_table(records, groups)
     if cost is None:
@@ -99,7 +101,7 @@ def make_report(found: Found, title: str, after: Count | None = None, baseline: 
     else:
         tables.append(cost)
     if aggregates is not None:
-        tables.append(over_tasks_table(aggregates, labels, baseline))
+        tables.append(over_tasks_table(aggregates, labels, compared))
     seeds = {(each.task, each.label): 0 for each in records}
     for each in records:
         seeds[each.task, each.label] += 1
@@ -109,11 +111,8 @@ def make_report(found: Found, title: str, after: Count | None = None, baseline: 
 
 
 def _subtitle(records: Sequence[RunRecord], tasks: Sequence[str], labels: Sequence[str]) -> str:
-    def count(number: int, word: str) -> str:
-        return f"{number} {word}{'s' * (number != 1)}"
-
     versions = sorted({each.versions["sb3_o2o"] for each in records if "sb3_o2o" in each.versions})
-    said = f"{count(len(records), 'run')}: {count(len(labels), 'method')} on {count(len(tasks), 'task')}"
+    said = f"{counted(len(records), 'run')}: {counted(len(labels), 'method')} on {counted(len(tasks), 'task')}"
     return f"{said}; made with sb3_o2o {', '.join(versions)}" if versions else said
 
 
@@ -146,9 +145,8 @@ def _aggregates(records: Sequence[RunRecord], remarks: list[str]) -> Aggregates 
 
 def _over_tasks(found: Aggregates, labels: Sequence[str], baseline: str | None) -> list[Picture]:
     drawn = [pictures.aggregates(found, labels), pictures.profiles(found, labels)]
-    known = baseline if baseline in found.profiles else None
-    compared = pictures.improvements(found, labels, known)
-    return drawn if compared is None else [*drawn, compared]
+    improvements = pictures.improvements(found, labels, baseline)
+    return drawn if improvements is None else [*drawn, improvements]
 
 
 def _file_name(task: str) -> str:

@@ -50,6 +50,34 @@ class FailingInPhase(Failing):
             raise RuntimeError("failed")
 
 
+class Clock(BaseCallback):
+    """Time that goes by the steps of a run: each takes a second, and a bundle, of which nothing is written, three."""
+
+    keeps_no_state = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now, self.bundle_seconds = 0.0, 3.0
+        self.written: list[int] = []
+
+    def _on_step(self) -> bool:
+        self.now += 1.0
+        return True
+
+    def write(self, model: Any, *_: Any) -> Path:
+        self.now += self.bundle_seconds
+        self.written.append(model.num_timesteps)
+        return Path()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr("sb3_o2o.resume.bundle_callback.time.monotonic", lambda: found.now)
+    monkeypatch.setattr("sb3_o2o.resume.series.write", found.write)
+    return found
+
+
 def position(path: Path) -> tuple[int, int]:
     found = newest_bundle(path)
     assert found is not None
@@ -159,35 +187,18 @@ def test_where_a_call_is_stopped_and_at_its_end(tmp_path: Path) -> None:
     assert position(tmp_path / "bundles") == (0, 12)
 
 
-def test_seconds_and_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seconds_and_share(clock: Clock, tmp_path: Path) -> None:
     """A step takes a second and a bundle three: one a minute would be five percent."""
-    now = 0.0
-    written: list[int] = []
-
-    class Clock(Failing):
-        def _on_step(self) -> bool:
-            nonlocal now
-            now += 1.0
-            return True
-
-    def write(model: Any, *_: Any) -> Path:
-        nonlocal now
-        now += 3.0
-        written.append(model.num_timesteps)
-        return tmp_path
-
-    monkeypatch.setattr("sb3_o2o.resume.bundle_callback.time.monotonic", lambda: now)
-    monkeypatch.setattr("sb3_o2o.resume.series.write", write)
     model = make(learning_starts=10_000)
-    model.learn(400, callback=[Clock(0), ResumeBundle(tmp_path / "a", min_seconds=60.0, max_share=None)])
-    assert written == [60, 120, 180, 240, 300, 360, 400]  # the last at the end
-    written.clear()
+    model.learn(400, callback=[clock, ResumeBundle(tmp_path / "a", min_seconds=60.0, max_share=None)])
+    assert clock.written == [60, 120, 180, 240, 300, 360, 400]  # the last at the end
+    clock.written.clear()
     bundles = ResumeBundle(tmp_path / "a", min_seconds=60.0, max_share=0.02)
-    model.learn(800, callback=[Clock(0), bundles])
+    model.learn(800, callback=[clock, bundles])
     # the second where twice three seconds are two percent, and so on
-    assert written == [60, 297, 444, 591, 738, 800]
+    assert clock.written == [60, 297, 444, 591, 738, 800]
     assert bundles.seconds == 18.0
-    assert bundles.seconds - 3.0 <= 0.02 * now
+    assert bundles.seconds - 3.0 <= 0.02 * clock.now
 
 
 @pytest.mark.parametrize(
@@ -204,64 +215,38 @@ def test_seconds_and_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 )
 @pytest.mark.parametrize("last", [False, True], ids=["bundles after", "bundles before"])
 def test_evaluations_bring_bundles(
-    last: bool, options: dict[str, Any], expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    last: bool,
+    options: dict[str, Any],
+    expected: list[int],
+    clock: Clock,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A step takes a second, and a bundle three which are counted apart; whichever callback comes first."""
-    now = 0.0
-    written: list[int] = []
-
-    class Clock(Failing):
-        def _on_step(self) -> bool:
-            nonlocal now
-            now += 1.0
-            return True
-
-    def write(model: Any, *_: Any) -> Path:
-        written.append(model.num_timesteps)
-        return tmp_path
-
-    monkeypatch.setattr("sb3_o2o.resume.bundle_callback.time.monotonic", lambda: now)
-    monkeypatch.setattr("sb3_o2o.resume.series.write", write)
+    clock.bundle_seconds = 0.0
     given = {"min_seconds": 500.0, "evaluation_seconds": 60.0, **options}
     bundles = ResumeBundle(tmp_path / "a", **given)
     original = bundles._write
 
     def costly(is_last: bool = False) -> None:
         original(is_last)
-        bundles._cost, bundles.seconds = 3.0, 3.0 * len(written)
+        bundles._cost, bundles.seconds = 3.0, 3.0 * len(clock.written)
 
     monkeypatch.setattr(bundles, "_write", costly)
     evaluation = EvalCallback(vec(), n_eval_episodes=1, eval_freq=40, warn=False, verbose=0)
     callbacks = [bundles, evaluation] if last else [evaluation, bundles]
-    make(learning_starts=10_000).learn(400, callback=[Clock(0), *callbacks])
+    make(learning_starts=10_000).learn(400, callback=[clock, *callbacks])
     # before the evaluations, it hears of them a step later
-    assert [each - last * (each % 10 == 1) for each in written] == expected
+    assert [each - last * (each % 10 == 1) for each in clock.written] == expected
 
 
-def test_what_bundles_cost_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_bundles_cost_is_remembered(clock: Clock, tmp_path: Path) -> None:
     """``learn`` after ``pretrain`` knows it from its first bundle on."""
-    now = 0.0
-    written: list[int] = []
-
-    class Clock(Failing):
-        def _on_step(self) -> bool:
-            nonlocal now
-            now += 1.0
-            return True
-
-    def write(model: Any, *_: Any) -> Path:
-        nonlocal now
-        now += 3.0
-        written.append(model.num_timesteps)
-        return tmp_path
-
-    monkeypatch.setattr("sb3_o2o.resume.bundle_callback.time.monotonic", lambda: now)
-    monkeypatch.setattr("sb3_o2o.resume.series.write", write)
     bundles = ResumeBundle(tmp_path / "a", min_seconds=10.0)
-    model = make(learning_starts=10_000).pretrain(dataset_file(tmp_path), 5, callback=[Clock(0), bundles])
-    written.clear()
-    model.learn(200, callback=[Clock(0), bundles])
-    assert written == [150, 200]  # three seconds are two percent of a hundred and fifty
+    model = make(learning_starts=10_000).pretrain(dataset_file(tmp_path), 5, callback=[clock, bundles])
+    clock.written.clear()
+    model.learn(200, callback=[clock, bundles])
+    assert clock.written == [150, 200]  # three seconds are two percent of a hundred and fifty
 
 
 @pytest.mark.parametrize(
