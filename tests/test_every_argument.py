@@ -229,7 +229,7 @@ VALID: dict[str, Callable[[], Any]] = {
     "pruner": optuna.pruners.NopPruner,
     "make_sampler.name": lambda: "tpe",
     "make_pruner.name": lambda: "median",
-    "n_seeds": lambda: 2,
+    "n_runs": lambda: 2,
     "n_trials": lambda: 1,
     "where": lambda: "study.db",
     "overrides": lambda: {},

@@ -9,13 +9,13 @@ import typer
 from sb3_o2o.cli.console import console, next_command, stop
 from sb3_o2o.cli.set_options import dataset_settings, parse_settings
 from sb3_o2o.cli.shared_options import Device, NEnvs, Settings, Threads, Trust, trusting_as_here
-from sb3_o2o.cli.train import DatasetOption, EnvOption, PretrainSteps, RecipeOption
+from sb3_o2o.cli.train import EnvOption, PretrainSteps, RecipeOption
 
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-    from sb3_o2o.tuning import TuningConfig
+    from sb3_o2o.tuning import TuningConfig, TuningTask
 
 #: Where studies go unless said otherwise.
 DEFAULT_TUNING_DIR = Path("tuning")
@@ -29,6 +29,14 @@ Tuned = Annotated[
         "('finetuning.*', learning_rate), or a name with a space of your own, a list of options or a range: "
         "n_critics='[2, 5, 10]', gamma='{low: 0.95, high: 0.999}' (with log: true). Default: all that is declared. "
         "`--dry-run` shows it.",
+    ),
+]
+Datasets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dataset",
+        help="Dataset to pre-train on, and for recipes that keep using it. Several, once for each: a trial is the mean "
+        "of the normalised scores on all of them, each in its own environment.",
     ),
 ]
 Trials = Annotated[int, typer.Option("--trials", help="Trials of the study, those of all workers together.", min=1)]
@@ -52,20 +60,24 @@ Metric = Annotated[
     str,
     typer.Option(
         help="What a run is worth: its `last` evaluation, the mean of the `last5`, or the `mean` of all (high where "
-        "learning is fast). A trial is the mean over its seeds."
+        "learning is fast). A trial is the mean over its runs."
     ),
 ]
 Sampler = Annotated[
     str, typer.Option(help="What chooses: tpe, random, gp, cmaes, qmc, or hub:samplers/NAME of OptunaHub.")
 ]
 Pruner = Annotated[
-    str, typer.Option(help="What ends a trial between two seeds: median, halving, wilcoxon (5 seeds or more), none.")
+    str | None,
+    typer.Option(
+        help="What ends a trial between two runs: median, halving, wilcoxon (5 runs or more), none. Default: median; "
+        "with several datasets wilcoxon where there are runs enough, else none."
+    ),
 ]
 
 
 def tune(
     recipe: RecipeOption = "wsrl",
-    dataset: DatasetOption = None,
+    dataset: Datasets = None,
     env: EnvOption = None,
     tune: Tuned = None,
     trials: Trials = 50,
@@ -79,7 +91,7 @@ def tune(
     evaluations: Annotated[int, typer.Option(help="Of each run, which may be pruned at each.", min=1)] = 10,
     sampler: Sampler = "tpe",
     startup_trials: Annotated[int, typer.Option(help="Before the sampler learns from others.", min=1)] = 10,
-    pruner: Pruner = "median",
+    pruner: Pruner = None,
     prune_runs: Annotated[bool, typer.Option(help="End runs inside a seed as well.")] = True,
     study: Study = None,
     storage: Storage = None,
@@ -102,7 +114,7 @@ def tune(
     _show_space(config)
     if dry_run:
         return
-    name = study or f"{config.recipe.name}-{config.environment.id.replace('/', '-')}"
+    name = study or "-".join([config.recipe.name, *_environments(config)]).replace("/", "-")
     _run(
         config,
         log_dir / name,
@@ -131,7 +143,7 @@ class _Sizes(NamedTuple):
 
 def _config(
     recipe: str,
-    dataset: str | None,
+    datasets: list[str] | None,
     env: str | None,
     tuned: list[str] | None,
     settings: list[str] | None,
@@ -139,29 +151,28 @@ def _config(
     metric: str,
     device: str,
 ) -> "TuningConfig":
-    from dataclasses import replace
-
     from sb3_o2o.cli.train import DEFAULT_EPISODES
-    from sb3_o2o.runs.requests import absolute_dataset, absolute_file, recipe_and_environment
     from sb3_o2o.tuning import TuningConfig, declared_space, select_space
 
-    if dataset is None and env is None:
+    if not datasets and env is None:
         raise typer.BadParameter("give a --dataset or an --env", param_hint="--dataset")
-    dataset = None if dataset is None else absolute_dataset(dataset)
-    loaded, environment = recipe_and_environment(absolute_file(recipe), env, dataset, dataset_settings(settings))
-    pretrain_steps = sizes.pretrain_steps
-    if pretrain_steps is None:
-        pretrain_steps = loaded.pretrain_steps if dataset is not None else 0
-    overrides = parse_settings(settings, loaded, environment.id)
-    loaded = replace(loaded, pretrain_steps=pretrain_steps)  # what is not pre-trained has nothing to tune
-    space = select_space(declared_space(loaded, overrides), _chosen(tuned), loaded, overrides)
+    tasks = [_task(recipe, each, env, settings, sizes) for each in (datasets if datasets else (None,))]
+    spaces = [
+        select_space(declared_space(task.recipe, task.overrides), _chosen(tuned), task.recipe, task.overrides)
+        for task in tasks
+    ]
+    space = {name: search for name, search in spaces[0].items() if all(search == each.get(name) for each in spaces)}
+    if not space:
+        raise ValueError("Nothing can be tuned on all of these datasets: the recipe's entries declare other things.")
+    first, *also = tasks
+    loaded = first.recipe
     return TuningConfig(
         recipe=loaded,
-        environment=environment,
+        environment=first.environment,
         space=space,
-        dataset=dataset,
-        overrides=overrides,
-        pretrain_steps=pretrain_steps,
+        dataset=first.dataset,
+        overrides=first.overrides,
+        pretrain_steps=loaded.pretrain_steps,
         online_steps=loaded.online_steps if sizes.steps is None else sizes.steps,
         n_envs=sizes.n_envs or loaded.n_envs,
         seeds=tuple(range(sizes.seeds)),
@@ -169,7 +180,28 @@ def _config(
         n_eval_episodes=sizes.eval_episodes or loaded.n_eval_episodes or DEFAULT_EPISODES,
         n_evaluations=sizes.evaluations,
         device=device,
+        also=also,
     )
+
+
+def _task(recipe: str, dataset: str | None, env: str | None, settings: list[str] | None, sizes: _Sizes) -> "TuningTask":
+    from dataclasses import replace
+
+    from sb3_o2o.runs.requests import absolute_dataset, absolute_file, recipe_and_environment
+    from sb3_o2o.tuning import TuningTask
+
+    dataset = None if dataset is None else absolute_dataset(dataset)
+    loaded, environment = recipe_and_environment(absolute_file(recipe), env, dataset, dataset_settings(settings))
+    overrides = parse_settings(settings, loaded, environment.id)
+    pretrain_steps = sizes.pretrain_steps
+    if pretrain_steps is None:
+        pretrain_steps = loaded.pretrain_steps if dataset is not None else 0
+    loaded = replace(loaded, pretrain_steps=pretrain_steps)  # what is not pre-trained has nothing to tune
+    return TuningTask(loaded, environment, dataset, overrides)
+
+
+def _environments(config: "TuningConfig") -> list[str]:
+    return list(dict.fromkeys(task.environment.id for task in config.tasks))
 
 
 def _chosen(tuned: list[str] | None) -> list[tuple[str, Any]]:
@@ -205,6 +237,11 @@ def _show_space(config: "TuningConfig") -> None:
     if config.pretrain_steps and config.online_steps:
         shared = "All trials share" if not offline else "Trials that agree in what matters to both phases share"
         console.print(f"{shared} the {config.pretrain_steps:,} gradient steps of pre-training of each seed.\n")
+    if config.also:
+        console.print(
+            f"{len(config.runs)} runs a trial: {len(config.tasks)} datasets, "
+            f"{len(config.seeds)} {'seed' if len(config.seeds) == 1 else 'seeds'} each.\n"
+        )
 
 
 def _run(config: "TuningConfig", folder: Path, trials: int, **options: Any) -> None:
@@ -239,9 +276,10 @@ def _finish(study: "optuna.Study", config: "TuningConfig", folder: Path) -> None
     )
     for picture in draw_study(study, folder):
         console.print(f"Picture: [bold]{picture}[/]", soft_wrap=True, highlight=False)
-    source = "" if config.dataset is None else f" --dataset {quote(config.dataset)}"
-    run = f"sb3-o2o finetune{source} --env {quote(config.environment.id)} --recipe {quote(str(path))} --seed 100"
-    next_command("Run it:", trusting_as_here(run))
+    for task in config.tasks:
+        source = "" if task.dataset is None else f" --dataset {quote(task.dataset)}"
+        run = f"sb3-o2o finetune{source} --env {quote(task.environment.id)} --recipe {quote(str(path))} --seed 100"
+        next_command("Run it:" if not config.also else f"Run it on {task.name}:", trusting_as_here(run))
 
 
 def _print_trial(study: "optuna.Study", trial: "FrozenTrial") -> None:

@@ -6,6 +6,7 @@ import copy
 import csv
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from optuna.trial import FrozenTrial
 
 from sb3_o2o.checked import checked
 from sb3_o2o.files import write_whole
-from sb3_o2o.tuning.configuration import TuningConfig, plain_types
+from sb3_o2o.recipes import Recipe
+from sb3_o2o.tuning.configuration import TuningConfig, TuningTask, plain_types
 from sb3_o2o.tuning.searched import overrides_of_trial, values_of
 from sb3_o2o.version import __version__
 
@@ -43,6 +45,44 @@ def write_best_recipe(study: optuna.Study, config: TuningConfig, path: str | os.
     """
     trial, recipe = study.best_trial, config.recipe
     values = trial_values(trial, config)
+    tasks = {task.recipe.pattern: task for task in config.tasks} if config.also else {}
+    tasks = {"default": config.tasks[0], **tasks}
+    where = ", ".join(dict.fromkeys(task.environment.id for task in config.tasks))
+    about = {
+        "title": f"{recipe.title}, tuned",
+        "algorithm": recipe.algorithm,
+        "description": f"Recipe {recipe.reference!r} for {where} after a study of "
+        f"{len(study.get_trials(deepcopy=False))} trials.",
+        "sources": dict(recipe.sources),
+        "notes": list(recipe.notes),
+        "tuned": {
+            "study": study.study_name,
+            "trial": trial.number,
+            "value": trial.value,
+            "value_is": f"{config.metric} evaluation, mean over {'tasks and ' if config.also else ''}seeds "
+            f"{list(config.seeds)}",
+            "environment": where,
+            "dataset": config.dataset if not config.also else [task.dataset for task in config.tasks],
+            "sb3_o2o": __version__,
+            "hyperparameters": values,
+        },
+    }
+    document: dict[str, Any] = {"about": about}
+    document |= {pattern: _entry(task, config, values) for pattern, task in tasks.items()}
+    evaluation = {pattern: _evaluation(task.recipe) for pattern, task in tasks.items()}
+    if any(evaluation.values()):
+        document["evaluation"] = evaluation
+    text = yaml.dump(
+        copy.deepcopy(plain_types(document)), Dumper=_RecipeDumper, sort_keys=False, allow_unicode=True, width=110
+    )
+    head = f"# Made by `sb3-o2o tune`: trial {trial.number} of study {study.study_name!r}. Keys as in RL Zoo.\n"
+    write_whole(path, head + text)
+    return Path(path)
+
+
+def _entry(task: TuningTask, config: TuningConfig, values: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of the file: the task's own with what was tuned."""
+    recipe = task.recipe
     run: dict[str, Any] = {
         "policy": recipe.policy,
         "n_timesteps": config.online_steps,
@@ -51,36 +91,13 @@ def write_best_recipe(study: optuna.Study, config: TuningConfig, path: str | os.
         "env_kwargs": dict(recipe.env_kwargs),
         "env_wrapper": list(recipe.env_wrapper),
     }
-    arguments = {**recipe.arguments, **overrides_of_trial(values, recipe, config.overrides)}
-    entry = {key: value for key, value in run.items() if value not in ({}, [])} | arguments
-    about = {
-        "title": f"{recipe.title}, tuned",
-        "algorithm": recipe.algorithm,
-        "description": f"Recipe {recipe.reference!r} for {config.environment.id} after a study of "
-        f"{len(study.get_trials(deepcopy=False))} trials.",
-        "sources": dict(recipe.sources),
-        "notes": list(recipe.notes),
-        "tuned": {
-            "study": study.study_name,
-            "trial": trial.number,
-            "value": trial.value,
-            "value_is": f"{config.metric} evaluation, mean over seeds {list(config.seeds)}",
-            "environment": config.environment.id,
-            "dataset": config.dataset,
-            "sb3_o2o": __version__,
-            "hyperparameters": values,
-        },
-    }
-    document: dict[str, Any] = {"about": about, "default": entry}
-    evaluation = {key: getattr(recipe, key) for key in ("eval_freq", "n_eval_episodes") if getattr(recipe, key)}
-    if evaluation:
-        document["evaluation"] = {"default": evaluation}
-    text = yaml.dump(
-        copy.deepcopy(plain_types(document)), Dumper=_RecipeDumper, sort_keys=False, allow_unicode=True, width=110
-    )
-    head = f"# Made by `sb3-o2o tune`: trial {trial.number} of study {study.study_name!r}. Keys as in RL Zoo.\n"
-    write_whole(path, head + text)
-    return Path(path)
+    arguments = {**recipe.arguments, **overrides_of_trial(values, recipe, task.overrides)}
+    return {key: value for key, value in run.items() if value not in ({}, [])} | arguments
+
+
+def _evaluation(recipe: Recipe) -> dict[str, int]:
+    """What RL Zoo takes as options."""
+    return {key: getattr(recipe, key) for key in ("eval_freq", "n_eval_episodes") if getattr(recipe, key)}
 
 
 class _RecipeDumper(yaml.SafeDumper):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,37 @@ METRICS = {
     "last5": lambda scores: scores[-5:].mean(),
     "mean": lambda scores: scores.mean(),
 }
+
+
+@dataclass(frozen=True)
+class TuningTask:
+    """
+    What the runs of a study learn: one dataset, with its environment and the recipe's entry for that.
+
+    :param recipe: the recipe's entry whose constants are tuned
+    :param environment: where it acts and is evaluated
+    :param dataset: Minari id or path of a file; None for training without one
+    :param overrides: constructor arguments that hold in every trial instead of the recipe's
+    """
+
+    recipe: Recipe
+    environment: Environment
+    dataset: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The dataset's, or the environment's: names folders."""
+        return re.sub(r"[^\w.-]+", "-", self.dataset or self.environment.id).strip("-")
+
+
+class TuningRun(NamedTuple):
+    """One run of a trial: its task and seed, its folder in the trial's, and what its evaluations are kept under."""
+
+    task: TuningTask
+    seed: int
+    folder: str
+    key: str
 
 
 @dataclass(frozen=True)
@@ -43,7 +75,9 @@ class TuningConfig:
     :param n_eval_episodes: episodes of each evaluation
     :param n_evaluations: evaluations of a run; it can be pruned at each
     :param device: torch device
-    :raises ValueError: for an argument that is not what it may be, or nothing to train
+    :param also: further tasks, with entries of the same recipe. Each trial then runs every task with every seed, and is
+        worth the mean of their normalised scores
+    :raises ValueError: for an argument that is not what it may be, nothing to train, or the same task twice
     """
 
     recipe: Recipe
@@ -59,6 +93,7 @@ class TuningConfig:
     n_eval_episodes: Count = 10
     n_evaluations: Count = 10
     device: Annotated[str, DEVICE] = "auto"
+    also: Sequence[TuningTask] = ()
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -68,7 +103,28 @@ class TuningConfig:
             raise ValueError(f"A study needs different seeds, at least one, got {list(self.seeds)}.")
         if self.pretrain_steps == self.online_steps == 0:
             raise ValueError("There is nothing to train: give steps of pre-training or of fine-tuning.")
+        names = [task.name for task in self.tasks]
+        if len(set(names)) < len(names):
+            raise ValueError(f"A study needs different datasets, got {', '.join(sorted(names))}.")
+        if len({task.recipe.reference for task in self.tasks}) > 1:
+            raise ValueError("All tasks of a study take the same recipe: it is what is tuned.")
         self.run(self.seeds[0], {})  # what a run refuses is refused before there is a study
+
+    @property
+    def tasks(self) -> tuple[TuningTask, ...]:
+        """All that a trial learns."""
+        return (TuningTask(self.recipe, self.environment, self.dataset, self.overrides), *self.also)
+
+    @property
+    def runs(self) -> list[TuningRun]:
+        """The runs of each trial in their order: all tasks with the first seed, then with the next."""
+        tasks = self.tasks
+        names = [f"{task.name}/" if self.also else "" for task in tasks]
+        return [
+            TuningRun(task, seed, f"{name}seed_{seed}", f"{name}{seed}")
+            for seed in self.seeds
+            for task, name in zip(tasks, names, strict=True)
+        ]
 
     @property
     def phase(self) -> str:
@@ -76,7 +132,9 @@ class TuningConfig:
         return "online" if self.online_steps else "offline"
 
     @checked
-    def run(self, seed: Seed, overrides: Mapping[str, Any], source: str | None = None) -> RunConfig:
+    def run(
+        self, seed: Seed, overrides: Mapping[str, Any], source: str | None = None, task: TuningTask | None = None
+    ) -> RunConfig:
         """
         What a run of a trial is asked for.
 
@@ -84,13 +142,15 @@ class TuningConfig:
         :param overrides: its constructor arguments
         :param source: pre-trained model that it starts from; None pre-trains, and only that where there is no phase
             online
+        :param task: one of :attr:`tasks`; None for the first
         """
+        task = task or self.tasks[0]
         tunes_online = source is not None or self.pretrain_steps == 0
         return RunConfig(
             command="tune",
-            environment=self.environment,
-            recipe=self.recipe.reference,
-            dataset=self.dataset,
+            environment=task.environment,
+            recipe=task.recipe.reference,
+            dataset=task.dataset,
             source=source,
             overrides=overrides,
             pretrain_steps=0 if tunes_online else self.pretrain_steps,
@@ -100,19 +160,28 @@ class TuningConfig:
             device=self.device,
             n_eval_episodes=self.n_eval_episodes,
             n_evaluations=self.n_evaluations if tunes_online or not self.online_steps else 1,
-            eval_freq=self.recipe.eval_freq if tunes_online else None,
+            eval_freq=task.recipe.eval_freq if tunes_online else None,
             n_checkpoints=0,
         )
 
     def plain(self) -> dict[str, Any]:
         """All of it in plain types: what a study keeps, and every worker must agree with."""
+        also = [
+            {
+                "entry": task.recipe.pattern,
+                "environment": task.environment.id,
+                "dataset": task.dataset,
+                "overrides": plain_types(task.overrides),
+            }
+            for task in self.also
+        ]
         return {
             "recipe": self.recipe.reference,
             "entry": self.recipe.pattern,
             "environment": self.environment.id,
             "dataset": self.dataset,
             "search_space": write_search(self.space),
-            "overrides": {name: plain_types(value) for name, value in self.overrides.items()},
+            "overrides": plain_types(self.overrides),
             "pretrain_steps": self.pretrain_steps,
             "online_steps": self.online_steps,
             "n_envs": self.n_envs,
@@ -120,6 +189,7 @@ class TuningConfig:
             "metric": self.metric,
             "n_eval_episodes": self.n_eval_episodes,
             "n_evaluations": self.n_evaluations,
+            **({"also": also} if also else {}),
         }
 
     @checked

@@ -51,6 +51,8 @@ SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
 #: before the name of a package of OptunaHub
 HUB = "hub:"
 PRUNERS = ("median", "wilcoxon", "halving", "none")
+#: Runs of a trial without which a signed-rank test can prune nothing.
+ENOUGH_PAIRS = 5
 
 
 class SeededByTrial(BaseSampler):
@@ -126,18 +128,28 @@ def _quiet(make: Callable[[int, int], BaseSampler], seed: int, n_startup_trials:
 
 
 @checked
-def make_pruner(name: str, n_seeds: Count, n_startup_trials: CountFromZero = 5) -> BasePruner:
+def make_pruner(name: str | None, n_runs: Count, n_startup_trials: CountFromZero = 5, n_tasks: Count = 1) -> BasePruner:
     """
-    What ends a trial between two of its seeds.
+    What ends a trial between two of its runs.
 
-    :param name: ``"median"``, ``"halving"``, ``"none"``, or ``"wilcoxon"``: a signed-rank test of the trial's seeds
-        against those of the best one
-    :param n_seeds: seeds of a trial
+    :param name: ``"median"``, ``"halving"``, ``"none"``, or ``"wilcoxon"``: a signed-rank test of the trial's runs
+        against those of the best one. None for ``"median"`` with one task; with several ``"wilcoxon"`` where there are
+        runs enough, else ``"none"``
+    :param n_runs: runs of a trial: seeds, times tasks
     :param n_startup_trials: trials that are not compared
+    :param n_tasks: tasks of a trial
     :return: the pruner
-    :raises ValueError: unknown name (the nearest is named), or a test that so few seeds cannot pass
+    :raises ValueError: unknown name (the nearest is named), a test that so few runs cannot pass, or a rule that would
+        compare runs of different tasks
     :raises ImportError: a package is missing
     """
+    if name is None:
+        name = "median" if n_tasks == 1 else "wilcoxon" if n_runs >= ENOUGH_PAIRS else "none"
+    if name in ("median", "halving") and n_tasks > 1:
+        raise ValueError(
+            f"Pruner {name!r} takes a trial's best run so far, and runs of {n_tasks} tasks have scores of their own "
+            "size: take 'wilcoxon', which compares run by run, or 'none'."
+        )
     if name == "median":
         return MedianPruner(n_startup_trials=n_startup_trials)
     if name == "halving":
@@ -147,11 +159,12 @@ def make_pruner(name: str, n_seeds: Count, n_startup_trials: CountFromZero = 5) 
     if name != "wilcoxon":
         raise unknown("pruner", name, PRUNERS)
     _require("scipy", "Pruner 'wilcoxon'")
-    # The smallest p that n pairs can have is 2^-n, and the last seed leaves nothing to prune.
-    if n_seeds < 5:
+    # The smallest p that n pairs can have is 2^-n, and the last run leaves nothing to prune.
+    if n_runs < ENOUGH_PAIRS:
+        what, instead = ("seeds", "median") if n_tasks == 1 else ("runs", "none")
         raise ValueError(
-            f"Pruner 'wilcoxon' needs at least 5 seeds: with {n_seeds} its smallest p before the last is "
-            f"{0.5 ** max(n_seeds - 1, 0):g}, and it prunes below 0.1. Take more, or 'median'."
+            f"Pruner 'wilcoxon' needs at least {ENOUGH_PAIRS} {what}: with {n_runs} its smallest p before the last is "
+            f"{0.5 ** max(n_runs - 1, 0):g}, and it prunes below 0.1. Take more, or {instead!r}."
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -99,7 +99,7 @@ def open_study(
     :param name: of the study
     :param config: what is asked for
     :param sampler: chooses what is tried
-    :param pruner: ends trials between two seeds
+    :param pruner: ends trials between two runs
     :return: the study
     :raises ValueError: there is one of this name with another search space or direction, or other runs
     """
@@ -123,7 +123,7 @@ def open_study(
             raise ValueError(f"Study {name!r} was not made by sb3-o2o tune: take another --study.")
         study.set_user_attr(SETTINGS, asked)
         return study
-    differing = [key for key in asked if known.get(key) != asked[key]]
+    differing = [key for key in {**asked, **known} if known.get(key) != asked.get(key)]
     if differing:
         raise ValueError(
             f"Study {name!r} was made for something else: {_difference(differing[0], known, asked)}. "
@@ -142,7 +142,7 @@ def _directions(storage: BaseStorage, name: str) -> list[StudyDirection] | None:
 
 def _difference(key: str, known: dict[str, Any], asked: dict[str, Any]) -> str:
     if key != "search_space":
-        return f"{key} is {known.get(key)!r} there and {asked[key]!r} here"
+        return f"{key} is {known.get(key)!r} there and {asked.get(key)!r} here"
     before, now = known.get(key) or {}, asked[key]
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):

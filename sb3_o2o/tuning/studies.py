@@ -36,7 +36,7 @@ def tune(
     name: str,
     storage: str | BaseStorage | None = None,
     sampler: str | BaseSampler = "tpe",
-    pruner: str | optuna.pruners.BasePruner = "median",
+    pruner: str | optuna.pruners.BasePruner | None = None,
     prune_runs: bool = True,
     seed: Seed = 0,
     n_startup_trials: CountFromZero = 10,
@@ -53,8 +53,10 @@ def tune(
     :param name: of the study
     :param storage: see :func:`~sb3_o2o.tuning.storages.open_storage`; or one of Optuna's
     :param sampler: a name, see :func:`~sb3_o2o.tuning.samplers.make_sampler`; or one of Optuna's
-    :param pruner: what ends a trial between two seeds, see :func:`~sb3_o2o.tuning.samplers.make_pruner`
-    :param prune_runs: end runs inside a seed as well, by the median rule over the other trials' evaluations
+    :param pruner: what ends a trial between two runs, see :func:`~sb3_o2o.tuning.samplers.make_pruner`; or one of
+        Optuna's
+    :param prune_runs: end runs at their evaluations as well, by the median rule over other trials' runs of the same
+        task and seed
     :param seed: of the sampler
     :param n_startup_trials: trials before the sampler learns from others; half as many before anything is pruned
     :param threads: CPU threads of each run; None to have them chosen
@@ -66,15 +68,16 @@ def tune(
     folder = Path(folder)
     before_pruning = max(n_startup_trials // 2, 1)
     chooses = make_sampler(sampler, seed, n_startup_trials) if isinstance(sampler, str) else sampler
-    prunes = make_pruner(pruner, len(config.seeds), before_pruning) if isinstance(pruner, str) else pruner
+    if pruner is None or isinstance(pruner, str):
+        pruner = make_pruner(pruner, len(config.runs), before_pruning, len(config.tasks))
     with _quiet_optuna():
         where = storage or str(folder / "study.db")
         opened = open_storage(where) if isinstance(where, str) else where
-        study = open_study(opened, name, config, chooses, prunes)
+        study = open_study(opened, name, config, chooses, pruner)
         folder.mkdir(parents=True, exist_ok=True)
         _check(config)
         if not study.get_trials(deepcopy=False):
-            own = own_values(config.space, config.recipe, config.overrides)
+            own = _own_values(config)
             study.enqueue_trial(own, user_attrs={"note": "the recipe as it stands"}, skip_if_exists=True)
         runner = TrialRunner(config, folder, prune_runs, before_pruning, threads)
         _work(study, runner, n_trials, [] if on_trial is None else [on_trial])
@@ -113,9 +116,21 @@ def _taken(study: optuna.Study) -> int:
     return len(study.get_trials(deepcopy=False, states=states))
 
 
+def _own_values(config: TuningConfig) -> dict[str, Any]:
+    """Those of the recipe's entries that agree; what they do not agree in is drawn."""
+    first, *others = [own_values(config.space, task.recipe, task.overrides) for task in config.tasks]
+    return {name: value for name, value in first.items() if all(each.get(name) == value for each in others)}
+
+
 def _check(config: TuningConfig) -> None:
     """:raises ValueError: dataset, environment and recipe do not fit together, which no trial could change"""
-    prepared = prepare(config.run(config.seeds[0], config.overrides), recipe=config.recipe)
-    for env in (prepared.model.get_env(), prepared.eval_env):
-        if env is not None:
-            env.close()
+    for task in config.tasks:
+        prepared = prepare(config.run(config.seeds[0], task.overrides, task=task), recipe=task.recipe)
+        for env in (prepared.model.get_env(), prepared.eval_env):
+            if env is not None:
+                env.close()
+        if config.also and prepared.reference is None:
+            raise ValueError(
+                f"Returns of {task.environment.id} have no reference scores, so that there is no mean with those of "
+                "other tasks: tune it alone."
+            )

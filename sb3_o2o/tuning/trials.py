@@ -1,4 +1,4 @@
-"""A trial: the same hyper-parameters with several seeds, pre-training shared with the trials that agree in it."""
+"""A trial: one set of hyper-parameters on each task with several seeds; what trials agree in is pre-trained once."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from sb3_o2o.recipes import Recipe
 from sb3_o2o.runs.folder import RunConfig, RunFolder
 from sb3_o2o.runs.threads import Threads, choose_threads, use_threads
 from sb3_o2o.runs.training import Interrupted, Prepared, RunListener, prepare, train
-from sb3_o2o.tuning.configuration import TuningConfig
+from sb3_o2o.tuning.configuration import TuningConfig, TuningRun
 from sb3_o2o.tuning.searched import of_pretraining, overrides_of_trial, suggest
 from sb3_o2o.tuning.storages import signs_of_life
 
-#: Attributes of a trial: why it ended before its last seed; for each seed ``[steps, scores]``; where its runs lie.
+#: Attributes of a trial: why it ended before its last run; for each run ``[steps, scores]``; where its runs lie.
 REASON, EVALUATIONS, FOLDER = "reason", "evaluations", "folder"
 #: What a run raises whose hyper-parameters were bad: losses or actions that are not finite, combinations that no model
 #: takes. Anything else ends the study: it would end the next trial as well.
@@ -38,18 +38,18 @@ BAD_TRIAL = (ArithmeticError, ValueError, AssertionError)
 
 class PruningListener(RunListener):
     """
-    Ends a run when its evaluations fall behind: Optuna's median rule, among the other trials' runs of the same seed.
+    Ends a run when its evaluations fall behind: Optuna's median rule, among others' runs of the same task and seed.
 
-    :param others: evaluations of other trials' runs of this seed, as ``[steps, scores]``
-    :param seed: of the run, for the reason
+    :param others: evaluations of other trials' runs of this task and seed, as ``[steps, scores]``
+    :param said: what the run is called in the reason
     :param n_startup: runs of others without which none is ended
     :param n_evaluations: of a whole run, of which the first third is left alone
     """
 
-    def __init__(self, others: Sequence[Sequence[Any]], seed: int, n_startup: int, n_evaluations: int):
+    def __init__(self, others: Sequence[Sequence[Any]], said: str, n_startup: int, n_evaluations: int):
         super().__init__()
-        self.seed, self.n_seen = seed, len(others)
-        # Optuna's own rule: each run of this seed is a trial of a study in memory
+        self.said, self.n_seen = said, len(others)
+        # Optuna's own rule: each run of this task and seed is a trial of a study in memory
         self._study = optuna.create_study(
             direction="maximize", pruner=MedianPruner(n_startup, n_warmup_steps=n_evaluations // 3)
         )
@@ -69,7 +69,7 @@ class PruningListener(RunListener):
         self.scores.append(float(result.score))
         if self._run.should_prune():
             raise TrialPruned(
-                f"seed {self.seed} at step {step}: score {result.score:.4g}, and the best so far is below the median "
+                f"{self.said} at step {step}: score {result.score:.4g}, and the best so far is below the median "
                 f"of {self.n_seen} other trials"
             )
 
@@ -98,14 +98,14 @@ class TrialRunner:
     def __call__(self, trial: optuna.Trial) -> float:
         """
         :param trial: of the study
-        :return: mean over the seeds of what its runs are worth
+        :return: mean over the tasks and seeds of what its runs are worth
         :raises TrialPruned: it fell behind, or diverged; the reason is one of its attributes
         """
         self.number = trial.number
         with signs_of_life(trial):
             began = time.perf_counter()
             try:
-                return self._mean_over_seeds(trial)
+                return self._mean_over_runs(trial)
             except TrialPruned as error:
                 trial.set_user_attr(REASON, str(error))
                 raise
@@ -116,73 +116,75 @@ class TrialRunner:
             finally:
                 trial.set_user_attr("seconds", round(time.perf_counter() - began, 3))
 
-    def _mean_over_seeds(self, trial: optuna.Trial) -> float:
-        values = suggest(trial, self.config.space)
-        overrides = overrides_of_trial(values, self.config.recipe, self.config.overrides)
+    def _mean_over_runs(self, trial: optuna.Trial) -> float:
+        values, runs = suggest(trial, self.config.space), self.config.runs
+        for task in self.config.tasks:
+            overrides_of_trial(values, task.recipe, task.overrides)  # what one refuses is refused before any has run
         folder = self.folder / "trials" / f"{trial.number:04d}"
         if folder.exists():
             shutil.rmtree(folder)  # of a study of this name that was deleted
         trial.set_user_attr(FOLDER, str(folder))
         found: list[float] = []
-        for place, seed in enumerate(self.config.seeds):
+        for place, run in enumerate(runs):
             try:
-                scores = self._run(trial, seed, values, overrides, folder / f"seed_{seed}")
+                scores = self._run(trial, run, values, folder / run.folder)
             except (Interrupted, KeyboardInterrupt):
                 shutil.rmtree(folder, ignore_errors=True)  # whoever takes it over begins again
                 raise
             found.append(self.config.value(scores))
             trial.report(found[-1], place)
-            if place < len(self.config.seeds) - 1 and trial.should_prune():
-                raise TrialPruned(f"after seed {seed}: {found[-1]:.4g} falls behind other trials")
+            if place < len(runs) - 1 and trial.should_prune():
+                raise TrialPruned(f"after {_said(run)}: {found[-1]:.4g} falls behind other trials")
         return float(np.mean(found))
 
-    def _run(
-        self, trial: optuna.Trial, seed: int, values: Mapping[str, Any], overrides: Mapping[str, Any], path: Path
-    ) -> list[float]:
+    def _run(self, trial: optuna.Trial, run: TuningRun, values: Mapping[str, Any], path: Path) -> list[float]:
         """:return: means of the evaluations that count"""
-        listener = self._listener(trial, seed)
-        source = None
+        task, listener, source = run.task, self._listener(trial, run), None
         if self.config.pretrain_steps:
             alone = None if self.config.online_steps else listener
-            source = self._pretrained(of_pretraining(values, self.config.recipe), seed, path, alone)
+            source = self._pretrained(of_pretraining(values, task.recipe), run, path, alone)
         if self.config.online_steps:
             model = None if source is None else str(source / "offline" / "model.zip")
-            self._train(self.config.run(seed, overrides, model), path, listener)
+            overrides = overrides_of_trial(values, task.recipe, task.overrides)
+            self._train(self.config.run(run.seed, overrides, model, task), task.recipe, path, listener)
         evaluations = dict(trial.user_attrs.get(EVALUATIONS, {}))
-        evaluations[str(seed)] = [listener.steps, listener.scores]
+        evaluations[run.key] = [listener.steps, listener.scores]
         trial.set_user_attr(EVALUATIONS, evaluations)
         return listener.scores
 
-    def _listener(self, trial: optuna.Trial, seed: int) -> PruningListener:
+    def _listener(self, trial: optuna.Trial, run: TuningRun) -> PruningListener:
         others = []
         states = (TrialState.COMPLETE, TrialState.PRUNED)
         for each in trial.study.get_trials(deepcopy=False, states=states) if self.prune_runs else ():
-            run = each.user_attrs.get(EVALUATIONS, {}).get(str(seed))
-            if run is not None and run[1]:
-                others.append(run)
+            made = each.user_attrs.get(EVALUATIONS, {}).get(run.key)
+            if made is not None and made[1]:
+                others.append(made)
         # without others nothing is ever ended
-        return PruningListener(others, seed, self.n_startup_trials, self.config.n_evaluations)
+        return PruningListener(others, _said(run), self.n_startup_trials, self.config.n_evaluations)
 
-    def _pretrained(self, values: Mapping[str, Any], seed: int, path: Path, listener: PruningListener | None) -> Path:
+    def _pretrained(
+        self, values: Mapping[str, Any], run: TuningRun, path: Path, listener: PruningListener | None
+    ) -> Path:
         """The run folder of the pre-trained model, which is made by the trial that needs it first."""
-        overrides = overrides_of_trial(values, self.config.recipe, self.config.overrides)
+        task = run.task
+        asked = self.config.run(run.seed, overrides_of_trial(values, task.recipe, task.overrides), task=task)
         if listener is not None:  # nothing follows that could share it
-            self._train(self.config.run(seed, overrides), path, listener)
+            self._train(asked, task.recipe, path, listener)
             return path
         text = json.dumps(dict(values), sort_keys=True)
         name = hashlib.sha256(text.encode()).hexdigest()[:12] if values else "recipe"
-        shared = self.folder / "pretraining" / name / f"seed_{seed}"
+        shared = self.folder / "pretraining" / name / run.folder
         shared.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{shared}.lock"):
             if not shared.is_dir():
-                write_whole(shared.parent / "hyperparameters.json", text + "\n")
+                write_whole(self.folder / "pretraining" / name / "hyperparameters.json", text + "\n")
                 with whole_folder(shared) as incomplete:
-                    self._train(self.config.run(seed, overrides), incomplete, RunListener())
+                    self._train(asked, task.recipe, incomplete, RunListener())
         return shared
 
-    def _train(self, run: RunConfig, path: Path, listener: RunListener) -> None:
+    def _train(self, run: RunConfig, recipe: Recipe, path: Path, listener: RunListener) -> None:
         path.mkdir(parents=True, exist_ok=True)
-        folder, recipe = RunFolder(path), self.config.recipe
+        folder = RunFolder(path)
         use_threads(self.threads or (self.chosen_threads.count if self.chosen_threads else 1))
         prepared = self._prepared(run, recipe)
         folder.write_start(prepared.config, prepared.arguments())
@@ -199,6 +201,11 @@ class TrialRunner:
             self.chosen_threads = choose_threads(prepared.model)
             use_threads(self.chosen_threads.count)
         return prepared
+
+
+def _said(run: TuningRun) -> str:
+    """In a sentence: seed 0, or seed 0 of a task where there are several."""
+    return f"seed {run.seed}" if run.key == str(run.seed) else f"seed {run.seed} of {run.task.name}"
 
 
 def run_scores(folder: Path, phase: str) -> tuple[np.ndarray, np.ndarray] | None:

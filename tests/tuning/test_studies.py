@@ -4,9 +4,11 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import minari
 import numpy as np
 import optuna
 import pytest
@@ -18,11 +20,21 @@ from optuna.trial import TrialState
 
 from sb3_o2o.evaluation import Evaluation, read_evaluations
 from sb3_o2o.finetuning import FineTuningCallback
-from sb3_o2o.recipes import load_recipe
+from sb3_o2o.recipes import load_recipe, open_recipe
 from sb3_o2o.runs.environments import Environment
 from sb3_o2o.runs.training import Interrupted
 from sb3_o2o.search_space import Choice, Range
-from sb3_o2o.tuning import TuningConfig, make_pruner, make_sampler, open_storage, open_study, suggest, tune
+from sb3_o2o.tuning import (
+    TuningConfig,
+    TuningTask,
+    make_pruner,
+    make_sampler,
+    open_storage,
+    open_study,
+    suggest,
+    tune,
+    write_best_recipe,
+)
 from sb3_o2o.tuning.pictures import importances_of
 from sb3_o2o.tuning.storages import signs_of_life
 from sb3_o2o.tuning.trials import PruningListener
@@ -94,6 +106,78 @@ def test_trials_share_pre_training_and_are_means_over_seeds(
         assert all((run / "online" / "model.zip").is_file() for run in runs), "models can be collected afterwards"
         settings = yaml.safe_load((runs[0] / "config.yml").read_text())
         assert settings["overrides"]["gradient_steps"] == trial.params["gradient_steps"]
+
+
+class TestSeveralDatasets:
+    """Each trial learns every dataset in its own environment, with the recipe's entry for that."""
+
+    @pytest.fixture
+    def several(self, config: Callable[..., TuningConfig], tiny_dataset: Callable[..., str]) -> TuningConfig:
+        recipe = replace(load_recipe("cql"), policy="MultiInputPolicy")
+        overrides = {**SMALL, "finetuning": []}
+        goal = TuningTask(recipe, Environment(tiny.GOAL), tiny_dataset(env_id=tiny.GOAL), overrides)
+        return config(also=[goal])
+
+    def test_a_trial_is_the_mean_over_tasks_and_seeds(self, several: TuningConfig, tmp_path: Path) -> None:
+        first, second = (task.name for task in several.tasks)
+        study = tune(several, tmp_path / "study", 2, name="study", n_startup_trials=2)
+        assert states(study) == ["COMPLETE"] * 2
+        made = sorted(
+            str(each.parent.parent.relative_to(tmp_path)) for each in tmp_path.glob("study/*/recipe/*/*/*/model.zip")
+        )
+        assert made == sorted(
+            f"study/pretraining/recipe/{task}/seed_{seed}" for task in (first, second) for seed in (0, 1)
+        )
+        for trial in study.get_trials():
+            keys = [f"{first}/0", f"{second}/0", f"{first}/1", f"{second}/1"]
+            lasts = [trial.user_attrs["evaluations"][key][1][-1] for key in keys]
+            assert trial.value == pytest.approx(np.mean(lasts))
+            assert [trial.intermediate_values[place] for place in range(4)] == pytest.approx(lasts)
+            for task, env_id in ((first, tiny.BOX), (second, tiny.GOAL)):
+                run = Path(trial.user_attrs["folder"]) / task / "seed_1"
+                settings = yaml.safe_load((run / "config.yml").read_text())
+                assert settings["environment"]["id"] == env_id
+                assert settings["overrides"]["gradient_steps"] == trial.params["gradient_steps"]
+
+    def test_the_best_has_an_entry_for_each_environment(
+        self, config: Callable[..., TuningConfig], several: TuningConfig, tmp_path: Path
+    ) -> None:
+        (goal,) = several.also
+        entries = config(also=[replace(goal, recipe=replace(goal.recipe, pattern="Other*"))])
+        study = tune(entries, tmp_path / "study", 1, name="study")
+        path = write_best_recipe(study, entries, tmp_path / "best.yml")
+        tuned = study.best_trial.params["gradient_steps"]
+        for env_id, policy in ((tiny.BOX, "MlpPolicy"), ("Other-v0", "MultiInputPolicy")):
+            recipe = open_recipe(str(path)).entry(env_id)
+            assert (recipe.policy, recipe.arguments["gradient_steps"]) == (policy, tuned)
+
+    def test_what_cannot_be_compared_is_refused(
+        self, config: Callable[..., TuningConfig], several: TuningConfig
+    ) -> None:
+        with pytest.raises(ValueError, match="different datasets"):
+            config(also=[several.tasks[0]])
+        with pytest.raises(ValueError, match="same recipe"):
+            config(also=[replace(several.also[0], recipe=load_recipe("iql"))])
+        with pytest.raises(ValueError, match="runs of 2 tasks have scores of their own size"):
+            make_pruner("median", 4, n_tasks=2)
+        assert isinstance(make_pruner(None, 4, n_tasks=2), optuna.pruners.NopPruner)
+        assert isinstance(make_pruner(None, 6, n_tasks=2), optuna.pruners.WilcoxonPruner)
+        assert isinstance(make_pruner(None, 2), optuna.pruners.MedianPruner)
+
+    def test_raw_returns_have_no_mean(
+        self, several: TuningConfig, tiny_dataset: Callable[..., str], tmp_path: Path
+    ) -> None:
+        minari.delete_dataset(several.also[0].dataset)
+        tiny_dataset(env_id=tiny.GOAL, with_references=False)
+        with pytest.raises(ValueError, match="no reference scores"):
+            tune(several, tmp_path / "study", 1, name="study")
+
+    def test_another_dataset_is_another_study(
+        self, config: Callable[..., TuningConfig], several: TuningConfig, tmp_path: Path
+    ) -> None:
+        tune(several, tmp_path / "study", 1, name="study")
+        with pytest.raises(ValueError, match="made for something else: also is"):
+            tune(config(), tmp_path / "study", 1, name="study")
 
 
 def test_what_matters_to_pre_training_is_not_shared(config: Callable[..., TuningConfig], tmp_path: Path) -> None:
@@ -206,11 +290,11 @@ class TestBadTrials:
         def evaluation(score: float) -> Evaluation:
             return Evaluation(np.array([score]), np.array([10]), None, None, "")
 
-        listener = PruningListener(others, seed=7, n_startup=3, n_evaluations=3)
+        listener = PruningListener(others, "seed 7", n_startup=3, n_evaluations=3)
         listener.evaluated(0, evaluation(-3.0))
         with pytest.raises(optuna.TrialPruned, match=r"seed 7 at step 5: score 4\.9, .* median of 3 other trials"):
             listener.evaluated(5, evaluation(4.9))
-        good, alone = (PruningListener(each, 7, 3, 3) for each in (others, others[:2]))
+        good, alone = (PruningListener(each, "seed 7", 3, 3) for each in (others, others[:2]))
         for each, score in ((good, 6.1), (alone, -99.0)):
             each.evaluated(0, evaluation(score))
             each.evaluated(5, evaluation(score))
@@ -310,6 +394,24 @@ class TestCommand:
         config = yaml.safe_load(Path("runs/best-TinyBox-v0_1/config.yml").read_text())
         assert config["arguments"]["gamma"] == tuned["hyperparameters"]["gamma"]
         assert (config["pretrain_steps"], config["online_steps"]) == (2, 10)
+
+    def test_several_datasets(self, tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
+        entries = {"learning_rate": 1e-3, "objective": "bc", "online_objective": "sac"}
+        document = {
+            "about": {"algorithm": "O2OSAC"},
+            "default": entries,
+            "TinyGoal*": {**entries, "policy": "MultiInputPolicy", "gamma": 0.9},
+        }
+        (tmp_path / "own.yml").write_text(yaml.dump(document))
+        first, second = tiny_dataset(), tiny_dataset(env_id=tiny.GOAL)
+        own = ["--recipe", str(tmp_path / "own.yml"), "--dataset", second, "--tune", "learning_rate", "--trials", "1"]
+        output = succeeds(*self.command(first, *own))
+        assert "2 runs a trial: 2 datasets, 1 seed each" in output
+        best = Path("tuning/own-TinyBox-v0-TinyGoal-v0/best.yml")
+        for env_id, policy, gamma in ((tiny.BOX, "MlpPolicy", None), (tiny.GOAL, "MultiInputPolicy", 0.9)):
+            entry = open_recipe(str(best)).entry(env_id)
+            assert (entry.policy, entry.arguments.get("gamma")) == (policy, gamma)
+        assert output.count("sb3-o2o finetune --dataset") == 2
 
     @pytest.mark.parametrize(
         ("more", "message"),
