@@ -93,11 +93,18 @@ def test_end_to_end(tmp_path: Path) -> None:
     arguments = ["bench", "run", "--env", "Pendulum-v1", "--steps", "20", "--eval-freq", "10", "--eval-episodes", "2"]
     competitors = whole_runs.competitors
     with pytest.MonkeyPatch.context() as patch:  # eager ours and stock: compiling takes a minute
-        patch.setattr(whole_runs, "competitors", lambda _: [each for each in competitors() if not each.compiles])
+        patch.setattr(
+            whole_runs, "competitors", lambda *asked: [each for each in competitors(*asked) if not each.compiles]
+        )
         patch.setattr(whole_runs, "RUNS", [replace(whole_runs.RUNS[0], hidden=(8,), learning_starts=4, warm_up=8)])
-        result = CliRunner().invoke(app, [*arguments, "--runs", "sac", "--threads", "1", "--out", str(tmp_path)])
+        arguments += ["--runs", "sac", "--threads", "1", "--precision", "fp32,bf16", "--out", str(tmp_path)]
+        result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    (document,) = json.loads((tmp_path / "run.json").read_text())["runs"]
+    written = json.loads((tmp_path / "run.json").read_text())
+    assert written["settings"]["precision"] == ["fp32", "bf16"]
+    (document,) = written["runs"]
+    labels = [each["label"] for each in document["contestants"]]
+    assert labels == ["us, eager", "us, eager bf16", "SB3"]
     for each in document["contestants"]:
         assert not each["missing"]
         assert len(each["slices"]) == 2
@@ -112,6 +119,7 @@ def test_end_to_end(tmp_path: Path) -> None:
         (["--steps", "25", "--eval-freq", "10"], "multiple"),
         (["--eval-freq", "1000", "--n-envs", "3"], "multiple"),
         (["--runs", "sacc"], "sac"),
+        (["--precision", "fp16"], "Unknown precision 'fp16'. Did you mean 'bf16'?"),
         (["--env", "Pendulum-v9"], "Pendulum-v"),
         (["--peers", "/nowhere/python"], "No Python interpreter"),
     ],

@@ -52,27 +52,44 @@ def own_competitors(precisions: Sequence[str] = ("fp32",)) -> list[Competitor]:
     :return: ours, stock Stable-Baselines3, and the floor
     :raises ValueError: for an unknown precision, naming the nearest
     """
+    ours = own_forms(_own_worker("ours"), precisions)
+    floors = []
+    for precision in precisions:
+        suffix, mark = _suffix_and_mark(precision)
+        floors.append(
+            Competitor(f"floor{suffix}", f"floor{mark}", _own_worker("products"), "floor", {"precision": precision})
+        )
+    return [*ours, Competitor("sb3", "SB3", _own_worker("stable_baselines3"), "stock"), *floors]
+
+
+def own_forms(command: tuple[str, ...], precisions: Sequence[str]) -> list[Competitor]:
+    """
+    :param command: that starts our worker
+    :param precisions: of our matrix products
+    :return: ours, eager and compiled, in each
+    :raises ValueError: for an unknown precision, naming the nearest
+    """
+    found = []
     for precision in precisions:
         if precision not in PRECISIONS:
             raise unknown("precision", precision, PRECISIONS)
-    ours, floors = [], []
-    for precision in precisions:
-        suffix, mark = ("", "") if precision == "fp32" else (f"_{precision}", f" {precision}")
+        suffix, mark = _suffix_and_mark(precision)
         for compiled in (False, True):
-            ours.append(
+            found.append(
                 Competitor(
                     ("ours_compiled" if compiled else "ours") + suffix,
                     f"us, {'compiled' if compiled else 'eager'}{mark}",
-                    _own_worker("ours"),
+                    command,
                     "ours",
                     {"compile": compiled, "precision": precision},
                     compiles=compiled,
                 )
             )
-        floors.append(
-            Competitor(f"floor{suffix}", f"floor{mark}", _own_worker("products"), "floor", {"precision": precision})
-        )
-    return [*ours, Competitor("sb3", "SB3", _own_worker("stable_baselines3"), "stock"), *floors]
+    return found
+
+
+def _suffix_and_mark(precision: str) -> tuple[str, str]:
+    return ("", "") if precision == "fp32" else (f"_{precision}", f" {precision}")
 
 
 def _own_worker(name: str) -> tuple[str, ...]:

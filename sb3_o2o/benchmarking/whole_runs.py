@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from sb3_o2o.benchmarking import peers as peers_package
-from sb3_o2o.benchmarking.contestants import Competitor, peer_competitors
+from sb3_o2o.benchmarking.contestants import Competitor, own_forms, peer_competitors
 from sb3_o2o.benchmarking.race import Worker, WorkerError
 from sb3_o2o.errors import unknown
 from sb3_o2o.files import whole_file
@@ -75,17 +75,18 @@ def runs_by_name(names: Sequence[str] | None) -> list[WholeRun]:
     return list(RUNS) if names is None else [known[name] for name in names]
 
 
-def competitors(interpreters: Sequence[Path] = ()) -> list[Competitor]:
+def competitors(interpreters: Sequence[Path] = (), precisions: Sequence[str] = ("fp32",)) -> list[Competitor]:
     """
     :param interpreters: Python interpreters of environments that may hold SBX; this one is looked at as well
+    :param precisions: of our matrix products
     :return: ours, eager and compiled, stock Stable-Baselines3, and SBX where there is one
+    :raises ValueError: for an unknown precision, naming the nearest
     """
     script = str(Path(peers_package.__file__).with_name("run_worker.py"))
     own = (sys.executable, script)
     found = [
-        Competitor("ours", "us, eager", (*own, "ours"), "ours", {"compile": False}),
-        Competitor("ours_compiled", "us, compiled", (*own, "ours"), "ours", {"compile": True}, compiles=True),
-        Competitor("sb3", "SB3", (*own, "stable_baselines3"), "stock", {"compile": False}),
+        *own_forms((*own, "ours"), precisions),
+        Competitor("sb3", "SB3", (*own, "stable_baselines3"), "stock"),
     ]
     for peer in peer_competitors(interpreters):
         if peer.key == "sbx":

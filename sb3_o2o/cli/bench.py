@@ -21,6 +21,7 @@ Threads = Annotated[
     typer.Option("--threads", help="CPU threads of each contestant. Default: $OMP_NUM_THREADS, else 1.", min=1),
 ]
 BenchDevice = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
+Precisions = Annotated[str, typer.Option("--precision", help="Of our matrix products, with commas: fp32, bf16.")]
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Folder for the numbers (JSON) and the picture.")
 ]
@@ -36,9 +37,7 @@ def speed(
     updates: Annotated[int, typer.Option("--updates", help="Updates per round.", min=1)] = 40,
     threads: Threads = None,
     device: BenchDevice = "cpu",
-    precision: Annotated[
-        str, typer.Option("--precision", help="Of our matrix products, with commas: fp32, bf16.")
-    ] = "fp32",
+    precision: Precisions = "fp32",
     peers: Annotated[
         list[Path] | None,
         typer.Option(
@@ -150,6 +149,7 @@ def run(
     eval_episodes: Annotated[int, typer.Option("--eval-episodes", help="Episodes of each evaluation.", min=1)] = 10,
     threads: Threads = None,
     device: BenchDevice = "cpu",
+    precision: Precisions = "fp32",
     peers: Annotated[
         list[Path] | None,
         typer.Option(
@@ -180,7 +180,8 @@ def run(
     chosen = [
         replace(each, **changes) for each in whole_runs.runs_by_name(None if runs is None else _names("--runs", runs))
     ]
-    contestants = whole_runs.competitors(peers or ())
+    precisions = _names("--precision", precision)
+    contestants = whole_runs.competitors(peers or (), precisions)
     _check_device(device)
     _prepare_folder(out)
     threads = _threads(threads)
@@ -196,6 +197,7 @@ def run(
     console.print(where, markup=False, highlight=False)
     if out is not None:
         settings = {**changes, "threads": threads, "device": device, "runs": [each.name for each in chosen]}
+        settings["precision"] = precisions
         report.write_json(out / "run.json", whole_runs.to_document(results, _about(machine, settings)))
         whole_runs.draw(out / "run.png", results, where)
         console.print(f"\nNumbers: {out / 'run.json'}   picture: {out / 'run.png'}", soft_wrap=True)

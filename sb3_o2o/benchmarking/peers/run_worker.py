@@ -27,7 +27,7 @@ def model_and_evaluation(name: str, work: dict[str, Any], options: dict[str, Any
     """
     :param name: of a library
     :param work: a run
-    :param options: ``compile``, ``device``, and a ``folder`` for evaluations
+    :param options: ``compile``, ``precision``, ``device``, and a ``folder`` for evaluations
     :return: its SAC, ready to learn, and its evaluation as its users have it
     """
     networks: dict[str, Any] = {"net_arch": list(work["hidden"]), "n_critics": work["n_critics"]}
@@ -53,6 +53,7 @@ def model_and_evaluation(name: str, work: dict[str, Any], options: dict[str, Any
             n_critics=networks.pop("n_critics"),
             policy_kwargs=networks,
             compile=options["compile"],
+            precision=options["precision"],
             device=options["device"],
             **arguments,
         )
