@@ -8,12 +8,12 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_origin
 
 import typer
 import yaml
 
-from sb3_o2o import O2OPPO, O2OSAC, O2OTD3
+from sb3_o2o import O2OPPO, O2OSAC, O2OTD3, kinds
 from sb3_o2o.cli import app
 from sb3_o2o.finetuning import FineTuningCallback
 from sb3_o2o.recipes import list_recipes, load_recipe
@@ -39,6 +39,7 @@ def write_all(folder: Path) -> None:
     (folder / "commands.md").write_text("\n".join(commands_page()) + "\n")
     (folder / "objectives.md").write_text("\n".join(objectives_page()) + "\n")
     (folder / "combinations.md").write_text("\n".join(combinations_page()) + "\n")
+    (folder / "kinds.md").write_text("\n".join(kinds_table()) + "\n")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Iterator[str]:
@@ -188,6 +189,15 @@ def _commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
         return
     for key, child in children.items():
         yield from _commands(child, f"{name} {key}")
+
+
+def kinds_table() -> Iterator[str]:
+    """The names that stand for types in signatures, and what they allow."""
+    named = {name: each for name, each in vars(kinds).items() if get_origin(each) is Annotated}
+    yield from table(
+        ("name", "what the argument must be"),
+        [(f"`{name}`", str(each.__metadata__[0])) for name, each in named.items()],
+    )
 
 
 # -- what goes with what -----------------------------------------------------------------------------------------------

@@ -3,13 +3,14 @@ The pages of ``docs/``: blocks run in the order of their page, commands are unde
 which are marked ``py``, are shown and not run.
 """
 
+import importlib
 import inspect
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from public_api import Public
+from public_api import PACKAGES, Public
 from public_api import public as callables
 from reader import GENERATED, ROOT, blocks, commands, parse, paste
 
@@ -72,6 +73,16 @@ def test_every_method_has_a_page() -> None:
     """Recipes' names appear on the pages of methods."""
     text = "\n".join(path.read_text() for path in (DOCS / "methods").glob("*.md"))
     assert [name for name in list_recipes() if f"`{name}`" not in text] == []
+
+
+def test_everything_public_is_in_the_reference() -> None:
+    """What users import, by the packages that have a list of it, and the modules of formulas."""
+    text = "".join(path.read_text() for path in (DOCS / "api").glob("*.md"))
+    documented = set(re.findall(r"^\.\. auto(?:module|class|exception):: sb3_o2o\.([\w.]+)$", text, re.M))
+    assert {package[1:] for package in PACKAGES if package} - documented <= {"algorithms"}
+    assert set(sb3_o2o.algorithms.__all__) & {"O2OSAC", "O2OTD3", "O2OPPO"} <= documented
+    rooms = (importlib.import_module(f"sb3_o2o.{room}") for room in documented if room.islower())
+    assert set(sb3_o2o.__all__) - {name for room in rooms for name in dir(room)} - documented == {"__version__"}
 
 
 def public() -> list[tuple[str, Any]]:
