@@ -13,7 +13,7 @@ CHECKED := sb3_o2o examples tests benchmarks
 # Peers live in environments of their own: d3rlpy pins another Gymnasium.
 PEER_ENVIRONMENTS := .venv-sbx .venv-d3rlpy
 
-.PHONY: help docs combinations notebooks demo bench-peers test lint type pytest torture regression format clean
+.PHONY: help docs tables combinations notebooks demo bench-peers test lint type pytest torture regression format clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -45,6 +45,9 @@ torture: $(VENV)/.installed-dev ## N runs of all recipes, killed at random momen
 
 regression: $(VENV)/.installed-dev ## does this code still learn as well? Two recipes, two datasets, three seeds, beside the stored ones
 	$(TEST_ENV) $(BIN)/python benchmarks/regression.py --workers $(WORKERS) $(ARGS)
+
+tables: $(VENV)/.installed-dev ## the tables on the pages of methods, again from stored runs, recipes and combinations.json
+	$(BIN)/python docs/method_tables.py
 
 combinations: $(VENV)/.installed-dev ## what goes with what, asked of the code, in docs/combinations.json: make combinations ARGS='wsrl awac' for a part
 	$(TEST_ENV) $(BIN)/python tests/combinations.py $(ARGS)

@@ -75,6 +75,38 @@ def test_every_method_has_a_page() -> None:
     assert [name for name in list_recipes() if f"`{name}`" not in text] == []
 
 
+METHODS = [name for name in NAMES if name.startswith("methods/") and not name.endswith(("index.md", "smoke.md"))]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_says_all_of_it(name: str) -> None:
+    text = (DOCS / name).read_text()
+    idea, *sections = re.split(r"^## ", text, flags=re.M)
+    assert re.search(r"\]\(https://arxiv\.org|, ICML", idea)
+    assert "$" in idea
+    parts = ["Arguments", "When to use it", "What differs from paper and code", "Can I use it?", "Numbers"]
+    assert [part.partition("\n")[0] for part in sections if part.partition("\n")[0] in parts] == parts
+    assert "**Yes:** " in text
+    assert "**No:** " in text
+
+
+def test_tables_of_methods_say_what_runs_recipes_and_the_code_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``make tables`` writes them; here nothing is left for it to write."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    tables = importlib.import_module("method_tables")
+    assert [path.name for path in tables.PAGES if tables.rewritten(path.read_text()) != path.read_text()] == []
+    iql = (DOCS / "methods" / "iql.md").read_text()
+    assert "| `objective_kwargs.expectile` | `0.7` |" in iql
+    assert tables.rewritten(iql.replace("`0.7`", "`0.8`")) == iql
+    shown = [
+        name
+        for path in tables.PAGES
+        for names in re.findall("<!-- runs: (.*) -->", path.read_text())
+        for name in names.split()
+    ]
+    assert sorted([*shown, "sac", "td3"]) == sorted(list_recipes())
+
+
 def test_everything_public_is_in_the_reference() -> None:
     """What users import, by the packages that have a list of it, and the modules of formulas."""
     text = "".join(path.read_text() for path in (DOCS / "api").glob("*.md"))
