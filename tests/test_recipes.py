@@ -33,7 +33,8 @@ from sb3_o2o.objectives import CQLObjective
 from sb3_o2o.recipes import RUN_KEYS, Recipe, environment_id, list_recipes, load_recipe, recipe_folder
 from sb3_o2o.recipes.building import build_model
 
-O2O = ["o2sac", "o2sac_expert", "o2sac_expert_interval", "o2sac_interval", "o2sac_utd10", "o2td3", "o2td3_expert"]
+O2O = ["o2sac", "o2sac_expert", "o2sac_expert_interval", "o2sac_interval", "o2sac_utd10"]
+O2O += ["o2td3", "o2td3_expert", "o2td3_expert_interval", "o2td3_interval"]
 OPT = ["opt_iql", "opt_sac", "opt_spot", "opt_td3"]
 SO2 = ["edac", "sac_n", "so2", "so2_paper"]
 O2PPO = ["o2ppo", "o2ppo_expert"]
@@ -218,7 +219,7 @@ SPARSE_MAZES, DENSE_MAZES = (
 )
 SPARSE_HANDS, DENSE_HANDS = registered("AdroitHand", HANDS, 1, sparse="Sparse")
 #: recipes for one kind of data on MuJoCo
-MUJOCO_ONLY = ["o2ppo_expert", "o2sac_expert", "o2sac_expert_interval", "o2td3_expert"]
+MUJOCO_ONLY = ["o2ppo_expert", "o2sac_expert", "o2sac_expert_interval", "o2td3_expert", "o2td3_expert_interval"]
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - set(MUJOCO_ONLY)))
@@ -371,6 +372,11 @@ def test_opt_by_domain(name: str, env_id: str, kappa: tuple[float, float, int]) 
         ("o2td3_expert", "Walker2d-v5", (2.5e-5, 6.25e-4), None, 1.0, 500_000),
         ("o2td3", "AntMaze_UMaze-v5", (0.0025, 0.04), None, 1.0, 1_000_000),
         ("o2td3", "AntMaze_Medium-v5", (0.0025, 0.04), None, 1.0, 500_000),
+        ("o2td3_interval", "Hopper-v5", (0.0025, 0.01), None, 1.0, 500_000),
+        ("o2td3_interval", "AntMaze_UMaze-v5", (0.0025, 0.01), None, 1.0, 1_000_000),
+        ("o2td3_interval", "AntMaze_Medium-v5", (0.0025, 0.01), None, 1.0, 500_000),
+        ("o2td3_expert_interval", "HalfCheetah-v5", (2.5e-5, 1.5625e-4), None, 1.0, 500_000),
+        ("o2td3_expert_interval", "Walker2d-v5", (2.5e-5, 1.5625e-4), None, 1.0, 500_000),
     ],
 )
 def test_reconstruction_by_domain(
@@ -402,6 +408,12 @@ def test_reconstruction_by_domain(
         ("o2sac_interval", "AntMaze_Large-v5", 5000, None),
         ("o2sac_expert_interval", "Walker2d-v5", 1000, None),
         ("o2sac_expert_interval", "Hopper-v5", 10_000, 0.25),
+        ("o2td3_interval", "Hopper-v5", 1000, None),
+        ("o2td3_interval", "AntMaze_UMaze-v5", 5000, None),
+        ("o2td3_interval", "AntMaze_Medium-v5", 5000, None),
+        ("o2td3_expert_interval", "HalfCheetah-v5", 1000, None),
+        ("o2td3_expert_interval", "Hopper-v5", 10_000, 0.25),
+        ("o2td3_expert_interval", "Walker2d-v5", 10_000, 0.25),
     ],
 )
 def test_references_at_intervals_by_domain(name: str, env_id: str, interval: int, clipped: float | None) -> None:

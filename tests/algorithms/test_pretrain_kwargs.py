@@ -335,6 +335,7 @@ def norms(model: Any) -> int:
         ("o2sac", "AntMaze_Medium-v5", (1e-4, 3e-4, 1e-4, 2, 0), (1e-4, 3e-4, 3e-4, 1, 5)),
         ("o2sac", "AntMaze_UMaze-v5", (1e-4, 3e-4, 1e-4, 2, 0), (1e-4, 3e-4, 3e-4, 1, 5)),
         ("o2td3", "Hopper-v5", (3e-4, 3e-4, None, 2, 0), (1e-4, 3e-4, None, 2, 2)),
+        ("o2td3_expert_interval", "Hopper-v5", (3e-4, 3e-4, None, 2, 0), (1e-4, 3e-4, None, 2, 2)),
         ("o2td3_expert", "Hopper-v5", (3e-4, 3e-4, None, 2, 0), (1e-4, 3e-4, None, 2, 2)),
         ("o2td3", "AntMaze_UMaze-v5", (3e-4, 3e-4, None, 2, 0), (1e-4, 3e-4, None, 2, 0)),
     ],
