@@ -17,7 +17,7 @@ from sb3_o2o.objectives import PPO_OBJECTIVES, SAC_OBJECTIVES, TD3_OBJECTIVES, B
 
 #: objectives that have a TD target, with what builds a model for them
 WITH_TARGETS = [(make, "sac"), (make, "cql"), (make, "calql"), (make, "iql")]
-WITH_TARGETS += [(make, "sac_n"), (make, "edac"), (make, "awac")]
+WITH_TARGETS += [(make, "sac_n"), (make, "edac"), (make, "awac"), (make, "sac_ml")]
 WITH_TARGETS += [(make_td3, "td3"), (make_td3, "td3_bc"), (make_td3, "iql"), (make_td3, "rebrac")]
 TARGETS_OF_ONE_ACTION = ("iql", "td3", "td3_bc", "awac", "rebrac")
 ALL = [(make, name) for name in SAC_OBJECTIVES] + [(make_td3, name) for name in TD3_OBJECTIVES]

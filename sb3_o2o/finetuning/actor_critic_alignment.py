@@ -10,6 +10,7 @@ import torch as th
 from sb3_o2o.checked import checked
 from sb3_o2o.finetuning.reference import _FrozenPolicyCallback
 from sb3_o2o.kinds import Count, NotNegative, Positive
+from sb3_o2o.objectives import SACMLObjective
 from sb3_o2o.objectives import finetuning_functional as FF
 
 if TYPE_CHECKING:
@@ -28,14 +29,16 @@ class ActorCriticAlignment(_FrozenPolicyCallback):
 
     w falls with the environment steps, so that the critics come to stand for themselves.
 
-    The paper initialises R by a network Z(s) that its pre-training has fitted to the soft Bellman equation. Here R
-    starts afresh, with the weights of the action in its first layer at zero; what Z would have known R learns online.
+    R begins as the network Z(s) that the paper's pre-training fits to the soft Bellman equation
+    (:class:`~sb3_o2o.objectives.SACMLObjective`, ``objective="sac_ml"``), with the weights of the action in its first
+    layer at zero. Where something else has made the policy there is no Z, and R starts afresh, without that slope all
+    the same: what Z would have known it learns online.
 
     :param weight: w at the first step of the fine-tuning run, >= 0
     :param end_weight: from ``anneal_steps`` on, >= 0; 0.5 for medium data and mazes, 1 for expert data, 0 for random
     :param anneal_steps: environment steps in between, > 0; 40,000 for medium data
     :param n_stds: k, > 0; 7 for medium data, 15 for expert data, 3 for mazes
-    :param fresh_critics: begin with R as above; False goes on with the offline critics
+    :param fresh_critics: begin with R as above; False goes on with the offline critics as they are
     :raises ValueError: for a number out of range, or a policy without a density
     """
 
@@ -78,11 +81,24 @@ class ActorCriticAlignment(_FrozenPolicyCallback):
         super()._on_training_start()
         self.current_weight = self.current_weight.to(model.device)
         if is_new and self.policy is not None and self.fresh_critics:
-            model.renew_critics()
-            first: Any = model.critic.ensemble.layers[0]  # type: ignore[attr-defined]
-            with th.no_grad():
-                first.weight[:, -model.action_dim :] = 0.0
-            model.copy_to_targets()
+            self._begin_critics()
+
+    @th.no_grad()
+    def _begin_critics(self) -> None:
+        """Critics without a slope along the action: Z where there is one, else fresh."""
+        model: Any = self.model
+        model.renew_critics()
+        ensemble = model.critic.ensemble
+        first = ensemble.layers[0]
+        first.weight[:, -model.action_dim :] = 0.0
+        if isinstance(model.offline_objective, SACMLObjective):
+            learned = model.offline_objective.partition.state_dict()
+            weight = learned.pop("layers.0.weight")
+            first.weight[:, : weight.shape[1]] = weight
+            ensemble.load_state_dict({**ensemble.state_dict(), **learned})
+            # what Z reads
+            model.critic.features_extractor.load_state_dict(model.actor.features_extractor.state_dict())
+        model.copy_to_targets()
 
     def before_updates(self) -> None:
         """The weight is that of the step."""

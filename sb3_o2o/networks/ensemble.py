@@ -190,13 +190,18 @@ class EnsembleMLP(nn.Module):
         return th.stack(hidden).squeeze(-1)
 
     @checked
-    def keep_first(self, n_members: Count) -> None:
+    def keep_first(self, n_members: Count, optimizer: th.optim.Optimizer | None = None) -> None:
         """
         Drop all members but the first ones, in place: the parameters stay the same objects.
 
         :param n_members: members to keep, at most as many as there are
+        :param optimizer: whose moments are cut likewise
         """
         for parameter in self.parameters():
+            moments = {} if optimizer is None else optimizer.state.get(parameter, {})
+            for name, value in moments.items():
+                if value.shape == parameter.shape:  # not the number of steps
+                    moments[name] = value[:n_members].clone()
             parameter.data, parameter.grad = parameter.data[:n_members].clone(), None
         self.n_members = n_members
 
@@ -293,13 +298,7 @@ class EnsembleCritic(BaseModel):
 
         :param n_critics: members to keep, at most as many as there are
         """
-        states = getattr(self, "optimizer", None)
-        for parameter in self.ensemble.parameters():
-            moments = {} if states is None else states.state.get(parameter, {})
-            for name, value in moments.items():
-                if value.shape == parameter.shape:  # not the number of steps
-                    moments[name] = value[:n_critics].clone()
-        self.ensemble.keep_first(n_critics)
+        self.ensemble.keep_first(n_critics, getattr(self, "optimizer", None))
         self.n_critics = n_critics
 
     def features(self, obs: PyTorchObs) -> th.Tensor:

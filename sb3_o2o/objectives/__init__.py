@@ -30,6 +30,7 @@ from sb3_o2o.objectives.ppo_objectives import (
     PPOIQLObjective,
 )
 from sb3_o2o.objectives.rebrac import ReBRACObjective
+from sb3_o2o.objectives.sac_ml import SACMLObjective
 from sb3_o2o.objectives.spot import SPOTObjective
 from sb3_o2o.objectives.td3_bc import TD3BCObjective
 from sb3_o2o.objectives.td3_objective import TD3Objective
@@ -45,6 +46,7 @@ SAC_OBJECTIVES: dict[str, type[Objective]] = {
     "edac": EDACObjective,
     "iql": IQLObjective,
     "awac": AWACObjective,
+    "sac_ml": SACMLObjective,
 }
 #: objectives that TD3 can minimise
 TD3_OBJECTIVES: dict[str, type[Objective]] = {
@@ -167,6 +169,7 @@ __all__ = [
     "ReBRACObjective",
     "ReevaluationObjective",
     "SACLearner",
+    "SACMLObjective",
     "SACNObjective",
     "SACObjective",
     "SPOTObjective",

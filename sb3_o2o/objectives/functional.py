@@ -225,6 +225,23 @@ def td3_bc_loss(
     return (actions - data_actions).pow(2).mean(dim=-1) - weight * values, weight
 
 
+def sac_ml_loss(
+    values: th.Tensor, entropy_costs: th.Tensor, log_likelihoods: th.Tensor, value_weight: float
+) -> tuple[th.Tensor, th.Tensor]:
+    """
+    SAC+ML's actor loss ``lambda (alpha log pi(b|s) - Q(s, b)) - log pi(a|s)`` with ``lambda = k / mean |Q|``, not
+    differentiated (Yu and Zhang 2023, as in its code).
+
+    :param values: Q of the policy's actions b, ``(B,)``
+    :param entropy_costs: ``alpha log pi(b|s)``, likewise
+    :param log_likelihoods: of the dataset's actions a, likewise
+    :param value_weight: k
+    :return: loss per sample, ``(B,)``; and lambda, scalar
+    """
+    weight = value_weight / values.detach().abs().mean()
+    return weight * (entropy_costs - values) - log_likelihoods, weight
+
+
 def behaviour_distance(actions: th.Tensor, data_actions: th.Tensor) -> th.Tensor:
     """
     What ReBRAC takes off values and adds to losses: ``|a - a_data|^2``, summed over dimensions (Tarasov et al. 2023,

@@ -62,6 +62,8 @@ class Objective(nn.Module):
     tunes_ent_coef: ClassVar[bool] = False
     #: its modules that hold values, by name
     value_networks: ClassVar[tuple[str, ...]] = ()
+    #: its modules that are made as the critics are, by name: they begin anew where these get another shape
+    critic_like: ClassVar[tuple[str, ...]] = ()
     #: hooks that have nothing to change here, because this objective never asks for what they change
     unused_hooks: ClassVar[tuple[str, ...]] = ()
     #: what its arguments are tuned in, by name; those that are missing are not tuned unless the user says in what
@@ -121,6 +123,13 @@ class Objective(nn.Module):
 
     def forget_values(self) -> None:
         """Start afresh with what this objective itself has learned of values."""
+
+    def keep_first(self, n_critics: int) -> None:
+        """
+        The ensemble of critics is cut; so is what this objective has for each of them.
+
+        :param n_critics: members to keep
+        """
 
     # -- a second set of critics -----------------------------------------------------------------------------------
 

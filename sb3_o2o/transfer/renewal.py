@@ -101,10 +101,16 @@ def _give_objective(learned: Objective, fresh: Objective, kept: Kept) -> None:
     if type(learned) is not type(fresh):
         return
 
-    def goes_on(name: str) -> bool:
-        return kept.critic or name.split(".")[0] not in fresh.value_networks
-
     state = learned.state_dict()
+    before, now = ({(name, value.shape) for name, value in each.items()} for each in (state, fresh.state_dict()))
+    other = {name.split(".")[0] for name, _ in before ^ now}
+
+    def goes_on(name: str) -> bool:
+        module = name.split(".")[0]
+        if module in fresh.critic_like:
+            return module not in other
+        return kept.critic or module not in fresh.value_networks
+
     fresh.load_state_dict({name: state[name] if goes_on(name) else own for name, own in fresh.state_dict().items()})
     for name, optimizer in fresh.optimizers.items():
         if goes_on(name):
@@ -197,6 +203,8 @@ def keep_critics(model: Any, n_critics: int) -> None:
     policy: Any = model.policy
     policy.critic.keep_first(n_critics)
     policy.critic_target.keep_first(n_critics)
+    for objective in {model.offline_objective, model.finetuning_objective}:
+        objective.keep_first(n_critics)
     model.n_critics = policy.critic_kwargs["n_critics"] = n_critics
     if "n_critics" in model.policy_kwargs:
         model.policy_kwargs = {**model.policy_kwargs, "n_critics": n_critics}

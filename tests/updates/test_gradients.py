@@ -33,6 +33,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "policy_kwargs": {"net_arch": [8], "n_actors": 2, "norm_after_activation": True},
         "critic_layer_norm": True,
     },
+    "sac_ml": {"objective": "sac_ml", "n_critics": 3},
     "bc": {"objective": "bc"},
     "bc_mse": {"objective": "bc", "objective_kwargs": {"loss": "mse"}},
 }
