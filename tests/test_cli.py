@@ -457,7 +457,7 @@ class TestEvaluate:
         shutil.copy(pretrained / "offline" / "model.zip", "model.zip")
         model = "model.zip"
         assert "add --env" in fails("evaluate", model)
-        assert "was trained with observation_space" in fails("evaluate", model, "--env", tiny.GOAL)
+        assert "with other observations than TinyGoal-v0 has" in fails("evaluate", model, "--env", tiny.GOAL)
         Path("broken.zip").write_bytes(b"nonsense")
         assert "not a zip file" in fails("evaluate", "broken.zip", "--env", tiny.BOX)
         assert "no saved model" in fails("evaluate", "nowhere", "--env", tiny.BOX)

@@ -12,9 +12,9 @@ from sb3_o2o.data import OfflineDataset
 from sb3_o2o.diagnostics import mean_window_tau, on_policy_q_values
 from sb3_o2o.diagnostics.measure import mean_or_nan
 from sb3_o2o.evaluation import evaluate
+from sb3_o2o.evaluation.spaces_compared import check_acts_in
 from sb3_o2o.runs.environments import Environment
 from sb3_o2o.runs.references import reference_for
-from sb3_o2o.runs.saved_policies import check_spaces
 from sb3_o2o.transfer.archive import ALGORITHMS_BY_FAMILY
 
 #: states whose neighbours are looked at, transitions that may be neighbours, and neighbours of each
@@ -70,8 +70,7 @@ class Survey:
         """
         env = self.environment.make_vectorised(min(n_episodes, 16), self.seed)
         try:
-            if isinstance(policy, BaseAlgorithm):
-                check_spaces(policy, env, self.environment.id)
+            check_acts_in("The policy", policy, env, self.environment.id)
             result = evaluate(policy, env, n_episodes, reference=self.reference, seed=self.seed)
         finally:
             env.close()

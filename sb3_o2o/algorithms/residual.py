@@ -12,8 +12,7 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize, VecTransposeImage
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_o2o.checked import checked
 from sb3_o2o.kinds import ENVIRONMENT, FUNCTION, NOTHING, PATH, Share, instance, kind
@@ -204,7 +203,7 @@ def opened(what: str, policy: Any, observations: spaces.Space, actions: spaces.B
             raise unknown_family(path)
     if isinstance(policy, BaseAlgorithm | BasePolicy):
         name = f"The {what} ({type(policy).__name__})"
-        check_spaces(name, policy.observation_space, policy.action_space, _transposed(observations), actions)
+        check_spaces(name, policy.observation_space, policy.action_space, observations, actions)
     seen = Seen.by(policy, path, None, vec_normalize)
     return Acting(policy, actions, seen.normalizer)
 
@@ -279,12 +278,3 @@ def _to_unit(actions: np.ndarray, space: Any) -> np.ndarray:
 def _from_unit(actions: np.ndarray, space: Any) -> np.ndarray:
     executed = space.low + 0.5 * (actions + 1.0) * (space.high - space.low)
     return np.clip(executed, space.low, space.high).astype(space.dtype)
-
-
-def _transposed(space: spaces.Space) -> spaces.Space:
-    """Images as Stable-Baselines3's models see them, channels first."""
-    if isinstance(space, spaces.Dict):
-        return spaces.Dict({key: _transposed(each) for key, each in space.spaces.items()})
-    if isinstance(space, spaces.Box) and is_image_space(space) and not is_image_space_channels_first(space):
-        return VecTransposeImage.transpose_space(space)
-    return space

@@ -35,8 +35,9 @@ def collect(
     from sb3_o2o.data.collect import collect as collect_dataset
     from sb3_o2o.data.collect import refuse_taken
     from sb3_o2o.evaluation import reference_score
+    from sb3_o2o.evaluation.spaces_compared import check_acts_in
     from sb3_o2o.runs.environments import Environment, import_named
-    from sb3_o2o.runs.saved_policies import check_spaces, load_policy
+    from sb3_o2o.runs.saved_policies import load_policy
 
     if (n_steps is None) == (n_episodes is None):
         raise typer.BadParameter("give one of --n-steps and --n-episodes", param_hint="--n-steps")
@@ -46,7 +47,7 @@ def collect(
     import_named(env)
     environment = Environment(env).make()
     if model is not None:
-        check_spaces(model, environment, env)
+        check_acts_in("The policy", model, environment, env)
     acting_threads(threads)
     reference = reference_score(env)
     dataset = collect_dataset(

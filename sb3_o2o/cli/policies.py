@@ -51,8 +51,9 @@ def evaluate(
     A model file in a run folder is evaluated as the run was: in its environment, with its wrappers and references.
     """
     from sb3_o2o.evaluation import evaluate as evaluate_policy
+    from sb3_o2o.evaluation.spaces_compared import check_acts_in
     from sb3_o2o.evaluation.video import check_video, draw_without_a_screen
-    from sb3_o2o.runs.saved_policies import check_spaces, load_policy
+    from sb3_o2o.runs.saved_policies import load_policy
 
     if video is not None:
         check_video(video)
@@ -61,7 +62,7 @@ def evaluate(
     environment = _environment(model, env, run)
     acting_threads(threads)
     with _opened(environment, episodes, seed, video) as (vec_env, film):
-        check_spaces(policy, vec_env, environment.id)
+        check_acts_in("The policy", policy, vec_env, environment.id)
         reference = _reference(run, environment)
         with console.status(f"Running {episodes} episodes of {environment.id} …"):
             result = evaluate_policy(

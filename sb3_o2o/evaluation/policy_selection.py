@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -24,6 +23,7 @@ from sb3_o2o.evaluation.evaluate import (
 )
 from sb3_o2o.evaluation.rollouts import seeds_of_episodes
 from sb3_o2o.evaluation.scores import ReferenceScore
+from sb3_o2o.evaluation.spaces_compared import check_acts_in
 from sb3_o2o.kinds import Count, Seed, kind
 
 _CANDIDATES = kind(
@@ -143,7 +143,7 @@ def select_policy(
         vec_env = side_by_side(env, max(share for _, share in rounds), n_envs)
         try:
             for name, policy in candidates.items():
-                _check_spaces(name, policy, vec_env)
+                check_acts_in(f"Candidate {name!r}", policy, vec_env, "the environment")
             played = _halve(candidates, vec_env, rounds, deterministic, reference, seed)
         finally:
             if vec_env is not env and not isinstance(env, gym.Env):
@@ -186,18 +186,3 @@ def _halve(
 
 def _returns(evaluations: Sequence[Evaluation]) -> NDArray[np.float64]:
     return np.concatenate([each.returns for each in evaluations])
-
-
-def _check_spaces(name: str, policy: Any, env: VecEnv) -> None:
-    """:raises ValueError: if a policy says that it was trained with something else"""
-    for which in ("observation_space", "action_space"):
-        trained, here = getattr(policy, which, None), getattr(env, which)
-        if trained is not None and _shape(trained) != _shape(here):
-            raise ValueError(f"Candidate {name!r} was trained with {which} {trained}, and the environment's is {here}.")
-
-
-def _shape(space: spaces.Space[Any]) -> Any:
-    """What two spaces have to share; images may have their channels first or last."""
-    if isinstance(space, spaces.Dict):
-        return {key: _shape(each) for key, each in space.spaces.items()}
-    return type(space), sorted(space.shape or ())

@@ -22,16 +22,3 @@ def load_policy(path: str, trust: bool = False) -> tuple[Any, RunConfig | None]:
     if model is None:
         raise ValueError(f"{path} holds a model of an algorithm that is not known here: load it in Python.")
     return model, None if run is None else run.read_config()
-
-
-def check_spaces(policy: Any, env: Any, env_id: str) -> None:
-    """
-    :param policy: a model of Stable-Baselines3's
-    :param env: where it is to act
-    :param env_id: its id
-    :raises ValueError: the policy was trained with other shapes or kinds of observations or actions
-    """
-    for name in ("observation_space", "action_space"):
-        trained, here = getattr(policy, name), getattr(env, name)
-        if trained.shape != here.shape or type(trained) is not type(here):
-            raise ValueError(f"The policy was trained with {name} {trained}, but {env_id} has {here}.")

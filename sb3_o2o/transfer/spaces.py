@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_o2o.evaluation.spaces_compared import differences
 from sb3_o2o.transfer.archive import saved_spaces
 
 
@@ -20,24 +20,20 @@ def check_spaces(
     env_actions: spaces.Space,
 ) -> None:
     """
-    Bounds and data types of observations may differ, as they do between wrappers, and so may bounds of actions.
-
     :param name: of the source, for the message
     :param observations: space that the source acts on; None where it is not known
     :param actions: space that it acts in, likewise
-    :param env_observations: the environment's observations, after the wrappers of Stable-Baselines3
+    :param env_observations: the environment's observations
     :param env_actions: the environment's actions
-    :raises ValueError: naming what differs, if keys, shapes or kinds do
+    :raises ValueError: naming what differs, see :func:`~sb3_o2o.evaluation.spaces_compared.difference`
     """
-    for what, theirs, ours in (("observations", observations, env_observations), ("actions", actions, env_actions)):
-        problem = "" if theirs is None else difference(theirs, ours)
-        if problem:
-            raise ValueError(
-                f"{name} and the environment differ in their {what}: {problem}. So its networks can neither be copied "
-                "nor asked for actions to clone: use the environment and wrappers that it was trained with, or pass "
-                "a function from the environment's observations to its actions. "
-                f"Source: {theirs}; environment: {ours}."
-            )
+    for what, problem, theirs, ours in differences((observations, actions), (env_observations, env_actions)):
+        raise ValueError(
+            f"{name} and the environment differ in their {what}: {problem}. So its networks can neither be copied "
+            "nor asked for actions to clone: use the environment and wrappers that it was trained with, or pass "
+            "a function from the environment's observations to its actions. "
+            f"Source: {theirs}; environment: {ours}."
+        )
 
 
 def saved_model_fits(
@@ -60,28 +56,6 @@ def saved_model_fits(
     others = {name: space for there, (name, space) in named if there is not None and there != space}
     fits = theirs[1] is None or same_bounds(theirs[1], env.action_space)
     return fits, {**custom_objects, **others} if fits else custom_objects
-
-
-def difference(theirs: spaces.Space, ours: spaces.Space) -> str:
-    """
-    :param theirs: a space of the source
-    :param ours: the environment's
-    :return: what differs beside bounds and data type; nothing if they fit
-    """
-    if isinstance(theirs, spaces.Dict) and isinstance(ours, spaces.Dict):
-        if set(theirs.spaces) != set(ours.spaces):
-            return f"the keys are {sorted(theirs.spaces)} and {sorted(ours.spaces)}"
-        found = {key: difference(subspace, ours.spaces[key]) for key, subspace in theirs.spaces.items()}
-        return ", ".join(f"of {key!r} {problem}" for key, problem in found.items() if problem)
-    if type(theirs) is not type(ours):
-        return f"one is a {type(theirs).__name__}, the other a {type(ours).__name__}"
-    if theirs.shape != ours.shape:
-        return f"the shapes are {theirs.shape} and {ours.shape}"
-    if not isinstance(theirs, spaces.Box):
-        return "" if theirs == ours else "the numbers of choices are not the same"
-    if is_image_space(theirs) != is_image_space(ours):  # SB3 divides images by 255
-        return "one is an image of 0 to 255, the other is not"
-    return ""
 
 
 def same_bounds(theirs: spaces.Space, ours: spaces.Space) -> bool:

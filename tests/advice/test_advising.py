@@ -228,7 +228,7 @@ def test_errors(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
     assert "does not say which environment it is for: add env" in fails("advise", tmp_path / "log.npz")
     assert "no saved model and no run folder at 'nowhere'" in fails("advise", dataset, "nowhere")
     small(tiny.GOAL).save(tmp_path / "goal")
-    assert "The policy was trained with observation_space" in fails("advise", dataset, tmp_path / "goal.zip")
+    assert "The policy was trained with other observations than" in fails("advise", dataset, tmp_path / "goal.zip")
     with pytest.raises(ValueError, match="policy of advise must be a path, a model"):
         advise(dataset, 3)
     with pytest.raises(ValueError, match="Did you mean 'fraction'"):

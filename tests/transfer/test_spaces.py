@@ -16,7 +16,6 @@ from toy_tasks import FAST, FAST_PPO, Drift, arrays, dataset, make, vec
 
 from sb3_o2o import O2OPPO, O2OSAC, O2OTD3, UntrustedError
 from sb3_o2o.data import OfflineDataset
-from sb3_o2o.transfer import spaces as comparison
 
 ALGORITHMS = [O2OSAC, O2OTD3]
 
@@ -137,28 +136,6 @@ def test_a_policy_without_its_model_is_compared_as_well(algorithm: Any) -> None:
     policy = stock(PPO, Drift(True), "MultiInputPolicy").policy
     with pytest.raises(ValueError, match="one is a Dict, the other a Box"):
         algorithm.load_offline(policy, env=Drift(), dataset=dataset(), pretrain_steps=1, **rest)
-
-
-IMAGE = spaces.Box(0, 255, (3, 40, 40), np.uint8)
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "expected"),
-    [
-        (IMAGE, IMAGE, ""),
-        (IMAGE, spaces.Box(0.0, 1.0, IMAGE.shape, np.float32), "one is an image of 0 to 255, the other is not"),
-        (spaces.Discrete(3), spaces.Discrete(3), ""),
-        (spaces.Discrete(3), spaces.Discrete(4), "the numbers of choices are not the same"),
-        (spaces.Discrete(3), IMAGE, "one is a Discrete, the other a Box"),
-        (
-            spaces.Dict(a=IMAGE, b=spaces.Box(0, 1, (2,))),
-            spaces.Dict(a=IMAGE, b=spaces.Box(0, 1, (3,))),
-            "of 'b' the shapes are (2,) and (3,)",
-        ),
-    ],
-)
-def test_what_differs(one: spaces.Space, other: spaces.Space, expected: str) -> None:
-    assert comparison.difference(one, other) == expected
 
 
 # -- actions -------------------------------------------------------------------------------------------------------
