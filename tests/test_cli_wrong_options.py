@@ -194,12 +194,13 @@ OTHERS = [
     ("demo --warmup 10 --steps 10", "--warmup 10 leaves no step of --steps 10"),
     ("demo --set n_critics=1", "n_critics"),
     ("bench speed --rows nope", "Unknown row 'nope'"),
-    ("bench speed --rows ,", "--rows names nothing"),
+    ("bench speed --rows ,", "--rows takes names with commas between them, got ','"),
     ("bench speed --rows sac --precision fp8", "Unknown precision 'fp8'"),
-    ("bench speed --rows sac --precision ''", "--precision names nothing"),
+    ("bench speed --rows sac --precision ''", "--precision takes names with commas between them, got ''"),
+    ("bench speed --rows sac,,wsrl", "--rows takes names with commas between them, got 'sac,,wsrl'"),
     ("bench speed --rows sac --device tpu", "Unknown device 'tpu'"),
     ("bench run --runs nope", "Unknown run 'nope'"),
-    ("bench run --runs ''", "--runs names nothing"),
+    ("bench run --runs ''", "--runs takes names with commas between them, got ''"),
     ("bench run --steps 7 --eval-freq 3", "--steps 7 must be a multiple of --eval-freq 3"),
 ]
 

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from sb3_o2o.cli.console import FriendlyGroup, console, error_console
+from sb3_o2o.cli.shared_options import comma_separated
 
 bench_app = typer.Typer(
     cls=FriendlyGroup, no_args_is_help=True, help="How fast this machine is: updates beside other libraries', the loop."
@@ -61,8 +62,8 @@ def speed(
     from sb3_o2o.benchmarking.work import rows_by_name
     from sb3_o2o.runs.machine import describe_machine
 
-    chosen = rows_by_name(None if rows is None else _names("--rows", rows))
-    competitors = [*own_competitors(_names("--precision", precision)), *peer_competitors(peers or ())]
+    chosen = rows_by_name(comma_separated("--rows", rows))
+    competitors = [*own_competitors(comma_separated("--precision", precision)), *peer_competitors(peers or ())]
     _check_device(device)
     _prepare_folder(out)
     threads = _threads(threads)
@@ -84,7 +85,7 @@ def speed(
     console.print(where, markup=False, highlight=False)
     if out is not None:
         settings = {"rows": [work.name for work in chosen], "rounds": rounds, "updates": updates, "threads": threads}
-        settings.update(device=device, precision=_names("--precision", precision))
+        settings.update(device=device, precision=comma_separated("--precision", precision))
         about = _about(machine, settings, versions=versions)
         report.write_json(out / "speed.json", report.to_document(results, about))
         report.draw(out / "speed.png", results, where)
@@ -177,10 +178,8 @@ def run(
     _check_environment(env_id)
     changes: dict[str, Any] = {"env_id": env_id, "n_envs": n_envs, "steps": steps}
     changes.update(eval_freq=eval_freq, n_eval_episodes=eval_episodes)
-    chosen = [
-        replace(each, **changes) for each in whole_runs.runs_by_name(None if runs is None else _names("--runs", runs))
-    ]
-    precisions = _names("--precision", precision)
+    chosen = [replace(each, **changes) for each in whole_runs.runs_by_name(comma_separated("--runs", runs))]
+    precisions = comma_separated("--precision", precision)
     contestants = whole_runs.competitors(peers or (), precisions)
     _check_device(device)
     _prepare_folder(out)
@@ -213,13 +212,6 @@ def _remarks() -> Iterator[Callable[[str], None]]:
             yield status.update
     else:
         yield Remarks(error_console)
-
-
-def _names(option: str, text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise ValueError(f"{option} names nothing: leave it out for all, or give names with commas between.")
-    return names
 
 
 def _check_environment(env_id: str) -> None:

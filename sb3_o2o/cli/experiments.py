@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sb3_o2o.cli.console import console, next_command
-from sb3_o2o.cli.shared_options import DEFAULT_LOG_DIR, LogDir, Trust, trusting_as_here
+from sb3_o2o.cli.shared_options import DEFAULT_LOG_DIR, LogDir, Trust, comma_separated, trusting_as_here
 
 if TYPE_CHECKING:
     from sb3_o2o.experiments.grid_folder import Status
@@ -76,45 +76,25 @@ def run(
     `sb3-o2o run grid.yml --launcher ray --launch num_cpus=2 --log-dir /shared/runs`
     """
     from sb3_o2o.errors import unknown
-    from sb3_o2o.experiments.grid import part_of, read_grid
-    from sb3_o2o.experiments.plan import make_plan
-    from sb3_o2o.files import locked
+    from sb3_o2o.experiments.running import opened, planned
     from sb3_o2o.runs.threads import usable_cores
 
     if launcher not in LAUNCHERS:
         raise unknown("launcher", launcher, LAUNCHERS)
     options = _launch_options(launch, launcher)
-    asked = part_of(
-        read_grid(grid, name),
-        _names("--datasets", datasets),
-        _names("--recipes", recipes),
-        _whole_numbers("--seeds", seeds),
-    )
-    plan = make_plan(asked, log_dir)
+    parts = (comma_separated("--datasets", datasets), comma_separated("--recipes", recipes))
+    plan = planned(grid, log_dir, *parts, _whole_numbers("--seeds", seeds), name)
     workers = usable_cores() if workers is None else workers
     _check(plan)
     if dry_run:
         _show_plan(plan, workers)
         return
-    from sb3_o2o.experiments.grid_folder import open_experiment
-
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    with locked(plan.folder, ".experiment.lock"):
-        open_experiment(plan, join(["sb3-o2o", *sys.argv[1:]]))
+    with opened(plan, join(["sb3-o2o", *sys.argv[1:]])):
         _run(plan, _launcher(launcher, plan, workers, options, trust), grid)
 
 
-def _names(option: str, given: str | None) -> list[str] | None:
-    if given is None:
-        return None
-    names = [each.strip() for each in given.split(",")]
-    if not all(names):
-        raise ValueError(f"{option} takes names with commas between them, got {given!r}.")
-    return names
-
-
 def _whole_numbers(option: str, given: str | None) -> list[int] | None:
-    names = _names(option, given)
+    names = comma_separated(option, given)
     if names is not None and not all(each.isdecimal() for each in names):
         raise ValueError(f"{option} takes whole numbers with commas between them, got {given!r}.")
     return None if names is None else [int(each) for each in names]
@@ -143,9 +123,7 @@ def _launch_options(given: list[str] | None, launcher: str) -> dict[str, Any]:
 
 
 def _launcher(name: str, plan: "Plan", workers: int, options: dict[str, Any], trust: bool) -> "Launcher":
-    from sb3_o2o.experiments.check import share_of_cores
-    from sb3_o2o.experiments.local import InThisProcess, LocalProcesses
-    from sb3_o2o.runs.threads import usable_cores
+    from sb3_o2o.experiments.running import local_launcher
 
     if name == "ray":
         from sb3_o2o.experiments.ray_launcher import RayTasks
@@ -155,9 +133,7 @@ def _launcher(name: str, plan: "Plan", workers: int, options: dict[str, Any], tr
         from sb3_o2o.experiments.slurm_launcher import SlurmJobs
 
         return SlurmJobs(plan.folder / "slurm", options, trust=trust)
-    if workers == 0:
-        return InThisProcess()
-    return LocalProcesses(workers, share_of_cores(workers, usable_cores()), trust)
+    return local_launcher(workers, trust)
 
 
 def _run(plan: "Plan", launcher: "Launcher", grid: str) -> None:

@@ -1,7 +1,7 @@
 """Options that several commands have."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, overload
 
 import typer
 
@@ -101,3 +101,22 @@ def acting_threads(asked: int | None) -> None:
     chosen = threads.given_threads(asked) or threads.Threads(1, "enough for one observation at a time")
     threads.use_threads(chosen.count)
     console.print(str(chosen), markup=False, highlight=False, soft_wrap=True)
+
+
+@overload
+def comma_separated(option: str, given: str) -> list[str]: ...
+@overload
+def comma_separated(option: str, given: str | None) -> list[str] | None: ...
+def comma_separated(option: str, given: str | None) -> list[str] | None:
+    """
+    :param option: its name
+    :param given: what the user wrote; None where the option was left out
+    :return: the names in it
+    :raises ValueError: one of them is empty
+    """
+    if given is None:
+        return None
+    names = [each.strip() for each in given.split(",")]
+    if not all(names):
+        raise ValueError(f"{option} takes names with commas between them, got {given!r}.")
+    return names

@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from experiments.grids import grid, plan_of
@@ -58,3 +59,14 @@ def test_one_call_in_python(tmp_path: Path) -> None:
     statuses = run(document, tmp_path, workers=0)
     assert {name: status.state for name, status in statuses.items()} == {"tiny-sac-s0": "finished"}
     assert (tmp_path / "small" / "runs.csv").is_file()
+
+
+def test_a_part_in_python_and_then_the_rest(tmp_path: Path) -> None:
+    recipes = [{"recipe": "sac", "name": name} for name in ("one", "other")]
+    document = grid("", datasets=[{"env": "TinyBox-v0", "name": "tiny"}], recipes=recipes, seeds=2)
+    assert list(run(document, tmp_path, workers=0, recipes=["other"], seeds=[1])) == ["tiny-other-s1"]
+    assert sorted(each.parent.name for each in tmp_path.glob("small/*/online")) == ["tiny-other-s1"]
+    for part, message in (({"datasets": ["tinny"]}, "Did you mean 'tiny'"), ({"seeds": [7]}, "Unknown seed .*'7'")):
+        with pytest.raises(ValueError, match=message):
+            run(document, tmp_path, workers=0, **part)
+    assert len(run(document, tmp_path, workers=0, datasets=["tiny"])) == 4
