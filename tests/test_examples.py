@@ -254,6 +254,7 @@ def test_make_demo_dataset(
     assert len(dataset) == 60
     assert dataset.env_id == "InvertedDoublePendulum-v5"
     assert dataset.ref_max_score == 9359.0
+    assert "as recorded" in dataset.summary(print_table=False)["episode_ends"]
     assert 0 < dataset.ref_min_score < 200
 
 
@@ -264,4 +265,5 @@ def test_the_demo_dataset_is_what_it_says() -> None:
     assert len(dataset.episode_starts) == 470
     assert dataset.env_id == "InvertedDoublePendulum-v5"
     assert dataset.observations.dtype == np.float32
+    assert dataset.summary(print_table=False)["episode_ends"].startswith("Minari, 'terminations' and 'truncations'")
     assert dataset.normalized_score(dataset.episode_returns).mean() == pytest.approx(3.6, abs=0.1)
