@@ -94,6 +94,8 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
     #: off-policy algorithms only
     actor_max_grad_norm: float | None = None
     # state
+    #: its policy came from elsewhere, by ``load_offline``
+    policy_was_given: bool = False
     #: settings and statistics of ``VecNormalize`` when this model was last saved; None where it had none
     saved_normalizer: Normalizer | None = None
     hooks: Hooks

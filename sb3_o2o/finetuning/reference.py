@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, Literal
+import warnings
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch as th
@@ -29,6 +30,8 @@ class _FrozenPolicyCallback(FineTuningCallback):
 
     #: the frozen policy; None before the first ``learn`` of a run
     policy: Any
+    #: it has to be an offline one, or the method makes no sense
+    must_be_trained: ClassVar[bool] = True
 
     def begin_new_run(self) -> None:
         """See :meth:`FineTuningCallback.begin_new_run`."""
@@ -45,6 +48,12 @@ class _FrozenPolicyCallback(FineTuningCallback):
         if model.n_pretrain_steps < model.pretrain_steps:
             return  # pre-training was stopped: there is no offline policy yet, and this ``learn`` ends here
         if self.policy is None:
+            if self.must_be_trained and not (model.policy_was_given or model.n_pretrain_steps or model._n_updates):
+                warnings.warn(
+                    f"{type(self).__name__} freezes the policy with which this run begins, and nothing has trained it: "
+                    "pretrain first, or start from a policy with load_offline.",
+                    stacklevel=2,
+                )
             self._take_policy()
         self.policy.to(model.device)
 
@@ -87,6 +96,8 @@ class _ReferenceCallback(_FrozenPolicyCallback):
         the policy that earned it takes over; ``"interval"``: the current policy takes over again and again
     :param interval: environment steps between two of them, for ``"interval"``, > 0
     """
+
+    must_be_trained = False
 
     @checked
     def __init__(self, reference: AnyChoice = "best", interval: Count = 1000):

@@ -62,7 +62,8 @@ class Objective(nn.Module):
     tunes_ent_coef: ClassVar[bool] = False
     #: its modules that hold values, by name
     value_networks: ClassVar[tuple[str, ...]] = ()
-    #: its modules that are made as the critics are, by name: they begin anew where these get another shape
+    #: its modules that say something of the policy and are made as the critics are, by name: they go on where critics
+    #: are thrown away, and begin anew where these get another shape
     critic_like: ClassVar[tuple[str, ...]] = ()
     #: hooks that have nothing to change here, because this objective never asks for what they change
     unused_hooks: ClassVar[tuple[str, ...]] = ()

@@ -50,6 +50,7 @@ def ready_to_finetune(model: Any, given: dict[str, Any], kept: Kept) -> Any:
     if model.pretrain_kwargs:
         model.pretrain_kwargs = None  # they have had their time
     if kept.actor:
+        model.policy_was_given = True
         model.act_from_the_first_step()
     if "learning_starts" in given:
         model.learning_starts = given["learning_starts"]

@@ -97,10 +97,12 @@ class Learned:
 
 
 def _give_objective(learned: Objective, fresh: Objective, kept: Kept) -> None:
-    """What an objective has learned itself goes on in one of the same kind; its values as the critics do."""
+    """
+    What an objective has learned itself goes on in one of the same kind: its values as the critics do, and what is made
+    like critics as the policy does.
+    """
     if type(learned) is not type(fresh):
         return
-
     state = learned.state_dict()
     before, now = ({(name, value.shape) for name, value in each.items()} for each in (state, fresh.state_dict()))
     other = {name.split(".")[0] for name, _ in before ^ now}
@@ -108,7 +110,7 @@ def _give_objective(learned: Objective, fresh: Objective, kept: Kept) -> None:
     def goes_on(name: str) -> bool:
         module = name.split(".")[0]
         if module in fresh.critic_like:
-            return module not in other
+            return kept.actor and module not in other
         return kept.critic or module not in fresh.value_networks
 
     fresh.load_state_dict({name: state[name] if goes_on(name) else own for name, own in fresh.state_dict().items()})

@@ -1,6 +1,7 @@
 """PEX: who acts, what the new policy imitates, by hand; and that every evaluation sees both policies."""
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from toy_tasks import assert_same, dataset, differs, make, make_ppo, make_td3, state, vec
 
 from sb3_o2o import O2OSAC
-from sb3_o2o.finetuning import JumpStart, PolicyExpansion, SymmetricReplay
+from sb3_o2o.finetuning import ActorCriticAlignment, FineTuningCallback, JumpStart, PolicyExpansion, SymmetricReplay
 from sb3_o2o.objectives import finetuning_functional as FF
 
 PLAIN = {"squash": "none", "state_dependent_std": False}
@@ -178,3 +179,16 @@ def test_what_does_not_go_together() -> None:
     with pytest.raises(ValueError, match="inverse_temperature"):
         PolicyExpansion(inverse_temperature=0.0)
     make(finetuning=[PolicyExpansion(), JumpStart()], **IQL).learn(12)  # one rolls in, two go on
+
+
+@pytest.mark.parametrize("kind", [PolicyExpansion, JumpStart, ActorCriticAlignment])
+def test_a_policy_that_nothing_has_trained_is_said(kind: Any, tmp_path: Path) -> None:
+    untrained = make(finetuning=[kind()])
+    untrained.save(tmp_path / "untrained")
+    with pytest.warns(UserWarning, match=f"{kind.__name__} freezes the policy .* nothing has trained it"):
+        untrained.learn(1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*nothing has trained it")
+        make(finetuning=[kind()]).pretrain(dataset(), 1).learn(1)
+        O2OSAC.load_offline(tmp_path / "untrained", vec(), device="cpu", finetuning=[kind()]).learn(1)
+        make(finetuning=[]).learn(12, callback=FineTuningCallback()).learn(1, callback=kind())
