@@ -106,7 +106,7 @@ REFUSED: dict[str, set[str]] = {
 }
 #: gSDE has no density that could be scored, nor several actions of one state, and TD3 has none of it
 WITHOUT_GSDE = {
-    *(f"sac/{name}" for name in ("awac", "bc", "calql", "cql", "iql")),
+    *(f"sac/{name}" for name in ("awac", "bc", "calql", "cql", "iql", "sac_ml")),
     *(f"{family}/{name}" for family in ("td3", "ppo") for name in objectives(family)),
 }
 

@@ -40,6 +40,9 @@ class ReevaluationObjective(Objective):
                 f"The online rule of {type(online).__name__} does not evaluate the policy optimistically: "
                 f"PolicyReevaluation needs online_objective={model.default_online_objective!r}."
             )
+        # what the rule trains beside critics
+        self.optimizers.update(online.optimizers)
+        self.follows.update(online.follows)
 
     @property
     def model(self) -> CriticLearner:
@@ -65,7 +68,9 @@ class OnReevaluatedCriticsObjective(Objective):
     @checked
     def __init__(self, model: CriticLearner, *, iterative: bool):
         super().__init__(model)
-        ReevaluationObjective(model)  # refuses what has no online rule
+        rule = ReevaluationObjective(model)  # refuses what has no online rule
+        self.optimizers.update(rule.optimizers)
+        self.follows.update(rule.follows)
         self.iterative = iterative
         # an attribute of the object: fixed critics have fixed targets
         self.moves_targets = iterative  # type: ignore[misc]

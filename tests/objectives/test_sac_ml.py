@@ -10,7 +10,7 @@ from by_hand import Given, linear_sac, one_transition, set_critic, set_mean
 from toy_tasks import assert_same, dataset, differs, make, make_td3, state, vec
 
 from sb3_o2o import O2OSAC
-from sb3_o2o.finetuning import ActorCriticAlignment, PolicyReevaluation
+from sb3_o2o.finetuning import ActorCriticAlignment, PolicyReevaluation, ValueAlignment
 from sb3_o2o.objectives import SACMLObjective
 from sb3_o2o.objectives import functional as F
 
@@ -160,8 +160,14 @@ def test_an_ensemble_that_is_cut(tmp_path: Path) -> None:
     assert_same(state(model), state(again))
 
 
-def test_other_callbacks_renew_critics_beside_it() -> None:
-    make(objective="sac_ml", finetuning=[PolicyReevaluation(2)]).pretrain(dataset(), 2).learn(8)
+@pytest.mark.parametrize("critics", ["aligned", "iterative"])
+def test_reevaluation_by_its_rule_trains_z_as_well(critics: Any) -> None:
+    callbacks = [PolicyReevaluation(2), ValueAlignment(2, critics=critics)]
+    model = make(objective="sac_ml", online_objective="sac_ml", finetuning=callbacks, learning_starts=100)
+    before = state(model.pretrain(dataset(), 2))
+    model.learn(1)
+    assert model.finished_phases == ["reevaluation", "alignment"]
+    assert differs(before, state(model), "offline_objective/partition")
 
 
 def test_interrupted_equals_uninterrupted(tmp_path: Path) -> None:
