@@ -94,7 +94,7 @@ def runs(*recipes: str) -> Iterator[str]:
     :return: what one small run of each came to; a recipe that has not been run yet has no line
     """
     made = {row[0].strip("`"): row for row in rows(RESULTS / "smoke")}
-    finished = [name for name in recipes or made if made[name][1]]
+    finished = [name for name in recipes or made if name in made and made[name][1]]
     if not recipes:
         yield from table(COLUMNS, [made[name] for name in finished])
         missing = [f"`{name}`" for name in made if name not in finished]
