@@ -28,11 +28,16 @@ _STATE_KEYS = (
     *("normalizer", "normalize_returns"),
 )
 _BUFFER_KEYS = ("buffer", "arrays", "n_rows", "block")
-#: what is known of the rows that models wrote last; as long as they live
+#: what is known of the rows that buffers wrote last; as long as they live
 _KNOWN: WeakKeyDictionary[Any, Known] = WeakKeyDictionary()
 
 
-def save(model: Any, path: str | os.PathLike[str], before: str | os.PathLike[str] | None = None) -> None:
+def save(
+    model: Any,
+    path: str | os.PathLike[str],
+    before: str | os.PathLike[str] | None = None,
+    compare_all: bool = True,
+) -> None:
     """
     Write all that a run needs to go on bit for bit: the model, the online buffer, ``VecNormalize``, random
     generators, phase, callbacks and the environment's state.
@@ -41,6 +46,8 @@ def save(model: Any, path: str | os.PathLike[str], before: str | os.PathLike[str
     :param path: the folder; one that exists is replaced whole
     :param before: a bundle of the same run, of which rows of the replay buffer that have not changed are taken over;
         by default the one that is replaced
+    :param compare_all: read all rows of the replay buffer; otherwise those that may have changed, see
+        :mod:`~sb3_o2o.resume.rows`
     :raises OSError: if it cannot be written
     """
     target = settled(path)
@@ -51,7 +58,8 @@ def save(model: Any, path: str | os.PathLike[str], before: str | os.PathLike[str
         replay_buffer = getattr(model, "replay_buffer", None)
         if replay_buffer is not None:
             write_state(folder / _BUFFER, taken_apart(replay_buffer))
-            write_rows(replay_buffer, folder, manifest, earlier, _KNOWN.setdefault(model, {}))
+            known = _KNOWN.setdefault(replay_buffer, Known())
+            write_rows(replay_buffer, folder, manifest, earlier, known, compare_all)
         write_state(folder / _STATE, _state(model))
         for each in sorted(folder.iterdir()):
             if each.name not in manifest.files:

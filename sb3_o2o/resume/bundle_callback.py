@@ -6,6 +6,7 @@ import os
 import time
 import warnings
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sb3_o2o.checked import checked
 from sb3_o2o.files import locked, remove_leftovers
 from sb3_o2o.kinds import Count, NotNegative, Share
 from sb3_o2o.resume import series
+from sb3_o2o.resume.manifest import Manifest
 
 
 class ResumeBundle(BaseCallback):
@@ -24,7 +26,8 @@ class ResumeBundle(BaseCallback):
 
     A bundle is written at the next point where nothing is half-done, as soon as ``every``, ``min_seconds`` and
     ``max_share`` allow, where the call is stopped (:meth:`request_stop`), and at its end. Writing draws no random
-    numbers: the run is the same without it. What a replay buffer has had before is not written again.
+    numbers: the run is the same without it. What a replay buffer has had before is not written again, and observations
+    that it has had are not all read again (``compare_all``).
 
     One that cannot be written, because the disk is full, is a warning and tried again, and the last whole one stays. If
     it is the one of a stop, there is no later: that raises the error.
@@ -39,6 +42,10 @@ class ResumeBundle(BaseCallback):
         The one of a stop and the one of the end are written in any case
     :param keep: newest bundles that stay, > 0; with more than one there is another if the disk damages the newest
     :param verbose: 1 says what was written
+    :param compare_all: look at all rows of the replay buffer each time, for code of yours that changes observations of
+        single old rows. By default rewards, ends and other small numbers are compared in all rows, observations where
+        they were added, and elsewhere in one of sixteen files each time; where a call ends or is stopped, and in
+        buffers of your own classes, all are
     :raises ValueError: for a number out of range; when training starts, if the folder has bundles of another run or is
         in use by another process
     """
@@ -59,16 +66,26 @@ class ResumeBundle(BaseCallback):
         verbose: int = 0,
         *,
         evaluation_seconds: NotNegative | None = None,
+        compare_all: bool = False,
     ):
         super().__init__(verbose)
         self.path = Path(path)
         self.every, self.min_seconds, self.max_share, self.keep = every, min_seconds, max_share, keep
-        self.evaluation_seconds = evaluation_seconds
+        self.evaluation_seconds, self.compare_all = evaluation_seconds, compare_all
         #: bundles written in this call, and the seconds that they took
         self.n_written, self.seconds = 0, 0.0
         self._n_steps = 0
         self._began = self._last = self._cost = 0.0
         self._is_ours = self._is_failing = False
+        self._known: dict[Path, Manifest] = {}
+
+    def has_written(self, path: Path, manifest: Manifest) -> bool:
+        """
+        :param path: of a bundle
+        :param manifest: what it says of itself
+        :return: whether it is one of this callback's, in this process, and holds the same still
+        """
+        return self._known.get(path) == manifest
 
     def _init_callback(self) -> None:
         if not hasattr(self.model, "save_resume"):
@@ -105,7 +122,8 @@ class ResumeBundle(BaseCallback):
 
     def _on_training_end(self) -> None:
         if self._n_steps > 0:
-            self.model.call.at_clean_point(self._write, str(self.path))  # type: ignore[attr-defined]
+            action = partial(self._write, compare_all=True)
+            self.model.call.at_clean_point(action, str(self.path))  # type: ignore[attr-defined]
 
     def _count(self, is_evaluation: bool = False) -> None:
         self._n_steps += 1
@@ -123,16 +141,18 @@ class ResumeBundle(BaseCallback):
 
     def _write_at_stop(self) -> None:
         if self._n_steps > 0 or self.n_written == 0:
-            self._write(is_last=True)
+            self._write(is_last=True, compare_all=True)
 
-    def _write(self, is_last: bool = False) -> None:
+    def _write(self, is_last: bool = False, compare_all: bool = False) -> None:
         started = time.monotonic()
         try:
-            written = series.write(self.model, self.path, self.keep)
+            written = series.write(self.model, self.path, self.keep, compare_all or self.compare_all)
         except OSError as error:
             self._say_failure(error, is_last)
         else:
             self.n_written, self._is_ours, self._is_failing = self.n_written + 1, True, False
+            there = {path: each for path, each in self._known.items() if path.exists()}
+            self._known = {**there, written: Manifest.read(written)}
             if self.verbose >= 1:
                 print(f"Resume bundle {written} written")
         self._n_steps, self._last = 0, time.monotonic()

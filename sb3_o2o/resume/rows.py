@@ -1,8 +1,12 @@
 """
 The rows of a replay buffer, in files of a few megabytes. A bundle that follows another of the same run takes over, by a
-hard link, each file whose rows have not changed, and so writes what is new. Which have changed is asked of their
-contents: rows are overwritten when the buffer is full, and some buffers change old ones, as when an episode ends. A
-checksum that is kept in memory asks that, four times as fast as the one in the manifest, which only new contents need.
+hard link, each file whose rows have not changed, and so reads and writes what is new.
+
+Which are new the buffer says: it adds at a place that moves on. What may be changed in rows of before are the numbers
+of a few bytes: rewards that are computed anew, ends and returns of episodes. Those are compared in all rows, by a
+checksum that is kept in memory. Observations are written once by every buffer that we know. Of theirs a part of the
+files is compared each time, another one the next time, and all of them where one is not as it was, where a call ends or
+is stopped, and in buffers of other classes.
 """
 
 from __future__ import annotations
@@ -11,9 +15,10 @@ import copy
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -28,12 +33,47 @@ BLOCK_BYTES = 2**22
 _PREFIX = "replay_buffer.rows"
 #: of :func:`quick_checksum`: numbers of 64 bits that are taken at once, so many that NumPy is fast and they stay in the
 #: processor's cache; an odd factor without structure; and half of their bits
-_LANES, _FACTOR, _HALF = 8192, np.uint64(0x9E3779B97F4A7C15), np.uint64(32)
+_LANES, _FACTOR, _HALF = 4096, np.uint64(0x9E3779B97F4A7C15), np.uint64(32)
 
 #: where an array is: names of attributes and keys of dictionaries, from the buffer inwards
 Place = tuple[str, ...]
-#: of a model's files of rows, in this process: name, and the quick checksum and the SHA-256 of what it held last
-Known = dict[str, tuple[bytes, str]]
+#: bytes that an array has for a transition, up to which all of it is compared each time
+SMALL_BYTES = 32
+#: one of so many files is compared in all of its rows each time
+ONE_OF = 16
+#: who has written the classes of buffers that change no observation of before
+_KNOWN_MAKERS = ("stable_baselines3", "sb3_contrib", "sb3_o2o")
+
+
+class Block(NamedTuple):
+    """
+    What a file of rows held last.
+
+    :param small: quick checksum of its small arrays
+    :param large: of the others
+    :param checksum: SHA-256 of all
+    """
+
+    small: bytes
+    large: bytes
+    checksum: str
+
+
+@dataclass
+class Known:
+    """
+    What is known, in this process, of the rows that a buffer wrote last.
+
+    :param pos: where it was to add the next; None before the first bundle
+    :param full: whether it had begun again
+    :param turn: bundles so far
+    :param blocks: by the names of their files
+    """
+
+    pos: int | None = None
+    full: bool = False
+    turn: int = 0
+    blocks: dict[str, Block] = field(default_factory=dict)
 
 
 def taken_apart(buffer: ReplayBuffer) -> dict[str, Any]:
@@ -52,28 +92,110 @@ def taken_apart(buffer: ReplayBuffer) -> dict[str, Any]:
 
 
 def write_rows(
-    buffer: ReplayBuffer, folder: Path, manifest: Manifest, before: tuple[Path, Manifest] | None, known: Known
+    buffer: ReplayBuffer,
+    folder: Path,
+    manifest: Manifest,
+    before: tuple[Path, Manifest] | None,
+    known: Known,
+    compare_all: bool = True,
 ) -> None:
     """
     :param buffer: any replay buffer
     :param folder: the new bundle
     :param manifest: of it, to which the files are added
     :param before: the bundle before, from which unchanged files are taken over, and its manifest
-    :param known: checksums of before, brought up to date
+    :param known: of the bundle before, brought up to date
+    :param compare_all: read all rows, and not only those that may have changed
     :raises OSError: if they cannot be written
     """
-    arrays = [array for _, array in _hollow(buffer, ())[1]]
-    for number, (first, last) in enumerate(_blocks(_n_used(buffer), _rows_of_block(arrays))):
-        parts = [np.ascontiguousarray(array[first:last]) for array in arrays]
-        name, size, quick = f"{_PREFIX}.{number:06}", sum(part.nbytes for part in parts), quick_checksum(*parts)
-        if name not in known or known[name][0] != quick:
-            known[name] = quick, sha256(*parts)
-        checksum = known[name][1]
-        if before is None or not _taken_over(before, name, (size, checksum), folder):
+    rows = _Rows(buffer)
+    for number, new in enumerate(rows.compared(known, compare_all)):
+        name = _name(number)
+        if new is not None:
+            known.blocks[name] = new
+        checksum = known.blocks[name].checksum
+        if before is None or not _taken_over(before, name, (rows.n_bytes(number), checksum), folder):
             with (folder / name).open("wb") as file:
-                for part in parts:
+                for part in rows.parts(number):
                     file.write(part)  # type: ignore[arg-type]
         manifest.add(folder, name, checksum)
+    known.pos, known.full, known.turn = buffer.pos, buffer.full, known.turn + 1
+
+
+class _Rows:
+    """
+    All rows of a buffer that have been written, in blocks.
+
+    :param buffer: any replay buffer
+    """
+
+    def __init__(self, buffer: ReplayBuffer):
+        self.buffer = buffer
+        hollow, found = _hollow(buffer, ())
+        self.arrays = [array for _, array in found]
+        self.block = _rows_of_block(self.arrays)
+        self.blocks = list(_blocks(_n_used(buffer), self.block))
+        #: whether nothing but ``add`` writes observations, and the place of the buffer says where
+        self.adds_only = type(buffer).__module__.partition(".")[0] in _KNOWN_MAKERS and not any(
+            isinstance(value, ReplayBuffer) for value in vars(hollow).values()
+        )
+
+    def parts(self, number: int, which: Callable[[np.ndarray], bool] = lambda _: True) -> list[np.ndarray]:
+        """The rows of a block, of some of the arrays."""
+        first, last = self.blocks[number]
+        return [np.ascontiguousarray(array[first:last]) for array in self.arrays if which(array)]
+
+    def n_bytes(self, number: int) -> int:
+        first, last = self.blocks[number]
+        return sum(array[first:last].nbytes for array in self.arrays)
+
+    def compared(self, known: Known, compare_all: bool) -> list[Block | None]:
+        """
+        :param known: what each block held last
+        :param compare_all: read all rows
+        :return: what each block holds now; None where it is the same
+        """
+        written = self._written(known) if self.adds_only and not compare_all else None
+        if written is not None:
+            one_of = min(ONE_OF, len(self.blocks))
+            looked_at = {number for number in range(len(self.blocks)) if number % one_of == known.turn % one_of}
+            found = [self._compared(number, known, number in looked_at | written) for number in range(len(self.blocks))]
+            if not any(found[number] and self._is_large_new(number, found, known) for number in looked_at - written):
+                return found
+        return [self._compared(number, known, True) for number in range(len(self.blocks))]
+
+    def _is_large_new(self, number: int, found: Sequence[Block | None], known: Known) -> bool:
+        new, last = found[number], known.blocks[_name(number)]
+        return new is not None and new.large != last.large
+
+    def _compared(self, number: int, known: Known, wholly: bool) -> Block | None:
+        last = known.blocks.get(_name(number))
+        small = quick_checksum(*self.parts(number, _is_small))
+        if last is not None and not wholly and small == last.small:
+            return None
+        large = quick_checksum(*self.parts(number, lambda array: not _is_small(array)))
+        if last is not None and (small, large) == (last.small, last.large):
+            return None
+        return Block(small, large, sha256(*self.parts(number)))
+
+    def _written(self, known: Known) -> set[int] | None:
+        """The blocks that were added to since; None if it may be any."""
+        buffer, last = self.buffer, known.pos
+        pos, size = buffer.pos, buffer.buffer_size
+        if last is None or known.full > buffer.full or (not buffer.full and pos < last):
+            return None  # nothing is known, or the buffer was emptied
+        if buffer.full > known.full and pos >= last:
+            return None  # all the way round
+        ranges = [(last, pos)] if pos >= last else [(last, size - 1), (0, pos)]
+        return {number for first, end in ranges for number in range(first // self.block, end // self.block + 1)}
+
+
+def _is_small(array: np.ndarray) -> bool:
+    return array[:1].nbytes <= SMALL_BYTES * array.shape[1]
+
+
+def _name(number: int) -> str:
+    return f"{_PREFIX}.{number:06}"
 
 
 def quick_checksum(*parts: np.ndarray) -> bytes:
@@ -109,7 +231,7 @@ def put_together(saved: dict[str, Any], folder: Path, device: th.device) -> Repl
     """
     arrays = [np.zeros(shape, dtype=plain_dtype(dtype)) for _, shape, dtype in saved["arrays"]]
     for number, (first, last) in enumerate(_blocks(saved["n_rows"], saved["block"])):
-        with (folder / f"{_PREFIX}.{number:06}").open("rb") as file:
+        with (folder / _name(number)).open("rb") as file:
             for array in arrays:
                 file.readinto(array[first:last])  # type: ignore[arg-type]
     buffer: ReplayBuffer = saved["buffer"]

@@ -25,19 +25,20 @@ def bundles(folder: str | os.PathLike[str]) -> list[Path]:
     return sorted(found, key=_number)
 
 
-def write(model: Any, folder: str | os.PathLike[str], keep: int = 2) -> Path:
+def write(model: Any, folder: str | os.PathLike[str], keep: int = 2, compare_all: bool = True) -> Path:
     """
     Add a bundle, and then remove the oldest. What has not changed in a replay buffer is taken over from the last.
 
     :param model: an algorithm at a point where nothing is half-done
     :param folder: of the run's bundles
     :param keep: bundles that stay, > 0
+    :param compare_all: read all rows of the replay buffer, and not only those that may have changed
     :return: the new one
     :raises OSError: if it cannot be written; those that were there are there then
     """
     there = bundles(folder)
     path = Path(folder) / f"bundle_{_number(there[-1]) + 1 if there else 1:06}"
-    bundle.save(model, path, there[-1] if there else None)
+    bundle.save(model, path, there[-1] if there else None, compare_all)
     whole = [each for each in there if _is_complete(each)]
     staying = whole[max(len(whole) - keep + 1, 0) :]
     for each in there:

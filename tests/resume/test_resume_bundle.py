@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from stable_baselines3 import SAC, HerReplayBuffer
+from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
-from toy_tasks import assert_same, dataset_file, make, make_ppo, make_td3, reach, vec
+from toy_tasks import assert_same, dataset_file, make, make_ppo, make_td3, vec
 
 from sb3_o2o import O2OSAC, O2OTD3, ResumeBundle
 from sb3_o2o.finetuning import PolicyReevaluation, ValueAlignment
-from sb3_o2o.resume import manifest, newest_bundle, rows, series, stop_on_signals
+from sb3_o2o.resume import newest_bundle, series, stop_on_signals
 
 from .test_bundle import everything
+from .test_rows import inodes
 
 
 def always(path: Path, **kwargs: Any) -> ResumeBundle:
@@ -75,6 +76,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
     monkeypatch.setattr("sb3_o2o.resume.bundle_callback.time.monotonic", lambda: found.now)
     monkeypatch.setattr("sb3_o2o.resume.series.write", found.write)
+    monkeypatch.setattr("sb3_o2o.resume.bundle_callback.Manifest.read", lambda _: None)
     return found
 
 
@@ -228,8 +230,8 @@ def test_evaluations_bring_bundles(
     bundles = ResumeBundle(tmp_path / "a", **given)
     original = bundles._write
 
-    def costly(is_last: bool = False) -> None:
-        original(is_last)
+    def costly(**how: bool) -> None:
+        original(**how)
         bundles._cost, bundles.seconds = 3.0, 3.0 * len(clock.written)
 
     monkeypatch.setattr(bundles, "_write", costly)
@@ -329,126 +331,7 @@ def test_another_process_is_refused(tmp_path: Path) -> None:
     make().learn(4, callback=always(tmp_path / "bundles"))  # it is free again
 
 
-# -- rows of replay buffers ----------------------------------------------------------------------------------------
-
-
-def files(bundle: Path) -> dict[str, int]:
-    """Inodes of the files of rows."""
-    return {each.name: each.stat().st_ino for each in bundle.glob("replay_buffer.rows.*")}
-
-
-BUFFERS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "two environments": {"env": lambda: vec(2)},
-    "dictionary": {"dictionary": True},
-    "saves memory": {
-        "optimize_memory_usage": True,
-        "replay_buffer_kwargs": {"handle_timeout_termination": False},
-    },
-    "hindsight": {
-        "env": lambda: reach(2),
-        "policy": "MultiInputPolicy",
-        "replay_buffer_class": HerReplayBuffer,
-        "replay_buffer_kwargs": {"copy_info_dict": True},
-        "learning_starts": 10_000,
-    },
-    "returns": {"online_objective": "calql", "online_objective_kwargs": {"n_actions": 2}},
-}
-
-
-@pytest.mark.parametrize("name", BUFFERS)
-def test_a_bundle_has_the_rows_as_they_are(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the buffer fills, where it is full, and when it begins again; unchanged files are those of before."""
-    monkeypatch.setattr(rows, "BLOCK_BYTES", 256)
-    arguments = {**BUFFERS[name]}
-    env = arguments.pop("env", lambda: vec(dictionary=arguments.get("dictionary", False)))
-    model = make(env=env(), buffer_size=40, **arguments)
-    n_envs = model.n_envs
-    n_rows: int = model.replay_buffer.buffer_size  # type: ignore[union-attr]
-    shared, path = 0, tmp_path / "bundles"
-    for _ in range(9):
-        model.learn(6 * n_envs, reset_num_timesteps=False)
-        last = series.bundles(path)[-1:]
-        bundle = series.write(model, path)
-        before, now = files(last[0]) if last else {}, files(bundle)
-        shared += len(before.items() & now.items())
-        resumed = O2OSAC.load_resume(bundle, env(), device="cpu")
-        assert_same(everything(model), everything(resumed))
-    assert model.replay_buffer.full  # type: ignore[union-attr]
-    assert len(now) * 256 >= n_rows
-    assert shared > len(now)
-
-
-def test_of_a_full_buffer_what_is_new_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "BLOCK_BYTES", 2000)
-    model = make(buffer_size=4000, learning_starts=10_000).learn(4100)
-    first = series.write(model, tmp_path / "bundles")
-    model.learn(100, reset_num_timesteps=False)
-    before, now = files(first), files(series.write(model, tmp_path / "bundles"))
-    new = {name for name, inode in now.items() if before[name] != inode}
-    assert len(now) > 70
-    assert 1 <= len(new) <= 4
-
-
-def test_only_what_is_new_is_hashed_and_what_was_changed_by_hand_is_new(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rows, "BLOCK_BYTES", 2000)
-    hashed: list[int] = []
-
-    def sha256(*parts: Any) -> str:
-        hashed.append(sum(part.nbytes for part in parts))
-        return manifest.sha256(*parts)
-
-    monkeypatch.setattr(rows, "sha256", sha256)
-    model = make(buffer_size=4000, learning_starts=10_000).learn(4100)
-    series.write(model, tmp_path / "bundles")
-    assert len(hashed) > 70
-    hashed.clear()
-    series.write(model, tmp_path / "bundles")
-    assert hashed == []
-    model.learn(10, reset_num_timesteps=False)
-    series.write(model, tmp_path / "bundles")
-    assert 1 <= len(hashed) <= 2
-    hashed.clear()
-    model.replay_buffer.rewards[2000] += 1e-6  # type: ignore[union-attr]
-    series.write(model, tmp_path / "bundles")
-    assert len(hashed) == 1
-    resumed = O2OSAC.load_resume(tmp_path / "bundles", vec(), device="cpu")
-    assert_same(everything(model), everything(resumed))
-    # another buffer under the same model, and a bundle in another folder
-    model.replay_buffer = resumed.replay_buffer
-    model.replay_buffer.rewards *= -1  # type: ignore[union-attr]
-    series.write(model, tmp_path / "others")
-    assert_same(everything(model), everything(O2OSAC.load_resume(tmp_path / "others", vec(), device="cpu")))
-
-
-def _sign(array: np.ndarray, *places: int) -> np.ndarray:
-    changed = array.copy()
-    for place in places:
-        changed[place] *= -1
-    return changed
-
-
-def test_the_quick_checksum_tells_what_changed() -> None:
-    """Every place, in whole strides and in the rest; also changes that a sum, or a product alone, would not tell."""
-    lanes = rows._LANES
-    numbers = np.random.default_rng(0).normal(size=3 * lanes + 5)
-    small = np.arange(7, dtype=np.int8)
-    expected = rows.quick_checksum(numbers, small)
-    assert rows.quick_checksum(numbers.copy(), small.copy()) == expected
-    swapped = numbers.copy()
-    swapped[[3, lanes + 3]] = swapped[[lanes + 3, 3]]
-    others = [
-        *(_sign(numbers, place) for place in (0, lanes - 1, lanes, 3 * lanes - 1, 3 * lanes, len(numbers) - 1)),
-        *(_sign(numbers, 3, lanes + 3), _sign(numbers, lanes + 3, 2 * lanes + 3), _sign(numbers, 3, 3 * lanes + 3)),
-        *(swapped, numbers[::-1].copy(), -numbers, numbers[:-1].copy()),
-    ]
-    found = [rows.quick_checksum(each, small) for each in others]
-    found += [rows.quick_checksum(numbers, np.roll(small, 1)), rows.quick_checksum(small, numbers)]
-    assert len({expected, *found}) == len(found) + 1
-    unaligned = np.frombuffer(b"x" + numbers.tobytes(), dtype=np.uint8)[1:]
-    assert rows.quick_checksum(unaligned, small) == expected
+# -- disks and signals ---------------------------------------------------------------------------------------------
 
 
 def test_a_disk_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -459,8 +342,8 @@ def test_a_disk_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     first = series.write(model, tmp_path / "bundles")
     monkeypatch.setattr(os, "link", link)
     second = series.write(model, tmp_path / "bundles")
-    assert files(first).keys() == files(second).keys()
-    assert not set(files(first).values()) & set(files(second).values())
+    assert inodes(first).keys() == inodes(second).keys()
+    assert not set(inodes(first).values()) & set(inodes(second).values())
     assert_same(everything(model), everything(O2OSAC.load_resume(second, vec(), device="cpu")))
 
 
@@ -472,9 +355,6 @@ def test_rollouts_of_ppo(tmp_path: Path) -> None:
         array = getattr(model.rollout_buffer, name)
         assert np.abs(array).sum() > 0
         assert np.array_equal(array, getattr(resumed.rollout_buffer, name))
-
-
-# -- disks and signals ---------------------------------------------------------------------------------------------
 
 
 class FullDisk:
