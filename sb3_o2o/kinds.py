@@ -199,6 +199,7 @@ FLAG = instance("True or False", bool, np.bool_)
 TEXT = instance("a text", str)
 PATH = instance("a path", str, os.PathLike)
 READABLE = PATH | kind("a binary file", lambda value: hasattr(value, "read"))
+WRITABLE = PATH | kind("a binary file", lambda value: hasattr(value, "write"))
 #: a function of the remaining progress, from 1 to 0, as Stable-Baselines3 has it
 SCHEDULE = kind("a schedule", lambda value: callable(value) and not isinstance(value, type))
 ARGUMENTS = kind("a dictionary {argument: value}", lambda value: isinstance(value, dict) and keyword_arguments(value))

@@ -193,7 +193,7 @@ class SharedArguments(TypedDict, total=False):
             "what happens where a loss, a weight, an observation or a reward is NaN or infinite. ``'raise'`` ends the "
             "run with ``NonFiniteError``, which names it and keeps the batch. ``'rollback'`` goes back to the weights "
             "and optimisers of at most 2,000 updates before, and on with other random numbers, up to three times in a "
-            "call; runs of the command line then go back to their newest resume bundle, up to three times",
+            "call; then to the newest resume bundle of a ``ResumeBundle`` of that call, up to three times",
             RAISE,
         ),
     ]

@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
-from sb3_o2o.algorithms import learn_setup
+from sb3_o2o.algorithms import attempts, learn_setup
 from sb3_o2o.algorithms.constructors import Constructor
 from sb3_o2o.algorithms.nested import check_nested_arguments
 from sb3_o2o.algorithms.overrides import warn_of_overridden_arguments
@@ -30,7 +30,7 @@ from sb3_o2o.finetuning import build_finetuning
 from sb3_o2o.kinds import Count
 from sb3_o2o.objectives import Batch, Draws, Objective, make_objective
 from sb3_o2o.recipes.counts import RecipeCount, recipe_count
-from sb3_o2o.updates import gradient_phases, pretraining, sampling
+from sb3_o2o.updates import gradient_phases, sampling
 from sb3_o2o.updates.call import Call
 from sb3_o2o.updates.finetuning_run import FineTuningRun
 from sb3_o2o.updates.finite import RAISE
@@ -357,7 +357,7 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
             )
         if reset_gradient_steps:
             self.temperature_note = None
-        pretraining.pretrain(
+        attempts.pretrain(
             self, dataset, gradient_steps, callback, log_interval, progress_bar, tb_log_name, reset_gradient_steps
         )
         return self

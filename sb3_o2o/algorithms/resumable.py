@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 
+from sb3_o2o.algorithms import attempts
 from sb3_o2o.checked import checked
 from sb3_o2o.data import OfflineDataset
 from sb3_o2o.data.normalization import Normalizer
 from sb3_o2o.errors import NonFiniteError
 from sb3_o2o.files import whole_file
-from sb3_o2o.kinds import ENVIRONMENT, FLAG, NOTHING, PATH, TEXT, Device, Kind, kind, whole
+from sb3_o2o.kinds import ENVIRONMENT, FLAG, NOTHING, TEXT, WRITABLE, Device, Kind, whole
 from sb3_o2o.objectives import Objective
 from sb3_o2o.resume import bundle, copying
 from sb3_o2o.resume.series import newest_bundle
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-_FILE = PATH | kind("a binary file", lambda value: hasattr(value, "write"))
 #: what the arguments of ``learn`` may be
 _LEARN: dict[str, Kind] = {
     "total_timesteps": whole(0, or_float=True),  # code written for Stable-Baselines3 says 1e5
@@ -67,13 +67,17 @@ class ResumableAlgorithm(_Base):
             ``on_nonfinite``
         """
         of_stock: Any = super().learn  # type: ignore[safe-super]
-        for name, value in inspect.signature(of_stock).bind(*args, **kwargs).arguments.items():
+        given = inspect.signature(of_stock).bind(*args, **kwargs).arguments
+        for name, value in given.items():
             _LEARN[name].check(f"{name} of {type(self).__name__}.learn", value)
+        attempts.learn(self, self._learn_once, given)
+        return self
+
+    def _learn_once(self, **given: Any) -> None:
         try:
             with self.call.running():
-                super().learn(*args, **kwargs)  # type: ignore[safe-super]
+                super().learn(**given)  # type: ignore[safe-super]
                 self.loop.watch.check_weights()
-                return self
         except NonFiniteError as error:
             keep(error, log_folder(self))
             raise
@@ -153,7 +157,7 @@ class ResumableAlgorithm(_Base):
     @checked
     def save(
         self,
-        path: Annotated[Any, _FILE],
+        path: Annotated[Any, WRITABLE],
         exclude: Iterable[str] | None = None,
         include: Iterable[str] | None = None,
         *,

@@ -38,7 +38,7 @@ from sb3_o2o.runs.references import reference_for
 from sb3_o2o.transfer.architecture import NETWORK_ARGUMENTS
 from sb3_o2o.transfer.cloning import CloneReport
 from sb3_o2o.updates.finite import FILE as NONFINITE_FILE
-from sb3_o2o.updates.finite import MOST_ROLLBACKS, ROLLBACK, keep
+from sb3_o2o.updates.finite import MOST_ROLLBACKS, keep
 
 #: Added to a run's seed for its evaluation episodes, so that they are not the training's.
 EVALUATION_SEED_OFFSET = 10_000
@@ -251,10 +251,7 @@ def train(
     Run what is left of a run's phases. Going on after an interruption is the same call on the resumed model. While it
     goes on resume bundles are written; when it is complete they are removed.
 
-    Where the model's ``on_nonfinite`` is ``"rollback"``, and the weights that it keeps in memory do not help, the run
-    goes back to its newest resume bundle, and on with other random numbers, at most three times.
-
-    :param prepared: the checked run; has another model afterwards where it went back to a bundle
+    :param prepared: the checked run
     :param folder: where it writes
     :param listener: hears about steps, phases and evaluations
     :param bundles: writes the resume bundles; by default into the run's folder, every two minutes, at evaluations that
@@ -265,15 +262,7 @@ def train(
     :raises NonFiniteError: something was NaN or infinite; ``nonfinite.npz`` lies in the folder
     """
     bundles = bundles or ResumeBundle(folder.resume_bundle, evaluation_seconds=EVALUATION_SECONDS)
-    listener, times = listener or RunListener(), 0
-    while True:
-        try:
-            _run_phases(prepared, folder, listener, bundles)
-            break
-        except NonFiniteError as error:
-            times += 1
-            if not _back_to_bundle(prepared, folder, error, times):
-                raise
+    _run_phases(prepared, folder, listener or RunListener(), bundles)
     path = draw(prepared, folder) if picture else folder.picture
     remove_folder(folder.resume_bundle)  # there is nothing left to go on with
     return path
@@ -287,29 +276,6 @@ def _run_phases(prepared: Prepared, folder: RunFolder, listener: RunListener, bu
             if not _run_phase(phase, prepared, folder, listener, bundles):
                 _draw_what_there_is(prepared, folder)
                 raise Interrupted(stopped.by)
-
-
-def _back_to_bundle(prepared: Prepared, folder: RunFolder, error: NonFiniteError, times: int) -> bool:
-    """:return: whether the run is now what its newest bundle holds; False where that is not asked for, or too often"""
-    if prepared.model.on_nonfinite != ROLLBACK or times > MOST_ROLLBACKS:
-        return False
-    try:
-        found = newest_bundle(folder.resume_bundle)
-    except ValueError:  # none is whole: the error that there is says more
-        return False
-    if found is None:
-        return False
-    warnings.warn(
-        f"{error.what} Going back to {found[0].name}: {found[1]}. Time {times} of at most {MOST_ROLLBACKS}.",
-        stacklevel=3,
-    )
-    for env in (prepared.model.env, prepared.eval_env):
-        if env is not None:
-            env.close()
-    again = prepare(prepared.config, found[0], prepared.recipe)
-    avoid_repetition(again, folder)
-    prepared.model, prepared.eval_env = again.model, again.eval_env
-    return True
 
 
 def _draw_what_there_is(prepared: Prepared, folder: RunFolder) -> None:
@@ -427,7 +393,8 @@ def avoid_repetition(prepared: Prepared, folder: RunFolder) -> str | None:
         return None
     number = len(list(folder.path.glob(f"{kept.stem}_*{kept.suffix}"))) + 1
     kept.rename(kept.with_stem(f"{kept.stem}_{number}"))
-    draw_other_numbers(prepared.model, number)
+    # the first ones are those of a run that goes back to its bundles by itself
+    draw_other_numbers(prepared.model, MOST_ROLLBACKS + number)
     return "Something was not finite when this run ended: it goes on with another random stream."
 
 

@@ -25,7 +25,7 @@ from sb3_o2o.updates.trainee import Trainee
 def pretrain(
     model: Trainee,
     dataset: Any,
-    n_steps: int | None,
+    n_steps: int,
     callback: MaybeCallback,
     log_interval: int,
     progress_bar: bool,
@@ -36,13 +36,11 @@ def pretrain(
     See ``pretrain`` of the algorithms. ``n_pretrain_steps`` of the model says how far it is, and
     ``online_counters`` holds SB3's counters of environment steps meanwhile; both are saved with it.
     """
-    if n_steps is None:
-        n_steps = default_steps(model)
-        if n_steps == 0:
-            raise ValueError(
-                "pretrain was not told how many gradient steps to make: pretrain(dataset, gradient_steps=…), "
-                "pretrain_steps=… of the constructor, or a recipe that pre-trains."
-            )
+    if n_steps == 0:
+        raise ValueError(
+            "pretrain was not told how many gradient steps to make: pretrain(dataset, gradient_steps=…), "
+            "pretrain_steps=… of the constructor, or a recipe that pre-trains."
+        )
     given = as_list(callback)
     refuse_conflicts([*model.finetuning, *given])
     refuse_unheard(each for each in given if not any(each is own for own in model.finetuning))
