@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from functools import cached_property
 from itertools import chain
@@ -25,7 +26,8 @@ from sb3_o2o.data import MixedReplayBuffer, MonteCarloDictReplayBuffer, MonteCar
 from sb3_o2o.data.filling import fill_replay_buffer
 from sb3_o2o.data.online import can_be_sampled, close_episodes
 from sb3_o2o.data.rewards import scaled_rewards
-from sb3_o2o.kinds import READABLE
+from sb3_o2o.files import whole_file
+from sb3_o2o.kinds import READABLE, WRITABLE
 from sb3_o2o.objectives import Objective, ReevaluationObjective, make_objective, objective_class
 from sb3_o2o.plain.pickles import load_pickle
 from sb3_o2o.transfer.archive import OFF_POLICY_ACTING
@@ -216,6 +218,21 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
                 buffer.truncate_last_trajectory()
         buffer.device = self.device
         self.replay_buffer = buffer
+
+    @checked
+    def save_replay_buffer(self, path: Annotated[Any, WRITABLE]) -> None:
+        """
+        Stable-Baselines3's ``save_replay_buffer``, into a file that is replaced when the new one is complete.
+
+        :param path: of the file, whose ending may be left out (``.pkl``), or a binary file
+        :raises OSError: if it cannot be written
+        """
+        if not isinstance(path, str | os.PathLike):
+            super().save_replay_buffer(path)
+            return
+        target = Path(path)
+        with whole_file(target if target.suffix else target.with_name(f"{target.name}.pkl")) as file:
+            super().save_replay_buffer(file)  # type: ignore[arg-type]
 
     def _store_transition(
         self, replay_buffer: Any, buffer_action: np.ndarray, new_obs: Any, reward: np.ndarray, *rest: Any
