@@ -98,7 +98,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000, help="transitions of the replay buffer")
     given = parser.parse_args()
     th.set_num_threads(1)
-    print("| task | a whole copy of the buffer | first bundle | next bundle | it adds | of two minutes | CPU with all rows compared |")
+    heads = ("task", "a whole copy of the buffer", "first bundle", "next bundle", "it adds", "of two minutes")
+    print(f"| {' | '.join(heads)} | CPU with all rows compared |")
     print("|---|---|---|---|---|---|---|")
     for name in TASKS:
         folder = Path(tempfile.mkdtemp())
