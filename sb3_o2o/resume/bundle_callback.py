@@ -77,15 +77,8 @@ class ResumeBundle(BaseCallback):
         self._n_steps = 0
         self._began = self._last = self._cost = 0.0
         self._is_ours = self._is_failing = False
-        self._known: dict[Path, Manifest] = {}
-
-    def has_written(self, path: Path, manifest: Manifest) -> bool:
-        """
-        :param path: of a bundle
-        :param manifest: what it says of itself
-        :return: whether it is one of this callback's, in this process, and holds the same still
-        """
-        return self._known.get(path) == manifest
+        #: bundles of this process that are there, and what was written of them
+        self.written: dict[Path, Manifest] = {}
 
     def _init_callback(self) -> None:
         if not hasattr(self.model, "save_resume"):
@@ -151,8 +144,8 @@ class ResumeBundle(BaseCallback):
             self._say_failure(error, is_last)
         else:
             self.n_written, self._is_ours, self._is_failing = self.n_written + 1, True, False
-            there = {path: each for path, each in self._known.items() if path.exists()}
-            self._known = {**there, written: Manifest.read(written)}
+            there = {path: each for path, each in self.written.items() if path.exists()}
+            self.written = {**there, written: Manifest.read(written)}
             if self.verbose >= 1:
                 print(f"Resume bundle {written} written")
         self._n_steps, self._last = 0, time.monotonic()

@@ -63,7 +63,7 @@ class GoingBack:
         self._times += 1
         path, manifest = found
         assert self._bundles is not None
-        trust = self._bundles.has_written(path, manifest)
+        trust = self._bundles.written.get(path) == manifest  # what this process wrote runs no code of strangers
         try:
             become(model, bundle.load(type(model), path, manifest, model.env, model.device, trust=trust))
         except Exception as reason:
