@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from minari.storage.remotes import DEFAULT_REMOTE
 from packaging.requirements import Requirement
 from reader import GENERATED, ROOT, blocks, commands, parse, paste, shorter
@@ -61,6 +62,28 @@ class TestPython:
     def test_there_is_no_other_block(self) -> None:
         """Those of the pages are run by ``test_docs.py``, from the top of each page to its end."""
         assert len(PYTHON) == 1
+
+    def test_a_file_of_the_zoo(self, reader: Path) -> None:
+        """What is changed in it are arguments of the constructor, and the command keeps its options."""
+        settings, command = blocks(ZOO, "diff")
+        stock, ours = (
+            yaml.safe_load(shorter("\n".join(line[1:] for line in settings.splitlines() if line[:1] != other)))[
+                "Hopper-v5"
+            ]
+            for other in ("+", "-")
+        )
+        small = {"policy_kwargs": {"net_arch": [4]}, "batch_size": 8}
+        assert (stock.pop("policy"), stock.pop("n_timesteps")) == (ours.pop("policy"), ours.pop("n_timesteps"))
+        SAC("MlpPolicy", "Hopper-v5", **stock, **small).learn(4)
+        model = O2OSAC("MlpPolicy", "Hopper-v5", **ours, **small).learn(4)
+        assert (model.objective, model.n_pretrain_steps, model.num_timesteps) == ("cql", 4, 4)
+        assert [type(callback).__name__ for callback in model.finetuning] == ["Warmup"]
+        before, after = (line[1:].split(" --env ") for line in command.splitlines())
+        assert before[1] == after[1]
+        assert (before[0], after[0]) == (
+            "python -m rl_zoo3.train --algo sac",
+            "python -m sb3_o2o.zoo.train --algo o2o_sac",
+        )
 
     def test_a_stock_script(self, reader: Path) -> None:
         (difference,) = blocks(FROM_STOCK, "diff")
