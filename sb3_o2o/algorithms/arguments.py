@@ -308,7 +308,9 @@ class OffPolicyArguments(SharedArguments, total=False):
         str,
         Argument(
             one_of("fp32", "bf16"),
-            "``'bf16'`` runs the matrix products in bfloat16; weights, targets and optimisers stay float32",
+            "``'bf16'`` runs the matrix products of updates in bfloat16; weights, targets and optimisers stay float32. "
+            "It pays on a processor that multiplies bfloat16 (``avx512_bf16`` or ``amx_bf16`` among the flags of "
+            "``lscpu``), and is slower than float32 on others",
             "fp32",
         ),
     ]

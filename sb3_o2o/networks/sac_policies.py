@@ -157,14 +157,16 @@ class O2OActor(Actor):
 
     def act_at_once(self, rows: th.Tensor, deterministic: bool) -> th.Tensor | None:
         """
-        The action that :meth:`forward` gives, the same draws included, by the layers alone.
+        The action that :meth:`forward` gives, the same draws included, by the layers alone. It is formed in float32
+        whatever the precision of updates: products of a few rows wait for the weights, which are float32, and casting
+        these takes longer than the product.
 
         :param rows: observations, ``(batch, obs)``, float32
         :param deterministic: the mode of the policy, or a sample
-        :return: actions in [-1, 1], ``(batch, act)``; None where more is needed than layers in turn: gSDE, bfloat16,
-            dropout, a Gaussian that is not squashed, images, an actor of the user's
+        :return: actions in [-1, 1], ``(batch, act)``; None where more is needed than layers in turn: gSDE, dropout,
+            a Gaussian that is not squashed, images, an actor of the user's
         """
-        if type(self) is not O2OActor or self.use_sde or self.precision != "fp32" or self._forward_hooks:
+        if type(self) is not O2OActor or self.use_sde or self._forward_hooks:
             return None
         if self.squash != "samples" or not is_plain(self.latent_pi):
             return None

@@ -73,14 +73,14 @@ class O2OTD3Actor(Actor):
 
     def act_at_once(self, rows: th.Tensor, deterministic: bool) -> th.Tensor | None:
         """
-        The action that :meth:`forward` gives, by the layers alone.
+        The action that :meth:`forward` gives, by the layers alone, in float32 whatever the precision of updates.
 
         :param rows: observations, ``(batch, obs)``, float32
         :param deterministic: makes no difference
-        :return: actions in [-1, 1], ``(batch, act)``; None where more is needed than layers in turn: bfloat16, dropout,
-            images, an actor of the user's
+        :return: actions in [-1, 1], ``(batch, act)``; None where more is needed than layers in turn: dropout, images,
+            an actor of the user's
         """
-        if type(self) is not O2OTD3Actor or self.precision != "fp32" or self._forward_hooks:
+        if type(self) is not O2OTD3Actor or self._forward_hooks:
             return None
         if not is_plain(self.mu):
             return None

@@ -131,7 +131,6 @@ IMAGES = spaces.Box(0, 255, (3, 36, 36), np.uint8)
 VECTORS = spaces.Dict({"a": UNBOUNDED, "b": spaces.Box(-1.0, 1.0, (2,))})
 LONG: dict[str, dict[str, Any]] = {
     "gSDE": {"use_sde": True},
-    "bfloat16": {"precision": "bf16"},
     "images": {"observations": IMAGES, "policy": "CnnPolicy"},
     "dictionary": {"observations": VECTORS, "policy": "MultiInputPolicy"},
     "matrix of observations": {"observations": spaces.Box(-1.0, 1.0, (3, 2))},
@@ -139,6 +138,21 @@ LONG: dict[str, dict[str, Any]] = {
     "own actor": {"policy": WithOwnActor},
     "own extractor": {"policy_kwargs": {"features_extractor_class": Doubling}},
 }
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize("algorithm", [O2OSAC, O2OTD3])
+def test_bfloat16_acts_in_float32(algorithm: Any, deterministic: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its products are the update's: one row's would only be less exact, and slower."""
+    reduced, exact = make(algorithm, precision="bf16"), make(algorithm)
+    taken = count_short_ways(reduced, monkeypatch)
+    observation = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    ours, stock = both_ways(reduced, observation, deterministic)
+    assert taken == [True]
+    th.manual_seed(7)
+    np.testing.assert_array_equal(ours, exact.predict(observation, deterministic=deterministic)[0])
+    assert not np.array_equal(ours, stock)  # the layers themselves do round
+    np.testing.assert_allclose(ours, stock, atol=0.05)
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
