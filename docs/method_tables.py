@@ -106,7 +106,7 @@ def runs(*recipes: str) -> Iterator[str]:
         return
     yield "[Each recipe, once and small](smoke.md), to see that it does something: `hopper/medium`, 5,000 updates and"
     yield "then 5,000 environment steps, two hidden layers of 64, seed 0, `sb3-o2o run benchmarks/suite/smoke.yml`."
-    yield "Scores at the switch, the lowest, and at the end, each of 5 episodes:"
+    yield "Scores at the switch, the lowest, and at the end, each of 5 episodes; one thread of a two-core AMD EPYC:"
     yield ""
     yield from table(("", "at the switch", "lowest", "after 5,000 steps"), [made[name][:4] for name in finished])
 
@@ -116,8 +116,11 @@ def suite(*methods: str) -> Iterator[str]:
     :param methods: names in the suite's grid
     :return: what its runs came to, by dataset: means over the seeds that have been made
     """
-    with (RESULTS / "o2o-small" / "runs.csv").open(newline="") as file:
-        every = [row for row in csv.DictReader(file) if row["state"] == "finished" and row["switch"]]
+    found: dict[str, dict[str, str]] = {}
+    for path in sorted((RESULTS / "o2o-small").glob("*runs.csv")):  # those of the report, and those made since
+        with path.open(newline="") as file:
+            found |= {row["run"]: row for row in csv.DictReader(file)}
+    every = [row for row in found.values() if row["state"] == "finished" and row["switch"]]
     lines = []
     for method in methods:
         for dataset in sorted({row["dataset"] for row in every if row["recipe"] == method}):
@@ -129,7 +132,8 @@ def suite(*methods: str) -> Iterator[str]:
         return
     yield "[The suite](../evidence.md): 30,000 updates and then 25,000 environment steps, two hidden layers of 128,"
     yield "`sb3-o2o run benchmarks/suite/o2o-small.yml`. Scores at the switch, the lowest within 10,000 steps, and the"
-    yield "mean of the last five evaluations, each of 10 episodes; means over seeds, which begin with 0:"
+    yield "mean of the last five evaluations, each of 10 episodes; means over seeds, which begin with 0; one thread"
+    yield "each of a two-core AMD EPYC:"
     yield ""
     yield from table(("", "dataset", "seeds", "at the switch", "lowest", "last five"), lines)
 

@@ -15,7 +15,7 @@ from reader import GENERATED, ROOT, blocks, commands, parse, paste, shorter
 from stable_baselines3 import SAC
 from typer.testing import CliRunner
 
-from sb3_o2o import O2OSAC
+from sb3_o2o import O2OSAC, O2OTD3
 from sb3_o2o.cli import app
 from sb3_o2o.recipes import list_recipes
 
@@ -84,6 +84,16 @@ class TestPython:
             "python -m rl_zoo3.train --algo sac",
             "python -m sb3_o2o.zoo.train --algo o2o_sac",
         )
+
+    def test_lines_of_d3rlpy(self) -> None:
+        page = (ROOT / "docs" / "migrating" / "d3rlpy-corl.md").read_text()
+        lines = re.findall(r"`(O2O(?:SAC|TD3)\([^`]*objective_kwargs[^`]*\))`", page)
+        models = [
+            eval(line.replace("...", '"MlpPolicy", env'), {"O2OSAC": O2OSAC, "O2OTD3": O2OTD3, "env": "Pendulum-v1"})
+            for line in lines
+        ]
+        assert [model.objective for model in models] == ["cql", "td3_bc", "iql"]
+        assert [model.objective_kwargs for model in models] == [{"cql_weight": 5.0}, {"alpha": 2.5}, {"expectile": 0.7}]
 
     def test_a_stock_script(self, reader: Path) -> None:
         (difference,) = blocks(FROM_STOCK, "diff")
