@@ -21,6 +21,8 @@ from sb3_o2o.cli.run_progress import RunProgress
 from sb3_o2o.files import locked
 
 Interrupted = Callable[..., tuple[str, Path]]
+#: of a recipe that says how many critics there are
+SIZES = ["--set", "policy_kwargs.net_arch=[4]", "--set", "batch_size=4", "--set", "buffer_size=100"]
 
 
 @pytest.fixture
@@ -213,6 +215,36 @@ class TestKilled:
         assert self.result.exit_code == 2
         assert "Error: [Errno 28] No space left on device: 'evaluations.npz'" in self.result.stderr
         assert "offline policy" in succeeds("pretrain", "--resume", folder)
+
+    @pytest.mark.parametrize(
+        "error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "log"), KeyboardInterrupt(), ValueError("no")]
+    )
+    def test_in_a_phase_before_the_first_step(
+        self, error: BaseException, tiny_dataset: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its updates are no steps of either kind, and as much work."""
+        data = tiny_dataset()
+        succeeds("pretrain", data, "--recipe", "o2sac", "--gradient-steps", 2, *SIZES, *SHORT)
+        heard = RunProgress.on_phase_step
+
+        def crashing(self: RunProgress, name: str, done: int, *rest: Any) -> None:
+            if done == 5:
+                raise error
+            heard(self, name, done, *rest)
+
+        folder, phase = Path("runs/o2sac-TinyBox-v0_2"), "finetuning=[{PolicyReevaluation: {gradient_steps: 6}}]"
+        with monkeypatch.context() as patch:
+            patch.setattr(RunProgress, "on_phase_step", crashing)
+            patch.setattr("sb3_o2o.runs.training.ResumeBundle", often)
+            options = ("--recipe", "o2sac", "--steps", 8, "--set", phase, *SIZES, *SHORT)
+            result = sb3_o2o("finetune", "runs/o2sac-TinyBox-v0_1", *options)
+        assert result.exit_code != 0
+        said = re.sub(r"\s+", " ", result.stderr)
+        assert "4 updates of reevaluation" in said
+        assert f"sb3-o2o finetune --resume {folder}" in said
+        assert "Going on from bundle_000002: 2 gradient steps of pre-training, 4 updates of" in succeeds(
+            "finetune", "--resume", folder
+        )
 
     def test_a_damaged_bundle_is_passed_over(self, failing: Callable[..., Path]) -> None:
         folder = failing()

@@ -18,7 +18,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 from toy_tasks import dataset, make, vec
 
-from sb3_o2o import O2OSAC, OfflineDataset, UntrustedError
+from sb3_o2o import O2OSAC, OfflineDataset, ResumeBundle, UntrustedError
 from sb3_o2o.networks.sac_policies import O2OSACPolicy
 from sb3_o2o.plain.allowlist import trusting
 from sb3_o2o.runs.environments import Environment, environment_of
@@ -48,6 +48,25 @@ def test_a_model_with_code_of_the_users(tmp_path: Path) -> None:
         "test_inspection.test_a_model_with_code_of_the_users.<locals>.<lambda> (its 'learning_rate')"
     ]
     assert found.facts["pickled code"].startswith("1 parts")
+
+
+def test_folders_of_bundles(tmp_path: Path) -> None:
+    """A run's, of which the newest counts."""
+    path = tmp_path / "run" / "resume"
+    make().learn(6, callback=ResumeBundle(path, every=3, min_seconds=0.0, max_share=None))
+    for folder in (path, path.parent):
+        found = inspect(folder)
+        assert found.kind == "2 resume bundles, of which bundle_000002 is the newest"
+        assert str(found.facts["goes on from"]).startswith("6 environment steps")
+        assert "all whole" in found.facts["files"]
+
+
+def test_a_table_and_a_zip_that_is_cut(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text('place,"a, b",reward\n1,2,3\n')
+    assert inspect(tmp_path / "table.csv").facts == {"columns": "place, a, b, reward", "bytes": "26"}
+    make().save(tmp_path / "model")
+    (tmp_path / "cut.zip").write_bytes((tmp_path / "model.zip").read_bytes()[:3000])
+    assert "cut.zip is no zip, or one that is cut or damaged" in fails("inspect", str(tmp_path / "cut.zip"))
 
 
 def test_a_stock_model_and_what_a_stranger_put_into_it(marker: Path, tmp_path: Path) -> None:

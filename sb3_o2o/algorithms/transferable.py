@@ -178,10 +178,13 @@ class TransferableAlgorithm(_Base):
         :param load_path_or_dict: a zip, or the parameters by name
         :param exact_match: every parameter must be there
         :param device: where the networks live
+        :raises NonFiniteError: if a zip holds NaN or infinity; nothing has changed then
         """
         if isinstance(load_path_or_dict, dict):
-            load_path_or_dict = loading.match_objectives(self, self.weights.from_stock(self, load_path_or_dict))
-        super().set_parameters(load_path_or_dict, exact_match=exact_match, device=device)
+            parameters = loading.match_objectives(self, self.weights.from_stock(self, load_path_or_dict))
+            super().set_parameters(parameters, exact_match=exact_match, device=device)
+        else:
+            loading.set_parameters_of_file(self, load_path_or_dict, exact_match, device)
 
     @checked
     def keep_critics(self, n_critics: Count) -> None:
@@ -216,5 +219,6 @@ class TransferableAlgorithm(_Base):
         needs this package installed.
 
         :return: a model of the stock class, without replay buffer contents
+        :raises NonFiniteError: if weights hold NaN or infinity
         """
         return export.to_sb3(self)

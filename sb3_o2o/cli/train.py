@@ -270,7 +270,7 @@ def start_run(
             _run(prepared, folder)
     except (ValueError, OSError, KeyboardInterrupt) as error:
         # What a callback only finds out when training starts, such as a missing dataset: leave nothing behind.
-        if _steps(prepared.model) == before:
+        if not _has_begun(prepared, folder, before):
             shutil.rmtree(folder.path)
             with suppress(OSError):
                 log_dir.rmdir()
@@ -422,6 +422,11 @@ def _steps(model: Any) -> tuple[int, int]:
     return model.num_timesteps, model.n_pretrain_steps
 
 
+def _has_begun(prepared: "Prepared", folder: "RunFolder", before: tuple[int, int]) -> bool:
+    """Whether there is something to lose: phases that come before the first step of either kind write bundles too."""
+    return _steps(prepared.model) != before or folder.resume_bundle.exists()
+
+
 def _run(prepared: "Prepared", folder: "RunFolder") -> None:
     from sb3_o2o.cli.run_progress import RunProgress, summary_table
     from sb3_o2o.runs.training import Interrupted, train
@@ -439,7 +444,7 @@ def _run(prepared: "Prepared", folder: "RunFolder") -> None:
         raise
     except Exception:
         progress.close()
-        if _steps(prepared.model) != before:
+        if _has_begun(prepared, folder, before):
             text = f"The run stopped with an error. {_how_to_go_on(prepared.config, folder)}"
             error_console.print(text, markup=False, highlight=False, soft_wrap=True)
         raise

@@ -18,11 +18,11 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 from sb3_o2o.files import settled, whole_folder
 from sb3_o2o.plain.numeric import check_old_state, set_bits
 from sb3_o2o.resume.encoding import read_state, write_state
-from sb3_o2o.resume.manifest import Manifest
+from sb3_o2o.resume.manifest import MODEL, STATE, Manifest
 from sb3_o2o.resume.rows import Known, put_together, taken_apart, write_rows
 from sb3_o2o.updates import environment_state
 
-_STATE, _MODEL, _BUFFER = "state.zip", "model.zip", "replay_buffer.zip"
+_BUFFER = "replay_buffer.zip"
 _STATE_KEYS = (
     *("random", "offline_buffer", "rollout_buffer", "metrics", "callbacks", "callback_buffers", "environment"),
     *("normalizer", "normalize_returns"),
@@ -54,13 +54,13 @@ def save(
     earlier = _earlier(target if before is None else Path(before))
     with whole_folder(target) as folder:
         manifest = Manifest.of(model)
-        model.save(folder / _MODEL)
+        model.save(folder / MODEL)
         replay_buffer = getattr(model, "replay_buffer", None)
         if replay_buffer is not None:
             write_state(folder / _BUFFER, taken_apart(replay_buffer))
             known = _KNOWN.setdefault(replay_buffer, Known())
             write_rows(replay_buffer, folder, manifest, earlier, known, compare_all)
-        write_state(folder / _STATE, _state(model))
+        write_state(folder / STATE, _state(model))
         for each in sorted(folder.iterdir()):
             if each.name not in manifest.files:
                 manifest.add(folder, each.name)
@@ -107,10 +107,10 @@ def load(algorithm: Any, folder: Path, manifest: Manifest, env: GymEnv, device: 
     """
     manifest.refuse_others(folder, algorithm.__name__)
     trust = bool(kwargs.get("trust"))
-    state = _with_keys(folder / _STATE, _STATE_KEYS, trust)
+    state = _with_keys(folder / STATE, _STATE_KEYS, trust)
     if state["normalizer"] is not None:
         env = _with_statistics(algorithm._wrap_env(env, verbose=0), state["normalizer"])
-    model = algorithm.load(folder / _MODEL, env=env, device=device, force_reset=False, **kwargs)
+    model = algorithm.load(folder / MODEL, env=env, device=device, force_reset=False, **kwargs)
     _restore(model, folder, state, trust)
     return model
 

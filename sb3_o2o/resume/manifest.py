@@ -16,6 +16,8 @@ import torch as th
 from sb3_o2o.version import __version__
 
 MANIFEST = "manifest.json"
+#: files that every bundle has
+MODEL, STATE = "model.zip", "state.zip"
 
 
 class DamagedBundle(ValueError):
@@ -118,6 +120,9 @@ class Manifest:
             document["files"] = {
                 name: (int(size), str(checksum)) for name, (size, checksum) in document["files"].items()
             }
+            for count in (document["gradient_steps"], document["environment_steps"], *document["phase_steps"].values()):
+                if not isinstance(count, int):
+                    raise TypeError(f"{count!r} is no number of steps")
             return cls(**{each.name: document[each.name] for each in fields(cls)})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DamagedBundle(f"{folder / MANIFEST} is incomplete: {type(error).__name__}: {error}.") from error
@@ -126,9 +131,12 @@ class Manifest:
         """
         :param folder: the bundle
         :param contents: compare checksums as well, which reads all of it
-        :raises DamagedBundle: naming every file that is missing or not what was written
+        :raises DamagedBundle: naming every file that is missing, not what was written, or none of the bundle's
         """
         found = [fault for name in self.files if (fault := self._fault(folder, name, contents))]
+        found += [f"{name} is not named in {MANIFEST}" for name in (MODEL, STATE) if name not in self.files]
+        there = sorted(each.name for each in folder.iterdir() if not each.name.startswith("."))
+        found += [f"{name} is none of its files" for name in there if name not in (MANIFEST, MODEL, STATE, *self.files)]
         if found:
             more = f" and {len(found) - 5} more" if len(found) > 5 else ""
             raise DamagedBundle(f"{folder} is damaged: {', '.join(found[:5])}{more}.")

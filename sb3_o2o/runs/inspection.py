@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import json
 import mmap
 import zipfile
@@ -21,6 +22,7 @@ from sb3_o2o.plain.listing import Noted, Notes
 from sb3_o2o.plain.parts import check_zip, npy_header
 from sb3_o2o.plain.pickles import needs_trust
 from sb3_o2o.resume.manifest import MANIFEST, Manifest
+from sb3_o2o.resume.series import bundles
 from sb3_o2o.transfer.archive import saved_family, saved_spaces
 from sb3_o2o.transfer.model_file import attributes_as_json, header
 from sb3_o2o.transfer.schedules import known_schedule
@@ -54,7 +56,8 @@ class Contents:
 
 def inspect(path: str | Path) -> Contents:
     """
-    :param path: a saved model, resume bundle, replay buffer, ``VecNormalize`` or dataset; or the id of a Minari dataset
+    :param path: a saved model, resume bundle or a folder of them, run folder, replay buffer, ``VecNormalize`` or
+        dataset; or the id of a Minari dataset
     :return: what is in it
     :raises ValueError: if it is nothing that is known, or damaged
     :raises FileNotFoundError: if there is no such file
@@ -71,21 +74,30 @@ def inspect(path: str | Path) -> Contents:
 def _file(path: Path) -> Contents:
     if path.is_dir():
         return _folder(path)
-    readers = {".pkl": _pickle, ".pickle": _pickle, ".npz": _arrays, ".hdf5": _hdf5, ".h5": _hdf5}
+    readers = {".pkl": _pickle, ".pickle": _pickle, ".npz": _arrays, ".hdf5": _hdf5, ".h5": _hdf5, ".csv": _table}
     if path.suffix in readers:
         return readers[path.suffix](path)
     if zipfile.is_zipfile(path):
         return _document(path) if is_document(path) else _model(path)
+    if path.suffix == ".zip":
+        raise ValueError(f"{path} is no zip, or one that is cut or damaged.")
     raise ValueError(f"{path} is no model, bundle, buffer or dataset that is known here.")
 
 
 def _folder(path: Path) -> Contents:
     if (path / MANIFEST).is_file():
         return _bundle(path)
+    there = bundles(path) or bundles(path / "resume")
+    if there:
+        found = _bundle(there[-1])
+        found.kind = f"{len(there)} resume bundles, of which {there[-1].name} is the newest"
+        return found
     for folder in (path / "data", path):
         if (folder / "metadata.json").is_file():
             return _minari(folder)
-    raise ValueError(f"{path} is neither a resume bundle ({MANIFEST}) nor a Minari dataset (metadata.json).")
+    raise ValueError(
+        f"{path} is neither a resume bundle ({MANIFEST}), nor has it some, nor is it a Minari dataset (metadata.json)."
+    )
 
 
 # -- ours ----------------------------------------------------------------------------------------------------------
@@ -258,6 +270,12 @@ def _hdf5(path: Path) -> Contents:
     except OSError as error:
         raise ValueError(f"{path} is no HDF5 file that can be read: {error}.") from error
     return found
+
+
+def _table(path: Path) -> Contents:
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        columns = next(csv.reader([file.readline(2**20)]), [])
+    return Contents("a table of text", {"columns": ", ".join(columns), "bytes": f"{path.stat().st_size:,}"})
 
 
 def _minari(folder: Path) -> Contents:

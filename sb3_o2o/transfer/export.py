@@ -11,6 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 
 from sb3_o2o.data import MonteCarloDictReplayBuffer, MonteCarloReplayBuffer
+from sb3_o2o.updates.trained import refuse_not_finite
 
 if TYPE_CHECKING:
     _Base: Any
@@ -24,7 +25,9 @@ def to_sb3(model: Any) -> BaseAlgorithm:
 
     :param model: one of them
     :return: a model of the stock class, without replay buffer contents
+    :raises NonFiniteError: if weights hold NaN or infinity
     """
+    refuse_not_finite(model, "Not exported", "save(path, allow_nonfinite=True) writes it as it is, to look at.")
     policy: Any = model.policy
     inverse = {ours: theirs for theirs, ours in model.stock_policies.items()}
     is_stock = policy.is_stock and type(policy) in inverse

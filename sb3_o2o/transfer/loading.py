@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
 from typing import Any
 
 import torch as th
 from stable_baselines3.common.base_class import maybe_make_env
-from stable_baselines3.common.save_util import recursive_getattr
+from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr
 
+from sb3_o2o.errors import NonFiniteError
 from sb3_o2o.networks.normalizer import has_statistics
 from sb3_o2o.plain.allowlist import UntrustedError, is_trusted, safe_global
 from sb3_o2o.recipes.recipe_files import environment_id, load_recipe
@@ -105,6 +107,30 @@ def _check_names(path: Any, attributes: dict[str, Any]) -> None:
                 safe_global(*name.rpartition(".")[::2])
             except UntrustedError as error:
                 raise error.within(f"{path_name(path)}, its {attribute!r},") from None
+
+
+def set_parameters_of_file(model: Any, path: Any, exact_match: bool, device: th.device | str) -> None:
+    """
+    See ``set_parameters`` of the algorithms.
+
+    :param model: whose parameters are set
+    :param path: a zip of a model, ours or stock
+    :param exact_match: every parameter must be there
+    :param device: where the networks live
+    :raises NonFiniteError: if it holds NaN or infinity; nothing has changed then
+    """
+    parameters = load_from_zip_file(path, load_data=False, device=device)[1]
+    before = copy.deepcopy(model.get_parameters())
+    model.set_parameters(parameters, exact_match=exact_match, device=device)
+    try:
+        refuse_not_finite(
+            model,
+            f"Not loaded from {path if isinstance(path, str | os.PathLike) else _IN_MEMORY}",
+            "load(path, allow_nonfinite=True) opens it as it is.",
+        )
+    except NonFiniteError:
+        model.set_parameters(before, exact_match=True, device=device)
+        raise
 
 
 def match_objectives(model: Any, parameters: dict[str, Any]) -> dict[str, Any]:

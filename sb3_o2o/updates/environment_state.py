@@ -39,20 +39,45 @@ def restore(env: VecEnv | gym.Env, state: dict[str, Any]) -> None:
     """
     :param env: a new environment of the same kind
     :param state: what :func:`snapshot` returned
-    :raises ValueError: if there are more environments or fewer than there were
+    :raises ValueError: if there are more environments or fewer than there were, or otherwise wrapped; none has changed
     """
-    env.reset()  # wrappers refuse to step before
     if isinstance(env, gym.Env):
+        env.reset()  # wrappers refuse to step before
         _restore_env(env, *state["envs"])
         return
-    for layer in state["layers"]:
-        assert isinstance(env, VecEnvWrapper)
-        vars(env).update(layer)
-        env = env.venv
-    assert isinstance(env, DummyVecEnv)
-    vars(env).update(state["base"])
-    for single, saved in zip(env.envs, state["envs"], strict=True):
+    layers, base = _layers(env)
+    _check_same(layers, base, state)
+    env.reset()
+    for layer, attributes in zip(layers, state["layers"], strict=True):
+        vars(layer).update(attributes)
+    vars(base).update(state["base"])
+    for single, saved in zip(base.envs, state["envs"], strict=True):  # type: ignore[attr-defined]
         _restore_env(single, saved)
+
+
+def _layers(env: VecEnv) -> tuple[list[VecEnvWrapper], VecEnv]:
+    layers: list[VecEnvWrapper] = []
+    while isinstance(env, VecEnvWrapper):
+        layers.append(env)
+        env = env.venv
+    return layers, env
+
+
+def _check_same(layers: list[VecEnvWrapper], base: VecEnv, state: dict[str, Any]) -> None:
+    """:raises ValueError: if environments are others than those that were saved"""
+    if not isinstance(base, DummyVecEnv):
+        raise ValueError(
+            f"The saved environments ran in their process (DummyVecEnv), and these are in a {type(base).__name__}, out "
+            "of reach: give a DummyVecEnv."
+        )
+    if len(base.envs) != len(state["envs"]):
+        raise ValueError(f"The saved run had {len(state['envs'])} side by side (n_envs), these are {len(base.envs)}.")
+    if len(layers) != len(state["layers"]):
+        names = ", ".join(type(each).__name__ for each in layers) or "none"
+        raise ValueError(
+            f"The saved environments had {len(state['layers'])} wrappers of vectorised environments around them, these "
+            f"have {len(layers)} ({names}): wrap them in the same way."
+        )
 
 
 def _attributes(thing: Any, missing: list[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor
 from toy_tasks import Drift, assert_same, dataset, dataset_file, make, make_td3, vec
 
 from sb3_o2o import O2OSAC, O2OTD3
@@ -130,6 +130,36 @@ def test_other_versions_of_the_libraries_are_named_once(library: str, tmp_path: 
         resumed = O2OSAC.load_resume(tmp_path / "bundle", vec(), device="cpu")
     assert len(caught) == 1
     assert resumed.num_timesteps == 6
+
+
+def test_a_manifest_that_leaves_something_out_is_refused(unread: None, tmp_path: Path) -> None:
+    """What it does not name was not compared with anything."""
+    bundle = tmp_path / "bundle"
+    make().learn(6).save_resume(bundle)
+    files = json.loads((bundle / "manifest.json").read_text())["files"]
+
+    def refused(words: str, **changes: Any) -> None:
+        rewritten(bundle, **changes)
+        with pytest.raises(ValueError, match=words):
+            O2OSAC.load_resume(bundle, vec())
+
+    left = {name: each for name, each in files.items() if name not in ("state.zip", "replay_buffer.rows.000000")}
+    refused(r"state\.zip is not named in manifest\.json, replay_buffer\.rows\.000000 is none of its files", files=left)
+    refused("model.zip is not named in manifest.json, state.zip is not named", files={})
+    refused("manifest.json is incomplete: TypeError: 'x' is no number of steps", files=files, environment_steps="x")
+    rewritten(bundle, environment_steps=6)
+    (bundle / "other.zip").write_text("")
+    refused("other.zip is none of its files", files=files)
+
+
+def test_other_environments_are_refused_by_what_differs(tmp_path: Path) -> None:
+    make().learn(6).save_resume(tmp_path / "bundle")
+    with pytest.raises(ValueError, match=r"The saved run had 1 side by side \(n_envs\), these are 2"):
+        O2OSAC.load_resume(tmp_path / "bundle", vec(2))
+    with pytest.raises(
+        ValueError, match=r"had 0 wrappers of .* these have 1 \(VecMonitor\): wrap them in the same way"
+    ):
+        O2OSAC.load_resume(tmp_path / "bundle", VecMonitor(vec()))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecNormalize
-from toy_tasks import Drift, dataset, make, vec
+from toy_tasks import Drift, assert_same, dataset, make, state, vec
 
 from sb3_o2o import O2OSAC, NonFiniteError
 from sb3_o2o.objectives import Batch
@@ -112,6 +112,31 @@ def test_a_model_that_is_not_finite_is_not_loaded_without_a_word(tmp_path: Path)
     assert O2OSAC.load(path, allow_nonfinite=True).n_critics == 2
     with pytest.raises(ValueError, match=r"allow_nonfinite of O2OSAC\.load must be True or False, not 'yes'"):
         O2OSAC.load(path, allow_nonfinite="yes")
+
+
+def test_nor_exported_nor_are_its_parameters_set(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteError, match=r"Not exported: policy\.critic.* holds nan"):
+        broken().to_sb3()
+    broken("actor").save(tmp_path / "model", allow_nonfinite=True)
+    model = make(objective="cql").pretrain(dataset(), 3)
+    before = state(model)
+    with pytest.raises(NonFiniteError, match=r"Not loaded from .*model: policy\.actor.* holds nan"):
+        model.set_parameters(str(tmp_path / "model"))
+    assert_same(state(model), before)
+
+
+@pytest.mark.parametrize("stock", [False, True])
+def test_parameters_of_a_file(stock: bool, tmp_path: Path) -> None:
+    """Of a model of ours and of a stock one."""
+    trained = make(objective="cql").pretrain(dataset(), 3)
+    (trained.to_sb3() if stock else trained).save(tmp_path / "model")
+    model = make(objective="cql")
+    model.set_parameters(str(tmp_path / "model"))
+    found, expected = state(model), state(trained)
+    assert_same(
+        {name: found[name] for name in found if "ent_coef" not in name},
+        {name: expected[name] for name in expected if "ent_coef" not in name},
+    )
 
 
 def test_load_offline_takes_over_the_part_that_is_finite(tmp_path: Path) -> None:
