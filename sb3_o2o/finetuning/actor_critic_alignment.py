@@ -113,11 +113,9 @@ class ActorCriticAlignment(_FrozenPolicyCallback):
         """
         policy = self.policy
         mean, log_std, _ = policy.get_action_dist_params(observations)
-        spread = self.n_stds * log_std.exp()
-        far = [mean - spread, mean + spread]
-        if policy.squash == "samples":
-            far = [each.tanh() for each in far]
-        floor = th.minimum(*(policy.density(mean, log_std, each) for each in far))
+        # of samples that lie there: as actions they may be out of bounds, where densities of given ones are clipped
+        far = (policy.sample(mean, log_std, th.full_like(mean, side * self.n_stds)) for side in (-1.0, 1.0))
+        floor = th.minimum(*(log_prob for _, log_prob in far))
         return self.current_weight * FF.soft_floor(policy.density(mean, log_std, actions), floor)
 
     def next_values(self, values: th.Tensor, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch) -> th.Tensor:

@@ -61,6 +61,28 @@ def test_an_update_by_hand() -> None:
     assert model.actor.mu.bias[0].item() == pytest.approx(0.5 - moved, rel=1e-5)
 
 
+@pytest.mark.parametrize("squash", ["none", "mean", "samples"])
+def test_the_floor_lies_beyond_the_bounds_of_actions(squash: str) -> None:
+    """Four deviations of 0.5 away from 0, in both dimensions: 2 before the squashing."""
+    model = linear_sac({**PLAIN, "squash": squash}, finetuning=[ActorCriticAlignment(n_stds=4.0, fresh_critics=False)])
+    (aca,) = model.finetuning
+    set_mean(model.actor.mu, 0.0, 0.0)
+    model.actor.set_std(0.5)
+    model.hooks.deliver_to([aca])
+    aca._on_training_start()
+    floor = PEAK - 2 * 0.5 * 4.0**2
+    if squash == "samples":
+        floor -= 2 * math.log(1 - math.tanh(2.0) ** 2)
+    edge, clip = 1.0, 1 - 1e-5
+    at_edge = math.atanh(clip) if squash == "samples" else clip
+    density = PEAK - 2 * 0.5 * (at_edge / 0.5) ** 2
+    if squash == "samples":
+        density -= 2 * math.log(1 - clip**2 + 1e-6)
+    for action, log_prob in ((0.0, PEAK), (edge, density)):
+        found = aca.aligned(th.zeros(1, 3), th.full((1, 2), action))
+        assert found.item() == pytest.approx(softplus(log_prob - floor) + floor, rel=1e-3)
+
+
 def test_squashed_policies_and_the_falling_weight() -> None:
     aca = ActorCriticAlignment(n_stds=2.0, anneal_steps=100, end_weight=0.5)
     model = make(finetuning=[aca], learning_starts=0)
