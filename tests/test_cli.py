@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import tiny
+import torch as th
 import yaml
 from command_line import SHORT, SMALL, fails, sb3_o2o, succeeds
 from stable_baselines3 import PPO, SAC, TD3
@@ -21,6 +22,7 @@ from sb3_o2o import O2OPPO, O2OSAC, O2OTD3, OfflineDataset
 from sb3_o2o.__main__ import main
 from sb3_o2o.cli.run_progress import RunProgress
 from sb3_o2o.evaluation import evaluate
+from sb3_o2o.runs.folder import RunFolder, saved_model
 from sb3_o2o.version import __version__
 
 
@@ -245,6 +247,23 @@ class TestTraining:
                 with np.load(path) as saved:
                     assert saved["timesteps"].tolist() == expected
                     assert saved["results"].shape[1] == episodes
+
+    def test_several_agents_become_one(self, tiny_dataset: Callable[..., str]) -> None:
+        dataset = tiny_dataset()
+        for seed in (0, 1):
+            succeeds("pretrain", dataset, "--recipe", "cql", "--gradient-steps", 2, "--seed", seed, *SMALL, *SHORT)
+        agents = ["runs/cql-TinyBox-v0_1", "runs/cql-TinyBox-v0_2/offline/model.zip"]
+        rest = ("--recipe", "sac", "--steps", 6, "--set", "n_critics=4", "--set", "gradient_steps=0", *SHORT)
+        succeeds("finetune", *agents, *rest)
+        folder = Path("runs/sac-TinyBox-v0_1")
+        ensemble = O2OSAC.load(folder / "online" / "model.zip")
+        for index, agent in enumerate(agents):
+            learned = O2OSAC.load(saved_model(agent))
+            assert th.equal(ensemble.actor.members[index].mu.weight, learned.actor.mu.weight)
+        assert ensemble.n_critics == 4
+        config = RunFolder(folder).read_config()
+        assert [config.source, *config.more_sources] == [str(Path(saved_model(each)).resolve()) for each in agents]
+        assert "no saved model and no run folder at 'nowhere'" in fails("finetune", agents[0], "nowhere", *rest)
 
     def test_runs_are_reproducible(self, tiny_dataset: Callable[..., str]) -> None:
         dataset = tiny_dataset()

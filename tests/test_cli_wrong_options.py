@@ -105,7 +105,9 @@ def not_there() -> Iterator[tuple[str, str]]:
     whole = (EVALUATE, f"{COLLECT} --n-steps 5", PRETRAIN, FINETUNE, "demo", "bench speed", "bench env", "bench run")
     for command in (*whole, "recipes list", "recipes show wsrl"):
         yield f"{command} --nonsense", "No such option: --nonsense"
-        yield f"{command} extra", "unexpected extra argument(s) (extra)"
+        if command != FINETUNE:
+            yield f"{command} extra", "unexpected extra argument(s) (extra)"
+    yield f"{FINETUNE} extra", "no saved model and no run folder at 'extra'"
     yield "finetune stock --env", "Option '--env' requires an argument"
     yield "evaluate", "Missing argument 'model'"
     yield f"{SELECT} --nonsense", "No such option: --nonsense"
@@ -162,8 +164,8 @@ OTHERS = [
     ("evaluate stock", "add --env"),
     ("evaluate stock --env Nope-v0", "Unknown environment 'Nope-v0'"),
     ("evaluate stock --env ''", "Unknown environment ''"),
-    (f"evaluate stock --env {GOAL}", f"but {GOAL} has Dict"),
-    (f"collect {GOAL} tests/new/one-v0 --n-steps 5 --policy stock", f"but {GOAL} has Dict"),
+    (f"evaluate stock --env {GOAL}", f"than {GOAL} has: one is a Box, the other a Dict"),
+    (f"collect {GOAL} tests/new/one-v0 --n-steps 5 --policy stock", f"than {GOAL} has: one is a Box, the other a Dict"),
     ("collect CartPole-v1 tests/new/one-v0 --n-steps 5", "Discrete(2)"),
     ("collect Nope-v0 tests/new/one-v0 --n-steps 5", "Unknown environment 'Nope-v0'"),
     (f"{PRETRAIN} --env Nope-v0", "Unknown environment 'Nope-v0'"),

@@ -66,7 +66,8 @@ def _values(name: str, given: Any, config: "RunConfig", folder: "RunFolder") -> 
         same = given.resolve() == folder.path.resolve().parent
         return str(folder.path.parent), str(folder.path.parent if same else given)
     if name == "source":
-        return config.source, str(Path(saved_model(given)).resolve())
+        here = " ".join([config.source or "none", *config.more_sources])
+        return here, " ".join(str(Path(saved_model(each)).resolve()) for each in given)
     if name in ("recipe", "dataset"):
         return getattr(config, name), str(Path(given).resolve()) if Path(given).is_file() else given
     if name == "device":

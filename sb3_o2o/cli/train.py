@@ -46,11 +46,12 @@ DatasetArgument = Annotated[
         show_default=False,
     ),
 ]
-Source = Annotated[
-    str | None,
+Sources = Annotated[
+    list[str] | None,
     typer.Argument(
+        metavar="[SOURCE]...",
         help="What to start from: a run folder of pretrain, a model file in one, or a saved model (ours or stock). "
-        "Default: a new model, pre-trained first where the recipe says so.",
+        "Several become one ensemble, as in Off2On. Default: a new model, pre-trained first where the recipe says so.",
         show_default=False,
     ),
 ]
@@ -151,7 +152,7 @@ def pretrain(
 
 def finetune(
     ctx: typer.Context,
-    source: Source = None,
+    source: Sources = None,
     recipe: RecipeOption = "wsrl",
     env: EnvOption = None,
     dataset: DatasetOption = None,
@@ -175,28 +176,31 @@ def finetune(
     `sb3-o2o finetune runs/wsrl-Hopper-v5_1 --recipe wsrl --steps 100000`
 
     Other starts: a stock Stable-Baselines3 model (`sb3-o2o finetune sac_hopper.zip --env Hopper-v5`), or
-    nothing but a dataset (`sb3-o2o finetune --dataset mujoco/hopper/medium-v0 --recipe rlpd`).
+    nothing but a dataset (`sb3-o2o finetune --dataset mujoco/hopper/medium-v0 --recipe rlpd`), or several agents that
+    become one (`sb3-o2o finetune runs/cql-Hopper-v5_* --recipe off2on`).
     """
-    from sb3_o2o.runs.folder import RunConfig
+    from sb3_o2o.runs.folder import RunConfig, saved_model
     from sb3_o2o.runs.requests import Origin, absolute_file
 
     if resume is not None:
         resume_run(resume, ctx)
         return
-    if source is None and dataset is None and env is None:
+    if not source and dataset is None and env is None:
         raise typer.BadParameter("give a SOURCE, a --dataset or an --env (or --resume DIR)", param_hint="SOURCE")
-    origin, recipe = Origin.of(source), absolute_file(recipe)
+    first, others = (source[0], source[1:]) if source else (None, [])
+    origin, recipe = Origin.of(first), absolute_file(recipe)
     dataset, loaded, environment, overrides = _asked(origin, recipe, env, dataset, settings)
     if pretrain_steps and dataset is None:
         raise ValueError(f"--pretrain-steps {pretrain_steps} are steps on a dataset: add --dataset.")
     if pretrain_steps is None:
-        pretrain_steps = loaded.pretrain_steps if source is None and dataset is not None else 0
+        pretrain_steps = loaded.pretrain_steps if not source and dataset is not None else 0
     config = RunConfig(
         command="finetune",
         environment=environment,
         recipe=recipe,
         dataset=dataset,
         source=origin.model,
+        more_sources=[absolute_file(saved_model(each)) for each in others],
         overrides=overrides,
         pretrain_steps=pretrain_steps,
         online_steps=loaded.online_steps if steps is None else steps,
@@ -211,7 +215,8 @@ def finetune(
         diagnostics=diagnostics,
     )
     with _missing_dataset(config):
-        folder = start_run(config, log_dir, loaded, offline_from=origin.whole_run)
+        # evaluations of one agent are none of the ensemble's
+        folder = start_run(config, log_dir, loaded, offline_from=None if others else origin.whole_run)
     next_command("See it act:", trusting_as_here(f"sb3-o2o evaluate {quote(str(folder.path))}"))
 
 

@@ -42,6 +42,7 @@ class RunConfig:
     :param recipe: name of a recipe, or path of one
     :param dataset: Minari id or path of a file; None for training without one
     :param source: saved model to start from; None for a new one
+    :param more_sources: saved models that become one ensemble with it
     :param overrides: constructor arguments that replace or join the recipe's
     :param pretrain_steps: gradient steps on the dataset
     :param online_steps: environment steps of fine-tuning
@@ -61,6 +62,7 @@ class RunConfig:
     recipe: str | None = None
     dataset: str | None = None
     source: str | None = None
+    more_sources: list[str] = field(default_factory=list)
     overrides: Mapping[str, Any] = field(default_factory=dict)
     pretrain_steps: int = 0
     online_steps: int = 0

@@ -206,10 +206,10 @@ def _model(
         arguments["dataset"] = config.dataset
     algorithm: Any = O2OSAC if recipe is None else algorithm_class(recipe.algorithm)
     if config.source is not None:
-        path = saved_model(config.source)
+        source = saved_model(config.source)
         # Episodes are played where the source is of another family: it and its copy are compared.
         return algorithm.load_offline(
-            path,
+            [source, *map(saved_model, config.more_sources)] if config.more_sources else source,
             env,
             recipe=recipe,
             device=config.device,
