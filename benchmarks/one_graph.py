@@ -34,7 +34,7 @@ from sb3_o2o.updates.sampling import sample
 BATCH_SIZE = 256
 
 
-def make_model() -> O2OSAC:
+def make_model(precision: str = "fp32") -> O2OSAC:
     """:return: a model as in row ``sac``, after three updates, so that its optimisers have their moments"""
     row = asdict(ROWS["sac"])
     model = O2OSAC(
@@ -46,6 +46,7 @@ def make_model() -> O2OSAC:
         seed=0,
         device="cpu",
         compile=True,
+        precision=precision,
     )
     model.set_logger(Logger(None, []))
     fill_replay_buffer(model.replay_buffer, row)
@@ -131,10 +132,11 @@ def main() -> None:
     parser.add_argument("--updates", type=int, nargs="+", default=[1, 4], help="in one graph")
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     args = parser.parse_args()
     th.set_num_threads(args.threads)
     for n in args.updates:
-        usual, other = make_model(), make_model()
+        usual, other = make_model(args.precision), make_model(args.precision)
         whole = WholeUpdates(other, n)
         runs = (lambda n=n, usual=usual: usual.train(n, BATCH_SIZE), whole.run)  # type: ignore[misc]
         for run in runs:
