@@ -310,7 +310,7 @@ class OffPolicyArguments(SharedArguments, total=False):
             one_of("fp32", "bf16"),
             "``'bf16'`` runs the matrix products of updates in bfloat16; weights, targets and optimisers stay float32. "
             "It pays on a processor that multiplies bfloat16 (``avx512_bf16`` or ``amx_bf16`` among the flags of "
-            "``lscpu``), and is slower than float32 on others",
+            "``lscpu``); on one that does not it was slower than float32",
             "fp32",
         ),
     ]

@@ -10,9 +10,7 @@ from sb3_o2o.cli.console import console
 from sb3_o2o.cli.shared_options import (
     DEFAULT_LOG_DIR,
     ActingThreads,
-    LogDir,
     Seed,
-    Settings,
     Trust,
     acting_threads,
     trusting_as_here,
@@ -38,10 +36,19 @@ def advise(
         str | None, typer.Option("--env", help="Gymnasium id. Default: the run's, else the dataset's.")
     ] = None,
     episodes: Annotated[int, typer.Option(help="Whole episodes that the policy plays.", min=1)] = 10,
-    settings: Settings = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="dataset_kwargs.NAME=VALUE",
+            help="How the dataset is read, as for pretrain, once for each. Values as in YAML.",
+        ),
+    ] = None,
     seed: Seed = 0,
     threads: ActingThreads = None,
-    log_dir: LogDir = DEFAULT_LOG_DIR,
+    log_dir: Annotated[
+        Path, typer.Option("--log-dir", help="Where the commands that it prints look for runs.")
+    ] = DEFAULT_LOG_DIR,
     trust: Trust = False,
 ) -> None:
     """Say which recipe to start with, and why; each rule with its source.
@@ -52,7 +59,7 @@ def advise(
 
     `sb3-o2o advise mujoco/hopper/medium-v0 runs/wsrl-Hopper-v5_1`
 
-    Nothing is trained. Of --set only dataset_kwargs.NAME=VALUE matters here.
+    Nothing is trained.
     """
     from sb3_o2o.advice import advise as advise_on
     from sb3_o2o.cli.set_options import dataset_settings
