@@ -159,6 +159,8 @@ class _Rows:
         if written is not None:
             one_of = min(ONE_OF, len(self.blocks))
             looked_at = {number for number in range(len(self.blocks)) if number % one_of == known.turn % one_of}
+            if looked_at <= written:  # where the place went all the way round, one that it does not name tells
+                looked_at |= set(sorted(set(range(len(self.blocks))) - written)[:1])
             found = [self._compared(number, known, number in looked_at | written) for number in range(len(self.blocks))]
             if not any(found[number] and self._is_large_new(number, found, known) for number in looked_at - written):
                 return found

@@ -241,6 +241,18 @@ def test_all_the_way_round(n_rows: int, full: Rows) -> None:
     assert full.is_right(full.write())
 
 
+@pytest.mark.parametrize("n_rows", [4000 + 1, 4000 + 1900])
+def test_all_the_way_round_in_a_few_files(n_rows: int, full: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the one file whose turn it is happens to be where the place says that something was added."""
+    monkeypatch.setattr(rows, "SMALL_BYTES", 4)  # actions are none of it, and the rest is the same everywhere
+    row = sum(array[:1].nbytes for array in rows._Rows(full.buffer).arrays)
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 1000 * row)
+    full.write(compare_all=True)
+    for _ in range(4):  # each file has its turn
+        full.add(n_rows)
+        assert full.is_right(full.write())
+
+
 def test_a_buffer_that_begins_again(full: Rows) -> None:
     full.buffer.reset()
     full.add(100)
