@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from rich.console import Console
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 
 from sb3_o2o.progress import Display, display_on
 
@@ -19,6 +19,18 @@ def losses_text(metrics: Mapping[str, float]) -> str:
     :return: the losses among them, for display
     """
     return ", ".join(f"{name} {value:.3g}" for name, value in metrics.items() if name.endswith("_loss"))
+
+
+def close_bars(callbacks: Iterable[BaseCallback]) -> None:
+    """
+    Close the bars of ``learn``, which Stable-Baselines3 leaves open where a call ends in an error: the attempt that
+    follows opens another one, and a terminal has room for one.
+
+    :param callbacks: of a call that is over
+    """
+    for each in callbacks:
+        if isinstance(each, ProgressBarCallback) and hasattr(each, "pbar"):
+            each.pbar.close()  # again, where it is closed: nothing
 
 
 class PhaseProgressBar:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_o2o.updates.bars import close_bars
 from sb3_o2o.updates.callback_states import State, restore, states_of
 from sb3_o2o.updates.hooks import Hooks, walk
 from sb3_o2o.updates.stock_files import write_evaluations_whole
@@ -56,6 +58,7 @@ class Call:
         self.callbacks, self.offline = list(walk(callback)), offline
         self._before_stop = []
         self.at_end(write_evaluations_whole(self.callbacks))
+        self.at_end(partial(close_bars, self.callbacks))
         saved, self.interrupted = self.interrupted, None
         self.goes_on = saved is not None and saved[0] == offline
         if saved is not None and self.goes_on:

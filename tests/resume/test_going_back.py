@@ -10,7 +10,7 @@ import pytest
 import torch as th
 from failing import NAN
 from stable_baselines3 import HerReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, ProgressBarCallback
 from stable_baselines3.common.vec_env import VecNormalize
 from toy_tasks import assert_same, dataset, dataset_file, make, make_ppo, make_td3, reach, vec
 
@@ -126,6 +126,24 @@ def test_what_the_constructor_was_given_stays(failing: Callable[..., list[int]],
     assert np.isfinite(env.obs_rms.mean).all()
     model.learn(6, reset_num_timesteps=False)
     assert model.num_timesteps == 42
+
+
+def test_the_progress_bar_of_each_attempt_is_closed(
+    failing: Callable[..., list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Any] = []
+    start = ProgressBarCallback._on_training_start
+
+    def starting(self: ProgressBarCallback) -> None:
+        assert all(each.disable for each in opened)
+        start(self)
+        opened.append(self.pbar)
+
+    monkeypatch.setattr(ProgressBarCallback, "_on_training_start", starting)
+    failing()
+    model = make(on_nonfinite="rollback").learn(40, callback=often(tmp_path), progress_bar=True)
+    assert model.num_timesteps == 40
+    assert [(each.total, each.disable) for each in opened] == [(40, True), (40 - 18, True)]
 
 
 def test_hindsight(failing: Callable[..., list[int]], tmp_path: Path) -> None:
