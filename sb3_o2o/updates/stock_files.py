@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -11,10 +12,14 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
 from sb3_o2o.files import write_whole
 
+#: arrays that every ``evaluations.npz`` has, in the order in which they are written
+_ARRAYS = {"timesteps.npy", "results.npy", "ep_lengths.npy"}
+
 
 class _Whole(io.BytesIO):
     """
-    What ``numpy.savez`` writes here replaces a file when it is complete, which a zip says by flushing.
+    What ``numpy.savez`` writes here replaces a file when it is complete. A zip says by flushing that it is closed, also
+    where an array could not be written.
 
     :param path: of the file
     """
@@ -26,15 +31,19 @@ class _Whole(io.BytesIO):
     def flush(self) -> None:
         """All of a zip is there."""
         if self.tell() > 0:
-            write_whole(self._path, self.getvalue())
+            with zipfile.ZipFile(io.BytesIO(self.getvalue())) as written:
+                is_complete = set(written.namelist()) >= _ARRAYS
+            if is_complete:
+                write_whole(self._path, self.getvalue())
             self.seek(0)
             self.truncate()
 
 
 def write_evaluations_whole(callbacks: Iterable[BaseCallback]) -> Callable[[], None]:
     """
-    Let ``evaluations.npz`` of every ``EvalCallback`` be whole, or as it was before. Classes that derive from it, and
-    those that tell callbacks of a user's, are left alone: they may do something else with the path.
+    Let ``evaluations.npz`` of every ``EvalCallback`` be whole, or as it was before. Derived classes, objects with a
+    step of their own and those that tell callbacks of a user's are left alone: they may do something else with
+    the path.
 
     :param callbacks: of a call
     :return: undoes it, when the call is over
@@ -53,6 +62,8 @@ def write_evaluations_whole(callbacks: Iterable[BaseCallback]) -> Callable[[], N
 
 
 def _is_stock(evaluation: EvalCallback) -> bool:
+    if "_on_step" in vars(evaluation):
+        return False
     told: list[Any] = [evaluation.callback, evaluation.callback_on_new_best]
     return all(each is None or type(each).__module__.startswith("stable_baselines3.") for each in told)
 

@@ -135,3 +135,28 @@ def test_replay_buffers_replace_others_when_they_are_complete(monkeypatch: pytes
     for name in ("buffer", "open"):
         other.load_replay_buffer(tmp_path / name)
         assert other.replay_buffer.pos == 18  # type: ignore[union-attr]
+
+
+def test_an_evaluation_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    callback = evaluation(tmp_path)
+    model = make().learn(10, callback=callback)
+    before = (tmp_path / FILE).read_bytes()
+    callback.n_eval_episodes = 2  # as many results as before no longer: no array
+    with pytest.raises(ValueError, match="inhomogeneous"):
+        model.learn(10, callback=callback, reset_num_timesteps=False)
+    assert (tmp_path / FILE).read_bytes() == before
+
+
+def test_a_step_of_the_objects_own_stays(tmp_path: Path) -> None:
+    callback = evaluation(tmp_path)
+    stock, calls = callback._on_step, []
+
+    def own() -> bool:
+        calls.append(callback.n_calls)
+        return stock()
+
+    callback._on_step = own  # type: ignore[method-assign]
+    make().learn(10, callback=callback)
+    assert calls == list(range(1, 11))
+    assert vars(callback)["_on_step"] is own
+    assert steps(tmp_path / FILE) == [5, 10]
