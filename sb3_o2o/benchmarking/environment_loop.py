@@ -25,6 +25,7 @@ from sb3_o2o.benchmarking.peers.worker_protocol import EPISODE_LENGTH, timed
 from sb3_o2o.benchmarking.step_profile import step_profile
 from sb3_o2o.benchmarking.workers import Stopwatch, synchronise
 from sb3_o2o.data import OfflineDataset, OfflineReplayBuffer
+from sb3_o2o.progress import counted
 
 #: updates per environment step, as in WSRL
 UTD = 4
@@ -70,7 +71,7 @@ def measure(
     }
     loops = []
     for n_envs in N_ENVS:
-        say(f"{env_id}, {n_envs} environment{'s' if n_envs > 1 else ''}")
+        say(f"{env_id}, {counted(n_envs, 'environment')}")
         loops.append(environment_loop(env_id, n_envs, steps, rounds, shared))
     with tempfile.TemporaryDirectory() as folder:
         path, cache = Path(folder) / "dataset.hdf5", Path(folder) / "cache"

@@ -224,9 +224,11 @@ def _chosen(tuned: list[str] | None) -> list[tuple[str, Any]]:
 def _show_space(config: "TuningConfig") -> None:
     from rich.table import Table
 
-    from sb3_o2o.tuning.searched import of_pretraining, own_values
+    from sb3_o2o.progress import counted
+    from sb3_o2o.tuning.searched import of_pretraining
+    from sb3_o2o.tuning.studies import agreed_values
 
-    own = own_values(config.space, config.recipe, config.overrides)
+    own = agreed_values(config)
     offline = of_pretraining(config.space, config.recipe) if config.pretrain_steps else {}
     table = Table(box=None, pad_edge=False)
     for column in ("tuned", "in", "recipe", "phase"):
@@ -239,8 +241,8 @@ def _show_space(config: "TuningConfig") -> None:
         console.print(f"{shared} the {config.pretrain_steps:,} gradient steps of pre-training of each seed.\n")
     if config.also:
         console.print(
-            f"{len(config.runs)} runs a trial: {len(config.tasks)} datasets, "
-            f"{len(config.seeds)} {'seed' if len(config.seeds) == 1 else 'seeds'} each.\n"
+            f"{counted(len(config.runs), 'run')} a trial: {counted(len(config.tasks), 'dataset')}, "
+            f"{counted(len(config.seeds), 'seed')} each.\n"
         )
 
 

@@ -77,7 +77,7 @@ def tune(
         folder.mkdir(parents=True, exist_ok=True)
         _check(config)
         if not study.get_trials(deepcopy=False):
-            own = _own_values(config)
+            own = agreed_values(config)
             study.enqueue_trial(own, user_attrs={"note": "the recipe as it stands"}, skip_if_exists=True)
         runner = TrialRunner(config, folder, prune_runs, before_pruning, threads)
         _work(study, runner, n_trials, [] if on_trial is None else [on_trial])
@@ -116,8 +116,11 @@ def _taken(study: optuna.Study) -> int:
     return len(study.get_trials(deepcopy=False, states=states))
 
 
-def _own_values(config: TuningConfig) -> dict[str, Any]:
-    """Those of the recipe's entries that agree; what they do not agree in is drawn."""
+def agreed_values(config: TuningConfig) -> dict[str, Any]:
+    """
+    :param config: of a study
+    :return: the recipe's own values in which its entries for all tasks agree, by dotted name; others are drawn
+    """
     first, *others = [own_values(config.space, task.recipe, task.overrides) for task in config.tasks]
     return {name: value for name, value in first.items() if all(each.get(name) == value for each in others)}
 

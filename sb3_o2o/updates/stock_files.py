@@ -31,10 +31,11 @@ class _Whole(io.BytesIO):
     def flush(self) -> None:
         """All of a zip is there."""
         if self.tell() > 0:
-            with zipfile.ZipFile(io.BytesIO(self.getvalue())) as written:
+            contents = self.getvalue()
+            with zipfile.ZipFile(io.BytesIO(contents)) as written:
                 is_complete = set(written.namelist()) >= _ARRAYS
             if is_complete:
-                write_whole(self._path, self.getvalue())
+                write_whole(self._path, contents)
             self.seek(0)
             self.truncate()
 
