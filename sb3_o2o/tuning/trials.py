@@ -146,6 +146,8 @@ class TrialRunner:
         if self.config.online_steps:
             model = None if source is None else str(source / "offline" / "model.zip")
             overrides = overrides_of_trial(values, task.recipe, task.overrides)
+            if model is not None:
+                overrides.pop("pretrain_kwargs", None)  # they have had their time
             self._train(self.config.run(run.seed, overrides, model, task), task.recipe, path, listener)
         evaluations = dict(trial.user_attrs.get(EVALUATIONS, {}))
         evaluations[run.key] = [listener.steps, listener.scores]

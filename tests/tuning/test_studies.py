@@ -18,6 +18,7 @@ from command_line import SHORT, fails, succeeds
 from matplotlib.image import imread
 from optuna.trial import TrialState
 
+from sb3_o2o import O2OSAC
 from sb3_o2o.evaluation import Evaluation, read_evaluations
 from sb3_o2o.finetuning import FineTuningCallback
 from sb3_o2o.recipes import load_recipe, open_recipe
@@ -185,6 +186,21 @@ def test_what_matters_to_pre_training_is_not_shared(config: Callable[..., Tuning
     study = tune(config(space=space, seeds=(0,)), tmp_path, 4, name="study", sampler="random")
     weights = {each.params["objective_kwargs.cql_weight"] for each in study.get_trials()}
     assert len(list(tmp_path.glob("pretraining/*/seed_0/offline/model.zip"))) == len(weights) > 1
+
+
+def test_what_pre_training_has_apart_is_tuned_for_fine_tuning_alone(
+    config: Callable[..., TuningConfig], tmp_path: Path
+) -> None:
+    recipe = load_recipe("cql")
+    recipe = replace(recipe, arguments={**recipe.arguments, "pretrain_kwargs": {"learning_rate": 0.003}})
+    space = {"learning_rate": Choice((0.01, 0.02))}
+    study = tune(config(recipe=recipe, space=space, seeds=(0,)), tmp_path, 3, name="study", sampler="random")
+    assert states(study) == ["COMPLETE"] * 3
+    (shared,) = tmp_path.glob("pretraining/*/seed_0")
+    assert O2OSAC.load(shared / "offline" / "model.zip").actor.optimizer.param_groups[0]["lr"] == 0.003
+    for trial in study.get_trials():
+        model = O2OSAC.load(Path(trial.user_attrs["folder"]) / "seed_0" / "online" / "model.zip")
+        assert model.actor.optimizer.param_groups[0]["lr"] == trial.params["learning_rate"]
 
 
 def test_pre_training_alone(config: Callable[..., TuningConfig], tmp_path: Path) -> None:
