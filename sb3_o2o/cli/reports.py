@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sb3_o2o.cli.console import console
-from sb3_o2o.cli.shared_options import Trust
+from sb3_o2o.cli.shared_options import Trust, comma_separated
 
 Folders = Annotated[
     list[Path],
@@ -28,6 +28,10 @@ Baseline = Annotated[
     str | None,
     typer.Option("--baseline", help="Method that the others are compared with. Default: pictures of all pairs."),
 ]
+Tasks = Annotated[
+    str | None, typer.Option("--tasks", help="Report on these alone, with commas between them. Default: all.")
+]
+Methods = Annotated[str | None, typer.Option("--methods", help="Likewise.")]
 
 
 def report(
@@ -37,6 +41,8 @@ def report(
     env: Env = None,
     after: After = None,
     baseline: Baseline = None,
+    tasks: Tasks = None,
+    methods: Methods = None,
     trust: Trust = False,
 ) -> None:
     """Curves, intervals over seeds and tables of what runs came to: one HTML page, Markdown, pictures as SVG.
@@ -51,7 +57,8 @@ def report(
     first = folders[0]
     out = out or (first if first.is_dir() else first.parent) / "report"
     with console.status("Reading and drawing …"):
-        written = write_report(folders, out, title, env, after, baseline)
+        only = comma_separated("--tasks", tasks), comma_separated("--methods", methods)
+        written = write_report(folders, out, title, env, after, baseline, *only)
     for remark in written.remarks:
         console.print(f"Mind: {remark}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"Report:   [bold]{written.html}[/]", soft_wrap=True, highlight=False)

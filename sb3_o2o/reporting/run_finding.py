@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from sb3_o2o.errors import unknown
 from sb3_o2o.evaluation import ReferenceScore, reference_score
 from sb3_o2o.experiments.grid_folder import Job
 from sb3_o2o.experiments.results import EVALUATION_COLUMNS, read_run, read_table
@@ -30,6 +31,29 @@ class Found:
 
     records: list[RunRecord] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+
+    def only(self, tasks: Sequence[str] | None = None, methods: Sequence[str] | None = None) -> "Found":
+        """
+        :param tasks: whose runs are kept; None keeps all
+        :param methods: likewise
+        :return: what is left
+        :raises ValueError: there is no such task or method; the nearest is named
+        """
+        for kind, wanted, there in (
+            ("task", tasks, {each.task for each in self.records}),
+            ("method", methods, {each.label for each in self.records}),
+        ):
+            for name in wanted or ():
+                if name not in there:
+                    raise unknown(kind, name, there)
+        kept = [
+            each
+            for each in self.records
+            if (tasks is None or each.task in tasks) and (methods is None or each.label in methods)
+        ]
+        if not kept:
+            raise ValueError(f"None of {', '.join(methods or ())} ran on any of {', '.join(tasks or ())}.")
+        return Found(kept, self.remarks)
 
 
 def find_runs(paths: Sequence[Path], env_id: str | None = None) -> Found:

@@ -47,6 +47,8 @@ def write_report(
     env_id: str | None = None,
     after: Count | None = None,
     baseline: str | None = None,
+    tasks: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
 ) -> Report:
     """
     Report on all runs in some folders.
@@ -57,13 +59,16 @@ def write_report(
     :param env_id: Gymnasium id of the runs that do not say theirs
     :param after: environment steps after which scores are told as well, >= 1
     :param baseline: method that the others are compared with
+    :param tasks: that are reported on; all by default. What not all methods ran on, aggregates leave out
+    :param methods: likewise
     :return: its files
-    :raises ValueError: a path does not exist or holds no run, or there is no such method; nothing is written then
+    :raises ValueError: a path does not exist or holds no run, or there is no such method or task; nothing is written
+        then
     :raises OSError: the files cannot be written
     """
     folders, out = [Path(path) for path in paths], Path(out)
     title = title or ", ".join(path.resolve().name for path in folders)
-    page = make_report(find_runs(folders, env_id), title, after, baseline)
+    page = make_report(find_runs(folders, env_id).only(tasks, methods), title, after, baseline)
     written = []
     for picture in page.pictures:
         written.append(out / f"{picture.name}.svg")

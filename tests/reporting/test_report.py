@@ -344,3 +344,31 @@ def test_the_command_writes_a_page_and_its_pictures(tmp_path: Path) -> None:
     succeeds("report", top, "--out", tmp_path / "again", "--title", "Another")
     assert "<title>Another</title>" in (tmp_path / "again" / "report.html").read_text()
     assert (top / "report" / "profiles.svg").read_text() == (tmp_path / "again" / "profiles.svg").read_text()
+
+
+class TestAPart:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        for task in ("one", "two"):
+            for method in ("a", "b", "c"):
+                if (task, method) != ("two", "c"):
+                    experiment_run(tmp_path, method, 0, [0, 100], task)
+        return tmp_path
+
+    def test_only_what_was_asked_for_is_reported(self, folder: Path) -> None:
+        found = find_runs([folder])
+        everywhere = {("one", "a"), ("one", "b"), ("two", "a"), ("two", "b")}
+        assert rows(make_report(found, "test")).keys() == everywhere | {("one", "c")}
+        assert rows(make_report(found.only(methods=["a", "b"]), "test")).keys() == everywhere
+        assert rows(make_report(found.only(["two"]), "test")).keys() == {("two", "a"), ("two", "b")}
+        succeeds("report", folder, "--tasks", "one", "--methods", "a, c", "--out", folder / "out")
+        text = (folder / "out" / "report.md").read_text()
+        assert "2 runs: 2 methods on 1 task" in text
+
+    def test_what_is_not_there_is_named(self, folder: Path) -> None:
+        with pytest.raises(ValueError, match=r"Unknown task 'on'\. Did you mean 'one'"):
+            find_runs([folder]).only(["on"])
+        with pytest.raises(ValueError, match="None of c ran on any of two"):
+            find_runs([folder]).only(["two"], ["c"])
+        assert "Unknown method 'd'" in fails("report", folder, "--methods", "a,d")
+        assert "--tasks takes names with commas" in fails("report", folder, "--tasks", "one,")
