@@ -57,6 +57,16 @@ def test_other_codes_curve_is_a_line_of_the_report(tmp_path: Path) -> None:
     assert row["last"].startswith("50.0")
 
 
+def test_luck_is_what_confidence_is_against() -> None:
+    takes_over, rng = script("champion.py").takes_over, np.random.default_rng(0)
+    found = {
+        confidence: np.mean([takes_over(-0.5, confidence, 5, 10, rng) for _ in range(60)]) for confidence in (0.0, 3.5)
+    }
+    assert found[0.0] > 0.5 > 0.2 > found[3.5]
+    assert takes_over(5.0, 1.5, 5, 1, rng)
+    assert not takes_over(-5.0, 1.5, 5, 10, rng)
+
+
 def stored(path: Path, scores: dict[str, list[float]]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)

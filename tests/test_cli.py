@@ -85,9 +85,10 @@ class TestRecipes:
 class TestTraining:
     def test_several_environments_make_as_many_updates(self, pretrained: Path) -> None:
         short = [*SHORT, "--set", "finetuning=[]", "--set", "batch_size=4", "--set", "learning_starts=0", "--steps", 16]
-        output = succeeds("finetune", pretrained, "--n-envs", 4, *short)
+        wsrl = ("--recipe", "wsrl")
+        output = succeeds("finetune", pretrained, *wsrl, "--n-envs", 4, *short)
         assert "Recipe 'wsrl' makes 4 updates for each environment step: with 4 environments 16 follow a step" in output
-        output = succeeds("finetune", pretrained, "--n-envs", 4, *short, "--set", "gradient_steps=2")
+        output = succeeds("finetune", pretrained, *wsrl, "--n-envs", 4, *short, "--set", "gradient_steps=2")
         assert "updates for each environment step" not in output
         offline = O2OSAC.load(pretrained / "offline" / "model")._n_updates
         models = [O2OSAC.load(f"runs/wsrl-TinyBox-v0_{number}/online/model") for number in (1, 2)]
@@ -97,10 +98,32 @@ class TestTraining:
         assert "updates for each" not in output
         assert O2OSAC.load("runs/mine-TinyBox-v0_1/online/model")._n_updates - offline == 24
 
+    def test_where_nobody_names_a_recipe_it_is_our_own(self, pretrained: Path) -> None:
+        """That of the algorithm that the source is."""
+        short = [*SMALL, *SHORT, "--steps", 12]
+        stock = TD3("MlpPolicy", tiny.BOX, policy_kwargs={"net_arch": [4]})
+        stock.save("stock")
+        dataset = ("--dataset", "tests/tinybox-v0/random-v0")  # what was pre-trained on
+        for source, recipe in (
+            ([pretrained, "--set", "finetuning.Warmup.steps=4"], "o2o_sac"),
+            (["stock", "--env", tiny.BOX, *dataset], "o2o"),
+            ([*dataset, "--pretrain-steps", 2], "o2o"),
+        ):
+            assert f"Run folder: runs/{recipe}-TinyBox-v0_" in succeeds("finetune", *source, *short)
+        succeeds("pretrain", dataset[1], "--gradient-steps", 2, *SMALL, *SHORT)
+        run = Path("runs/o2o-TinyBox-v0_3")
+        assert yaml.safe_load((run / "config.yml").read_text())["recipe"] == "o2o"
+        output = succeeds("finetune", run, *short)
+        assert "Run folder: runs/o2o-TinyBox-v0_4" in output
+        (_, champion, _) = O2OTD3.load("runs/o2o-TinyBox-v0_4/online/model").finetuning
+        assert champion.policy is not None
+
     def test_pretrain_then_finetune_then_evaluate(self, pretrained: Path) -> None:
         output = succeeds(
             "finetune",
             pretrained,
+            "--recipe",
+            "wsrl",
             "--steps",
             20,
             "--set",

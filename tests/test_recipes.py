@@ -46,6 +46,8 @@ OTHERS = [
     "cql",
     "iql",
     "jsrl",
+    "o2o",
+    "o2o_sac",
     "off2on",
     "pex",
     "porl",

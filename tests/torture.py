@@ -64,6 +64,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "PolicyReevaluation": {"gradient_steps": PHASE_STEPS, "batch_size": 8},
     "ValueAlignment": {"gradient_steps": PHASE_STEPS},
     "OnlinePretraining": {"collect_steps": COLLECT_STEPS, "gradient_steps": PHASE_STEPS},
+    "ChampionChallenger": {"episodes": 2, "confidence": 0.0},
     "ConstrainedFineTuning": {"anneal_steps": 30},
     "AuxiliaryAdvantage": {"anneal_steps": 30},
     "AdaptiveBC": {"references": [-10.0, 0.0]},

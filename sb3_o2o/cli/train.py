@@ -56,6 +56,13 @@ Sources = Annotated[
     ),
 ]
 RecipeOption = Annotated[str, typer.Option(help="Recipe (see sb3-o2o recipes list), or path of your own .yml.")]
+RecipeOfSource = Annotated[
+    str | None,
+    typer.Option(
+        help="Recipe (see sb3-o2o recipes list), or path of your own .yml. Default: o2o; after a SOURCE that is SAC "
+        "o2o_sac, PPO o2ppo."
+    ),
+]
 EnvOption = Annotated[
     str | None, typer.Option("--env", help="Gymnasium id, such as Hopper-v5. Default: the environment of the dataset.")
 ]
@@ -94,7 +101,7 @@ Steps = Annotated[
 def pretrain(
     ctx: typer.Context,
     dataset: DatasetArgument = None,
-    recipe: RecipeOption = "wsrl",
+    recipe: RecipeOption = "o2o",
     env: EnvOption = None,
     gradient_steps: GradientSteps = None,
     settings: Settings = None,
@@ -153,7 +160,7 @@ def pretrain(
 def finetune(
     ctx: typer.Context,
     source: Sources = None,
-    recipe: RecipeOption = "wsrl",
+    recipe: RecipeOfSource = None,
     env: EnvOption = None,
     dataset: DatasetOption = None,
     steps: Steps = None,
@@ -180,7 +187,7 @@ def finetune(
     become one (`sb3-o2o finetune runs/cql-Hopper-v5_* --recipe off2on`).
     """
     from sb3_o2o.runs.folder import RunConfig, saved_model
-    from sb3_o2o.runs.requests import Origin, absolute_file
+    from sb3_o2o.runs.requests import Origin, absolute_file, own_recipe
 
     if resume is not None:
         resume_run(resume, ctx)
@@ -188,7 +195,7 @@ def finetune(
     if not source and dataset is None and env is None:
         raise typer.BadParameter("give a SOURCE, a --dataset or an --env (or --resume DIR)", param_hint="SOURCE")
     first, others = (source[0], source[1:]) if source else (None, [])
-    origin, recipe = Origin.of(first), absolute_file(recipe)
+    origin, recipe = Origin.of(first), absolute_file(recipe or own_recipe(first))
     dataset, loaded, environment, overrides = _asked(origin, recipe, env, dataset, settings)
     if pretrain_steps and dataset is None:
         raise ValueError(f"--pretrain-steps {pretrain_steps} are steps on a dataset: add --dataset.")

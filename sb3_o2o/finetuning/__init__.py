@@ -13,6 +13,7 @@ from sb3_o2o.finetuning.advantage import AuxiliaryAdvantage
 from sb3_o2o.finetuning.asynchronous import AsynchronousUpdates
 from sb3_o2o.finetuning.balanced_replay import BalancedReplay
 from sb3_o2o.finetuning.callback import FineTuningCallback
+from sb3_o2o.finetuning.champion import ChampionChallenger
 from sb3_o2o.finetuning.constraint import ConstrainedFineTuning, TrustRegion
 from sb3_o2o.finetuning.dual_critic import DualCritic
 from sb3_o2o.finetuning.expansion import PolicyExpansion
@@ -70,6 +71,7 @@ __all__ = [
     "AsynchronousUpdates",
     "AuxiliaryAdvantage",
     "BalancedReplay",
+    "ChampionChallenger",
     "ConstrainedFineTuning",
     "DatasetReplay",
     "DualCritic",

@@ -164,6 +164,14 @@ class FineTuningCallback(BaseCallback):
         (``model.n_finetuning_steps``), not ``num_timesteps``, which ``learn`` may set to zero.
         """
 
+    def exported_actor(self) -> th.nn.Module | None:
+        """
+        Asked by ``to_sb3`` and ``load_offline``, of callbacks that are saved with the model or in its ``learn``.
+
+        :return: the network that acts for users in place of the one that learns, of the same class, or None
+        """
+        return None
+
     def drawn_from(self, dataset: Any) -> Any:
         """
         Asked before a run begins.
@@ -439,3 +447,24 @@ class FineTuningCallback(BaseCallback):
         :param done: steps made
         :param total: steps to be made
         """
+
+
+def exported_actor(model: Any) -> Any:
+    """
+    :param model: of ours or a stock one
+    :return: the actor that a callback has act where ``predict`` is called, in place of the one that learns; None where
+        none does
+    """
+    heard = model.hooks.listening("predict") if hasattr(model, "hooks") else ()
+    callbacks = dict.fromkeys((*heard, *(getattr(model, "finetuning", None) or ())))
+    found = (each.exported_actor() for each in callbacks if isinstance(each, FineTuningCallback))
+    return next((each for each in found if each is not None), None)
+
+
+def actor_for_users(model: Any) -> Any:
+    """
+    :param model: of ours or a stock one, with an actor
+    :return: the actor that acts where ``predict`` is called
+    """
+    exported = exported_actor(model)
+    return model.actor if exported is None else exported

@@ -29,7 +29,7 @@ class Draws:
         :param name: ``"policy"`` (actions that the actor's loss is formed on), ``"next_policy"`` (next actions of TD
             targets), ``"entropy"`` (the temperature's, where it has draws of its own), ``"target_smoothing"`` (TD3),
             ``"cql_policy"``, ``"density"`` (SPOT), ``"perturbation"`` (SO2), ``"offline_policy"`` (what
-            a frozen policy does in the environment), ``"expansion_policy"`` (PEX)
+            a frozen policy does in the environment), ``"expansion_policy"`` (PEX), ``"champion_policy"``
         :param shape: of the draws
         :return: standard normal
         """

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch as th
 
+from sb3_o2o.algorithms import O2OPPO, O2OSAC, O2OTD3, algorithm_of
 from sb3_o2o.data.formats.reading import READING_OPTIONS
 from sb3_o2o.data.sources import check_there
 from sb3_o2o.recipes import Recipe, open_recipe
@@ -29,6 +30,19 @@ def absolute_dataset(name: str) -> str:
     :return: likewise
     """
     return str(Path(name).resolve()) if name.strip() and Path(name).exists() else name
+
+
+def own_recipe(source: str | None) -> str:
+    """
+    What is run where nobody names a recipe: this library's own.
+
+    :param source: what fine-tuning starts from, a run or a saved model; None for a dataset alone, or nothing
+    :return: name of the recipe
+    """
+    if source is None:
+        return "o2o"
+    opened_by = algorithm_of(saved_model(source))
+    return "o2o_sac" if opened_by is None else {O2OSAC: "o2o_sac", O2OTD3: "o2o", O2OPPO: "o2ppo"}[opened_by]
 
 
 def check_device(device: str) -> None:

@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_o2o.data.filling import with_actions
 from sb3_o2o.data.normalization import Normalizer
+from sb3_o2o.finetuning.callback import actor_for_users
 from sb3_o2o.networks.normalizer import copy_statistics
 from sb3_o2o.objectives import make_objective
 from sb3_o2o.recipes.recipe_files import Recipe
@@ -203,13 +204,13 @@ def _copy_networks(model: Any, source: Any, kept: Kept, std: float) -> tuple[str
 
 def _copy_actor(model: Any, source: Any, std: float) -> bool:
     """:return: whether the actor has the shapes of the source's, and then acts as it does"""
-    own = model.actor.state_dict()
-    state = conversion.actor_state(source.actor, model.actor)
+    own, actor = model.actor.state_dict(), actor_for_users(source)
+    state = conversion.actor_state(actor, model.actor)
     fitting = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
     if any(key not in fitting for key in {*own, *state} if "log_std" not in key):
         return False
     model.actor.load_state_dict({**own, **fitting})
-    model.has_statistics = copy_statistics(source.actor, model.policy) or model.has_statistics
+    model.has_statistics = copy_statistics(actor, model.policy) or model.has_statistics
     if model.actor.stochastic and fitting.keys() != own.keys():
         model.actor.set_std(std)
     # the same network, whatever it is shown: by which statistics it sees is another question

@@ -8,6 +8,7 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_o2o.finetuning.callback import actor_for_users
 from sb3_o2o.transfer.architecture import Kept
 from sb3_o2o.transfer.archive import saved_model_path
 from sb3_o2o.transfer.foreign import to_memory
@@ -55,9 +56,11 @@ def merged(algorithm: Any, sources: Sequence[Any], custom_objects: dict[str, Any
     first = agents[0]
     for index, agent in enumerate(agents):
         _check_alike(index, agent, first)
-    states = [(agent.actor.state_dict(), agent.critic, agent.critic_target) for agent in agents]
+    states = [(actor_for_users(agent).state_dict(), agent.critic, agent.critic_target) for agent in agents]
     temperatures = [agent.log_ent_coef for agent in agents if agent.log_ent_coef is not None]
     ensemble = algorithm.load(to_memory(first), **{**opening, "trust": True})
+    for callback in ensemble.finetuning:
+        callback.begin_new_run()  # what the first one's have frozen is one agent's
     kwargs = {name: value for name, value in first.policy_kwargs.items() if name != "n_critics"}
     settings = {
         "policy_kwargs": {**kwargs, "n_actors": len(agents)},

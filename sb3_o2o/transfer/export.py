@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch as th
@@ -11,6 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import recursive_getattr
 
 from sb3_o2o.data import MonteCarloDictReplayBuffer, MonteCarloReplayBuffer
+from sb3_o2o.finetuning.callback import exported_actor
 from sb3_o2o.updates.trained import refuse_not_finite
 
 if TYPE_CHECKING:
@@ -50,9 +53,26 @@ def to_sb3(model: Any) -> BaseAlgorithm:
     with th.random.fork_rng(devices=[]):
         stock._setup_model()
     stock.seed = model.seed
-    parameters = model.weights.to_stock(model, stock) if is_stock else model.get_parameters()
     names = stock._get_torch_save_params()
-    stock.set_parameters({name: parameters[name] for name in names[0]}, device=model.device)
+    with _acting_for_users(model):
+        parameters = model.weights.to_stock(model, stock) if is_stock else model.get_parameters()
+        stock.set_parameters({name: parameters[name] for name in names[0]}, device=model.device)
     for name in names[1]:
         recursive_getattr(stock, name).data.copy_(recursive_getattr(model, name).data)
     return stock
+
+
+@contextmanager
+def _acting_for_users(model: Any) -> Iterator[None]:
+    """Where a callback has another actor act than the one that learns, that is the actor for a while."""
+    exported = exported_actor(model)
+    if exported is None:
+        yield
+        return
+    actor = model.policy.actor
+    learning = copy.deepcopy(actor.state_dict())
+    try:
+        actor.load_state_dict(exported.state_dict())
+        yield
+    finally:
+        actor.load_state_dict(learning)

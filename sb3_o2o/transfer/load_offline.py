@@ -9,6 +9,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_o2o.data import OfflineDataset
+from sb3_o2o.finetuning.callback import FineTuningCallback, exported_actor
 from sb3_o2o.recipes.counts import recipe_count
 from sb3_o2o.recipes.recipe_files import Recipe
 from sb3_o2o.transfer.acting import has_predict
@@ -163,9 +164,30 @@ def _from_saved(
     wanted = {name: from_recipe[name] for name in trained if name in from_recipe and name not in given}
     wanted.update({name: given[name] for name in of_model if name in given})
     warn_about_networks(model, wanted, None if recipe is None else recipe.reference)
+    if kept.actor and _has_another_act(saved):
+        _begin_with_who_acts(model, algorithm.load(path, device=device, **opening, allow_nonfinite=True))
     if not training["load_optimizer"]:
         forget_moments(model)
     return ready_to_finetune(model, given, kept)
+
+
+def _has_another_act(saved: Mapping[str, Any]) -> bool:
+    """Whether a callback of a saved model may have another policy act for users than the one that learns."""
+    registry, of_none = FineTuningCallback.registry, FineTuningCallback.exported_actor
+    names = (each["class"]["name"].rpartition(":")[2] for each in saved.get("finetuning") or () if "class" in each)
+    return any(registry[name].exported_actor is not of_none for name in names if name in registry)
+
+
+def _begin_with_who_acts(model: Any, saved: Any) -> None:
+    """A run from a model begins with the policy that its users know: its champion, not the one that learned."""
+    exported = exported_actor(saved)
+    if exported is None:
+        return
+    model.actor.load_state_dict(exported.state_dict())
+    model.actor.optimizer.state.clear()
+    for network, target in model.target_pairs():
+        if network is model.actor:
+            target.load_state_dict(network.state_dict())
 
 
 def _renew_saved(model: Any, settings: dict[str, Any], kept: Kept) -> None:

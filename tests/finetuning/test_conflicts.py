@@ -37,6 +37,7 @@ OFF_POLICY = [name for name in SMALL if name != "AuxiliaryAdvantage"]
 MIXING = {"BalancedReplay", "DatasetReplay", "FIFOReplay", "SymmetricReplay"}
 FIRST = {"OnlinePretraining", "Warmup"}
 NEAR = {"ConstrainedFineTuning", "TrustRegion"}
+ACTING, PREDICTING = {"ChampionChallenger", "JumpStart"}, {"ChampionChallenger", "PolicyExpansion"}
 
 
 def test_these_are_all_callbacks() -> None:
@@ -46,7 +47,7 @@ def test_these_are_all_callbacks() -> None:
 
 
 def conflict(one: str, two: str) -> bool:
-    return one == two or any({one, two} <= group for group in (MIXING, FIRST, NEAR))
+    return one == two or any({one, two} <= group for group in (MIXING, FIRST, NEAR, ACTING, PREDICTING))
 
 
 def callbacks(names: tuple[str, ...]) -> list[FineTuningCallback]:
@@ -80,7 +81,7 @@ def trained(build: Callable[..., Any], names: tuple[str, ...]) -> dict[str, th.T
     """What training changes. Every hook that a callback has is asked."""
     given = callbacks(names)
     unasked = {type(each).__name__: watch(each) for each in given}
-    model = build(finetuning=given, learning_starts=0).pretrain(dataset(), 2).learn(16)
+    model = build(finetuning=given, learning_starts=0).pretrain(dataset(), 2).learn(20)
     # what imitating objectives ask for
     assert not any(hooks - {"advantages", "imitated_actions"} for hooks in unasked.values()), unasked
     return state(model)

@@ -41,6 +41,7 @@ CALLBACKS: dict[str, tuple[list[str], list[Any], dict[str, Any]]] = {
     "AsynchronousUpdates": (["sac", "td3"], [{"AsynchronousUpdates": {"max_lag": 0}}], {}),
     "AuxiliaryAdvantage": (["ppo"], [{"AuxiliaryAdvantage": REFERENCE}], {}),
     "BalancedReplay": (["sac", "td3"], ["BalancedReplay"], {}),
+    "ChampionChallenger": (["sac", "td3"], ["ChampionChallenger"], {}),
     "ConstrainedFineTuning": (["sac", "td3"], [{"ConstrainedFineTuning": REFERENCE}], {}),
     "DatasetReplay": (["sac", "td3"], ["DatasetReplay"], {}),
     "DualCritic": (["sac", "td3"], ["DualCritic"], {}),
