@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
@@ -19,13 +18,14 @@ from sb3_o2o.kinds import Fraction, NotNegative, whole
 from sb3_o2o.networks import frozen_copy
 from sb3_o2o.search_space import Range, SearchSpace
 
-Several = Annotated[int, whole(2)]
-
 #: episodes of the champion before anybody challenges it
 _FIRST_EPISODES = 3
 #: episodes of both, and of the challenger, from which their spread says anything: from two that happen to be alike all
 #: others are far away, and a challenger's returns may spread wider than the champion's
 _FEWEST, _FEWEST_OF_CHALLENGER = 5, 2
+
+#: random numbers of the actions that are sampled
+_DRAW = "champion_policy"
 
 
 def challenge_statistic(champion: Sequence[float], challenger: Sequence[float]) -> float:
@@ -165,51 +165,34 @@ class ChampionChallenger(_FrozenPolicyCallback):
         """
         if self.acting is None:
             return None
-        policy: Any = self.model.policy
         champions, explores = self.acting == self.champion_number, self.acting == 0
         actions = np.empty((len(self.acting), self.model.action_dim), np.float32)
         if explores.any():
             actions[explores] = self._exploring(observations)[explores]
         for network, rows in ((self.policy, champions), (self.challenger, ~champions & ~explores)):
             if rows.any():
-                actions[rows] = self._actions(network, observations, deterministic=True)[rows]
-        unscaled: np.ndarray = policy.unscale_action(actions.reshape(-1, *policy.action_space.shape))
-        return unscaled
+                actions[rows] = self._scaled_actions(network, observations, True, _DRAW)[rows]
+        return self._unscaled(actions)
 
     def _exploring(self, observations: Any) -> np.ndarray:
         """:return: as the algorithm explores, in [-1, 1], ``(n_envs, act)``; NaN where it acts at random at first"""
         model: Any = self.model
         if model.num_timesteps < model.learning_starts:
             return np.full((len(self.acting), model.action_dim), np.nan, np.float32)  # type: ignore[arg-type]
-        actions = self._actions(self._network(), observations, deterministic=False)
+        model.policy.set_training_mode(False)
+        actions = self._scaled_actions(self._network(), observations, False, _DRAW)
         if model.action_noise is None:
             return actions
         noise = np.reshape(model.action_noise(), (-1, model.action_dim))
         return np.clip(actions + noise, -1.0, 1.0)
 
-    @th.no_grad()
-    def _actions(self, network: nn.Module, observations: Any, deterministic: bool) -> np.ndarray:
-        """:return: of an actor, in [-1, 1], ``(n, act)``"""
-        self.model.policy.set_training_mode(False)
-        actor: Any = network.to(self.model.device)
-        inputs, _ = self.model.policy.obs_to_tensor(observations)
-        if deterministic or not actor.stochastic:
-            actions = actor.mode(inputs).clamp(-1.0, 1.0)
-        else:
-            rows = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
-            noise = self.model.draws.normal("champion_policy", (rows, self.model.action_dim))
-            actions, _ = actor.rsample(inputs, noise)
-        found: np.ndarray = actions.cpu().numpy()
-        return found
-
     def predict(self, observations: np.ndarray | dict[str, np.ndarray], deterministic: bool) -> np.ndarray | None:
         """See :meth:`FineTuningCallback.predict`; the champion's, once there is one."""
         if self.exported_actor() is None:
             return None
-        policy: Any = self.model.policy
-        _, are_several = policy.obs_to_tensor(observations)
-        actions = self._actions(self.policy, observations, deterministic)
-        actions = policy.unscale_action(actions.reshape(-1, *policy.action_space.shape))
+        self.policy.to(self.model.device)
+        _, are_several = self.model.policy.obs_to_tensor(observations)
+        actions = self._unscaled(self._scaled_actions(self.policy, observations, deterministic, _DRAW))
         return actions if are_several else actions[0]
 
     def exported_actor(self) -> nn.Module | None:
@@ -285,7 +268,3 @@ class ChampionChallenger(_FrozenPolicyCallback):
             self.n_policies += 1
             self.challenger_number = self.n_policies
         return self.challenger_number
-
-    def _is_newest(self, network: nn.Module) -> bool:
-        pairs = zip(network.parameters(), self._network().parameters(), strict=True)
-        return all(th.equal(mine, newest) for mine, newest in pairs)

@@ -70,8 +70,8 @@ class PolicyExpansion(_FrozenPolicyCallback):
         self.policy.to(self.model.device)
         inputs, are_several = policy.obs_to_tensor(observations)
         rows = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
-        actions = self.choose(inputs, *((None, None) if deterministic else self._draw(rows)))
-        actions = policy.unscale_action(actions.cpu().numpy().reshape(-1, *policy.action_space.shape))
+        chosen = self.choose(inputs, *((None, None) if deterministic else self._draw(rows)))
+        actions = self._unscaled(chosen.cpu().numpy())
         return actions if are_several else actions[0]
 
     def choose(self, observations: Any, noise: th.Tensor | None, chance: th.Tensor | None) -> th.Tensor:

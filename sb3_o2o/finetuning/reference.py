@@ -65,26 +65,42 @@ class _FrozenPolicyCallback(FineTuningCallback):
             # in place: compiled updates hold on to the network
             self.policy.load_state_dict(self._network().state_dict())
 
-    @th.no_grad()
     def offline_actions(self, observations: Any, deterministic: bool = False) -> np.ndarray:
         """
         :param observations: ``(n_envs, *obs)``, normalised as the policy sees them
         :param deterministic: its most likely actions instead of samples
         :return: what the frozen policy does, within the action space, ``(n_envs, *act)``
         """
-        policy: Any = self.model.policy
-        inputs, _ = policy.obs_to_tensor(observations)
-        if deterministic or not self.policy.stochastic:
-            actions = self.policy.mode(inputs).clamp(-1.0, 1.0)
+        return self._unscaled(self._scaled_actions(self.policy, observations, deterministic, "offline_policy"))
+
+    @th.no_grad()
+    def _scaled_actions(self, network: nn.Module, observations: Any, deterministic: bool, draw: str) -> np.ndarray:
+        """:return: of an actor, in [-1, 1], ``(n, act)``; samples from the random numbers that ``draw`` names"""
+        actor: Any = network
+        inputs, _ = self.model.policy.obs_to_tensor(observations)
+        if deterministic or not actor.stochastic:
+            actions = actor.mode(inputs).clamp(-1.0, 1.0)
         else:
-            shape = (self.model.n_envs, self.model.action_dim)
-            actions, _ = self.policy.rsample(inputs, self.model.draws.normal("offline_policy", shape))
-        return policy.unscale_action(actions.cpu().numpy().reshape(-1, *policy.action_space.shape))
+            rows = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
+            actions, _ = actor.rsample(inputs, self.model.draws.normal(draw, (rows, self.model.action_dim)))
+        scaled: np.ndarray = actions.cpu().numpy()
+        return scaled
+
+    def _unscaled(self, actions: np.ndarray) -> np.ndarray:
+        """:return: actions in [-1, 1] as the environment has them, ``(n, *act)``"""
+        policy: Any = self.model.policy
+        unscaled: np.ndarray = policy.unscale_action(actions.reshape(-1, *policy.action_space.shape))
+        return unscaled
 
     def _network(self) -> nn.Module:
         """What is frozen."""
         actor: Any = self.model.policy.actor
         return actor
+
+    def _is_newest(self, network: nn.Module) -> bool:
+        """Whether the actor is what a frozen network is; PPO's has a critic too, which does not count."""
+        now, then = (getattr(each, "actor_parameters", each.parameters)() for each in (self._network(), network))
+        return all(th.equal(mine, other) for mine, other in zip(now, then, strict=True))
 
 
 class _ReferenceCallback(_FrozenPolicyCallback):
@@ -127,7 +143,7 @@ class _ReferenceCallback(_FrozenPolicyCallback):
         self.check_run(model.call.callbacks)
         super()._on_training_start()
         if self.reference == "best" and not model.call.goes_on:  # what goes on has begun before
-            self._began_as_reference = not self._has_moved()
+            self._began_as_reference = self._is_newest(self.policy)
 
     def _on_rollout_start(self) -> None:
         """
@@ -145,13 +161,8 @@ class _ReferenceCallback(_FrozenPolicyCallback):
             self.best_score = float(evaluation.last_mean_reward)  # it was evaluated as ``learn`` started
         else:
             self.best_score = self._score(evaluation, self.policy.state_dict())
-        if self._has_moved():
+        if not self._is_newest(self.policy):
             self._judge(self._score(evaluation, self._network().state_dict()))
-
-    def _has_moved(self) -> bool:
-        """Whether the actor is no longer the reference; PPO's reference has a critic too, which does not count."""
-        now, then = (getattr(each, "actor_parameters", each.parameters)() for each in (self._network(), self.policy))
-        return not all(th.equal(mine, other) for mine, other in zip(now, then, strict=True))
 
     def _score(self, evaluation: EvalCallback, parameters: dict[str, Any]) -> float:
         """:return: mean return of a policy, as the evaluation callback would find it"""

@@ -185,9 +185,7 @@ def _begin_with_who_acts(model: Any, saved: Any) -> None:
         return
     model.actor.load_state_dict(exported.state_dict())
     model.actor.optimizer.state.clear()
-    for network, target in model.target_pairs():
-        if network is model.actor:
-            target.load_state_dict(network.state_dict())
+    model.copy_to_targets(critics=False)
 
 
 def _renew_saved(model: Any, settings: dict[str, Any], kept: Kept) -> None:
