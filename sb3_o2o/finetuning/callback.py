@@ -172,6 +172,11 @@ class FineTuningCallback(BaseCallback):
         """
         return None
 
+    @classmethod
+    def exports_another_actor(cls) -> bool:
+        """Whether callbacks of this class may ever have another network act for users than the one that learns."""
+        return cls.exported_actor is not FineTuningCallback.exported_actor
+
     def drawn_from(self, dataset: Any) -> Any:
         """
         Asked before a run begins.

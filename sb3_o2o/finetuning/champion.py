@@ -126,7 +126,7 @@ class ChampionChallenger(_FrozenPolicyCallback):
             if getattr(callback, "reference", None) == "best":
                 raise ValueError(
                     f"{type(callback).__name__}(reference='best') follows the evaluations, and beside "
-                    "ChampionChallenger these see the champion, not the policy that learns: use reference='interval'."
+                    "ChampionChallenger these see the champion, not the policy that learns: use reference='champion'."
                 )
 
     def _on_training_start(self) -> None:

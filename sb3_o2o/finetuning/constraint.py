@@ -10,7 +10,7 @@ import torch as th
 from torch import nn
 
 from sb3_o2o.checked import checked
-from sb3_o2o.finetuning.reference import AnyChoice, Choice, _ReferenceCallback
+from sb3_o2o.finetuning.reference import AnyChoice, OffPolicyChoice, _ReferenceCallback
 from sb3_o2o.kinds import Count, InnerFraction, NotNegative, Positive, Share
 from sb3_o2o.networks.optimizers import FusedAdam
 from sb3_o2o.objectives import Penalty
@@ -136,7 +136,7 @@ class TrustRegion(_NearReference):
     :param penalty: ``"kl"`` or ``"mse"``; by default the first where the policy has a density
     :param log_prob_floor: smallest log-probability under the reference that counts; ours
     :param action_clip: largest action magnitude whose density is evaluated, in (0, 1)
-    :param reference: ``"polyak"``, ``"best"`` or ``"interval"``
+    :param reference: ``"polyak"``, ``"best"``, ``"champion"`` or ``"interval"``
     :param interval: environment steps between two references of ``"interval"``, > 0
     :raises ValueError: for a number out of range, a policy without a density where the penalty needs one, or a
         reference that follows evaluations where there are none
@@ -225,10 +225,11 @@ class ConstrainedFineTuning(_NearReference):
     :param action_clip: largest action magnitude whose density is evaluated, in (0, 1)
     :param reference: ``"best"``: whenever the run's evaluation callback finds a better mean return than ever before,
         the policy that earned it becomes the reference (so its frequency matters: 1000 steps in the paper);
-        ``"interval"``: every ``interval`` steps the current policy does
+        ``"champion"``: whenever :class:`ChampionChallenger`, which has to be there, has a better one, which no
+        evaluation's score decides; ``"interval"``: every ``interval`` steps the current policy does
     :param interval: environment steps, > 0
     :raises ValueError: for a number out of range, thresholds that decrease, a policy without a density where the
-        penalty needs one, or a reference that follows evaluations where there are none
+        penalty needs one, or a reference that follows evaluations or a champion where there are none
     """
 
     exclusive = ("what the policy stays near",)
@@ -250,7 +251,7 @@ class ConstrainedFineTuning(_NearReference):
         expectile: InnerFraction = 0.7,
         log_prob_floor: float = -50.0,
         action_clip: InnerFraction = 1 - 1e-4,
-        reference: Choice = "best",
+        reference: OffPolicyChoice = "best",
         interval: Count = 1000,
     ):
         if penalty is not None or None not in (threshold, end_threshold):

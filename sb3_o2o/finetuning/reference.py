@@ -16,13 +16,14 @@ from torch import nn
 from sb3_o2o.checked import checked
 from sb3_o2o.evaluation.eval_callback import NormalizedEvalCallback
 from sb3_o2o.evaluation.evaluate import acting_in, evaluate, synchronise_normalizer
-from sb3_o2o.finetuning.callback import FineTuningCallback
+from sb3_o2o.finetuning.callback import FineTuningCallback, exported_actor
 from sb3_o2o.kinds import Count
 from sb3_o2o.networks import frozen_copy
 
-#: when the reference changes
+#: when the reference changes; a champion needs a replay buffer
 Choice = Literal["best", "interval"]
-AnyChoice = Literal["best", "interval", "polyak"]
+OffPolicyChoice = Literal["best", "champion", "interval"]
+AnyChoice = Literal["best", "champion", "interval", "polyak"]
 
 
 class _FrozenPolicyCallback(FineTuningCallback):
@@ -57,13 +58,14 @@ class _FrozenPolicyCallback(FineTuningCallback):
             self._take_policy()
         self.policy.to(model.device)
 
-    def _take_policy(self) -> None:
-        """Freeze the policy as it is now."""
+    def _take_policy(self, network: nn.Module | None = None) -> None:
+        """Freeze the policy as it is now, or another network."""
+        network = self._network() if network is None else network
         if self.policy is None:
-            self.policy = frozen_copy(self._network())
+            self.policy = frozen_copy(network)
         else:
             # in place: compiled updates hold on to the network
-            self.policy.load_state_dict(self._network().state_dict())
+            self.policy.load_state_dict(network.state_dict())
 
     def offline_actions(self, observations: Any, deterministic: bool = False) -> np.ndarray:
         """
@@ -99,8 +101,7 @@ class _FrozenPolicyCallback(FineTuningCallback):
 
     def _is_newest(self, network: nn.Module) -> bool:
         """Whether the actor is what a frozen network is; PPO's has a critic too, which does not count."""
-        now, then = (getattr(each, "actor_parameters", each.parameters)() for each in (self._network(), network))
-        return all(th.equal(mine, other) for mine, other in zip(now, then, strict=True))
+        return _are_equal(self._network(), network)
 
 
 class _ReferenceCallback(_FrozenPolicyCallback):
@@ -109,7 +110,8 @@ class _ReferenceCallback(_FrozenPolicyCallback):
     lives in the zip.
 
     :param reference: ``"best"``: whenever the run's evaluation callback finds a better mean return than ever before,
-        the policy that earned it takes over; ``"interval"``: the current policy takes over again and again
+        the policy that earned it takes over; ``"champion"``: that of :class:`ChampionChallenger`, so that no
+        evaluation's score is used; ``"interval"``: the current policy takes over again and again
     :param interval: environment steps between two of them, for ``"interval"``, > 0
     """
 
@@ -135,6 +137,11 @@ class _ReferenceCallback(_FrozenPolicyCallback):
         """See :meth:`FineTuningCallback.check_run`."""
         if self.reference == "best":
             self._evaluation(callbacks)
+        elif self.reference == "champion" and not any(_has_champion(callback) for callback in callbacks):
+            raise ValueError(
+                f"{type(self).__name__}(reference='champion') follows a champion, and this run has none: add "
+                "ChampionChallenger() to finetuning, or use reference='interval'."
+            )
 
     def _on_training_start(self) -> None:
         model: Any = self.model
@@ -180,6 +187,10 @@ class _ReferenceCallback(_FrozenPolicyCallback):
         # evaluations run in the steps of a rollout, and the policy has not moved since
         if self.reference == "interval" and self.model.n_finetuning_steps - self.taken_at >= self.interval:
             self._take_policy()
+        elif self.reference == "champion":
+            champion = exported_actor(self.model)
+            if champion is not None and not _are_equal(champion, self.policy):
+                self._take_policy(champion)
         if self.reference != "best":
             return
         evaluation = self._evaluation(self.model.call.callbacks)  # type: ignore[attr-defined]
@@ -191,8 +202,8 @@ class _ReferenceCallback(_FrozenPolicyCallback):
             self.best_score = score
             self._take_policy()
 
-    def _take_policy(self) -> None:
-        super()._take_policy()
+    def _take_policy(self, network: nn.Module | None = None) -> None:
+        super()._take_policy(network)
         self.taken_at = self.model.n_finetuning_steps
         self.n_taken += 1
         self.logger.record("finetune/reference_updates", self.n_taken - 1)
@@ -206,6 +217,17 @@ class _ReferenceCallback(_FrozenPolicyCallback):
             f"{type(self).__name__}(reference='best') follows the scores of an evaluation callback, and this run has "
             f"none: add learn(callback=EvalCallback(eval_env, eval_freq={calls})), or use reference='interval'."
         )
+
+
+def _has_champion(callback: BaseCallback) -> bool:
+    """Whether another policy acts for users than the one that learns."""
+    return isinstance(callback, FineTuningCallback) and callback.exports_another_actor()
+
+
+def _are_equal(first: nn.Module, second: nn.Module) -> bool:
+    """Whether two policies have the same parameters; PPO's have a critic too, which does not count."""
+    some, others = (getattr(each, "actor_parameters", each.parameters)() for each in (first, second))
+    return all(th.equal(one, other) for one, other in zip(some, others, strict=True))
 
 
 def _n_evaluations(evaluation: EvalCallback) -> int:

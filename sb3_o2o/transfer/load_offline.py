@@ -173,9 +173,9 @@ def _from_saved(
 
 def _has_another_act(saved: Mapping[str, Any]) -> bool:
     """Whether a callback of a saved model may have another policy act for users than the one that learns."""
-    registry, of_none = FineTuningCallback.registry, FineTuningCallback.exported_actor
+    registry = FineTuningCallback.registry
     names = (each["class"]["name"].rpartition(":")[2] for each in saved.get("finetuning") or () if "class" in each)
-    return any(registry[name].exported_actor is not of_none for name in names if name in registry)
+    return any(registry[name].exports_another_actor() for name in names if name in registry)
 
 
 def _begin_with_who_acts(model: Any, saved: Any) -> None:

@@ -1,6 +1,7 @@
 """Champion and challenger: who acts, who wins, and what users of the model get."""
 
 import copy
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,15 @@ from by_hand import set_mean
 from stable_baselines3.common.vec_env import VecNormalize
 from toy_tasks import assert_same, dataset, differs, make, make_ppo, make_td3, state, vec
 
-from sb3_o2o.finetuning import ChampionChallenger, ConstrainedFineTuning, FineTuningCallback, JumpStart, Warmup
+from sb3_o2o.finetuning import (
+    AuxiliaryAdvantage,
+    ChampionChallenger,
+    ConstrainedFineTuning,
+    FineTuningCallback,
+    JumpStart,
+    TrustRegion,
+    Warmup,
+)
 from sb3_o2o.finetuning.champion import challenge_statistic
 
 
@@ -360,11 +369,72 @@ def test_interrupted_equals_uninterrupted(tmp_path: Path) -> None:
     assert np.array_equal(whole.replay_buffer.actions[:120], resumed.replay_buffer.actions[:120])
 
 
+# -- who stays near it -------------------------------------------------------------------------------------------------
+
+
+class Held(FineTuningCallback):
+    """Keeps what an update is held against, the champion, and the policy that learns."""
+
+    def __init__(self, reference: Any, champion: ChampionChallenger):
+        super().__init__()
+        self.reference, self.champion = reference, champion
+        self.seen: list[tuple[dict[str, th.Tensor], dict[str, th.Tensor], dict[str, th.Tensor]]] = []
+
+    def after_update(self, batch: Any, metrics: dict[str, th.Tensor]) -> None:
+        networks = (self.reference.policy, self.champion.policy, self.model.policy.actor)  # type: ignore[attr-defined]
+        self.seen.append(tuple(copy.deepcopy(each.state_dict()) for each in networks))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("build", [make, make_td3])
+@pytest.mark.parametrize("of_class", [ConstrainedFineTuning, TrustRegion])
+@pytest.mark.parametrize("comes_first", [True, False])
+def test_a_reference_may_follow_the_champion(
+    build: Any, of_class: Any, comes_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    champion, reference = ChampionChallenger(champion_share=0.0), of_class(reference="champion")
+    monkeypatch.setattr(champion, "verdict", lambda: "champion")  # each challenger wins at its first return
+    held = Held(reference, champion)
+    both = [reference, champion] if comes_first else [champion, reference]
+    build(finetuning=both, learning_starts=0, learning_rate=0.01).learn(120, callback=held)
+    for against, acts, _ in held.seen:
+        assert_same(against, acts)
+    against, _, learns = held.seen[-1]
+    assert any(not th.equal(against[name], learns[name]) for name in against)
+    pairs = itertools.pairwise(against for against, _, _ in held.seen)
+    changes = sum(any(not th.equal(one[name], other[name]) for name in one) for one, other in pairs)
+    assert changes == reference.n_taken - 1 > 2
+    assert reference.best_score == -math.inf  # no evaluation was asked
+
+
+def test_a_reference_that_follows_the_champion_goes_on_with_it(tmp_path: Path) -> None:
+    """After a resume the reference is the champion's copy, as it was, although nobody has won since."""
+    champion, reference = ChampionChallenger(champion_share=0.0), ConstrainedFineTuning(reference="champion")
+    champion.verdict = lambda: "champion"  # type: ignore[method-assign]
+    model = make(finetuning=[champion, reference], learning_starts=0, learning_rate=0.01).learn(60)
+    del champion.verdict
+    assert reference.n_taken > 1
+    model.save(tmp_path / "model.zip")
+    loaded = type(model).load(tmp_path / "model.zip", env=vec())
+    after = loaded.finetuning[1]
+    assert_same(reference.policy.state_dict(), after.policy.state_dict())
+    loaded.learn(4, reset_num_timesteps=False)
+    assert_same(champion.policy.state_dict(), after.policy.state_dict())
+    assert after.n_taken == reference.n_taken
+
+
+def test_a_reference_cannot_follow_a_champion_that_is_not_there() -> None:
+    for of_class in (ConstrainedFineTuning, TrustRegion):
+        with pytest.raises(ValueError, match=r"add ChampionChallenger\(\)"):
+            make(finetuning=[of_class(reference="champion")]).learn(2)
+    with pytest.raises(ValueError, match="reference"):
+        AuxiliaryAdvantage(reference="champion")  # type: ignore[arg-type]
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
 def test_what_cannot_stand_beside_it() -> None:
-    with pytest.raises(ValueError, match="interval"):
+    with pytest.raises(ValueError, match="reference='champion'"):
         make(finetuning=[ChampionChallenger(), ConstrainedFineTuning()]).learn(2)
     make(finetuning=[ChampionChallenger(), ConstrainedFineTuning(reference="interval")]).learn(12)
     with pytest.raises(ValueError, match="ChampionChallenger"):
