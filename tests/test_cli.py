@@ -22,6 +22,7 @@ from sb3_o2o import O2OPPO, O2OSAC, O2OTD3, OfflineDataset
 from sb3_o2o.__main__ import main
 from sb3_o2o.cli.run_progress import RunProgress
 from sb3_o2o.evaluation import evaluate
+from sb3_o2o.finetuning import ChampionChallenger
 from sb3_o2o.runs.folder import RunFolder, saved_model
 from sb3_o2o.version import __version__
 
@@ -101,21 +102,24 @@ class TestTraining:
     def test_where_nobody_names_a_recipe_it_is_our_own(self, pretrained: Path) -> None:
         """That of the algorithm that the source is."""
         short = [*SMALL, *SHORT, "--steps", 12]
+        phases = [("--set", f"finetuning.{each}.gradient_steps=2") for each in ("PolicyReevaluation", "ValueAlignment")]
+        short_phases = [argument for each in phases for argument in each]
         stock = TD3("MlpPolicy", tiny.BOX, policy_kwargs={"net_arch": [4]})
         stock.save("stock")
         dataset = ("--dataset", "tests/tinybox-v0/random-v0")  # what was pre-trained on
         for source, recipe in (
             ([pretrained, "--set", "finetuning.Warmup.steps=4"], "o2o_sac"),
-            (["stock", "--env", tiny.BOX, *dataset], "o2o"),
-            ([*dataset, "--pretrain-steps", 2], "o2o"),
+            (["stock", "--env", tiny.BOX, *dataset, *short_phases], "o2o"),
+            ([*dataset, "--pretrain-steps", 2, *short_phases], "o2o"),
         ):
             assert f"Run folder: runs/{recipe}-TinyBox-v0_" in succeeds("finetune", *source, *short)
         succeeds("pretrain", dataset[1], "--gradient-steps", 2, *SMALL, *SHORT)
         run = Path("runs/o2o-TinyBox-v0_3")
         assert yaml.safe_load((run / "config.yml").read_text())["recipe"] == "o2o"
-        output = succeeds("finetune", run, *short)
+        output = succeeds("finetune", run, *short, *short_phases)
         assert "Run folder: runs/o2o-TinyBox-v0_4" in output
-        (_, champion, _) = O2OTD3.load("runs/o2o-TinyBox-v0_4/online/model").finetuning
+        finetuning = O2OTD3.load("runs/o2o-TinyBox-v0_4/online/model").finetuning
+        (champion,) = (each for each in finetuning if isinstance(each, ChampionChallenger))
         assert champion.policy is not None
 
     def test_pretrain_then_finetune_then_evaluate(self, pretrained: Path) -> None:
