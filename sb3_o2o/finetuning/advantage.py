@@ -69,11 +69,11 @@ class AuxiliaryAdvantage(_ReferenceCallback):
                 "use it with O2OPPO."
             )
 
-    def _take_policy(self) -> None:
+    def _take_policy(self, network: nn.Module | None = None) -> None:
         if self.policy is None and self.max_std is not None:
             model: Any = self.model
             model.actor.limit_std(self.max_std)
-        super()._take_policy()
+        super()._take_policy(network)
 
     def _network(self) -> nn.Module:
         return self.model.policy  # its actor is a view of it
