@@ -431,7 +431,7 @@ def test_nothing_recompiles(build: Any, monkeypatch: pytest.MonkeyPatch) -> None
         ({"multiplier": 0.0}, "multiplier of .* above 0"),
         ({"expectile": 1.0}, r"expectile of .* in \(0, 1\)"),
         ({"action_clip": 1.0}, "action_clip of .* must"),
-        ({"reference": "first"}, "must be 'best' or 'interval', not 'first'"),
+        ({"reference": "first"}, "must be 'best', 'champion' or 'interval', not 'first'"),
         ({"interval": 0}, "interval of .* of at least 1"),
     ],
 )
