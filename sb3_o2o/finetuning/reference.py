@@ -184,18 +184,18 @@ class _ReferenceCallback(_FrozenPolicyCallback):
                 network.load_state_dict(now)
 
     def _on_rollout_end(self) -> None:
-        # evaluations run in the steps of a rollout, and the policy has not moved since
-        if self.reference == "interval" and self.model.n_finetuning_steps - self.taken_at >= self.interval:
-            self._take_policy()
+        if self.reference == "interval":
+            if self.model.n_finetuning_steps - self.taken_at >= self.interval:
+                self._take_policy()
         elif self.reference == "champion":
             champion = exported_actor(self.model)
             if champion is not None and not _are_equal(champion, self.policy):
                 self._take_policy(champion)
-        if self.reference != "best":
-            return
-        evaluation = self._evaluation(self.model.call.callbacks)  # type: ignore[attr-defined]
-        if _n_evaluations(evaluation) > self._n_evaluations:  # its best score may be another run's
-            self._judge(float(evaluation.last_mean_reward))
+        elif self.reference == "best":
+            # evaluations run in the steps of a rollout, and the policy has not moved since
+            evaluation = self._evaluation(self.model.call.callbacks)  # type: ignore[attr-defined]
+            if _n_evaluations(evaluation) > self._n_evaluations:  # its best score may be another run's
+                self._judge(float(evaluation.last_mean_reward))
 
     def _judge(self, score: float) -> None:
         if score > self.best_score:
