@@ -14,14 +14,14 @@
 
 import json
 import subprocess
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from sb3_o2o.experiments.plan import Plan, PlannedRun
 from sb3_o2o.files import write_whole
-from sb3_o2o.runs.folder import RunFolder
+from sb3_o2o.runs.folder import RunConfig, RunFolder
 
 #: States of a run. ``blocked``: its pre-training failed.
 WAITING, RUNNING, FINISHED, FAILED, INTERRUPTED, BLOCKED = (
@@ -191,13 +191,21 @@ def check_same(path: Path, run: PlannedRun) -> None:
                 f"{path} holds something else than a run of this grid: choose another --name or --log-dir."
             )
         return
-    before = Job.read(path).asked
-    differing = list(_differences(before, json.loads(json.dumps(run.asked))))
+    now = json.loads(json.dumps(run.asked))
+    before = {**_absent_then(now), **Job.read(path).asked}
+    differing = list(_differences(before, now))
     if differing:
         raise ValueError(
             f"{path} was made with other settings: {'; '.join(differing[:5])}. Choose another --name or --log-dir, or "
             "delete it."
         )
+
+
+def _absent_then(names: Iterable[str]) -> dict[str, Any]:
+    """Options that are newer than a folder did nothing in it: they were what their defaults are."""
+    known = [each for each in fields(RunConfig) if each.name in names]
+    made = {each.name: each.default_factory() for each in known if each.default_factory is not MISSING}
+    return {**{each.name: each.default for each in known if each.default is not MISSING}, **made}
 
 
 def _differences(before: Any, now: Any, name: str = "") -> "list[str]":

@@ -1,6 +1,7 @@
 """An experiment from its grid to its tables: interrupted, killed, failing, and on a full disk."""
 
 import csv
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -129,6 +130,19 @@ def test_other_settings_are_refused(tiny_dataset: Callable[..., str], tmp_path: 
     (tmp_path / "new" / "tiny-cql-s0" / "mine").touch()
     with pytest.raises(ValueError, match="something else than a run of this grid"):
         run({**document, "name": "new"}, tmp_path)
+
+
+def test_a_folder_older_than_an_option_has_its_default(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
+    document = grid(tiny_dataset(), recipes=["cql"])
+    plan, _ = run(document, tmp_path)
+    file = plan.folder / plan.runs[-1].name / "job.json"
+    job = json.loads(file.read_text())
+    del job["asked"]["more_sources"], job["asked"]["n_envs"]
+    file.write_text(json.dumps(job))
+    _, after = run(document, tmp_path)
+    assert {status.attempts for status in after.values()} == {1}
+    with pytest.raises(ValueError, match="made with other settings: n_envs is 1 there, not 2"):
+        run({**document, "n_envs": 2}, tmp_path)
 
 
 @pytest.mark.parametrize(("phase", "step"), [("offline", 3), ("online", 13)])
