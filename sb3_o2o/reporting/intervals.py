@@ -150,17 +150,92 @@ class Aggregates:
         return Estimate(1 - mirrored.value, 1 - mirrored.high, 1 - mirrored.low)
 
 
+def _last_scores(records: Sequence[RunRecord]) -> dict[str, dict[str, list[float]]]:
+    """Method -> task -> a score for each seed, in parts of the expert's, of runs that have normalised ones."""
+    scores: dict[str, dict[str, list[float]]] = {}
+    for record in sorted(records, key=lambda each: (each.label, each.seed is None, each.seed or 0)):
+        summary = record.summary()
+        if summary is not None and record.reference is not None:
+            scores.setdefault(record.label, {}).setdefault(record.task, []).append(summary.last_mean / 100)
+    return scores
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """
+    Two methods on the tasks that both ran on, with all seeds of each.
+
+    :param label: of the one
+    :param tasks: that count, > 0 of them
+    :param runs: of the one, and of the other
+    :param better: probability that a run of the one beats a run of the other on the same task; a tie is half a win
+    :param difference: of their means over seeds, mean over tasks, in parts of the expert's score
+    """
+
+    label: str
+    tasks: Sequence[str]
+    runs: tuple[int, int]
+    better: Estimate
+    difference: Estimate
+
+
+def compare(records: Sequence[RunRecord], baseline: str) -> list[Comparison]:
+    """
+    Each method beside one, where :func:`aggregate` needs tasks and seeds that all have. Intervals are of a stratified
+    bootstrap: the seeds of each task and method are drawn for themselves, which needs two of each.
+
+    :param records: of runs
+    :param baseline: the one
+    :return: the others that ran on a task of its, by name
+    """
+    scores = _last_scores(records)
+    theirs = scores.pop(baseline, {})
+    found = []
+    for label, of_method in sorted(scores.items()):
+        tasks = sorted(of_method.keys() & theirs.keys())
+        if tasks:
+            pairs = [(np.array(of_method[task]), np.array(theirs[task])) for task in tasks]
+            runs = sum(len(ours) for ours, _ in pairs), sum(len(other) for _, other in pairs)
+            found.append(Comparison(label, tasks, runs, *_paired(pairs)))
+    return found
+
+
+_Pair = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+def _paired(pairs: Sequence[_Pair]) -> tuple[Estimate, Estimate]:
+    """:param pairs: for each task the scores of the one and of the other, each of shape (seeds,)"""
+    points = _better_and_difference([(ours[None], other[None]) for ours, other in pairs])[:, 0]
+    if min(len(each) for pair in pairs for each in pair) < 2:
+        return Estimate(float(points[0])), Estimate(float(points[1]))
+    rng = np.random.default_rng(0)
+
+    def drawn(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        return scores[rng.integers(0, len(scores), (SAMPLES, len(scores)))]
+
+    samples = _better_and_difference([(drawn(ours), drawn(other)) for ours, other in pairs])
+    low, high = np.quantile(samples, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2], axis=1)
+    better, difference = (Estimate(float(points[i]), float(low[i]), float(high[i])) for i in range(2))
+    return better, difference
+
+
+def _better_and_difference(pairs: Sequence[_Pair]) -> NDArray[np.float64]:
+    """Of scores of shape (samples, seeds) for each task; shape (2, samples)."""
+    better = [
+        ((ours[:, :, None] > other[:, None]) + 0.5 * (ours[:, :, None] == other[:, None])).mean(axis=(1, 2))
+        for ours, other in pairs
+    ]
+    difference = [ours.mean(axis=1) - other.mean(axis=1) for ours, other in pairs]
+    return np.array([np.mean(better, axis=0), np.mean(difference, axis=0)])
+
+
 def score_matrices(records: Sequence[RunRecord]) -> tuple[list[str], dict[str, NDArray[np.float64]], list[str]]:
     """
     :param records: of runs
     :return: the tasks that all methods have normalised scores on; method -> scores of shape (seeds, tasks), in parts of
         the expert's; what is left out, a sentence for each
     """
-    scores: dict[str, dict[str, list[float]]] = {}
-    for record in sorted(records, key=lambda each: (each.label, each.seed is None, each.seed or 0)):
-        summary = record.summary()
-        if summary is not None and record.reference is not None:
-            scores.setdefault(record.label, {}).setdefault(record.task, []).append(summary.last_mean / 100)
+    scores = _last_scores(records)
     if not scores:
         return [], {}, ["Nothing is aggregated over tasks: no run has normalised scores."]
     every = {task for of_method in scores.values() for task in of_method}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sb3_o2o.progress import clock_text, counted
-from sb3_o2o.reporting.intervals import Aggregates, Estimate, mean_estimate
+from sb3_o2o.reporting.intervals import Aggregates, Comparison, Estimate, mean_estimate
 from sb3_o2o.runs.records import EARLY, LAST, RunRecord, Summary
 
 
@@ -116,6 +116,41 @@ def over_tasks_table(found: Aggregates, labels: Sequence[str], baseline: str | N
             cells.append(Cell("", -1.0) if label == baseline else _estimate(found.improvement(label, baseline), 2))
         rows.append(cells)
     return Table("Over all tasks", columns, rows, notes)
+
+
+def comparison_table(found: Sequence[Comparison], baseline: str) -> Table:
+    """
+    :param found: methods beside the baseline, > 0 of them
+    :param baseline: that they are compared with
+    :return: a row for each, the best first
+    """
+    rows = [
+        [
+            _text(each.label),
+            _count(len(each.tasks)),
+            Cell(f"{each.runs[0]}, {each.runs[1]}", each.runs[0]),
+            _estimate(each.better, 2),
+            _estimate(_in_points(each.difference)),
+        ]
+        for each in sorted(found, key=lambda each: (-each.better.value, -each.difference.value))
+    ]
+    return Table(
+        f"Beside {baseline}",
+        ("method", "tasks", "runs of both", f"P(better than {baseline})", "difference"),
+        rows,
+        f"On the tasks that both ran on, with all seeds of each, by means of the last {LAST} evaluations. P: "
+        f"probability that a run beats one of {baseline} on the same task; a tie is half a win. Difference: of the "
+        "means over seeds, mean over tasks, in points of the score. In brackets the ends of the 95 % stratified "
+        "bootstrap interval, where both have two seeds or more on each of the tasks. Without brackets, P tells no more "
+        "than on which part of the tasks the one run there is was the better.",
+    )
+
+
+def _in_points(found: Estimate) -> Estimate:
+    def scaled(value: float | None) -> float | None:
+        return None if value is None else 100 * value
+
+    return Estimate(100 * found.value, scaled(found.low), scaled(found.high))
 
 
 def cost_table(records: Sequence[RunRecord], groups: Sequence[tuple[str, str]]) -> Table | None:

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from sb3_o2o.errors import unknown
 from sb3_o2o.evaluation import ReferenceScore, reference_score
 from sb3_o2o.experiments.grid_folder import Job
-from sb3_o2o.experiments.results import EVALUATION_COLUMNS, read_run, read_table
+from sb3_o2o.experiments.results import read_run
+from sb3_o2o.reporting.table_reading import runs_of_table
 from sb3_o2o.runs.folder import PHASES, RunConfig, RunFolder, is_run
-from sb3_o2o.runs.records import Curve, RunRecord, read_curve
+from sb3_o2o.runs.records import RunRecord, read_curve
 from sb3_o2o.runs.references import recorded_reference
 
 
@@ -67,7 +67,9 @@ def find_runs(paths: Sequence[Path], env_id: str | None = None) -> Found:
     for path in paths:
         before = len(found.records), len(found.remarks)
         if path.is_file():
-            found.records += _of_table(path)
+            records, remarks = runs_of_table(path)
+            found.records += records
+            found.remarks += remarks
         elif path.is_dir():
             for kind, folder in _run_folders(path):
                 _add(kind, folder, path, env_id, found)
@@ -188,42 +190,6 @@ def _zoo_arguments(path: Path) -> dict[str, Any]:
         except (yaml.YAMLError, TypeError, ValueError, OSError):
             continue
     return {}
-
-
-def _of_table(path: Path) -> list[RunRecord]:
-    """The runs of a ``results.csv``, which may be all that is left of them."""
-    columns = {column.name for column in EVALUATION_COLUMNS}
-    with path.open() as file:
-        header = file.readline().strip().split(",")
-    if set(header) != columns:
-        missing = sorted(columns - set(header))
-        raise ValueError(
-            f"{path} is no results.csv of this version: it lacks {', '.join(missing) or 'nothing'}, and has "
-            f"{', '.join(sorted(set(header) - columns)) or 'no others'}."
-        )
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for row in read_table(path, EVALUATION_COLUMNS):
-        rows.setdefault(row["run"], []).append(row)
-    return [_of_rows(path, each) for each in rows.values() if each[0]["phase"] == "online"]
-
-
-def _of_rows(path: Path, rows: Sequence[dict[str, Any]]) -> RunRecord:
-    """Means stand for the episodes, of which a table knows no more."""
-    scored = all(row["score"] is not None for row in rows)
-    values = np.array([[row["score" if scored else "return"]] for row in rows])
-    seconds = np.array([np.nan if row["seconds"] is None else row["seconds"] for row in rows])
-    first = rows[0]
-    return RunRecord(
-        path=path / first["run"],
-        label=first["recipe"],
-        task=first["dataset"],
-        env_id=first["env"],
-        seed=first["seed"],
-        offline=None,
-        online=Curve(np.array([row["step"] for row in rows]), values, None, seconds),
-        reference=ReferenceScore(0.0, 100.0, f"scores of {path.name}") if scored else None,
-        seconds=float(seconds[-1]) if np.isfinite(seconds[-1]) else None,
-    )
 
 
 def _without_sources(records: Sequence[RunRecord]) -> list[RunRecord]:

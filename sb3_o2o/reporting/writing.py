@@ -13,11 +13,11 @@ from sb3_o2o.kinds import Count
 from sb3_o2o.progress import counted
 from sb3_o2o.reporting import report_pictures as pictures
 from sb3_o2o.reporting.html import to_html
-from sb3_o2o.reporting.intervals import Aggregates, aggregate, line, score_matrices
+from sb3_o2o.reporting.intervals import Aggregates, aggregate, compare, line, score_matrices
 from sb3_o2o.reporting.markdown import to_markdown
 from sb3_o2o.reporting.page import Page
 from sb3_o2o.reporting.report_pictures import Picture
-from sb3_o2o.reporting.report_tables import cost_table, over_tasks_table, switch_table
+from sb3_o2o.reporting.report_tables import comparison_table, cost_table, over_tasks_table, switch_table
 from sb3_o2o.reporting.run_finding import Found, find_runs
 from sb3_o2o.runs.records import RunRecord
 
@@ -107,6 +107,10 @@ def make_report(found: Found, title: str, after: Count | None = None, baseline: 
         tables.append(cost)
     if aggregates is not None:
         tables.append(over_tasks_table(aggregates, labels, compared))
+    if baseline is not None and (aggregates is None or len(aggregates.tasks) < len(tasks)):
+        beside = compare(records, baseline)
+        if beside:
+            tables.append(comparison_table(beside, baseline))
     seeds = {(each.task, each.label): 0 for each in records}
     for each in records:
         seeds[each.task, each.label] += 1

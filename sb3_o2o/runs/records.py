@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +144,7 @@ class RunRecord:
     :param offline_seconds: that its pre-training took
     :param episodes: training episodes that reported success or failure
     :param successes: of these, the successful ones
+    :param regret: part of its training episodes that failed, where no more is known of them; None to work it out
     :param finished: False for one that was interrupted, failed or goes on
     """
 
@@ -159,6 +160,7 @@ class RunRecord:
     offline_seconds: float | None = None
     episodes: int = 0
     successes: int = 0
+    regret: float | None = None
     finished: bool = True
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -181,4 +183,5 @@ class RunRecord:
         """:return: the numbers of its fine-tuning; None before its first evaluation"""
         if self.online is None:
             return None
-        return summarise(self.online, self.reference, self.episodes, self.successes)
+        found = summarise(self.online, self.reference, self.episodes, self.successes)
+        return found if self.regret is None else replace(found, regret=self.regret, regret_of="episodes")

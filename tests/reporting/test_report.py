@@ -1,8 +1,10 @@
 """Reports: what is on the page is what the runs came to, one seed has no interval, and damage hides nothing."""
 
 import importlib
+import json
 import re
 from collections import Counter
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,12 +13,14 @@ import pytest
 from command_line import fails, succeeds
 
 from reporting.folders import evaluations, experiment, experiment_run, zoo_run
+from sb3_o2o.experiments.grid_folder import Job
 from sb3_o2o.experiments.results import EVALUATION_COLUMNS, add_to_tables, read_table
 from sb3_o2o.reporting import make_report
 from sb3_o2o.reporting.html import to_html
 from sb3_o2o.reporting.intervals import (
     aggregate,
     bootstrap,
+    compare,
     line,
     mean_estimate,
     probability_of_improvement,
@@ -109,6 +113,57 @@ class TestStatistics:
         assert matrices["good"] == pytest.approx(np.array([[0.6, 0.4], [0.606667, 0.406667]]), abs=1e-4)
         assert "leave out what not all methods ran on: alone" in remarks[0]
         assert "the first 2 seeds" in remarks[1]
+
+
+class TestBeside:
+    """Two methods on what both ran on."""
+
+    def test_by_hand(self, tmp_path: Path) -> None:
+        for task, method, scores in (
+            *(("one", "a", (10, 30)), ("one", "b", (20, 30)), ("two", "a", (50,)), ("two", "b", (40,))),
+            *(("three", "a", (1,)), ("three", "c", (2,)), ("four", "d", (3,))),
+        ):
+            for seed, score in enumerate(scores):
+                experiment_run(tmp_path, method, seed, [2 * score], task)
+        records = find_runs([tmp_path]).records
+        (found,) = compare(records, "b")
+        # on `one` of four pairs one win and one tie, and 20 - 25; on `two` a win, and 50 - 40
+        assert (found.label, found.tasks, found.runs) == ("a", ["one", "two"], (3, 3))
+        assert found.better.value == pytest.approx((1.5 / 4 + 1) / 2)
+        assert found.difference.value == pytest.approx((-0.05 + 0.10) / 2)
+        assert (found.better.low, found.difference.low) == (None, None)  # one seed on `two`
+        assert [each.label for each in compare(records, "a")] == ["b", "c"]
+        assert compare(records, "d") == []
+
+    def test_its_interval_is_of_seeds_drawn_for_each_task(self, tmp_path: Path) -> None:
+        rng = np.random.default_rng(3)
+        scores = {(task, method): rng.uniform(0, 100, 4) for task in ("one", "two") for method in ("a", "b")}
+        for (task, method), values in scores.items():
+            for seed, score in enumerate(values):
+                experiment_run(tmp_path, method, seed, [2 * score], task)
+        (found,) = compare(find_runs([tmp_path]).records, "b")
+        drawn = {key: rng.choice(values, (20_000, 4)) for key, values in scores.items()}
+        pairs = [(drawn[task, "a"], drawn[task, "b"]) for task in ("one", "two")]
+        wins = np.mean([(ours[:, :, None] > other[:, None]).mean(axis=(1, 2)) for ours, other in pairs], axis=0)
+        apart = np.mean([ours.mean(axis=1) - other.mean(axis=1) for ours, other in pairs], axis=0)
+        assert (found.better.low, found.better.high) == pytest.approx(
+            np.quantile(wins, [0.025, 0.975]), abs=1 / 32
+        )  # its steps
+        ends = np.quantile(apart, [0.025, 0.975]) / 100
+        assert (found.difference.low, found.difference.high) == pytest.approx(ends, abs=0.02)
+
+    def test_it_is_told_where_the_aggregates_leave_something_out(self, tmp_path: Path) -> None:
+        experiment(tmp_path, seeds=2)
+        assert "Beside weak" not in [
+            each.title for each in make_report(find_runs([tmp_path]), "t", baseline="weak").tables
+        ]
+        experiment_run(tmp_path, "other", 0, [0, 0, 0], "hopper-medium")
+        table = make_report(find_runs([tmp_path]), "t", baseline="weak").tables[-1]
+        assert table.title == "Beside weak"
+        texts = [[cell.text for cell in row] for row in table.rows]
+        assert texts[0][:4] == ["good", "2", "4, 4", "1.00 [1.00, 1.00]"]
+        assert texts[1][:4] == ["other", "1", "1, 2", "0.00"]
+        assert texts[0][4].startswith("19.9 [")  # of 16.58 and 23.25
 
 
 def middle_half(samples: np.ndarray) -> np.ndarray:
@@ -294,11 +349,40 @@ class TestFolders:
         add_to_tables(tmp_path, sorted(path.parent for path in tmp_path.glob("*/job.json")))
         table = tmp_path / "results.csv"
         assert len(read_table(table, EVALUATION_COLUMNS)) == 12 * 3
-        whole, of_table = rows(page_of(tmp_path)), rows(page_of(table))
-        assert whole == of_table
+        whole, of_table = page_of(tmp_path), page_of(table)
+        assert rows(whole) == rows(of_table)
+        assert rows(whole, 1) == rows(of_table, 1)
+        assert (whole.subtitle, whole.remarks) == (of_table.subtitle, of_table.remarks)
         table.write_text(table.read_text().replace("return_std", "spread"))
         with pytest.raises(ValueError, match="it lacks return_std, and has spread"):
             find_runs([table])
+
+    def test_what_a_table_beside_it_knows(self, tmp_path: Path) -> None:
+        """Pre-training and its time, training episodes that failed, that a run is not finished."""
+        before = experiment_run(tmp_path, "cql", 0, [10, 20], seconds=50.0)
+        config = RunConfig("pretrain", Environment("Hopper-v5"), recipe="cql", dataset="a/b-v0", pretrain_steps=50)
+        (before / "config.yml").write_text(config.to_yaml())
+        (before / "online" / "evaluations.npz").unlink()
+        after = experiment_run(tmp_path, "wsrl", 0, [20, 40], episodes=8, successes=2, state="interrupted")
+        job = Job.read(after)
+        (after / "job.json").write_text(json.dumps({**asdict(job), "needs": before.name}))
+        add_to_tables(tmp_path, [before, after])
+        (record,) = find_runs([tmp_path / "results.csv"]).records
+        page = page_of(tmp_path / "results.csv")
+        assert record.offline is not None
+        assert record.offline.scores(record.reference).tolist() == [[2.5], [5.0]]
+        assert rows(page)["hopper-medium", "wsrl"]["regret"] == "0.75"
+        assert rows(page, 1)["hopper-medium", "wsrl"]["pre-training"] == "0:00:50"
+        assert "hopper-medium-wsrl-s0 is not finished: what it has is shown." in page.remarks
+        runs = tmp_path / "runs.csv"
+        runs.write_text(runs.read_text().replace("regret_of", "regret_for"))
+        assert any(
+            "it lacks regret_of, and has regret_for" in each for each in page_of(tmp_path / "results.csv").remarks
+        )
+        runs.unlink()
+        page = page_of(tmp_path / "results.csv")
+        assert any("No runs.csv lies beside" in each for each in page.remarks)
+        assert [each.title for each in page.tables] == ["At the switch and after it"]  # nothing knows a time
 
     def test_damage_is_said_and_the_rest_is_shown(self, tmp_path: Path) -> None:
         experiment(tmp_path, seeds=2)

@@ -1,0 +1,89 @@
+"""Runs out of an experiment's tables, which may be all that is left of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sb3_o2o.evaluation import ReferenceScore
+from sb3_o2o.experiments.grid_folder import FINISHED
+from sb3_o2o.experiments.results import EVALUATION_COLUMNS, RUN_COLUMNS, Column, Row, read_table
+from sb3_o2o.runs.records import Curve, RunRecord
+
+_PACKAGES = ("sb3_o2o", "stable_baselines3", "torch", "gymnasium", "numpy", "python")
+
+
+def runs_of_table(path: Path) -> tuple[list[RunRecord], list[str]]:
+    """
+    What ``runs.csv`` knows of a run is taken from there, where it lies beside: its pre-training, times, versions.
+
+    :param path: a ``results.csv``
+    :return: its fine-tunings, and what is missing, a sentence for each
+    :raises ValueError: it is no table of this version
+    """
+    _check(path, EVALUATION_COLUMNS)
+    rows: dict[str, list[Row]] = {}
+    for row in read_table(path, EVALUATION_COLUMNS):
+        rows.setdefault(row["run"], []).append(row)
+    known, remarks = _runs_beside(path)
+    records = []
+    for name, of_run in rows.items():
+        if of_run[0]["phase"] == "online":
+            record = _record(path, of_run, known.get(name, {}), rows)
+            records.append(record)
+            if not record.finished:
+                remarks.append(f"{name} is not finished: what it has is shown.")
+    return records, remarks
+
+
+def _check(path: Path, columns: Sequence[Column]) -> None:
+    names = {column.name for column in columns}
+    with path.open() as file:
+        header = set(file.readline().strip().split(","))
+    if header != names:
+        raise ValueError(
+            f"{path} is no {path.name} of this version: it lacks {', '.join(sorted(names - header)) or 'nothing'}, and "
+            f"has {', '.join(sorted(header - names)) or 'no others'}."
+        )
+
+
+def _runs_beside(path: Path) -> tuple[dict[str, Row], list[str]]:
+    beside = path.with_name("runs.csv")
+    if not beside.is_file():
+        return {}, [f"No runs.csv lies beside {path}: what pre-trainings came to and took is not told."]
+    try:
+        _check(beside, RUN_COLUMNS)
+    except ValueError as error:
+        return {}, [f"What pre-trainings came to and took is not told: {error}"]
+    return {row["run"]: row for row in read_table(beside, RUN_COLUMNS)}, []
+
+
+def _record(path: Path, rows: Sequence[Row], known: Row, all_rows: dict[str, list[Row]]) -> RunRecord:
+    before = all_rows.get(known.get("pretraining") or "", [])
+    scored = all(row["score"] is not None for row in [*rows, *before])
+    first, online = rows[0], _curve(rows, scored)
+    seconds = known.get("seconds")
+    if seconds is None and online.seconds is not None and np.isfinite(online.seconds[-1]):
+        seconds = float(online.seconds[-1])
+    return RunRecord(
+        path=path / first["run"],
+        label=first["recipe"],
+        task=first["dataset"],
+        env_id=first["env"],
+        seed=first["seed"],
+        offline=_curve(before, scored) if before else None,
+        online=online,
+        reference=ReferenceScore(0.0, 100.0, f"scores of {path.name}") if scored else None,
+        seconds=seconds,
+        offline_seconds=known.get("pretraining_seconds"),
+        regret=known.get("regret") if known.get("regret_of") == "episodes" else None,
+        finished=known.get("state", FINISHED) == FINISHED,
+        versions={name: known[name] for name in _PACKAGES if known.get(name)},
+    )
+
+
+def _curve(rows: Sequence[Row], scored: bool) -> Curve:
+    """Means stand for the episodes, of which a table knows no more."""
+    values = np.array([[row["score" if scored else "return"]] for row in rows])
+    seconds = np.array([np.nan if row["seconds"] is None else row["seconds"] for row in rows])
+    return Curve(np.array([row["step"] for row in rows]), values, None, seconds)
