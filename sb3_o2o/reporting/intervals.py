@@ -82,9 +82,13 @@ def bootstrap(values: NDArray[np.float64], seed: int = 0) -> tuple[NDArray[np.fl
     if count < 2:
         return None
     rng = np.random.default_rng(seed)
-    means = values[rng.integers(0, count, (SAMPLES, count))].mean(axis=1)
+    return _ends(values[rng.integers(0, count, (SAMPLES, count))].mean(axis=1))
+
+
+def _ends(samples: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of the percentile interval of bootstrap samples, shape (samples, ...)."""
     edge = (1 - COVERAGE) / 2
-    low, high = np.quantile(means, [edge, 1 - edge], axis=0)
+    low, high = np.quantile(samples, [edge, 1 - edge], axis=0)
     return low, high
 
 
@@ -214,17 +218,14 @@ def _paired(pairs: Sequence[_Pair]) -> tuple[Estimate, Estimate]:
         return scores[rng.integers(0, len(scores), (SAMPLES, len(scores)))]
 
     samples = _better_and_difference([(drawn(ours), drawn(other)) for ours, other in pairs])
-    low, high = np.quantile(samples, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2], axis=1)
+    low, high = _ends(samples.T)
     better, difference = (Estimate(float(points[i]), float(low[i]), float(high[i])) for i in range(2))
     return better, difference
 
 
 def _better_and_difference(pairs: Sequence[_Pair]) -> NDArray[np.float64]:
     """Of scores of shape (samples, seeds) for each task; shape (2, samples)."""
-    better = [
-        ((ours[:, :, None] > other[:, None]) + 0.5 * (ours[:, :, None] == other[:, None])).mean(axis=(1, 2))
-        for ours, other in pairs
-    ]
+    better = [_wins(ours, other) for ours, other in pairs]
     difference = [ours.mean(axis=1) - other.mean(axis=1) for ours, other in pairs]
     return np.array([np.mean(better, axis=0), np.mean(difference, axis=0)])
 
@@ -312,8 +313,19 @@ def probability_of_improvement(ours: NDArray[np.float64], theirs: NDArray[np.flo
     :param theirs: of another
     :return: probability that a run of the one beats a run of the other, shape (1,)
     """
-    wins, ties = ours[:, None] > theirs[None], ours[:, None] == theirs[None]
-    return np.array([(wins + 0.5 * ties).mean()])
+    return np.array([_wins(ours.T, theirs.T).mean()])
+
+
+def _wins(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """
+    Mann and Whitney's statistic.
+
+    :param ours: shape (n, seeds)
+    :param theirs: shape (n, other seeds)
+    :return: part of the pairs of seeds that the one wins, a tie being half a win, shape (n,)
+    """
+    one, other = ours[:, :, None], theirs[:, None]
+    return np.asarray(((one > other) + 0.5 * (one == other)).mean(axis=(1, 2)))
 
 
 def _thresholds(matrices: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
