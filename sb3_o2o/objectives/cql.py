@@ -142,7 +142,7 @@ class CQLObjective(SACObjective):
         """
         target = self.td_target(batch, td_noise, members, ent_coef)
         values = self.model.critic.q_values(batch.observations, batch.actions)
-        gap = self.conservative_gap(batch, values, uniform, noise, subset)
+        gap, metrics = self.conservative_gap(batch, values, uniform, noise, subset)
         if self.difference_clip is not None:
             gap = gap.clamp(*self.difference_clip)
         gap = gap.mean(dim=1)
@@ -153,7 +153,8 @@ class CQLObjective(SACObjective):
         # a subset stands for the whole ensemble: each critic keeps the same expected TD-to-CQL ratio
         scale = {"half_sum": 0.5 * values.shape[0], "sum": values.shape[0], "mean": 1.0}[self.critic_reduction]
         loss = F.ensemble_mse(values, target, self.critic_reduction) + scale * weight * penalty.mean()
-        losses, metrics = {"critic": loss}, {"cql_gap": gap.detach().mean(), "cql_gap_per_critic": gap.detach()}
+        losses = {"critic": loss}
+        metrics |= {"cql_gap": gap.detach().mean(), "cql_gap_per_critic": gap.detach()}
         if self.lagrange_gap is not None:
             losses["lagrange"] = F.lagrange_loss(self.log_multiplier, gap, self.lagrange_gap, self.cql_weight)
             metrics["cql_multiplier"] = self.log_multiplier.detach().exp()
@@ -166,14 +167,14 @@ class CQLObjective(SACObjective):
         uniform: th.Tensor,
         noise: th.Tensor,
         subset: th.Tensor | None,
-    ) -> th.Tensor:
+    ) -> tuple[th.Tensor, dict[str, th.Tensor]]:
         """
         :param batch: transitions
         :param data_values: Q at the dataset's actions, ``(N, B)``
         :param uniform: uniform actions in [-1, 1], ``(B, K, act)``
         :param noise: standard normal draws for pi(.|s) and pi(.|s'), ``(2, B, K, act)``
         :param subset: critics in the term, ``(m,)``; all by default
-        :return: ``(m, B)``
+        :return: the gap, ``(m, B)``; and where values have a bound, ``bound_rate``: the part that it holds up
         """
         model = self.model
         with th.no_grad():
@@ -182,14 +183,18 @@ class CQLObjective(SACObjective):
         actions = th.cat([uniform, now, after], dim=1)
         values = model.critic.q_values(batch.observations, actions, subset)
         random_values, policy_values = values.split([self.n_actions, 2 * self.n_actions], dim=2)
-        return F.conservative_gap(
+        bounded = self.bound(policy_values, batch)
+        gap = F.conservative_gap(
             random_values,
-            self.bound(policy_values, batch),
+            bounded,
             data_values if subset is None else data_values.index_select(0, subset),
             random_log_density=F.uniform_log_density(model.action_dim) if self.importance_sampling else None,
             policy_log_prob=th.cat([log_prob_now, log_prob_after], dim=1),
             temperature=self.temperature_of_gap,
         )
+        if bounded is policy_values:
+            return gap, {}
+        return gap, {"bound_rate": (bounded > policy_values).float().mean()}
 
     def bound(self, policy_values: th.Tensor, batch: Batch) -> th.Tensor:
         """
@@ -207,6 +212,10 @@ class CalQLObjective(CQLObjective):
     Calibrated Q-learning (Nakamoto et al. 2023): CQL that pushes the policy's values down no further than the
     data's Monte-Carlo returns. The bound acts on pi(.|s) and pi(.|s') actions only, before the importance
     correction. Arguments as :class:`CQLObjective`.
+
+    Where the bound holds, nothing is pushed down; ``bound_rate`` is the part of the policy's actions where it does.
+    Values that have not yet grown as high as the returns all lie below it: as long as the rate is near one, this is SAC
+    on the dataset, with no pessimism but that towards uniform actions.
     """
 
     needs_returns: ClassVar[bool] = True

@@ -269,7 +269,7 @@ def test_a_saved_model_is_not_pretrained_twice(tmp_path: Path) -> None:
         ({"objective": "cql"}, {"critic_loss", "actor_loss", "cql_gap"}),
         (
             {"objective": "calql", "objective_kwargs": {"lagrange_gap": 1.0}},
-            {"cql_gap", "cql_multiplier", "lagrange_loss"},
+            {"cql_gap", "bound_rate", "cql_multiplier", "lagrange_loss"},
         ),
     ],
 )

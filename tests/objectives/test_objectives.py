@@ -65,9 +65,10 @@ def test_conservative_gap(name: str, importance: bool) -> None:
     batch = transitions(th.tensor([0.5, -9.0, 0.1, 2.0, -9.0, 0.0]))
     with th.no_grad():
         values = model.critic.q_values(batch.observations, batch.actions)
-        gap = objective.conservative_gap(batch, values, *draws(), None)
+        gap, metrics = objective.conservative_gap(batch, values, *draws(), None)
         expected = by_hand(model, batch, calibrated=name == "calql", importance=importance)
     assert th.allclose(gap, expected, atol=1e-5)
+    assert set(metrics) == (set() if name == "cql" else {"bound_rate"})
 
 
 def test_the_bound_changes_the_gap_only_where_it_holds() -> None:
@@ -75,8 +76,18 @@ def test_the_bound_changes_the_gap_only_where_it_holds() -> None:
     low = transitions(th.full((ROWS,), -1e3))
     with th.no_grad():
         values = model.critic.q_values(low.observations, low.actions)
-        gap = objective.conservative_gap(low, values, *draws(), None)
+        gap, metrics = objective.conservative_gap(low, values, *draws(), None)
     assert th.allclose(gap, by_hand(model, low, calibrated=False, importance=True), atol=1e-5)
+    assert metrics["bound_rate"].item() == 0.0
+
+
+def test_the_rate_of_the_bound_is_the_part_of_the_policys_actions_that_it_holds_up() -> None:
+    model, objective = build("calql")
+    batch = transitions(th.tensor([1e3, -1e3, -1e3, 1e3, -1e3, -1e3]))
+    with th.no_grad():
+        values = model.critic.q_values(batch.observations, batch.actions)
+        _, metrics = objective.conservative_gap(batch, values, *draws(), None)
+    assert metrics["bound_rate"].item() == pytest.approx(2 / 6)
 
 
 def test_cal_ql_needs_returns() -> None:
