@@ -10,6 +10,7 @@ from types import ModuleType
 import minari
 import numpy as np
 import pytest
+from stable_baselines3 import SAC
 
 from sb3_o2o import OfflineDataset
 from sb3_o2o.demo_data import DEMO_DATASET
@@ -67,6 +68,16 @@ def test_luck_is_what_confidence_is_against() -> None:
     assert not takes_over(-5.0, 1.5, 5, 10, rng)
 
 
+def test_a_replay_buffer_of_sac_is_a_dataset(tmp_path: Path) -> None:
+    script("replay_of_sac.py").main(["Pendulum-v1", "--steps", "210", "--out", str(tmp_path)])
+    dataset = OfflineDataset.load(tmp_path / "replay.pkl", cache=False)
+    assert len(dataset) == 210
+    assert dataset.episode_lengths.tolist() == [200, 10]
+    assert SAC.load(tmp_path / "sac.zip").num_timesteps == 210
+    monitored = (tmp_path / "sac.monitor.csv").read_text().splitlines()[2]
+    assert float(monitored.split(",")[0]) == pytest.approx(dataset.episode_returns[0], rel=1e-4)
+
+
 def stored(path: Path, scores: dict[str, list[float]]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -111,11 +122,18 @@ class TestRegression:
         assert stored_runs == {(d.name, r.name, s) for d in grid.datasets for r in grid.recipes for s in grid.seeds}
 
 
-@pytest.mark.parametrize("name", ["suite/o2o-small.yml", "suite/ablations.yml", "suite/regression.yml"])
+@pytest.mark.parametrize(
+    "name", ["suite/o2o-small.yml", "suite/ablations.yml", "suite/unseen.yml", "suite/regression.yml"]
+)
 def test_grids_of_the_suite_can_be_planned(name: str, tmp_path: Path) -> None:
     """Their recipes, arguments and callbacks exist; the datasets need not be here, the package's stands for them."""
     grid = read_grid(BENCHMARKS / name)
-    environments = {"hopper": "Hopper-v5", "halfcheetah": "HalfCheetah-v5", "pointmaze": "PointMaze_UMaze-v3"}
+    environments = {
+        "hopper": "Hopper-v5",
+        "halfcheetah": "HalfCheetah-v5",
+        "walker2d": "Walker2d-v5",
+        "pointmaze": "PointMaze_UMaze-v3",
+    }
     datasets = [
         Entry(each.name, str(DEMO_DATASET), each.env or environments.get(each.name.split("-")[0], "Pendulum-v1"))
         for each in grid.datasets
