@@ -45,6 +45,8 @@ _WHICH = (
     Column("recipe", str, "what the grid calls it"),
     Column("seed", int, "of everything"),
 )
+#: whose versions are told
+PACKAGES = ("sb3_o2o", "stable_baselines3", "torch", "gymnasium", "numpy", "python")
 #: of ``results.csv``
 EVALUATION_COLUMNS = (
     *_WHICH,
@@ -79,12 +81,7 @@ RUN_COLUMNS = (
     Column("host", str, "machine"),
     Column("processor", str, "its processor"),
     Column("threads", int, "CPU threads"),
-    Column("sb3_o2o", str, "version"),
-    Column("stable_baselines3", str, "version"),
-    Column("torch", str, "version"),
-    Column("gymnasium", str, "version"),
-    Column("numpy", str, "version"),
-    Column("python", str, "version"),
+    *(Column(name, str, "version") for name in PACKAGES),
 )
 #: name of a table -> its columns
 TABLES = {"results": EVALUATION_COLUMNS, "runs": RUN_COLUMNS}
@@ -121,17 +118,28 @@ def check_tables(experiment: Path) -> None:
     """
     for table, columns in TABLES.items():
         path = experiment / f"{table}.csv"
-        if not path.is_file():
-            continue
-        with path.open(newline="") as file:
-            found = next(csv.reader(file), [])
-        if found != [column.name for column in columns]:
-            missing = [column.name for column in columns if column.name not in found]
-            other = [name for name in found if name not in {column.name for column in columns}]
-            raise ValueError(
-                f"{path} was written by another version: it lacks {missing or 'no column'}, and has "
-                f"{other or 'no others'}. Move it away: the same command then writes it anew from the run folders."
-            )
+        if path.is_file():
+            try:
+                check_header(path, columns)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error} Move it away: the same command then writes it anew from the run folders."
+                ) from None
+
+
+def check_header(path: Path, columns: Sequence[Column]) -> None:
+    """
+    :param path: of a CSV
+    :param columns: that it should have, in any order
+    :raises ValueError: it has others
+    """
+    with path.open(newline="") as file:
+        found = next(csv.reader(file), [])
+    names = [column.name for column in columns]
+    if sorted(found) != sorted(names):
+        missing = ", ".join(name for name in names if name not in found) or "no column"
+        others = ", ".join(name for name in found if name not in names) or "no others"
+        raise ValueError(f"{path} was written by another version: it lacks {missing}, and has {others}.")
 
 
 def read_table(path: Path, columns: Sequence[Column]) -> list[Row]:

@@ -7,10 +7,8 @@ import numpy as np
 
 from sb3_o2o.evaluation import ReferenceScore
 from sb3_o2o.experiments.grid_folder import FINISHED
-from sb3_o2o.experiments.results import EVALUATION_COLUMNS, RUN_COLUMNS, Column, Row, read_table
+from sb3_o2o.experiments.results import EVALUATION_COLUMNS, PACKAGES, RUN_COLUMNS, Row, check_header, read_table
 from sb3_o2o.runs.records import Curve, RunRecord
-
-_PACKAGES = ("sb3_o2o", "stable_baselines3", "torch", "gymnasium", "numpy", "python")
 
 
 def runs_of_table(path: Path) -> tuple[list[RunRecord], list[str]]:
@@ -21,7 +19,7 @@ def runs_of_table(path: Path) -> tuple[list[RunRecord], list[str]]:
     :return: its fine-tunings, and what is missing, a sentence for each
     :raises ValueError: it is no table of this version
     """
-    _check(path, EVALUATION_COLUMNS)
+    check_header(path, EVALUATION_COLUMNS)
     rows: dict[str, list[Row]] = {}
     for row in read_table(path, EVALUATION_COLUMNS):
         rows.setdefault(row["run"], []).append(row)
@@ -36,23 +34,12 @@ def runs_of_table(path: Path) -> tuple[list[RunRecord], list[str]]:
     return records, remarks
 
 
-def _check(path: Path, columns: Sequence[Column]) -> None:
-    names = {column.name for column in columns}
-    with path.open() as file:
-        header = set(file.readline().strip().split(","))
-    if header != names:
-        raise ValueError(
-            f"{path} is no {path.name} of this version: it lacks {', '.join(sorted(names - header)) or 'nothing'}, and "
-            f"has {', '.join(sorted(header - names)) or 'no others'}."
-        )
-
-
 def _runs_beside(path: Path) -> tuple[dict[str, Row], list[str]]:
     beside = path.with_name("runs.csv")
     if not beside.is_file():
         return {}, [f"No runs.csv lies beside {path}: what pre-trainings came to and took is not told."]
     try:
-        _check(beside, RUN_COLUMNS)
+        check_header(beside, RUN_COLUMNS)
     except ValueError as error:
         return {}, [f"What pre-trainings came to and took is not told: {error}"]
     return {row["run"]: row for row in read_table(beside, RUN_COLUMNS)}, []
@@ -78,7 +65,7 @@ def _record(path: Path, rows: Sequence[Row], known: Row, all_rows: dict[str, lis
         offline_seconds=known.get("pretraining_seconds"),
         regret=known.get("regret") if known.get("regret_of") == "episodes" else None,
         finished=known.get("state", FINISHED) == FINISHED,
-        versions={name: known[name] for name in _PACKAGES if known.get(name)},
+        versions={name: known[name] for name in PACKAGES if known.get(name)},
     )
 
 

@@ -249,7 +249,7 @@ def test_tables_of_another_version_are_refused(tiny_dataset: Callable[..., str],
     path = tmp_path / "small.yml"
     path.write_text(yaml.safe_dump(document))
     message = fails("run", path)
-    assert "runs.csv was written by another version: it lacks ['lowest_10k'], and has ['lowest']" in message
+    assert "runs.csv was written by another version: it lacks lowest_10k, and has lowest. Move it" in message
     table.unlink()
     run({**document, "seeds": 2}, tmp_path / "runs")
     assert len(read_table(table, RUN_COLUMNS)) == 4
