@@ -250,7 +250,8 @@ def score_matrices(records: Sequence[RunRecord]) -> tuple[list[str], dict[str, N
     counts = {len(of_method[task]) for of_method in scores.values() for task in tasks}
     seeds = min(counts)
     if len(counts) > 1:
-        remarks.append(f"Aggregates take the first {seeds} seeds of each: some have more, up to {max(counts)}.")
+        first = "seed" if seeds == 1 else f"{seeds} seeds"
+        remarks.append(f"Aggregates take the first {first} of each: some have more, up to {max(counts)}.")
     matrices = {label: np.array([of_method[task][:seeds] for task in tasks]).T for label, of_method in scores.items()}
     return tasks, matrices, remarks
 
