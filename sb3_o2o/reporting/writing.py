@@ -107,7 +107,8 @@ def make_report(found: Found, title: str, after: Count | None = None, baseline: 
         tables.append(cost)
     if aggregates is not None:
         tables.append(over_tasks_table(aggregates, labels, compared))
-    if baseline is not None and (aggregates is None or len(aggregates.tasks) < len(tasks)):
+    in_aggregates = 0 if aggregates is None else len(aggregates.tasks) * len(aggregates.profiles) * aggregates.seeds
+    if baseline is not None and in_aggregates < len(records):
         beside = compare(records, baseline)
         if beside:
             tables.append(comparison_table(beside, baseline))

@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import shutil
 from collections import Counter
 from dataclasses import asdict
 from html.parser import HTMLParser
@@ -157,6 +158,11 @@ class TestBeside:
         assert "Beside weak" not in [
             each.title for each in make_report(find_runs([tmp_path]), "t", baseline="weak").tables
         ]
+        experiment_run(tmp_path, "weak", 2, [0, 0, 0], "hopper-medium")  # a third seed
+        page = make_report(find_runs([tmp_path]), "t", baseline="weak")
+        assert [cell.text for cell in page.tables[-1].rows[0]][:3] == ["good", "2", "4, 5"]
+        assert "Aggregates take the first 2 seeds of each: some have more, up to 3." in page.remarks
+        shutil.rmtree(tmp_path / "hopper-medium-weak-s2")
         experiment_run(tmp_path, "other", 0, [0, 0, 0], "hopper-medium")
         table = make_report(find_runs([tmp_path]), "t", baseline="weak").tables[-1]
         assert table.title == "Beside weak"
