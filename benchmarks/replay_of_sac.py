@@ -4,8 +4,8 @@ A dataset from an environment that has none: stock SAC from scratch, its replay 
     python benchmarks/replay_of_sac.py Walker2d-v5 --steps 100000 --out runs/walker2d
     sb3-o2o collect Walker2d-v5 o2o/walker2d/medium-v0 --policy runs/walker2d/sac.zip --n-steps 60000
 
-``OUT/replay.pkl`` is a dataset as it is (``OfflineDataset.load``, a grid's ``dataset``), every transition from the first
-on; ``OUT/sac.zip`` is the policy, for ``sb3-o2o collect``.
+``OUT/replay.pkl`` is a dataset as it is (``OfflineDataset.load``, a grid's ``dataset``), every transition from the
+first on; ``OUT/sac.zip`` is the policy, for ``sb3-o2o collect``.
 """
 
 from __future__ import annotations
