@@ -118,28 +118,24 @@ def check_tables(experiment: Path) -> None:
     """
     for table, columns in TABLES.items():
         path = experiment / f"{table}.csv"
-        if path.is_file():
-            try:
-                check_header(path, columns)
-            except ValueError as error:
-                raise ValueError(
-                    f"{error} Move it away: the same command then writes it anew from the run folders."
-                ) from None
+        if path.is_file() and (fault := header_fault(path, columns)):
+            raise ValueError(f"{fault} Move it away: the same command then writes it anew from the run folders.")
 
 
-def check_header(path: Path, columns: Sequence[Column]) -> None:
+def header_fault(path: Path, columns: Sequence[Column]) -> str | None:
     """
     :param path: of a CSV
     :param columns: that it should have, in any order
-    :raises ValueError: it has others
+    :return: a sentence that says which it lacks and which it has instead; None where all is well
     """
     with path.open(newline="") as file:
         found = next(csv.reader(file), [])
     names = [column.name for column in columns]
-    if sorted(found) != sorted(names):
-        missing = ", ".join(name for name in names if name not in found) or "no column"
-        others = ", ".join(name for name in found if name not in names) or "no others"
-        raise ValueError(f"{path} was written by another version: it lacks {missing}, and has {others}.")
+    if sorted(found) == sorted(names):
+        return None
+    missing = ", ".join(name for name in names if name not in found) or "no column"
+    others = ", ".join(name for name in found if name not in names) or "no others"
+    return f"{path} was written by another version: it lacks {missing}, and has {others}."
 
 
 def read_table(path: Path, columns: Sequence[Column]) -> list[Row]:

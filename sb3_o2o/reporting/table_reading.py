@@ -7,7 +7,7 @@ import numpy as np
 
 from sb3_o2o.evaluation import ReferenceScore
 from sb3_o2o.experiments.grid_folder import FINISHED
-from sb3_o2o.experiments.results import EVALUATION_COLUMNS, PACKAGES, RUN_COLUMNS, Row, check_header, read_table
+from sb3_o2o.experiments.results import EVALUATION_COLUMNS, PACKAGES, RUN_COLUMNS, Row, header_fault, read_table
 from sb3_o2o.runs.records import Curve, RunRecord
 
 
@@ -19,7 +19,8 @@ def runs_of_table(path: Path) -> tuple[list[RunRecord], list[str]]:
     :return: its fine-tunings, and what is missing, a sentence for each
     :raises ValueError: it is no table of this version
     """
-    check_header(path, EVALUATION_COLUMNS)
+    if fault := header_fault(path, EVALUATION_COLUMNS):
+        raise ValueError(fault)
     rows: dict[str, list[Row]] = {}
     for row in read_table(path, EVALUATION_COLUMNS):
         rows.setdefault(row["run"], []).append(row)
@@ -38,10 +39,8 @@ def _runs_beside(path: Path) -> tuple[dict[str, Row], list[str]]:
     beside = path.with_name("runs.csv")
     if not beside.is_file():
         return {}, [f"No runs.csv lies beside {path}: what pre-trainings came to and took is not told."]
-    try:
-        check_header(beside, RUN_COLUMNS)
-    except ValueError as error:
-        return {}, [f"What pre-trainings came to and took is not told: {error}"]
+    if fault := header_fault(beside, RUN_COLUMNS):
+        return {}, [f"What pre-trainings came to and took is not told: {fault}"]
     return {row["run"]: row for row in read_table(beside, RUN_COLUMNS)}, []
 
 
