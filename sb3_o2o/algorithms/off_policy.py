@@ -263,13 +263,32 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
             watch.answer(error)  # raises unless the model has gone back to earlier weights
             self._begin_new_episodes()
             return RolloutReturn(0, 0, continue_training=True)
+        if not rollout.continue_training:
+            self._keep_step(callback.locals)
         if self.recipe_count is not None:
             self.call.rounds = self.recipe_count.rounds(self.gradient_steps, self.n_envs)
         return rollout
 
+    def _keep_step(self, seen: dict[str, Any]) -> None:
+        """
+        A callback has stopped the run, and SB3 leaves the step that it saw at once: the next call would store a
+        transition from the observation before it to the one after.
+
+        :param seen: what the callback saw
+        """
+        self._update_info_buffer(seen["infos"], seen["dones"])
+        names = ("buffer_actions", "new_obs", "rewards", "dones", "infos")
+        self._store_transition(self.replay_buffer, *(seen[name] for name in names))
+        for index in np.flatnonzero(seen["dones"]):
+            self._episode_num += 1
+            if self.action_noise is not None:
+                self.action_noise.reset(**({"indices": [int(index)]} if self.n_envs > 1 else {}))
+
+    def episodes_cut(self) -> None:
+        close_episodes(self.replay_buffer)
+
     def _begin_new_episodes(self) -> None:
         """After a step that was not stored."""
-        close_episodes(self.replay_buffer)
         super()._begin_new_episodes()
         if self._vec_normalize_env is not None:
             self._last_original_obs = self._vec_normalize_env.get_original_obs()
@@ -299,9 +318,6 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
     ) -> tuple[int, BaseCallback]:
         if isinstance(self.replay_buffer, MixedReplayBuffer):
             fit_normalizer(self, self.replay_buffer.offline.dataset)  # before the environment is reset
-        resets = reset_num_timesteps or self._last_obs is None
-        if resets and isinstance(self.replay_buffer, MonteCarloReplayBuffer):
-            self.replay_buffer.truncate_last_trajectory()  # the environments begin new episodes
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
 
     # -- update ----------------------------------------------------------------------------------------------------
@@ -319,10 +335,19 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
             return
         self.start_finetuning()
         for _ in range(rounds):
-            self.hooks.call("before_updates")
             if not self.hooks.answer("defer_updates", gradient_steps, batch_size):
-                self.loop.run(gradient_steps, batch_size)
+                self.make_updates(gradient_steps, batch_size)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def make_updates(self, gradient_steps: int, batch_size: int) -> None:
+        """
+        What follows a rollout, for one environment, whether updates may begin or not: for callbacks that defer it.
+
+        :param gradient_steps: updates to make
+        :param batch_size: transitions per update
+        """
+        self.hooks.call("before_updates")
+        self.loop.run(gradient_steps, batch_size)
 
     def can_sample(self) -> bool:
         """Whether the online buffer holds what may be sampled: Cal-QL's and HER's wait for the end of an episode."""

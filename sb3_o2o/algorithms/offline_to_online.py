@@ -450,10 +450,14 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
         # ``pretrain`` begins with noise of its own
         goes_on = self.call.interrupted is not None and not self.call.interrupted[0]
         noise = copy.deepcopy(self.action_noise) if goes_on else None
+        resets = reset_num_timesteps or self._last_obs is None
         with self.finetuning_run.counting_on(self, reset_num_timesteps):
             total_timesteps, callback = super()._setup_learn(
                 total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
             )
+        if resets:
+            self.episodes_cut()
+            self.call.begins_episodes = True
         if noise is not None:
             self.action_noise = noise
         self.call.is_collecting, self.call.shows_progress = False, progress_bar
@@ -491,9 +495,14 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
     def _begin_new_episodes(self) -> None:
         """Reset the environments in the middle of a call, after a step that was not stored."""
         assert self.env is not None
+        self.episodes_cut()
         self._last_obs = self.env.reset()  # type: ignore[assignment]
         self._last_episode_starts = np.ones((self.env.num_envs,), dtype=bool)
         self.loop.watch.check_first(self._last_obs)
+        self.hooks.call("on_new_episodes")
+
+    def episodes_cut(self) -> None:
+        """The environments begin new episodes, whether the last ones have ended or not."""
 
     def may_collect(self) -> bool:
         """:return: whether a rollout may begin, after callbacks did what comes before it"""

@@ -213,7 +213,11 @@ class O2OOnPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
             env = ScaledRewards(env, self.reward_scale, self.reward_shift)
         while True:
             try:
-                return super().collect_rollouts(env, callback, *args, **kwargs)
+                goes_on = super().collect_rollouts(env, callback, *args, **kwargs)
+                if not goes_on:  # a callback has stopped at a step, whose observation SB3 leaves out
+                    self._last_obs = callback.locals["new_obs"]
+                    self._last_episode_starts = callback.locals["dones"]
+                return goes_on
             except TROUBLE as error:
                 watch.answer(error)  # raises unless the model has gone back to earlier weights
                 self._begin_new_episodes()

@@ -88,7 +88,8 @@ class ResumableAlgorithm(_Base):
         """
         End ``learn`` or ``pretrain`` at the next point where nothing is half-done: between two updates, and after
         the transitions of a rollout are stored. A stop asked for during the last step of a call ends the next call.
-        A callback that returns False stops earlier, and SB3 then drops the transition of that step.
+        A callback that returns False stops at once: the step that it saw is stored, and no update follows it. On-policy
+        algorithms learn nothing from a rollout that was stopped in that way.
         """
         self.call.request_stop()
 

@@ -9,7 +9,7 @@ from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_o2o.data.dataset import OfflineDataset
-from sb3_o2o.data.online import MonteCarloReplayBuffer
+from sb3_o2o.data.online import MonteCarloReplayBuffer, close_episodes
 
 _CHUNK = 65_536
 
@@ -32,11 +32,10 @@ def fill_replay_buffer(buffer: ReplayBuffer, dataset: OfflineDataset) -> None:
             f"The dataset has {len(dataset)} transitions, the replay buffer has room for {free * buffer.n_envs}: "
             f"set buffer_size to at least {len(dataset) + buffer.size() * buffer.n_envs}."
         )
+    _refuse_what_is_not_held(buffer)
     returns = None
-    if isinstance(buffer, HerReplayBuffer):
-        _begin_episode(buffer)
+    close_episodes(buffer)  # what is unfinished would go on in the dataset
     if isinstance(buffer, MonteCarloReplayBuffer):
-        buffer.truncate_last_trajectory()  # what is unfinished would no longer be its newest transitions
         returns = dataset.returns_to_go(buffer.gamma, negative_reward=buffer.negative_reward)
     for column in range(buffer.n_envs):
         if returns is not None:
@@ -57,15 +56,18 @@ def fill_replay_buffer(buffer: ReplayBuffer, dataset: OfflineDataset) -> None:
         buffer._current_ep_start[:] = buffer.pos
 
 
-def _begin_episode(buffer: HerReplayBuffer) -> None:
-    """What comes next is no part of the present episode."""
-    if buffer.copy_info_dict:
+def _refuse_what_is_not_held(buffer: ReplayBuffer) -> None:
+    """:raises ValueError: if the buffer needs what a dataset does not hold"""
+    if buffer.optimize_memory_usage:
+        raise ValueError(
+            "A replay buffer with optimize_memory_usage=True takes each observation for the one that followed before, "
+            "across the ends of episodes: set optimize_memory_usage=False, or mix the dataset in by SymmetricReplay."
+        )
+    if isinstance(buffer, HerReplayBuffer) and buffer.copy_info_dict:
         raise ValueError(
             "HerReplayBuffer(copy_info_dict=True) computes rewards from the infos of each step, which a dataset does "
             "not hold: set copy_info_dict=False, or mix the dataset in by SymmetricReplay."
         )
-    if (buffer._current_ep_start != buffer.pos).any():
-        buffer.truncate_last_trajectory()
 
 
 def _note_episodes(buffer: HerReplayBuffer, first: int, n: int, column: int) -> None:

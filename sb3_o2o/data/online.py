@@ -1,5 +1,6 @@
 """Replay buffers for online data that SB3 does not have: n-step returns of dictionaries, and Monte-Carlo returns."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -157,10 +158,15 @@ def close_episodes(buffer: Any) -> None:
     :param buffer: any replay buffer
     """
     if hasattr(buffer, "truncate_last_trajectory"):
-        buffer.truncate_last_trajectory()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # hindsight's: it asks whether this is meant
+            buffer.truncate_last_trajectory()
     elif buffer.size() > 0:
         last = (buffer.pos - 1) % buffer.buffer_size
-        buffer.dones[last] = buffer.timeouts[last] = 1.0
+        goes_on = buffer.dones[last] == 0  # a failure at the last step stays one
+        buffer.dones[last, goes_on] = 1.0
+        if not buffer.optimize_memory_usage:  # which would find the next episode's first observation there
+            buffer.timeouts[last, goes_on] = 1.0
 
 
 def unfinished_steps(buffer: ReplayBuffer) -> np.ndarray:

@@ -46,7 +46,7 @@ class AsynchronousUpdates(FineTuningCallback):
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         state.pop("_thread", None)
-        return state
+        return {**state, "pending": []}  # a saved model has no transitions to make them on
 
     def _on_training_start(self) -> None:
         environments = self.training_env.unwrapped
@@ -79,8 +79,8 @@ class AsynchronousUpdates(FineTuningCallback):
         return result
 
     def _update(self) -> None:
-        gradient_steps, batch_size = self.pending.pop(0)
-        self.model.loop.run(gradient_steps, batch_size)
+        model: Any = self.model
+        model.make_updates(*self.pending.pop(0))
 
     def _on_training_end(self) -> None:
         self._close()
@@ -91,4 +91,4 @@ class AsynchronousUpdates(FineTuningCallback):
 
     def _close(self) -> None:
         self.training_env.unwrapped.__dict__.pop("step_wait", None)
-        self._thread.shutdown()
+        self.__dict__.pop("_thread").shutdown()  # nobody could copy the model with it

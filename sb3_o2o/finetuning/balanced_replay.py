@@ -78,6 +78,7 @@ class BalancedReplay(_DatasetCallback):
 
     def begin_new_run(self) -> None:
         """See :meth:`FineTuningCallback.begin_new_run`."""
+        super().begin_new_run()
         self.tree: SumTree | None = None
         #: entries of the tree that are the dataset's; those of the online buffer follow, row by row
         self._n_offline = 0

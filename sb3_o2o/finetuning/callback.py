@@ -41,6 +41,8 @@ class FineTunedLearner(Learner, Protocol):
 
     #: what a dataset is opened from where the callback has none: the constructor's, or that of the last ``pretrain``
     dataset: Any
+    #: of the last ``pretrain``, until it is saved; None before
+    offline_buffer: Any
     #: gradient steps of ``pretrain`` so far
     n_pretrain_steps: int
     #: rewards on the scale of training are ``reward_scale * r + reward_shift``
@@ -196,6 +198,14 @@ class FineTuningCallback(BaseCallback):
     # -- environment -----------------------------------------------------------------------------------------------
 
     @hook
+    def on_new_episodes(self) -> None:
+        """
+        Called where all environments were reset, whether their episodes had ended or not: when ``learn`` begins with
+        that, as it does unless it goes on where the last one stopped, and after a step that could not be used. What a
+        callback keeps of the episodes that were under way is over.
+        """
+
+    @hook
     def act(self, observations: np.ndarray | dict[str, np.ndarray]) -> np.ndarray | None:
         """
         Asked when the environment needs an action.
@@ -272,8 +282,8 @@ class FineTuningCallback(BaseCallback):
 
         :param gradient_steps: how many
         :param batch_size: transitions in each
-        :return: True if this callback will make them itself, later, by ``model.loop.run``. Only one callback of a run
-            may answer
+        :return: True if this callback will make them itself, later, by ``model.make_updates``. Only one callback of a
+            run may answer
         """
         return None
 

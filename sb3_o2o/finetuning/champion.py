@@ -83,7 +83,10 @@ class ChampionChallenger(_FrozenPolicyCallback):
 
     @checked
     def __init__(
-        self, episodes: Annotated[int, whole(2)] = 5, confidence: NotNegative = 1.5, champion_share: Fraction = 0.1
+        self,
+        episodes: Annotated[int, whole(2)] = 5,
+        confidence: NotNegative = 1.5,
+        champion_share: Fraction = 0.1,
     ):
         super().__init__()
         self.episodes = episodes
@@ -142,10 +145,18 @@ class ChampionChallenger(_FrozenPolicyCallback):
             self.n_pretrain_steps = self.model.n_pretrain_steps
             self._warn_of_moving_statistics()
         self.challenger.to(self.model.device)
+        if self.acting is None:
+            self._forget_episodes()  # the policy that learns plays those that are under way
+
+    def _forget_episodes(self) -> None:
         n_envs = self.model.n_envs
-        if self.num_timesteps == 0 or self.acting is None or len(self.acting) != n_envs:
-            self.acting, self.rewards = np.zeros(n_envs, dtype=int), np.zeros(n_envs)
-            self._begin_episodes(np.arange(n_envs))
+        self.acting, self.rewards = np.zeros(n_envs, dtype=int), np.zeros(n_envs)
+
+    def on_new_episodes(self) -> None:
+        """See :meth:`FineTuningCallback.on_new_episodes`."""
+        if self.acting is not None:
+            self._forget_episodes()
+            self._begin_episodes(np.arange(len(self.acting)))
 
     def _warn_of_moving_statistics(self) -> None:
         normalizer = self.model.get_vec_normalize_env()

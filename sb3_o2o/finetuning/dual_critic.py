@@ -175,6 +175,12 @@ class DualCritic(FineTuningCallback):
         self.logger.record("finetune/kappa", self.value)
         return True
 
+    def on_new_episodes(self) -> None:
+        """See :meth:`FineTuningCallback.on_new_episodes`."""
+        if self.recent:
+            *kept, ends = self.recent[-1]
+            self.recent[-1] = (*kept, np.ones_like(ends))
+
     def _remember(self) -> None:
         """One step of all environments, before SB3 stores it."""
         model: Any = self.model

@@ -73,8 +73,12 @@ class JumpStart(_FrozenPolicyCallback):
         if is_new and self.policy is not None and self.fresh_critics:
             self.model.renew_critics()
             self.model.copy_to_targets()
-        if self.num_timesteps == 0 or self.remaining is None or len(self.remaining) != self.model.n_envs:
-            self.remaining = self._draw(self.model.n_envs)
+        if self.remaining is None:
+            self.remaining = np.zeros(self.model.n_envs, dtype=int)  # of the episodes that are under way
+
+    def on_new_episodes(self) -> None:
+        """See :meth:`FineTuningCallback.on_new_episodes`."""
+        self.remaining = self._draw(self.model.n_envs)
 
     def _on_step(self) -> bool:
         assert self.remaining is not None

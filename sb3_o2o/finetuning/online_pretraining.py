@@ -87,6 +87,7 @@ class OnlinePretraining(_DatasetCallback):
 
     def begin_new_run(self) -> None:
         """See :meth:`FineTuningCallback.begin_new_run`."""
+        super().begin_new_run()
         self.n_collected, self.done = 0, False
         #: row of the replay buffer that holds the first online transition
         self.first_row = 0
@@ -100,7 +101,7 @@ class OnlinePretraining(_DatasetCallback):
         self._check(model)
         if self.n_collected == 0:
             model.phase_steps.pop(PHASE, None)  # of another run
-        elif model.replay_buffer.size() == 0:
+        elif not self._are_held(model.replay_buffer):
             warnings.warn(
                 f"The {self.n_collected} collected transitions were not saved with the model: OnlinePretraining "
                 "collects anew. save_resume, or save_replay_buffer, keeps them.",
@@ -110,6 +111,10 @@ class OnlinePretraining(_DatasetCallback):
         self._check_budget(model)
         self._open()
         model.set_phase("warmup")
+
+    def _are_held(self, buffer: Any) -> bool:
+        """Whether a buffer holds what was collected: the dataset may have been loaded into a new one."""
+        return buffer.full or buffer.pos * buffer.n_envs >= self.first_row * buffer.n_envs + self.n_collected
 
     def check_run(self, callbacks: list[BaseCallback]) -> None:
         """See :meth:`FineTuningCallback.check_run`."""

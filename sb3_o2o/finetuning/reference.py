@@ -192,10 +192,18 @@ class _ReferenceCallback(_FrozenPolicyCallback):
             if champion is not None and not _are_equal(champion, self.policy):
                 self._take_policy(champion)
         elif self.reference == "best":
-            # evaluations run in the steps of a rollout, and the policy has not moved since
-            evaluation = self._evaluation(self.model.call.callbacks)  # type: ignore[attr-defined]
-            if _n_evaluations(evaluation) > self._n_evaluations:  # its best score may be another run's
-                self._judge(float(evaluation.last_mean_reward))
+            self._judge_evaluation()
+
+    def _on_training_end(self) -> None:
+        if self.reference == "best" and self.best_score > -math.inf:
+            self._judge_evaluation()  # a callback may have stopped the run at that of its last step
+
+    def _judge_evaluation(self) -> None:
+        # evaluations run in the steps of a rollout, and the policy has not moved since
+        evaluation = self._evaluation(self.model.call.callbacks)  # type: ignore[attr-defined]
+        if _n_evaluations(evaluation) > self._n_evaluations:  # its best score may be another run's
+            self._n_evaluations = _n_evaluations(evaluation)
+            self._judge(float(evaluation.last_mean_reward))
 
     def _judge(self, score: float) -> None:
         if score > self.best_score:

@@ -35,6 +35,10 @@ class _DatasetCallback(FineTuningCallback):
         self.dataset = dataset
         self.buffer: OfflineReplayBuffer | None = None
 
+    def begin_new_run(self) -> None:
+        """See :meth:`FineTuningCallback.begin_new_run`."""
+        self.buffer = None  # the model may be another one, or on another dataset
+
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         state["buffer"] = None  # re-opened from the dataset when training starts
@@ -56,11 +60,21 @@ class _DatasetCallback(FineTuningCallback):
             self.dataset = self.dataset.open()
         if self.buffer is not None and self.buffer._dataset is None:
             self._give_back(self.buffer)
+        if self.buffer is not None and self.dataset is None and self._is_of_another(self.buffer):
+            self.buffer = None
         if self.buffer is None:
             self.buffer = self.model.open_offline_buffer(
                 self.dataset, for_whom=type(self).__name__, whole_episodes=self._whole_episodes
             )
         return self.buffer
+
+    def _is_of_another(self, buffer: OfflineReplayBuffer) -> bool:
+        """Whether the model has been pre-trained on another dataset since."""
+        newest: Any = self.model.offline_buffer
+        if newest is None or newest._dataset is None or newest._dataset is buffer._dataset:
+            return False
+        differs: bool = newest.dataset.fingerprint != buffer.dataset.fingerprint
+        return differs
 
     def _give_back(self, buffer: OfflineReplayBuffer) -> None:
         """
@@ -152,6 +166,11 @@ class FIFOReplay(_DatasetCallback):
     def __init__(self, online_fraction: Fraction = 0.1, dataset: AnyDataset = None):
         super().__init__(dataset)
         self.online_fraction = online_fraction
+        self.begin_new_run()
+
+    def begin_new_run(self) -> None:
+        """See :meth:`FineTuningCallback.begin_new_run`."""
+        super().begin_new_run()
         self.order_seed: int | None = None
         self._order: np.ndarray | None = None
 
@@ -281,6 +300,11 @@ class DatasetReplay(_DatasetCallback):
         self.mode = mode
         self.n_trajectories = n_trajectories
         self.n_transitions = n_transitions
+        self.begin_new_run()
+
+    def begin_new_run(self) -> None:
+        """See :meth:`FineTuningCallback.begin_new_run`."""
+        super().begin_new_run()
         self.loaded = False
 
     def drawn_from(self, dataset: Any) -> Any:

@@ -50,11 +50,12 @@ class Warmup(FineTuningCallback):
 
     def _init_callback(self) -> None:
         # before other callbacks fill the buffer
-        if self.model.num_timesteps == 0 and self.model.replay_buffer.size() == 0:
-            self.start = self.model.n_finetuning_steps
+        self._starts_now = self.model.num_timesteps == 0 and self.model.replay_buffer.size() == 0
 
     def _on_training_start(self) -> None:
         model: Any = self.model
+        if self._starts_now:
+            self.start, self._starts_now = model.n_finetuning_steps, False
         is_pretrained = model.n_pretrain_steps >= model.pretrain_steps  # and not stopped in the middle of it
         if self.renews_critics(()) and is_pretrained and not model.finetuning_run.started:
             model.renew_critics()

@@ -33,6 +33,8 @@ class Call:
         self.goes_on = False
         #: rollouts have begun
         self.is_collecting = False
+        #: this call has begun with new episodes in all environments, and callbacks do not know it yet
+        self.begins_episodes = False
         self.shows_progress = False
         #: how often the updates that follow the last rollout are made
         self.rounds = 1

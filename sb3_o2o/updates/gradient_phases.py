@@ -89,6 +89,9 @@ def may_collect(model: Trainee) -> bool:
     :param model: the algorithm
     :return: False where a stop was asked for
     """
+    if model.call.begins_episodes:
+        model.call.begins_episodes = False
+        model.hooks.call("on_new_episodes")
     if model.call.clean_point():
         return False
     hooks = ("before_rollout",) if model.call.is_collecting else ("before_collecting", "before_rollout")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 #: hooks that change the update; meant for fine-tuning
 UPDATE_HOOKS = (
+    "on_new_episodes",
     "act",
     "predict",
     "allow_update",

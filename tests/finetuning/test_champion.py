@@ -58,6 +58,7 @@ def two_policies(n_envs: int, build: Any = make, **kwargs: Any) -> tuple[Any, Ch
     champion.init_callback(model)
     model.call.callbacks = [champion]
     champion._on_training_start()  # freezes the policy
+    champion.on_new_episodes()
     set_mean(mean_of(model, build), -1.0, -1.0)
     champion.run_id = model.finetuning_run.id
     return model, champion, Watch(champion)
