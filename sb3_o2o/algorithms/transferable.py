@@ -212,6 +212,15 @@ class TransferableAlgorithm(_Base):
         """
         renewal.renew_actor(self)
 
+    def renew_learner(self) -> None:
+        """
+        Fresh policy, critics and target networks, and a temperature that is tuned back at its start, as a new model
+        would have them; the statistics that observations are normalised by stay. Off-policy algorithms only.
+
+        :raises ValueError: where actor and critics share a features extractor
+        """
+        renewal.renew_learner(self)
+
     def to_sb3(self) -> BaseAlgorithm:
         """
         The same model as a stock Stable-Baselines3 algorithm, Adam moments and temperature included. Without layer

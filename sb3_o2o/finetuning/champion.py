@@ -75,6 +75,8 @@ class ChampionChallenger(_FrozenPolicyCallback):
     :param confidence: Student's t from which it leads for good, >= 0; see :func:`challenge_statistic`
     :param champion_share: chance that the champion plays where the next challenger would, in [0, 1], so that its mean
         does not rest on the episodes in which it won
+    :param fresh_learner: what learns begins the run anew, policy, critics and temperature, as if there had been no
+        pre-training (RLPD, Ball et al. 2023), and nothing is lost by that, because the champion is kept
     """
 
     needs_replay_buffer = True
@@ -87,11 +89,13 @@ class ChampionChallenger(_FrozenPolicyCallback):
         episodes: Annotated[int, whole(2)] = 5,
         confidence: NotNegative = 1.5,
         champion_share: Fraction = 0.1,
+        fresh_learner: bool = False,
     ):
         super().__init__()
         self.episodes = episodes
         self.confidence = confidence
         self.champion_share = champion_share
+        self.fresh_learner = fresh_learner
         self.begin_new_run()
 
     def begin_new_run(self) -> None:
@@ -122,6 +126,12 @@ class ChampionChallenger(_FrozenPolicyCallback):
             raise ValueError(
                 "ChampionChallenger samples from frozen copies of the policy, which gSDE cannot: set use_sde=False."
             )
+        policy: Any = self.model.policy
+        if self.fresh_learner and policy.share_features_extractor:
+            raise ValueError(
+                "ChampionChallenger(fresh_learner=True) makes a policy anew beside critics, and here they share a "
+                "features extractor: set share_features_extractor=False."
+            )
 
     def check_run(self, callbacks: list[BaseCallback]) -> None:
         """See :meth:`FineTuningCallback.check_run`."""
@@ -144,6 +154,8 @@ class ChampionChallenger(_FrozenPolicyCallback):
             self.n_policies = self.champion_number = 1
             self.n_pretrain_steps = self.model.n_pretrain_steps
             self._warn_of_moving_statistics()
+            if self.fresh_learner:
+                self.model.renew_learner()
         self.challenger.to(self.model.device)
         if self.acting is None:
             self._forget_episodes()  # the policy that learns plays those that are under way
@@ -157,6 +169,10 @@ class ChampionChallenger(_FrozenPolicyCallback):
         if self.acting is not None:
             self._forget_episodes()
             self._begin_episodes(np.arange(len(self.acting)))
+
+    def renews_critics(self, finished_phases: Sequence[str]) -> bool:
+        """See :meth:`FineTuningCallback.renews_critics`."""
+        return self.fresh_learner and self.policy is None
 
     def _warn_of_moving_statistics(self) -> None:
         normalizer = self.model.get_vec_normalize_env()

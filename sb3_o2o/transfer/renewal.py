@@ -12,7 +12,7 @@ from sb3_o2o.networks.normalizer import copy_statistics
 from sb3_o2o.objectives import Objective
 from sb3_o2o.transfer.architecture import CRITIC_ARGUMENTS, Kept, critics_differ, hidden_layers, warn_about_networks
 from sb3_o2o.transfer.foreign import copy_parameters
-from sb3_o2o.transfer.temperature import own_temperature, settle_temperature
+from sb3_o2o.transfer.temperature import own_temperature, settle_temperature, stated_start
 from sb3_o2o.updates.phases import PRETRAINING
 
 #: what a temperature is kept in
@@ -249,6 +249,20 @@ def renew_actor(model: Any) -> None:
     copy_parameters(fresh.actor.to(model.device), model.actor)
     model.actor.optimizer.state.clear()
     model.copy_to_targets(critics=False)
+
+
+def renew_learner(model: Any) -> None:
+    """
+    Fresh policy, critics and target networks, and a temperature that is tuned back at its start.
+
+    :param model: off-policy
+    :raises ValueError: where actor and critics share a features extractor
+    """
+    renew_actor(model)
+    renew_critics(model)
+    model.copy_to_targets()
+    if getattr(model, "log_ent_coef", None) is not None:
+        model.set_ent_coef(stated_start(model.ent_coef) or 1.0)
 
 
 def forget_moments(model: Any) -> None:

@@ -351,9 +351,10 @@ def test_a_run_without_a_champion_yet_begins_with_its_policy(tmp_path: Path) -> 
     assert not differs(offline, state(again), "policy/actor.")
 
 
-def test_interrupted_equals_uninterrupted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fresh", [False, True])
+def test_interrupted_equals_uninterrupted(tmp_path: Path, fresh: bool) -> None:
     def start() -> Any:
-        return make(env=vec(2), finetuning=[ChampionChallenger(episodes=2, confidence=0.0)])
+        return make(env=vec(2), finetuning=[ChampionChallenger(episodes=2, confidence=0.0, fresh_learner=fresh)])
 
     whole = start()
     whole.learn(240)
@@ -368,6 +369,58 @@ def test_interrupted_equals_uninterrupted(tmp_path: Path) -> None:
     assert ours.champion_returns == theirs.champion_returns
     assert_same(state(whole), state(resumed))
     assert np.array_equal(whole.replay_buffer.actions[:120], resumed.replay_buffer.actions[:120])
+
+
+# -- a learner that begins anew ----------------------------------------------------------------------------------------
+
+
+def pretrained(build: Any, **kwargs: Any) -> Any:
+    model = build(env=vec(1), dataset=dataset(), learning_starts=0, learning_rate=0.01, **kwargs)
+    model.pretrain(gradient_steps=20)
+    return model
+
+
+@pytest.mark.parametrize("build", [make, make_td3])
+def test_what_learns_begins_anew_and_the_champion_is_kept(build: Any, tmp_path: Path) -> None:
+    champion = ChampionChallenger(confidence=10**6, fresh_learner=True)
+    model = pretrained(build, finetuning=[champion, Warmup(12)])
+    offline, observations = state(model), np.stack([model.observation_space.sample() for _ in range(4)])
+    expected = model.predict(observations, deterministic=True)[0]
+    model.learn(10)
+    begun = state(model)
+    networks = [name for name in begun if name.startswith("policy/") and name.endswith("weight")]
+    assert len(networks) > 6  # of policy, critics and targets
+    assert not [name for name in networks if th.equal(begun[name], offline[name])]
+    for network, target in model.target_pairs():
+        assert_same(dict(network.state_dict()), dict(target.state_dict()))
+    assert not any(optimizer.state for optimizer in model.optimizers().values())
+    if build is make:
+        assert model.current_ent_coef().item() == 1.0
+    assert np.array_equal(model.predict(observations, deterministic=True)[0], expected)
+    model.save(tmp_path / "model")
+    loaded = type(model).load(tmp_path / "model", env=vec(1), device="cpu")
+    loaded.learn(1, reset_num_timesteps=False)
+    assert_same(state(loaded), begun)  # once in a run
+    loaded.learn(60, reset_num_timesteps=False)
+    assert differs(state(loaded), begun)
+    assert np.array_equal(loaded.predict(observations, deterministic=True)[0], expected)
+
+
+def test_a_learner_that_begins_anew_needs_no_offline_critics(tmp_path: Path) -> None:
+    pretrained(make, n_critics=3).save(tmp_path / "offline")
+    fresh = [ChampionChallenger(fresh_learner=True)]
+    model = type(make()).load_offline(tmp_path / "offline", vec(1), device="cpu", n_critics=5, finetuning=fresh)
+    assert model.n_critics == 5
+    model.learn(4)
+
+
+def test_a_learner_that_begins_anew_has_features_of_its_own() -> None:
+    shared = {"share_features_extractor": True}
+    model = make(policy_kwargs=shared, finetuning=[ChampionChallenger(fresh_learner=True)])
+    before = state(model)
+    with pytest.raises(ValueError, match="share_features_extractor=False"):
+        model.learn(4)
+    assert_same(state(model), before)
 
 
 # -- who stays near it -------------------------------------------------------------------------------------------------
