@@ -17,6 +17,7 @@ import yaml
 from command_line import fails, sb3_o2o, succeeds
 
 from experiments.grids import OWN_ENV, assert_same_run, grid, run, states
+from sb3_o2o import O2OSAC
 from sb3_o2o.experiments import execution
 from sb3_o2o.experiments.execution import StatusListener
 from sb3_o2o.experiments.grid_folder import Status
@@ -371,3 +372,12 @@ def test_what_follows_evaluations_or_needs_preparation_is_timed_too(
     path.write_text(yaml.safe_dump(grid(tiny_dataset(), recipes=[recipe], set=small)))
     output = succeeds("run", path, "--dry-run")
     assert f"tiny-{recipe}-s0 20 environment steps of" in output
+
+
+def test_arguments_of_pretraining_are_set_for_it_alone(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
+    faster = {"recipe": "cql", "name": "faster", "set": {"pretrain_kwargs": {"learning_rate": 0.1}}}
+    plan, statuses = run(grid(tiny_dataset(), recipes=["cql", faster]), tmp_path)
+    assert list(states(statuses).values()) == ["finished"] * 4
+    offline = [plan.folder / each.name / "offline" / "model.zip" for each in plan.runs if each.phase == "offline"]
+    usual, other = (O2OSAC.load(path, device="cpu").actor.state_dict() for path in offline)
+    assert all((usual[name] != other[name]).any() for name in usual if name.endswith("weight"))

@@ -9,12 +9,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from combinations import NEEDS, SMALL
 from gymnasium import spaces
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
-from toy_tasks import FAST, arrays, assert_same, differs, make, make_ppo, make_td3, reach, state, vec
+from toy_tasks import FAST, arrays, assert_same, dataset, differs, make, make_ppo, make_td3, reach, state, vec
 
 from sb3_o2o import O2OSAC, O2OTD3
 from sb3_o2o.data.online import close_episodes, samples_at
@@ -133,6 +134,23 @@ def test_a_callback_of_another_model_draws_from_this_ones_dataset(build: Any) ->
     model.learn(20, callback=[callback, watch])
     assert watch.seen["finetuning"] == {2.0, -14.0}  # on this model's scale
     assert watch.discounts == {0.99}  # and over its steps
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_no_callback_knows_of_another_model(name: str) -> None:
+    """A run with one that was in another run before comes out as one with a new one."""
+
+    def run(given: list[FineTuningCallback], **kwargs: Any) -> Any:
+        build = make_ppo if name == "AuxiliaryAdvantage" else make_td3 if name == "AdaptiveBC" else make
+        return build(learning_rate=0.01, pretrain_steps=4, **kwargs).learn(45, callback=given)
+
+    def new() -> list[FineTuningCallback]:
+        return [SMALL[each]() for each in (name, NEEDS.get(name)) if each is not None]
+
+    expected = run(new(), dataset=dataset(seed=1), seed=5)
+    used = new()
+    run(used, dataset=dataset(seed=0), seed=3)
+    assert_same(state(run(used, dataset=dataset(seed=1), seed=5)), state(expected))
 
 
 @pytest.mark.parametrize("resets", [True, False])
@@ -385,11 +403,16 @@ def test_opt_counts_the_transitions_that_are_stored(monkeypatch: pytest.MonkeyPa
 # -- updates that are deferred -----------------------------------------------------------------------------------------
 
 
-def test_a_model_that_has_updated_asynchronously_can_be_copied() -> None:
-    model = make(finetuning=[AsynchronousUpdates()])
-    model.learn(12)
-    assert_same(state(copy.deepcopy(model)), state(model))
-    assert pickle.dumps(model)
+@pytest.mark.parametrize("name", SMALL)
+def test_a_model_that_has_used_it_can_be_copied(name: str) -> None:
+    build = make_ppo if name == "AuxiliaryAdvantage" else make_td3 if name == "AdaptiveBC" else make
+    callbacks = [SMALL[each]() for each in (name, NEEDS.get(name)) if each is not None]
+    model = build(finetuning=callbacks, dataset=dataset(), pretrain_steps=2)
+    model.learn(16)
+    copied = copy.deepcopy(model)
+    assert_same(state(copied), state(model))
+    assert_same(state(pickle.loads(pickle.dumps(model))), state(model))
+    assert differs(state(copied.learn(8)), state(model))
 
 
 def test_a_saved_model_has_no_updates_of_transitions_that_are_gone(tmp_path: Path) -> None:
