@@ -13,7 +13,9 @@ from pathlib import Path
 
 
 def _stop_with_parent() -> None:
-    sys.stdin.buffer.read()
+    # not by ``sys.stdin``, whose lock this thread would hold where the process ends: Python aborts there
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -279,6 +279,7 @@ def test_processes_of_their_own(tiny_dataset: Callable[..., str], tmp_path: Path
     alone, _ = run(document, tmp_path / "alone")
     for each in alone.runs:
         assert_same_run(alone.folder / each.name, Path("runs/small") / each.name, each.phase)
+        assert "Fatal" not in (Path("runs/small") / each.name / "log.txt").read_text()  # Python's, at its very end
 
 
 @pytest.mark.usefixtures("own_processes")
