@@ -19,6 +19,9 @@ from sb3_o2o.runs.folder import PHASES, RunConfig, RunFolder, is_run
 from sb3_o2o.runs.records import RunRecord, read_curve
 from sb3_o2o.runs.references import recorded_reference
 
+#: Remarks that are said where there is nothing else to say.
+_SAID = 5
+
 
 @dataclass
 class Found:
@@ -37,8 +40,13 @@ class Found:
         :param tasks: whose runs are kept; None keeps all
         :param methods: likewise
         :return: what is left
-        :raises ValueError: there is no such task or method; the nearest is named
+        :raises ValueError: there is no such task or method; the nearest is named. Or there is no run at all that can be
+            shown, and why
         """
+        if not self.records:
+            more = len(self.remarks) - _SAID
+            why = [*self.remarks[:_SAID], *([f"And {more} more like these."] if more > 0 else [])]
+            raise ValueError(" ".join(["There is no run to report on.", *why]))
         for kind, wanted, there in (
             ("task", tasks, {each.task for each in self.records}),
             ("method", methods, {each.label for each in self.records}),

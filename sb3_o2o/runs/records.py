@@ -56,15 +56,33 @@ def read_curve(folder: Path, times: Mapping[str, float] | None = None) -> Curve 
             successes = saved["successes"].astype(np.float64) if "successes" in saved else None
     except Exception as error:  # NumPy's own are many: of zip, of pickle, of its header
         raise ValueError(f"{path} holds no evaluations in Stable-Baselines3's layout ({error}).") from error
-    if returns.ndim != 2 or len(steps) != len(returns):
+    if returns.ndim != 2 or steps.shape != returns.shape[:1]:
         raise ValueError(f"{path} has evaluations at {steps.shape} steps with returns of shape {returns.shape}.")
     if len(steps) == 0:
         return None
+    if returns.shape[1] == 0:
+        raise ValueError(f"{path} holds evaluations of no episodes.")
     if not np.isfinite(returns).all():
         raise ValueError(f"{path} holds returns that are not finite.")
+    check_order(steps, str(path))
     known = times or {}
     seconds = np.array([known.get(str(step), math.nan) for step in steps])
     return Curve(steps, returns, successes if successes is not None and len(successes) == len(steps) else None, seconds)
+
+
+def check_order(steps: NDArray[np.int64], where: str) -> None:
+    """
+    :param steps: of evaluations, shape (evaluations,)
+    :param where: they stand, for the message
+    :raises ValueError: one does not come after the one before
+    """
+    wrong = np.flatnonzero(np.diff(steps) <= 0)
+    if len(wrong):
+        before, after = steps[wrong[0] : wrong[0] + 2]
+        raise ValueError(
+            f"{where} has an evaluation at step {after} behind one at step {before}. Two trainings may have written "
+            "it, such as two calls of learn with one callback: give each a folder of its own."
+        )
 
 
 @dataclass(frozen=True)

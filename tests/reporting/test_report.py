@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -409,6 +410,63 @@ class TestFolders:
         assert "hopper-medium-weak-s7 is left out" in said
         assert "running-good-s5 is not finished" in said
         assert rows(page)["hopper-medium", "weak"]["seeds"] == "2"
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"timesteps": [100, 200, 100, 200]}, r"an evaluation at step 100 behind one at step 200"),
+            ({"timesteps": [[1], [2], [3], [4]]}, r"evaluations at \(4, 1\) steps"),
+            ({"results": np.zeros((4, 0))}, "holds evaluations of no episodes"),
+        ],
+    )
+    def test_one_odd_file_is_said_and_the_rest_is_shown(
+        self, change: dict[str, Any], message: str, tmp_path: Path
+    ) -> None:
+        """As an ``EvalCallback`` leaves it that was used for two calls of ``learn``, for one."""
+        evaluations(tmp_path / "sac_1", [100, 200], [1, 2])
+        odd = tmp_path / "sac_2" / "evaluations.npz"
+        evaluations(odd.parent, [100, 200, 300, 400], [1, 2, 3, 4])
+        with np.load(odd) as saved:
+            np.savez(odd, **{**saved, **{name: np.array(value) for name, value in change.items()}})
+        succeeds("report", tmp_path, "--env", "Hopper-v5", "--out", tmp_path / "out")
+        text = (tmp_path / "out" / "report.md").read_text()
+        assert "| Hopper-v5 | sac | 1 |" in text
+        assert re.search(f"sac_2 is left out: {odd} ?.*{message}", text)
+
+    def test_odd_rows_of_a_table_are_said_and_the_rest_is_shown(self, tmp_path: Path) -> None:
+        for seed in range(4):
+            experiment_run(tmp_path, "m", seed, [10, 20, 30])
+        add_to_tables(tmp_path, sorted(path.parent for path in tmp_path.glob("*/job.json")))
+        table = tmp_path / "results.csv"
+        whole = table.read_text()
+        lines = whole.splitlines()
+        lines[3] = lines[3].replace(",online,200,", ",online,100,")
+        lines[6] = lines[6].replace(",online,200,", ",online,,")
+        lines[9] = lines[9].replace(",15.0,", ",nan,")
+        table.write_text("\n".join(lines) + "\n")
+        page = page_of(table)
+        assert rows(page)["hopper-medium", "m"]["seeds"] == "1"
+        said = [each for each in page.remarks if "is left out" in each]
+        assert [each.split(" ", 1)[0] for each in said] == [f"hopper-medium-m-s{seed}" for seed in range(3)]
+        assert "results.csv, hopper-medium-m-s0 has an evaluation at step 100 behind one at step 100" in said[0]
+        assert "results.csv has a row of hopper-medium-m-s1 without step" in said[1]
+        assert "results.csv, hopper-medium-m-s2 has numbers that are not finite" in said[2]
+        table.write_text(whole.replace(",online,200,", ",online,two,", 1))
+        assert "results.csv, line 4: step is 'two', expected a whole number" in fails("report", table)
+
+    def test_without_any_evaluation_the_reasons_are_said(self, tmp_path: Path) -> None:
+        for index in range(7):
+            config = RunConfig("finetune", Environment("Hopper-v5"), recipe="wsrl", seed=index, online_steps=10)
+            (tmp_path / f"wsrl_{index}").mkdir()
+            (tmp_path / f"wsrl_{index}" / "config.yml").write_text(config.to_yaml())
+        for options in ((), ("--methods", "wsrl")):
+            said = fails("report", tmp_path, *options)
+            assert "There is no run to report on. wsrl_0 has no evaluations yet. wsrl_1 has no" in said
+            assert "wsrl_4 has no evaluations yet. And 2 more like these." in said
+        shutil.rmtree(tmp_path / "wsrl_0")
+        assert "And 1 more like these." in fails("report", tmp_path)
+        shutil.rmtree(tmp_path / "wsrl_1")
+        assert fails("report", tmp_path).rstrip().endswith("wsrl_6 has no evaluations yet.")
 
     def test_nothing_to_report(self, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()
