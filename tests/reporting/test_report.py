@@ -1,6 +1,7 @@
 """Reports: what is on the page is what the runs came to, one seed has no interval, and damage hides nothing."""
 
 import importlib
+import itertools
 import json
 import re
 import shutil
@@ -227,6 +228,20 @@ class TestPage:
         assert "good &gt; weak" in page.over_tasks[-1].svg
         with pytest.raises(ValueError, match=r"Unknown method 'weka'.*Did you mean 'weak'"):
             make_report(find_runs([tmp_path]), "test", baseline="weka")
+
+    def test_the_same_runs_give_the_same_page(self, tmp_path: Path) -> None:
+        """Whatever was drawn before, and whoever draws afterwards has their own numbers."""
+        rng = np.random.default_rng(0)
+        for task, method, seed in itertools.product(("one", "two"), ("a", "b"), range(3)):
+            experiment_run(tmp_path, method, seed, rng.uniform(0, 200, 3), task)
+        pages, drawn = [], []
+        for seed in (0, 1):
+            np.random.seed(seed)
+            pages.append(make_report(find_runs([tmp_path]), "test", baseline="a"))
+            drawn.append(np.random.rand())
+        assert [table.title for table in pages[0].tables][-1] == "Over all tasks"
+        assert to_html(pages[0]) == to_html(pages[1])
+        assert drawn == [np.random.RandomState(seed).rand() for seed in (0, 1)]
 
     def test_a_probability_seen_from_the_other_side(self) -> None:
         rng = np.random.default_rng(0)
