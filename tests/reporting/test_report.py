@@ -213,6 +213,22 @@ class TestPage:
         assert columns.index("after 50") == columns.index("lowest") + 1
         assert found["hopper-medium", "m"]["lowest"] == rows(page_of(tmp_path))["hopper-medium", "m"]["lowest"]
 
+    def test_a_mean_over_some_of_the_seeds_says_of_how_many(self, tmp_path: Path) -> None:
+        """Those that came so far may be those that fared well."""
+        experiment_run(tmp_path, "m", 0, [200] * 5)
+        for seed in (1, 2):
+            experiment_run(tmp_path, "m", seed, [0, 0])
+        experiment_run(tmp_path, "all", 0, [200] * 5)
+        succeeds("report", tmp_path, "--after", 300, "--out", tmp_path / "out")
+        page = make_report(find_runs([tmp_path]), "test", after=300)
+        found = rows(page)
+        assert found["hopper-medium", "m"]["after 300"] == "100.0 (1 of 3)"
+        assert found["hopper-medium", "all"]["after 300"] == "100.0"
+        assert "| 100.0 (1 of 3) |" in (tmp_path / "out" / "report.md").read_text()
+        assert "After 300: first evaluation from there on; the mean is over the seeds that got so far" in (
+            page.tables[0].notes
+        )
+
     def test_over_all_tasks_beside_a_baseline(self, tmp_path: Path) -> None:
         experiment(tmp_path, seeds=2)
         page = make_report(find_runs([tmp_path]), "test", baseline="weak")
