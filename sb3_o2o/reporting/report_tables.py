@@ -57,7 +57,7 @@ def switch_table(records: Sequence[RunRecord], groups: Sequence[tuple[str, str]]
         f"Switch: evaluation at step 0. Lowest: within the first {EARLY:,} environment steps. Drop: how far below the "
         "switch the score fell. Steps to recover: mean over the seeds that did, 0 where the score never fell. "
         f"Last {LAST}: mean of the last {LAST} evaluations. Regret: part of the training episodes that failed, or, "
-        "where an environment does not report success, 1 - mean score / 100."
+        "where an environment does not report success, 1 - mean score / 100; never a mean of both."
     )
     if after is not None:
         columns.insert(_AFTER, f"after {after:,}")
@@ -90,7 +90,6 @@ def _numbers(summaries: Sequence[Summary]) -> list[Cell]:
     def mean(of: Callable[[Summary], float]) -> Cell:
         return _estimate(mean_estimate([of(each) for each in summaries]))
 
-    regrets = [each.regret for each in summaries if each.regret is not None]
     return [
         mean(lambda each: each.switch),
         mean(lambda each: each.lowest),
@@ -98,8 +97,17 @@ def _numbers(summaries: Sequence[Summary]) -> list[Cell]:
         _recovered([each.recovered for each in summaries]),
         mean(lambda each: each.last),
         mean(lambda each: each.last_mean),
-        _estimate(mean_estimate(regrets), 2) if len(regrets) == len(summaries) else Cell("", math.inf),
+        _regret(summaries),
     ]
+
+
+def _regret(summaries: Sequence[Summary]) -> Cell:
+    """Of episodes where any run has counted them: what scores give in its place is another quantity."""
+    of_episodes = [each.regret for each in summaries if each.regret is not None and each.regret_of == "episodes"]
+    if of_episodes:
+        return _of_some(of_episodes, len(summaries), 2)
+    of_scores = [each.regret for each in summaries if each.regret is not None]
+    return _estimate(mean_estimate(of_scores), 2) if len(of_scores) == len(summaries) else Cell("", math.inf)
 
 
 def over_tasks_table(found: Aggregates, labels: Sequence[str], baseline: str | None = None) -> Table:

@@ -229,6 +229,15 @@ class TestPage:
             page.tables[0].notes
         )
 
+    def test_regrets_of_episodes_and_of_scores_are_not_averaged(self, tmp_path: Path) -> None:
+        experiment_run(tmp_path, "m", 0, [0, 0], episodes=10, successes=4)
+        experiment_run(tmp_path, "m", 1, [0, 0])
+        experiment_run(tmp_path, "scores", 0, [0, 100])
+        experiment_run(tmp_path, "scores", 1, [0, 100])
+        found = rows(page_of(tmp_path))
+        assert found["hopper-medium", "m"]["regret"] == "0.60 (1 of 2)"
+        assert found["hopper-medium", "scores"]["regret"] == "0.75 [0.75, 0.75]"
+
     def test_over_all_tasks_beside_a_baseline(self, tmp_path: Path) -> None:
         experiment(tmp_path, seeds=2)
         page = make_report(find_runs([tmp_path]), "test", baseline="weak")
