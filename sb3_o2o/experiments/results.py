@@ -19,7 +19,7 @@ from sb3_o2o.evaluation import ReferenceScore
 from sb3_o2o.experiments.grid_folder import FINISHED, Job, Status, experiment_of
 from sb3_o2o.files import whole_file, write_whole
 from sb3_o2o.runs.folder import PHASES, RunFolder
-from sb3_o2o.runs.records import RunRecord, read_curve
+from sb3_o2o.runs.records import RunRecord, read_curve, settings_of
 
 #: Seconds that a process waits for another that writes the tables.
 PATIENCE = 60.0
@@ -221,6 +221,7 @@ def read_run(path: Path) -> RunRecord:
         successes=status.successes,
         finished=status.state == FINISHED,
         versions=status.versions,
+        settings=settings_of(config),
     )
 
 

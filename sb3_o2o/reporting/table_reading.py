@@ -66,7 +66,7 @@ def _record(path: Path, rows: Sequence[Row], known: Row, all_rows: dict[str, lis
     if seconds is None and online.seconds is not None and np.isfinite(online.seconds[-1]):
         seconds = float(online.seconds[-1])
     return RunRecord(
-        path=path / first["run"],
+        path=path.parent / first["run"],
         label=first["recipe"],
         task=first["dataset"],
         env_id=first["env"],
