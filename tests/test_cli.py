@@ -6,6 +6,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -23,6 +24,7 @@ from sb3_o2o.__main__ import main
 from sb3_o2o.cli.run_progress import RunProgress
 from sb3_o2o.evaluation import evaluate
 from sb3_o2o.finetuning import ChampionChallenger
+from sb3_o2o.runs import training
 from sb3_o2o.runs.folder import RunFolder, saved_model
 from sb3_o2o.version import __version__
 
@@ -160,6 +162,23 @@ class TestTraining:
             "pretrain", "tests/tinybox-v0/random-v0", "--recipe", "cql", "--gradient-steps", 2, *SMALL, *SHORT
         )
         assert "normalised score" in output
+
+    def test_scores_are_of_the_environments_rewards(
+        self, tiny_dataset: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whatever the model is trained on; so is the dataset's line in the picture."""
+        name, lines = tiny_dataset(), list[Any]()
+        monkeypatch.setattr(training, "plot_learning_curve", lambda *_, **given: lines.append(given["dataset_return"]))
+        options = ["--recipe", "cql", "--gradient-steps", 2, *SMALL, *SHORT]
+        scaled = ["--set", "dataset_kwargs.reward_scale=10", "--set", "dataset_kwargs.reward_shift=-5"]
+        OfflineDataset.load(name, reward_scale=10.0, reward_shift=-5.0).save("scaled.npz")
+        rows = []
+        for source in ([name], [name, *scaled], ["scaled.npz", "--env", tiny.BOX]):
+            output = succeeds("pretrain", *source, *options)
+            (found,) = re.findall(r"dataset \([^)]*\) │ +([\d.-]+ ± [\d.]+) │ +(\d+)", output)
+            rows.append(found)
+        assert rows == [rows[0]] * 3
+        assert lines == pytest.approx([lines[0]] * 3, rel=1e-5)
 
     def test_from_a_file_of_a_run(self, pretrained: Path) -> None:
         """It comes with environment and dataset; evaluations lead to the model at the end of a phase alone."""

@@ -27,13 +27,14 @@ class Survey:
     """
     Measures a dataset, and policies beside it in the same unit.
 
-    :param dataset: rewards as the environment pays them
+    :param dataset: what is measured, by the rewards that the environment pays
     :param name: of the dataset
     :param environment: where policies act
     :param seed: of samples and episodes
     """
 
     def __init__(self, dataset: OfflineDataset, name: str, environment: Environment, seed: int = 0):
+        dataset = dataset.with_raw_rewards()  # as those of the policy's episodes
         self.dataset, self.name, self.environment, self.seed = dataset, name, environment, seed
         self.reference = reference_for(dataset, name, environment.id)
         self.negative_reward = dataset.negative_reward()

@@ -17,12 +17,9 @@ from sb3_o2o.data.checks import LARGEST
 from sb3_o2o.data.episodes import Episodes
 from sb3_o2o.data.formats.arrays import write_npz
 from sb3_o2o.data.formats.reading import READING_OPTIONS, Reading
-from sb3_o2o.data.rewards import scaled_rewards
+from sb3_o2o.data.rewards import scaled_rewards, unscaled_rewards
 from sb3_o2o.data.sources import Dataset, naming, open_source
-from sb3_o2o.data.transitions import (
-    Source,
-    Transitions,
-)
+from sb3_o2o.data.transitions import Source, Transitions
 from sb3_o2o.kinds import ARRAY, NOTHING, ROWS, NotZero, Numbers, Share, instance
 
 #: Log-probabilities of a squashed Gaussian stay finite with this; the value of CORL and of WSRL's official code.
@@ -98,6 +95,8 @@ class OfflineDataset(Episodes):
     :param ref_min_score: return of a random policy, if it is known
     :param ref_max_score: return of an expert, if it is known
     :param episode_ends: how terminations were told from time limits, one line for people
+    :param reward_scale: that the environment's rewards were multiplied by, here or before they were saved
+    :param reward_shift: that was added after that
     """
 
     @checked
@@ -114,6 +113,8 @@ class OfflineDataset(Episodes):
         ref_min_score: float | None = None,
         ref_max_score: float | None = None,
         episode_ends: str = "not known",
+        reward_scale: NotZero = 1.0,
+        reward_shift: float = 0.0,
     ) -> None:
         super().__init__(transitions)
         self.observation_space = observation_space
@@ -125,6 +126,7 @@ class OfflineDataset(Episodes):
         self.ref_min_score = ref_min_score
         self.ref_max_score = ref_max_score
         self.episode_end_rule = episode_ends
+        self.reward_scale, self.reward_shift = reward_scale, reward_shift
 
     # ------------------------------------------------------------------------------------------------- opening
 
@@ -267,6 +269,8 @@ class OfflineDataset(Episodes):
             ref_min_score=source.ref_min_score,
             ref_max_score=source.ref_max_score,
             episode_ends=source.episode_ends,
+            reward_scale=source.reward_scale,
+            reward_shift=source.reward_shift,
         )
 
     # ------------------------------------------------------------------------------------------------- reading
@@ -301,8 +305,8 @@ class OfflineDataset(Episodes):
         """
         if Path(path).suffix != ".npz":
             raise ValueError(f"Cannot save a dataset as {path}: the name must end in .npz.")
-        known = {name: getattr(self, name) for name in ("env_id", "ref_min_score", "ref_max_score")}
-        known["episode_ends"] = self.episode_end_rule
+        names = ("env_id", "ref_min_score", "ref_max_score", "reward_scale", "reward_shift")
+        known = {**{name: getattr(self, name) for name in names}, "episode_ends": self.episode_end_rule}
         write_npz(Path(path), self._transitions, self.observation_space, self.action_space, **known)
 
     @checked
@@ -346,7 +350,7 @@ class OfflineDataset(Episodes):
         """
         numbers = {**statistics.describe(self), "episode_ends": self.episode_end_rule}
         known = self.ref_min_score is not None and self.ref_max_score is not None
-        if known and "reward_scale" not in self.options:  # scores are about the environment's own rewards
+        if known and (self.reward_scale, self.reward_shift) == (1.0, 0.0):  # scores are of the environment's rewards
             numbers["score_mean"] = float(self.normalized_score(numbers["return_mean"]))
         if print_table:
             statistics.print_table(numbers, self.source, self.env_id, (self.observation_space, self.action_space))
@@ -387,7 +391,20 @@ class OfflineDataset(Episodes):
                 f" expected at most {LARGEST:g}. So it is in {len(too_large)} of {len(self)} transitions: scale less."
             )
         options = {**self.options, "reward_scale": float(scale), "reward_shift": float(shift)}
-        return self._derived(options, self._reopens_after("reward_scale"), rewards=rewards)
+        total = {"reward_scale": scale * self.reward_scale, "reward_shift": scale * self.reward_shift + shift}
+        return self._derived(options, self._reopens_after("reward_scale"), rewards=rewards, **total)
+
+    def with_raw_rewards(self) -> "OfflineDataset":
+        """
+        Undo the scale of the rewards: scores, and what is compared with episodes of the environment, are of its own.
+
+        :return: this dataset, or one whose rewards are the environment's up to a rounding
+        """
+        if (self.reward_scale, self.reward_shift) == (1.0, 0.0):
+            return self
+        rewards = unscaled_rewards(self.rewards, self.reward_scale, self.reward_shift)
+        options = {name: value for name, value in self.options.items() if name not in ("reward_scale", "reward_shift")}
+        return self._derived(options, reopenable=False, rewards=rewards, reward_scale=1.0, reward_shift=0.0)
 
     @checked
     def subset(
@@ -468,10 +485,11 @@ class OfflineDataset(Episodes):
         return self._derived(options, reopenable, **{**fields, **changed})
 
     def _derived(self, options: dict[str, Any], reopenable: bool, **changed: Any) -> "OfflineDataset":
-        spaces_ = {name: changed.pop(name, getattr(self, name)) for name in ("observation_space", "action_space")}
+        own = ("observation_space", "action_space", "reward_scale", "reward_shift")
+        kept = {name: changed.pop(name, getattr(self, name)) for name in own}
         return OfflineDataset(
             Transitions(**{**vars(self._transitions), **changed}),
-            **spaces_,
+            **kept,
             source=self.source,
             options=options,
             reopenable=reopenable,

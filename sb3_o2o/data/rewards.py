@@ -18,6 +18,18 @@ def scaled_rewards(rewards: Any, scale: float, shift: float) -> np.ndarray:
     return (np.asarray(rewards, dtype=np.float64) * scale + shift).astype(np.float32)
 
 
+def unscaled_rewards(rewards: Any, scale: float, shift: float) -> np.ndarray:
+    """
+    The environment's rewards again, up to a rounding to 24 bits of the numbers that entered.
+
+    :param rewards: on the scale of training, any shape
+    :param scale: that multiplied them, not 0
+    :param shift: that was added after that
+    :return: ``(rewards - shift) / scale``, computed in double precision and rounded once, float32
+    """
+    return ((np.asarray(rewards, dtype=np.float64) - shift) / scale).astype(np.float32)
+
+
 def is_reward(rewards: Any, value: float) -> np.ndarray:
     """
     Whether rewards are a certain one. Rewards that were scaled elsewhere, by a wrapper of the environment or before

@@ -114,6 +114,8 @@ class Source:
     :param on_disk: whether ``OfflineDataset.load`` finds it again by its name
     :param episode_ends: how terminations were told from time limits, one line for people
     :param options: what was said to ``OfflineDataset.load`` about how to read it; plain types
+    :param reward_scale: that the rewards it holds were multiplied by before they were written
+    :param reward_shift: that was added after that
     """
 
     name: str
@@ -127,6 +129,8 @@ class Source:
     on_disk: bool = False
     episode_ends: str = "not known"
     options: dict[str, Any] = field(default_factory=dict)
+    reward_scale: float = 1.0
+    reward_shift: float = 0.0
 
 
 #: bytes of a block, and blocks of a file, that tell one content from another

@@ -54,7 +54,7 @@ class _Stopwatch:
 class StatusListener(RunListener):
     """
     Writes how far a run is. What it counts comes back from the bundle of an interrupted run, so that seconds and
-    episodes that were lost are not counted.
+    episodes that were lost are not counted; where nothing is left to train, from the status.
 
     :param folder_path: of the run
     :param status: of the run so far
@@ -67,9 +67,9 @@ class StatusListener(RunListener):
         self.stopwatch = _Stopwatch()
         self.since_written = _Stopwatch()
         # what an interruption keeps
-        self.seconds = 0.0
-        self.times: dict[str, dict[str, float]] = {}
-        self.episodes = self.successes = 0
+        self.seconds, self.times = status.seconds, {phase: dict(times) for phase, times in status.times.items()}
+        self.episodes, self.successes = status.episodes, status.successes
+        self.num_timesteps = status.step
         self.running: dict[int, bool] = {}
         self._silent_for = 0.0
         self._written_step = 0
@@ -223,6 +223,8 @@ def _train(path: Path, job: Job, config: RunConfig, status: Status, threads: int
     resume_from = None if found is None else found[0]
     if resume_from is None:
         _begin_anew(folder, job, config)
+        status.step, status.seconds, status.times = 0, 0.0, {}
+        status.episodes = status.successes = 0
     prepared = _prepared(config, resume_from, threads)
     reference = prepared.reference
     status.reference = None if reference is None else asdict(reference)

@@ -136,7 +136,8 @@ def read_grid(source: str | Path | Mapping[str, Any], name: str | None = None) -
     :param source: path of a YAML file, or the same as a dictionary
     :param name: of the experiment; default: the grid's ``name``, else the file's
     :return: the grid
-    :raises ValueError: it is none, says something unknown (the nearest is named), or two of its entries have one name
+    :raises ValueError: it is none, says something unknown (the nearest is named), or two of its entries or of its runs
+        have one name
     """
     if isinstance(source, Mapping):
         document, where, folder = dict(source), "The grid", Path()
@@ -155,6 +156,7 @@ def read_grid(source: str | Path | Mapping[str, Any], name: str | None = None) -
     for kind, entries in (("datasets", datasets), ("recipes", recipes)):
         _check_names(kind, entries, where)
     seeds = _seeds(document.pop("seeds", 1), where)
+    _check_run_names(datasets, recipes, seeds[0], where)
     settings = _settings(document.pop("set", None), where)
     options = _options(document, where, ("name", "datasets", "recipes", "seeds", "set"))
     return Grid(name, where, datasets, recipes, seeds, settings, options, text)
@@ -220,7 +222,7 @@ def _dataset(item: Any, folder: Path, where: str) -> Entry:
         (TEXT | NOTHING).check(f"{where}: {key}", value)
     if source is None and env is None:
         raise ValueError(f"{where}: each is a Minari id, a path, or a mapping with `dataset` or `env`, not {item!r}.")
-    name = given.pop("name", None) or _short_name(source or env)
+    name = given.pop("name", None) or _short_name(source or env, folder)
     source = None if source is None else absolute_dataset(_beside(source, folder))
     return _entry(name, source, env, given, where, ("dataset", "env"))
 
@@ -259,10 +261,13 @@ def _beside(name: str, folder: Path) -> str:
     return str(folder / name) if (folder / name).exists() else name
 
 
-def _short_name(source: str) -> str:
-    """``hopper-medium-v0`` of ``mujoco/hopper/medium-v0``, ``robot`` of ``logs/robot.npz``."""
+def _short_name(source: str, folder: Path) -> str:
+    """
+    ``hopper-medium-v0`` of ``mujoco/hopper/medium-v0``, ``robot`` of ``logs/robot.npz``. Files are looked for where
+    they are then read from: the runs of a grid have the same folders, wherever it is read.
+    """
     path = Path(source.rpartition(":")[2])
-    if Path(source).suffix and Path(source).exists():
+    if Path(source).suffix and Path(_beside(source, folder)).exists():
         return path.stem
     return "-".join(path.parts[-2:]) if len(path.parts) > 1 and not path.is_absolute() else path.name
 
@@ -272,6 +277,30 @@ def _check_names(kind: str, entries: Sequence[Entry], where: str) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"{where}: {names.count(name)} {kind} are called {name!r}: give each a `name` of its own.")
+
+
+def run_name(dataset: str, recipe: str, seed: int) -> str:
+    """
+    :param dataset: name of a grid's entry
+    :param recipe: likewise
+    :param seed: of the run
+    :return: name of the run, and of its folder
+    """
+    return f"{dataset}-{recipe}-s{seed}"
+
+
+def _check_run_names(datasets: Sequence[Entry], recipes: Sequence[Entry], seed: int, where: str) -> None:
+    """Two runs of one name would write into one folder: ``a-b`` with ``c`` and ``a`` with ``b-c``."""
+    known: dict[str, str] = {}
+    for dataset in datasets:
+        for recipe in recipes:
+            name, pair = run_name(dataset.name, recipe.name, seed), f"{dataset.name!r} with {recipe.name!r}"
+            if name in known:
+                raise ValueError(
+                    f"{where}: dataset and recipe {known[name]}, and {pair}, would both have runs called {name!r}: "
+                    "give one of them another `name`."
+                )
+            known[name] = pair
 
 
 def _seeds(value: Any, where: str) -> list[int]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sb3_o2o.checked import check_keyword_arguments
 from sb3_o2o.data import OfflineDataset
-from sb3_o2o.experiments.grid import Entry, Grid, Options
+from sb3_o2o.experiments.grid import Entry, Grid, Options, run_name
 from sb3_o2o.finetuning import FineTuningCallback
 from sb3_o2o.plain.entry_points import checked_environment_id
 from sb3_o2o.recipes import Recipe
@@ -149,7 +149,7 @@ def _runs_of(
     before = _pretraining_of(asked, entry) if config.pretrain_steps else None
 
     def make(seed: int) -> tuple[PlannedRun | None, PlannedRun]:
-        name = f"{dataset.name}-{recipe.name}-s{seed}"
+        name = run_name(dataset.name, recipe.name, seed)
         seeded = replace(config, seed=seed, pretrain_steps=0)
         run = PlannedRun(name, seeded, {**asked, "seed": seed}, dataset.name, recipe.name)
         if before is None:

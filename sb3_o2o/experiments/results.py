@@ -19,7 +19,7 @@ from sb3_o2o.evaluation import ReferenceScore
 from sb3_o2o.experiments.grid_folder import FINISHED, Job, Status, experiment_of
 from sb3_o2o.files import whole_file, write_whole
 from sb3_o2o.runs.folder import PHASES, RunFolder
-from sb3_o2o.runs.records import RunRecord, read_curve
+from sb3_o2o.runs.records import RunRecord, read_curve, settings_of
 
 #: Seconds that a process waits for another that writes the tables.
 PATIENCE = 60.0
@@ -88,6 +88,8 @@ TABLES = {"results": EVALUATION_COLUMNS, "runs": RUN_COLUMNS}
 
 Row = dict[str, Any]
 
+_EXPECTED = {int: "a whole number", float: "a number", str: "text"}
+
 
 def add_to_tables(experiment: Path, runs: Sequence[Path]) -> None:
     """
@@ -143,18 +145,25 @@ def read_table(path: Path, columns: Sequence[Column]) -> list[Row]:
     :param path: of a CSV; none is an empty table
     :param columns: that it has
     :return: its rows, empty cells as None
+    :raises ValueError: a cell holds something else than its column, with its line
     """
     if not path.is_file():
         return []
     with path.open(newline="") as file:
+        reader = csv.DictReader(file)
         return [
-            {column.name: _value(row.get(column.name), column.kind) for column in columns}
-            for row in csv.DictReader(file)
+            {column.name: _value(row.get(column.name), column, f"{path}, line {reader.line_num}") for column in columns}
+            for row in reader
         ]
 
 
-def _value(text: str | None, kind: type) -> Any:
-    return None if text is None or text == "" else kind(text)
+def _value(text: str | None, column: Column, where: str) -> Any:
+    if text is None or text == "":
+        return None
+    try:
+        return column.kind(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: {column.name} is {text!r}, expected {_EXPECTED[column.kind]}.") from error
 
 
 def _order(row: Row) -> tuple[Any, ...]:
@@ -212,6 +221,7 @@ def read_run(path: Path) -> RunRecord:
         successes=status.successes,
         finished=status.state == FINISHED,
         versions=status.versions,
+        settings=settings_of(config),
     )
 
 

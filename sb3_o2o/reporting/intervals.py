@@ -1,7 +1,7 @@
 """Intervals from seeds: over a curve, over tasks. One seed has none, and none is invented."""
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -344,16 +344,22 @@ def _estimates(library: Any, scores: dict[Any, Any], function: Any, seeds: int) 
     if seeds < 2:
         arguments = {key: value if isinstance(value, list) else [value] for key, value in scores.items()}
         return {key: (function(*value), None) for key, value in arguments.items()}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # rliable's way to hand on a seed
+    with _drawing_as_seeded(0):
         points, intervals = library.get_interval_estimates(
-            scores,
-            function,
-            reps=SAMPLES,
-            confidence_interval_size=COVERAGE,
-            random_state=np.random.RandomState(0),
+            scores, function, reps=SAMPLES, confidence_interval_size=COVERAGE
         )
     return {key: (points[key], intervals[key]) for key in scores}
+
+
+@contextmanager
+def _drawing_as_seeded(seed: int) -> Iterator[None]:
+    """rliable draws from NumPy's global stream, whatever it is given, which is the user's: it goes on where it was."""
+    before = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
 
 
 def _one(found: _Found, index: int) -> Estimate:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sb3_o2o.progress import clock_text, counted
 from sb3_o2o.reporting.intervals import Aggregates, Comparison, Estimate, mean_estimate
@@ -52,18 +52,18 @@ def switch_table(records: Sequence[RunRecord], groups: Sequence[tuple[str, str]]
                 numbers.insert(_AFTER, _score_after(of_group, after))
             rows.append([_text(task), _text(label), _count(len(summaries)), *numbers])
     columns = ["switch", "lowest", "drop", "steps to recover", "last", f"last {LAST}", "regret"]
-    if after is not None:
-        columns.insert(_AFTER, f"after {after:,}")
-    return Table(
-        "At the switch and after it",
-        ("task", "method", "seeds", *columns),
-        rows,
+    notes = (
         "Means over seeds, in brackets the ends of the 95 % bootstrap interval where there are two seeds or more. "
         f"Switch: evaluation at step 0. Lowest: within the first {EARLY:,} environment steps. Drop: how far below the "
         "switch the score fell. Steps to recover: mean over the seeds that did, 0 where the score never fell. "
         f"Last {LAST}: mean of the last {LAST} evaluations. Regret: part of the training episodes that failed, or, "
-        "where an environment does not report success, 1 - mean score / 100.",
+        "where an environment does not report success, 1 - mean score / 100; never a mean of both."
     )
+    if after is not None:
+        columns.insert(_AFTER, f"after {after:,}")
+        notes += f" After {after:,}: first evaluation from there on; the mean is over the seeds that got so far, with "
+        notes += "their number where not all did."
+    return Table("At the switch and after it", ("task", "method", "seeds", *columns), rows, notes)
 
 
 #: place among the numbers of the score after some steps: behind the lowest one
@@ -71,15 +71,25 @@ _AFTER = 2
 
 
 def _score_after(records: Sequence[RunRecord], steps: int) -> Cell:
-    found = [score for each in records if (score := each.score_after(steps)) is not None]
-    return _estimate(mean_estimate(found)) if found else Cell("", math.inf)
+    """Of the runs that have evaluations, those that got so far."""
+    running = [each for each in records if each.online is not None]
+    return _of_some([score for each in running if (score := each.score_after(steps)) is not None], len(running))
+
+
+def _of_some(values: Sequence[float], count: int, digits: int = 1) -> Cell:
+    """The mean of those runs that have a value; says how many where not all of them have."""
+    return _said(_estimate(mean_estimate(values), digits), len(values), count) if values else Cell("", math.inf)
+
+
+def _said(cell: Cell, known: int, count: int) -> Cell:
+    """:return: the cell, with the number of runs that it is about where there are more"""
+    return replace(cell, text=f"{cell.text} ({known} of {count})") if 0 < known < count else cell
 
 
 def _numbers(summaries: Sequence[Summary]) -> list[Cell]:
     def mean(of: Callable[[Summary], float]) -> Cell:
         return _estimate(mean_estimate([of(each) for each in summaries]))
 
-    regrets = [each.regret for each in summaries if each.regret is not None]
     return [
         mean(lambda each: each.switch),
         mean(lambda each: each.lowest),
@@ -87,8 +97,17 @@ def _numbers(summaries: Sequence[Summary]) -> list[Cell]:
         _recovered([each.recovered for each in summaries]),
         mean(lambda each: each.last),
         mean(lambda each: each.last_mean),
-        _estimate(mean_estimate(regrets), 2) if len(regrets) == len(summaries) else Cell("", math.inf),
+        _regret(summaries),
     ]
+
+
+def _regret(summaries: Sequence[Summary]) -> Cell:
+    """Of episodes where any run has counted them: what scores give in its place is another quantity."""
+    of_episodes = [each.regret for each in summaries if each.regret is not None and each.regret_of == "episodes"]
+    if of_episodes:
+        return _of_some(of_episodes, len(summaries), 2)
+    of_scores = [each.regret for each in summaries if each.regret is not None]
+    return _estimate(mean_estimate(of_scores), 2) if len(of_scores) == len(summaries) else Cell("", math.inf)
 
 
 def over_tasks_table(found: Aggregates, labels: Sequence[str], baseline: str | None = None) -> Table:
@@ -165,7 +184,8 @@ def cost_table(records: Sequence[RunRecord], groups: Sequence[tuple[str, str]]) 
         seconds = [each.seconds for each in of_group if each.seconds is not None]
         before = [each.offline_seconds for each in of_group if each.offline_seconds is not None]
         if seconds:
-            cells = [_time(before), _time(seconds), _time([sum(seconds) / len(seconds) + _mean(before)])]
+            together = _time([sum(seconds) / len(seconds) + _mean(before)])
+            cells = [_said(_time(before), len(before), len(seconds)), _time(seconds), together]
             rows.append([_text(task), _text(label), _count(len(seconds)), *cells])
     if not rows:
         return None

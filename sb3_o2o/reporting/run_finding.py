@@ -14,10 +14,14 @@ from sb3_o2o.errors import unknown
 from sb3_o2o.evaluation import ReferenceScore, reference_score
 from sb3_o2o.experiments.grid_folder import Job
 from sb3_o2o.experiments.results import read_run
+from sb3_o2o.reporting.pooling import each_once
 from sb3_o2o.reporting.table_reading import runs_of_table
 from sb3_o2o.runs.folder import PHASES, RunConfig, RunFolder, is_run
-from sb3_o2o.runs.records import RunRecord, read_curve
+from sb3_o2o.runs.records import RunRecord, read_curve, settings_of
 from sb3_o2o.runs.references import recorded_reference
+
+#: Remarks that are said where there is nothing else to say.
+_SAID = 5
 
 
 @dataclass
@@ -37,8 +41,13 @@ class Found:
         :param tasks: whose runs are kept; None keeps all
         :param methods: likewise
         :return: what is left
-        :raises ValueError: there is no such task or method; the nearest is named
+        :raises ValueError: there is no such task or method; the nearest is named. Or there is no run at all that can be
+            shown, and why
         """
+        if not self.records:
+            more = len(self.remarks) - _SAID
+            why = [*self.remarks[:_SAID], *([f"And {more} more like these."] if more > 0 else [])]
+            raise ValueError(" ".join(["There is no run to report on.", *why]))
         for kind, wanted, there in (
             ("task", tasks, {each.task for each in self.records}),
             ("method", methods, {each.label for each in self.records}),
@@ -80,7 +89,9 @@ def find_runs(paths: Sequence[Path], env_id: str | None = None) -> Found:
                 f"{str(path)!r} holds no runs: neither the config.yml of a run of ours nor an evaluations.npz of "
                 "Stable-Baselines3's EvalCallback or RL Zoo."
             )
-    found.records = _with_foreign_in_all_tasks(_without_sources(found.records))
+    once, said = each_once(found.records)
+    found.records = _with_foreign_in_all_tasks(_without_sources(once))
+    found.remarks = [*dict.fromkeys(found.remarks), *said]
     return found
 
 
@@ -139,6 +150,7 @@ def _ours(path: Path) -> RunRecord:
         online=curves["online"],
         reference=recorded_reference(config.dataset, reading, config.environment.id),
         finished=RunFolder(path).is_complete(config),
+        settings=settings_of(config),
     )
 
 

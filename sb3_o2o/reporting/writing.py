@@ -16,6 +16,7 @@ from sb3_o2o.reporting.html import to_html
 from sb3_o2o.reporting.intervals import Aggregates, aggregate, compare, line, score_matrices
 from sb3_o2o.reporting.markdown import to_markdown
 from sb3_o2o.reporting.page import Page
+from sb3_o2o.reporting.pooling import differing
 from sb3_o2o.reporting.report_pictures import Picture
 from sb3_o2o.reporting.report_tables import comparison_table, cost_table, over_tasks_table, switch_table
 from sb3_o2o.reporting.run_finding import Found, find_runs
@@ -89,7 +90,7 @@ def make_report(found: Found, title: str, after: Count | None = None, baseline: 
     :return: what the page shows
     :raises ValueError: there is no such method; the nearest is named
     """
-    records, remarks = found.records, list(found.remarks)
+    records, remarks = found.records, [*found.remarks, *differing(found.records)]
     labels = list(dict.fromkeys(each.label for each in sorted(records, key=lambda each: each.label)))
     if baseline is not None and baseline not in labels:
         raise unknown("method", baseline, labels)

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sb3_o2o.evaluation import ReferenceScore, drop_at_switch, steps_to_recover
+from sb3_o2o.runs.folder import RunConfig, plain
 
 #: Environment steps after the switch within which the lowest score is looked for.
 EARLY = 10_000
@@ -56,15 +58,33 @@ def read_curve(folder: Path, times: Mapping[str, float] | None = None) -> Curve 
             successes = saved["successes"].astype(np.float64) if "successes" in saved else None
     except Exception as error:  # NumPy's own are many: of zip, of pickle, of its header
         raise ValueError(f"{path} holds no evaluations in Stable-Baselines3's layout ({error}).") from error
-    if returns.ndim != 2 or len(steps) != len(returns):
+    if returns.ndim != 2 or steps.shape != returns.shape[:1]:
         raise ValueError(f"{path} has evaluations at {steps.shape} steps with returns of shape {returns.shape}.")
     if len(steps) == 0:
         return None
+    if returns.shape[1] == 0:
+        raise ValueError(f"{path} holds evaluations of no episodes.")
     if not np.isfinite(returns).all():
         raise ValueError(f"{path} holds returns that are not finite.")
+    check_order(steps, str(path))
     known = times or {}
     seconds = np.array([known.get(str(step), math.nan) for step in steps])
     return Curve(steps, returns, successes if successes is not None and len(successes) == len(steps) else None, seconds)
+
+
+def check_order(steps: NDArray[np.int64], where: str) -> None:
+    """
+    :param steps: of evaluations, shape (evaluations,)
+    :param where: they stand, for the message
+    :raises ValueError: one does not come after the one before
+    """
+    wrong = np.flatnonzero(np.diff(steps) <= 0)
+    if len(wrong):
+        before, after = steps[wrong[0] : wrong[0] + 2]
+        raise ValueError(
+            f"{where} has an evaluation at step {after} behind one at step {before}. Two trainings may have written "
+            "it, such as two calls of learn with one callback: give each a folder of its own."
+        )
 
 
 @dataclass(frozen=True)
@@ -127,6 +147,22 @@ def _mean_over(steps: NDArray[np.int64], scores: NDArray[np.float64]) -> float:
     return float(np.trapezoid(scores, steps) / (steps[-1] - steps[0]))
 
 
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """
+    :param config: of a run
+    :return: what seeds of one method have in common: recipe and dataset without the folders that they lie in, where it
+        acts, how long, with how many environments, and the arguments that replace the recipe's
+    """
+    asked = {
+        "recipe": config.recipe and Path(config.recipe).name,
+        "dataset": config.dataset and "/".join(Path(config.dataset).parts[-2:]),
+        "environment": asdict(config.environment),
+        "steps": config.online_steps,
+        "n_envs": config.n_envs,
+    }
+    return dict(plain({**asked, **config.overrides}))
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """
@@ -146,6 +182,8 @@ class RunRecord:
     :param successes: of these, the successful ones
     :param regret: part of its training episodes that failed, where no more is known of them; None to work it out
     :param finished: False for one that was interrupted, failed or goes on
+    :param versions: of what it ran with
+    :param settings: what it was asked for, see :func:`settings_of`; empty where that is not known
     """
 
     path: Path
@@ -163,6 +201,7 @@ class RunRecord:
     regret: float | None = None
     finished: bool = True
     versions: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def unit(self) -> str:

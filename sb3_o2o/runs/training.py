@@ -114,7 +114,7 @@ class Prepared:
     :param config: what was asked for
     :param recipe: the one that was asked for, as it was read
     :param model: the model to train
-    :param dataset: the dataset, with raw rewards; None for a run without one
+    :param dataset: the dataset, with the environment's rewards, whatever the model's are; None for a run without one
     :param eval_env: environments of the evaluation, apart from the training's
     :param reference: references of the normalised score, None where unknown
     :param clone_report: how far the policy is from its source, where that is of another family; None elsewhere, and
@@ -166,7 +166,7 @@ def prepare(
         kwargs = _dataset_kwargs(config, recipe)
         # Files without spaces of their own have the environment's: its bounds scale their actions
         spaces_ = {"observation_space": env.observation_space, "action_space": env.action_space}
-        dataset = OfflineDataset.load(config.dataset, **{**spaces_, **kwargs})
+        dataset = OfflineDataset.load(config.dataset, **{**spaces_, **kwargs}).with_raw_rewards()
         dataset.check_compatible(env.observation_space, env.action_space)
     try:
         model = _model(config, recipe, env, resume_from, progress_bar)

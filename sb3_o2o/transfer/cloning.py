@@ -247,7 +247,7 @@ def _clone(model: Any, theirs: Acting, training: dict[str, Any]) -> float:
             f"The policy of {type(model).__name__} is deterministic and has no likelihood: use clone_loss='mse'."
         )
     dataset = model.load_dataset(model.dataset)
-    rewards = (dataset.rewards - model.reward_shift) / model.reward_scale  # as the environment pays them
+    rewards = dataset.with_raw_rewards().rewards
     wanted = imitated = _scaled(model, theirs.on_dataset(dataset, rewards=rewards))
     if training["clone_loss"] == "likelihood" and theirs.may_sample:
         imitated = _scaled(model, theirs.on_dataset(dataset, model.seed or 0, rewards))

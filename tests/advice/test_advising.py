@@ -145,6 +145,35 @@ class TestPolicy:
         assert sparse.of_policy(Home(), "home", 3).mean == 100.0
         assert family_of(Home()) == "callable"
 
+    def test_the_unit_is_the_environments_whatever_the_training_sees(
+        self, tiny_dataset: Callable[..., str], tmp_path: Path
+    ) -> None:
+        name = tiny_dataset()
+        small().save(tmp_path / "model")
+        options = {"reward_scale": 10.0, "reward_shift": -5.0}
+        plain, scaled = (
+            advise(name, tmp_path / "model.zip", dataset_kwargs=each, n_episodes=2) for each in ({}, options)
+        )
+        assert scaled.policy == plain.policy
+        assert (scaled.regime, scaled.dataset.unit) == (plain.regime, plain.dataset.unit)
+        for fact in ("mean", "deviation", "best", "scale"):
+            assert getattr(scaled.dataset, fact) == pytest.approx(getattr(plain.dataset, fact), rel=1e-5)
+        assert "dataset_kwargs.reward_scale=10.0" in scaled.commands[0]
+        settings = [item for key, value in options.items() for item in ("--set", f"dataset_kwargs.{key}={value}")]
+        output, again = (
+            succeeds("advise", name, tmp_path / "model.zip", "--episodes", 2, *given) for given in ([], settings)
+        )
+        assert again.partition("Recipe")[0] == output.partition("Recipe")[0]
+
+    def test_success_is_the_environments_whatever_the_training_sees(self) -> None:
+        class Still:
+            def predict(self, observation: Any, *_: Any, **__: Any) -> tuple[np.ndarray, None]:
+                return np.zeros((len(observation["observation"]), 1)), None
+
+        scaled = survey(episodes([[0.0, 1.0], [0.0, 0.0]]).with_rewards(10.0, -5.0), tiny.GOAL)
+        assert (scaled.unit, scaled.of_dataset().mean) == ("success", 50.0)
+        assert scaled.of_policy(Still(), "still", 3).mean == 0.0
+
     def test_families(self) -> None:
         assert family_of(small()) == "SAC"
         assert family_of(PPO("MlpPolicy", tiny.BOX)) == "PPO"
@@ -199,6 +228,7 @@ class TestCommands:
     def test_beside_a_policy(self, expected: str, tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
         """A dataset whose rewards say that the policy is far better, or far worse."""
         dataset = OfflineDataset.load(tiny_dataset()).with_rewards(shift=-40.0 if expected == "superior" else 1.0)
+        dataset.reward_shift = 0.0  # that is what its environment paid
         dataset.save(tmp_path / "data.npz")
         small().save(tmp_path / "model")
         advice = advise(tmp_path / "data.npz", tmp_path / "model.zip", tiny.BOX, n_episodes=3)

@@ -1,6 +1,8 @@
 """What a loaded dataset holds."""
 
+import json
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -187,6 +189,34 @@ def test_summary_gives_no_score_for_changed_rewards(two_episodes: str, capsys: p
     numbers = OfflineDataset.load(two_episodes, reward_scale=10.0).summary(print_table=False)
     assert "score_mean" not in numbers
     assert capsys.readouterr().out == ""
+
+
+def test_a_saved_dataset_knows_the_scale_of_its_rewards(two_episodes: str, tmp_path: Path) -> None:
+    raw, path = OfflineDataset.load(two_episodes), tmp_path / "scaled.npz"
+    raw.with_rewards(2.0, 1.0).with_rewards(5.0, -10.0).save(path)  # 10 r - 5
+    saved = OfflineDataset.load(path)
+    assert (saved.reward_scale, saved.reward_shift) == (10.0, -5.0)
+    assert "score_mean" not in saved.summary(print_table=False)
+    again = OfflineDataset.load(path, reward_scale=0.5)  # half of what is there
+    np.testing.assert_array_equal(again.rewards, saved.rewards / 2)
+    assert pickle.loads(pickle.dumps(again)).fingerprint == again.fingerprint
+    for dataset in (saved, again, again.subset(fraction=1.0)):
+        found = dataset.with_raw_rewards()
+        np.testing.assert_allclose(found.rewards, raw.rewards, atol=1e-6)
+        assert found.summary(print_table=False)["score_mean"] == pytest.approx(50.0)
+        assert found.options.keys() & {"reward_scale", "reward_shift"} == set()
+    assert raw.with_raw_rewards() is raw
+
+
+def test_a_saved_dataset_with_a_scale_that_is_none(two_episodes: str, tmp_path: Path) -> None:
+    path = tmp_path / "scaled.npz"
+    OfflineDataset.load(two_episodes).save(path)
+    with np.load(path) as saved:
+        arrays = dict(saved)
+    description = {**json.loads(str(arrays["sb3_o2o_dataset"])), "reward_scale": 0.0}
+    np.savez(path, **{**arrays, "sb3_o2o_dataset": np.array(json.dumps(description))})
+    with pytest.raises(ValueError, match=r"scaled\.npz: reward_scale of OfflineDataset must be"):
+        OfflineDataset.load(path)
 
 
 def test_fingerprint_is_of_the_content(two_episodes: str, two_dict_episodes: str) -> None:

@@ -373,6 +373,30 @@ def test_tables_that_lack_something(tmp_path: Path) -> None:
         OfflineDataset.load(foreign.csv(tmp_path / "v.csv", both))
 
 
+def test_columns_resolve_what_names_leave_open(tmp_path: Path) -> None:
+    """As the errors for two columns of one meaning, and for entries of which some are missing, say."""
+    table = foreign.columns(make(*THREE), next_observations=True)
+    gap = {**table, "obs_0": table["x"], "obs_2": table["v"]}
+    twice = {**table, "reward": table["r"], "rewards": 2 * table["r"]}
+    columns = {name: value for name, value in NEXT_COLUMNS.items() if name != "rewards"}
+    for rewards, factor in (("reward", 1), ("rewards", 2)):
+        found = OfflineDataset.load(foreign.csv(tmp_path / "t.csv", twice), columns={**columns, "rewards": rewards})
+        np.testing.assert_allclose(found.rewards, factor * table["r"], rtol=1e-6)
+    found = OfflineDataset.load(
+        foreign.csv(tmp_path / "u.csv", gap), columns={**NEXT_COLUMNS, "observations": ["obs_0", "obs_2"]}
+    )
+    check(found, make(*THREE), known=True)
+
+
+def test_episodes_may_have_words_for_names_in_any_column(tmp_path: Path) -> None:
+    table = foreign.columns(make(*THREE))
+    table["trial"] = np.array([f"run {trial}" for trial in table["trial"]])
+    path = foreign.csv(tmp_path / "t.csv", table)
+    check(OfflineDataset.load(path, columns=COLUMNS), make(*THREE), known=False)
+    with pytest.raises(ValueError, match=r"column 'trial', row 0 is 'run 0': expected a number"):
+        OfflineDataset.load(path, columns={**COLUMNS, "rewards": "trial"} | {"episode": "end"})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import tiny
 import yaml
+from command_line import fails
 
 from experiments.grids import SMALL, grid, plan_of
 from sb3_o2o.experiments.grid import read_grid
@@ -112,6 +113,33 @@ def test_a_grid_imports_no_module_without_trust(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"dataset 'up' .*the module antigravity .*--trust"):
         plan_of(grid("", datasets=[{"env": "antigravity:Up-v0", "name": "up"}], recipes=["sac"]), tmp_path)
     assert "antigravity" not in sys.modules
+
+
+def test_two_runs_of_one_name_are_refused(tmp_path: Path) -> None:
+    """Whatever part of the grid is asked for: the other would go on in its folders."""
+    datasets = [{"env": tiny.BOX, "name": "tiny"}, {"env": tiny.BOX, "name": "tiny-low"}]
+    recipes = [{"recipe": "sac", "name": "low-sac"}, {"recipe": "sac", "name": "sac", "set": {"gamma": 0.5}}]
+    path = tmp_path / "small.yml"
+    path.write_text(yaml.safe_dump(grid("", datasets=datasets, recipes=recipes, seeds=[3])))
+    for options in ((), ("--recipes", "sac"), ("--dry-run",)):
+        assert (
+            "small.yml: dataset and recipe 'tiny' with 'low-sac', and 'tiny-low' with 'sac', would both have runs "
+            "called 'tiny-low-sac-s3': give one of them another `name`."
+        ) in fails("run", path, *options)
+    assert not Path("runs").exists()
+
+
+def test_names_do_not_depend_on_where_a_grid_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "there"
+    (folder / "data" / "steps.d").mkdir(parents=True)
+    (folder / "data" / "robot.npz").touch()
+    datasets = [{"dataset": f"data/{name}", "env": tiny.BOX} for name in ("robot.npz", "steps.d", "none.npz")]
+    (folder / "small.yml").write_text(yaml.safe_dump({"datasets": datasets, "recipes": ["cql"]}))
+    names = []
+    for place, file in ((folder, "small.yml"), (tmp_path, "there/small.yml"), (Path.home(), folder / "small.yml")):
+        monkeypatch.chdir(place)
+        names.append([entry.name for entry in read_grid(str(file)).datasets])
+    assert names == [["robot", "steps", "data-none.npz"]] * 3
 
 
 def test_no_file_and_no_yaml(tmp_path: Path) -> None:

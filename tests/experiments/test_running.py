@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tiny
 import yaml
 from command_line import fails, sb3_o2o, succeeds
 
@@ -175,6 +176,36 @@ def test_interrupted_equals_uninterrupted(
     without_seconds = [[{**row, "seconds": None} for row in table] for table in rows]
     assert without_seconds[0] == without_seconds[1]
     assert all(row["seconds"] is not None for row in rows[1])  # those before the interruption included
+
+
+def test_a_run_stopped_while_its_picture_is_drawn_keeps_what_it_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is nothing left to train then."""
+    document = grid("", datasets=[{"env": tiny.GOAL, "name": "goal"}], recipes=["sac"])
+
+    def stopped(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "draw", stopped)
+        plan, statuses = run(document, tmp_path)
+    path = plan.folder / "goal-sac-s0"
+    first, before = statuses["goal-sac-s0"], read_table(plan.folder / "runs.csv", RUN_COLUMNS)[0]
+    assert (first.state, first.step, first.episodes) == ("interrupted", 20, 2)
+    assert RunFolder(path).resume_bundle.is_dir()
+    _, statuses = run(document, tmp_path)
+    kept = ("step", "seconds", "times", "episodes", "successes", "score")
+    second, after = statuses["goal-sac-s0"], read_table(plan.folder / "runs.csv", RUN_COLUMNS)[0]
+    assert second.state == "finished"
+    assert {name: getattr(second, name) for name in kept} == {name: getattr(first, name) for name in kept}
+    assert after == {**before, "state": "finished", "error": None}
+    assert after["regret_of"] == "episodes"
+    assert after["seconds"] > 0
+    assert all(row["seconds"] is not None for row in read_table(plan.folder / "results.csv", EVALUATION_COLUMNS))
+    (path / "online" / "model.zip").unlink()  # made anew, it counts from the beginning
+    _, statuses = run(document, tmp_path)
+    assert (statuses["goal-sac-s0"].step, statuses["goal-sac-s0"].episodes) == (20, 2)
 
 
 def test_a_run_that_fails_stops_no_other(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:

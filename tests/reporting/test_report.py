@@ -1,6 +1,7 @@
 """Reports: what is on the page is what the runs came to, one seed has no interval, and damage hides nothing."""
 
 import importlib
+import itertools
 import json
 import re
 import shutil
@@ -8,6 +9,7 @@ from collections import Counter
 from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -211,6 +213,31 @@ class TestPage:
         assert columns.index("after 50") == columns.index("lowest") + 1
         assert found["hopper-medium", "m"]["lowest"] == rows(page_of(tmp_path))["hopper-medium", "m"]["lowest"]
 
+    def test_a_mean_over_some_of_the_seeds_says_of_how_many(self, tmp_path: Path) -> None:
+        """Those that came so far may be those that fared well."""
+        experiment_run(tmp_path, "m", 0, [200] * 5)
+        for seed in (1, 2):
+            experiment_run(tmp_path, "m", seed, [0, 0])
+        experiment_run(tmp_path, "all", 0, [200] * 5)
+        succeeds("report", tmp_path, "--after", 300, "--out", tmp_path / "out")
+        page = make_report(find_runs([tmp_path]), "test", after=300)
+        found = rows(page)
+        assert found["hopper-medium", "m"]["after 300"] == "100.0 (1 of 3)"
+        assert found["hopper-medium", "all"]["after 300"] == "100.0"
+        assert "| 100.0 (1 of 3) |" in (tmp_path / "out" / "report.md").read_text()
+        assert "After 300: first evaluation from there on; the mean is over the seeds that got so far" in (
+            page.tables[0].notes
+        )
+
+    def test_regrets_of_episodes_and_of_scores_are_not_averaged(self, tmp_path: Path) -> None:
+        experiment_run(tmp_path, "m", 0, [0, 0], episodes=10, successes=4)
+        experiment_run(tmp_path, "m", 1, [0, 0])
+        experiment_run(tmp_path, "scores", 0, [0, 100])
+        experiment_run(tmp_path, "scores", 1, [0, 100])
+        found = rows(page_of(tmp_path))
+        assert found["hopper-medium", "m"]["regret"] == "0.60 (1 of 2)"
+        assert found["hopper-medium", "scores"]["regret"] == "0.75 [0.75, 0.75]"
+
     def test_over_all_tasks_beside_a_baseline(self, tmp_path: Path) -> None:
         experiment(tmp_path, seeds=2)
         page = make_report(find_runs([tmp_path]), "test", baseline="weak")
@@ -226,6 +253,20 @@ class TestPage:
         assert "good &gt; weak" in page.over_tasks[-1].svg
         with pytest.raises(ValueError, match=r"Unknown method 'weka'.*Did you mean 'weak'"):
             make_report(find_runs([tmp_path]), "test", baseline="weka")
+
+    def test_the_same_runs_give_the_same_page(self, tmp_path: Path) -> None:
+        """Whatever was drawn before, and whoever draws afterwards has their own numbers."""
+        rng = np.random.default_rng(0)
+        for task, method, seed in itertools.product(("one", "two"), ("a", "b"), range(3)):
+            experiment_run(tmp_path, method, seed, rng.uniform(0, 200, 3), task)
+        pages, drawn = [], []
+        for seed in (0, 1):
+            np.random.seed(seed)
+            pages.append(make_report(find_runs([tmp_path]), "test", baseline="a"))
+            drawn.append(np.random.rand())
+        assert [table.title for table in pages[0].tables][-1] == "Over all tasks"
+        assert to_html(pages[0]) == to_html(pages[1])
+        assert drawn == [np.random.RandomState(seed).rand() for seed in (0, 1)]
 
     def test_a_probability_seen_from_the_other_side(self) -> None:
         rng = np.random.default_rng(0)
@@ -409,6 +450,63 @@ class TestFolders:
         assert "hopper-medium-weak-s7 is left out" in said
         assert "running-good-s5 is not finished" in said
         assert rows(page)["hopper-medium", "weak"]["seeds"] == "2"
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"timesteps": [100, 200, 100, 200]}, r"an evaluation at step 100 behind one at step 200"),
+            ({"timesteps": [[1], [2], [3], [4]]}, r"evaluations at \(4, 1\) steps"),
+            ({"results": np.zeros((4, 0))}, "holds evaluations of no episodes"),
+        ],
+    )
+    def test_one_odd_file_is_said_and_the_rest_is_shown(
+        self, change: dict[str, Any], message: str, tmp_path: Path
+    ) -> None:
+        """As an ``EvalCallback`` leaves it that was used for two calls of ``learn``, for one."""
+        evaluations(tmp_path / "sac_1", [100, 200], [1, 2])
+        odd = tmp_path / "sac_2" / "evaluations.npz"
+        evaluations(odd.parent, [100, 200, 300, 400], [1, 2, 3, 4])
+        with np.load(odd) as saved:
+            np.savez(odd, **{**saved, **{name: np.array(value) for name, value in change.items()}})
+        succeeds("report", tmp_path, "--env", "Hopper-v5", "--out", tmp_path / "out")
+        text = (tmp_path / "out" / "report.md").read_text()
+        assert "| Hopper-v5 | sac | 1 |" in text
+        assert re.search(f"sac_2 is left out: {odd} ?.*{message}", text)
+
+    def test_odd_rows_of_a_table_are_said_and_the_rest_is_shown(self, tmp_path: Path) -> None:
+        for seed in range(4):
+            experiment_run(tmp_path, "m", seed, [10, 20, 30])
+        add_to_tables(tmp_path, sorted(path.parent for path in tmp_path.glob("*/job.json")))
+        table = tmp_path / "results.csv"
+        whole = table.read_text()
+        lines = whole.splitlines()
+        lines[3] = lines[3].replace(",online,200,", ",online,100,")
+        lines[6] = lines[6].replace(",online,200,", ",online,,")
+        lines[9] = lines[9].replace(",15.0,", ",nan,")
+        table.write_text("\n".join(lines) + "\n")
+        page = page_of(table)
+        assert rows(page)["hopper-medium", "m"]["seeds"] == "1"
+        said = [each for each in page.remarks if "is left out" in each]
+        assert [each.split(" ", 1)[0] for each in said] == [f"hopper-medium-m-s{seed}" for seed in range(3)]
+        assert "results.csv, hopper-medium-m-s0 has an evaluation at step 100 behind one at step 100" in said[0]
+        assert "results.csv has a row of hopper-medium-m-s1 without step" in said[1]
+        assert "results.csv, hopper-medium-m-s2 has numbers that are not finite" in said[2]
+        table.write_text(whole.replace(",online,200,", ",online,two,", 1))
+        assert "results.csv, line 4: step is 'two', expected a whole number" in fails("report", table)
+
+    def test_without_any_evaluation_the_reasons_are_said(self, tmp_path: Path) -> None:
+        for index in range(7):
+            config = RunConfig("finetune", Environment("Hopper-v5"), recipe="wsrl", seed=index, online_steps=10)
+            (tmp_path / f"wsrl_{index}").mkdir()
+            (tmp_path / f"wsrl_{index}" / "config.yml").write_text(config.to_yaml())
+        for options in ((), ("--methods", "wsrl")):
+            said = fails("report", tmp_path, *options)
+            assert "There is no run to report on. wsrl_0 has no evaluations yet. wsrl_1 has no" in said
+            assert "wsrl_4 has no evaluations yet. And 2 more like these." in said
+        shutil.rmtree(tmp_path / "wsrl_0")
+        assert "And 1 more like these." in fails("report", tmp_path)
+        shutil.rmtree(tmp_path / "wsrl_1")
+        assert fails("report", tmp_path).rstrip().endswith("wsrl_6 has no evaluations yet.")
 
     def test_nothing_to_report(self, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()

@@ -127,7 +127,11 @@ def test_rewards_and_returns_to_go_along_the_dataset_by_hand(rows: int, monkeypa
     assert Acting(Conditioned(), wide).on_dataset(data, rewards=2 * data.rewards) * 100 == pytest.approx(2 * found)
 
 
-def test_a_clone_of_a_policy_that_acts_by_rewards() -> None:
+SCALE = {"reward_scale": 10.0, "reward_shift": -5.0}
+
+
+@pytest.mark.parametrize("scale", [SCALE, {"dataset_kwargs": SCALE}, {**SCALE, "dataset_kwargs": SCALE}])
+def test_a_clone_of_a_policy_that_acts_by_rewards(scale: dict[str, Any]) -> None:
     data = uneven()
     seen: list[np.ndarray] = []
 
@@ -138,7 +142,7 @@ def test_a_clone_of_a_policy_that_acts_by_rewards() -> None:
 
         predict.__signature__ = inspect.signature(Rewarded.predict)  # type: ignore[attr-defined]
 
-    arguments = {**FAST, "policy_kwargs": {"net_arch": [16]}, "reward_scale": 10.0, "reward_shift": -5.0}
+    arguments = {**FAST, "policy_kwargs": {"net_arch": [16]}, **scale}
     model = O2OTD3.load_offline(Watched(), vec(), dataset=data, pretrain_steps=2, report_episodes=2, **arguments)
     report = model.clone_report
     assert report is not None

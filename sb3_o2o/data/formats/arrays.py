@@ -46,7 +46,7 @@ def array_source(arrays: Mapping[str, Any], reading: Reading, name: str = "array
 
 
 #: what a saved dataset says of itself beside its spaces
-_DESCRIBED = ("env_id", "ref_min_score", "ref_max_score", "episode_ends")
+_DESCRIBED = ("env_id", "ref_min_score", "ref_max_score", "episode_ends", "reward_scale", "reward_shift")
 #: what NumPy and its zips raise for files that are none; a shape may ask for more than all memory
 _DAMAGED = (
     OSError,

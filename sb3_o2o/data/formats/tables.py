@@ -3,7 +3,7 @@
 import csv
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -43,7 +43,8 @@ def column_map(
     strange = [field for field in asked or {} if field not in _FIELDS]
     if strange:
         raise ValueError(f"columns has {', '.join(map(repr, strange))}: expected some of {', '.join(_FIELDS)}.")
-    found = {**_by_name(names, source), **{field: plain(value) for field, value in (asked or {}).items()}}
+    named = {field: plain(value) for field, value in (asked or {}).items()}
+    found = {**_by_name(names, named, source), **named}
     missing = [name for value in found.values() for name in _flat(value) if name not in set(names)]
     if missing:
         near = difflib.get_close_matches(missing[0], names, n=1)
@@ -60,11 +61,12 @@ def column_map(
     return found
 
 
-def _by_name(names: Sequence[str], source: str) -> dict[str, Any]:
+def _by_name(names: Sequence[str], asked: Collection[str], source: str) -> dict[str, Any]:
+    """Of all fields but those that were asked for, whatever their columns are called."""
     found: dict[str, Any] = {}
     for name in names:
         field = SYNONYMS.get(name, name)
-        if field not in _FIELDS:
+        if field not in _FIELDS or field in asked:
             continue
         if field in found:
             raise ValueError(
@@ -76,12 +78,15 @@ def _by_name(names: Sequence[str], source: str) -> dict[str, Any]:
     for name in names:
         match = _ENTRY.match(name)
         field = SYNONYMS.get(match["field"], match["field"]) if match else ""
-        if match and field in VALUES and field not in found:
+        if match and field in VALUES and field not in found and field not in asked:
             index = int(match["index"] or match["bracketed"])
             entries.setdefault(field, {})[index] = name
     for field, columns in entries.items():
         if sorted(columns) not in (list(range(len(columns))), list(range(1, len(columns) + 1))):
-            raise ValueError(f"{source} has the columns {_shown(list(columns.values()))}: some of {field} are missing.")
+            raise ValueError(
+                f"{source} has the columns {_shown(list(columns.values()))}: some of {field} are missing. If not, name "
+                f"them: columns={{{field!r}: {list(columns.values())[:3]!r}}}."
+            )
         found[field] = [columns[index] for index in sorted(columns)]
     return found
 
@@ -178,10 +183,18 @@ def csv_source(path: Path, reading: Reading) -> Source:
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(f"{path} has the column {', '.join(map(repr, twice))} more than once.")
-    return table_source(names, lambda wanted: _csv_columns(path, names, delimiter, wanted), path, reading)
+    asked = reading.columns or {}
+
+    def read(wanted: Sequence[str]) -> dict[str, np.ndarray]:
+        return _csv_columns(path, names, delimiter, wanted, _flat(asked.get("episode", [])))
+
+    return table_source(names, read, path, reading)
 
 
-def _csv_columns(path: Path, names: list[str], delimiter: str, wanted: Sequence[str]) -> dict[str, np.ndarray]:
+def _csv_columns(
+    path: Path, names: list[str], delimiter: str, wanted: Sequence[str], words: Collection[str]
+) -> dict[str, np.ndarray]:
+    """:param words: columns in which words stay what they are, besides those that are called ``episode``"""
     places = [names.index(name) for name in wanted]
 
     def read(dtype: Any) -> np.ndarray:
@@ -205,15 +218,15 @@ def _csv_columns(path: Path, names: list[str], delimiter: str, wanted: Sequence[
         text = read(np.str_)
     except ValueError as error:
         raise ValueError(f"{path} is not a table of {len(names)} columns: {error}.") from error
-    return {name: _numbers(text[:, column], name, path) for column, name in enumerate(wanted)}
+    return {name: _numbers(text[:, column], name, path, name in words) for column, name in enumerate(wanted)}
 
 
-def _numbers(text: np.ndarray, name: str, path: Path) -> np.ndarray:
+def _numbers(text: np.ndarray, name: str, path: Path, words_too: bool) -> np.ndarray:
     try:
         return text.astype(np.float64)
     except ValueError:
         pass
-    if SYNONYMS.get(name, name) == "episode":
+    if words_too or SYNONYMS.get(name, name) == "episode":
         return text
     values = np.empty(len(text))
     for row, word in enumerate(text):
