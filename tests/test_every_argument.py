@@ -42,7 +42,8 @@ PREDICT = "Stable-Baselines3's own method, at each step: it says which shape it 
 #: what is not checked, and why: names of callables, perhaps with an argument in brackets
 ACCEPTED: dict[str, str] = {
     **dict.fromkeys(("*Objective.*", "Draws*", "Batch.*", "PPOCritics.*", "*.to_batch", "*.sample_online"), LOOP),
-    **dict.fromkeys(("*.draws_blocks", "*.is_target_step", "*.train", "*.draw_critics", "*.defer_updates"), LOOP),
+    **dict.fromkeys(("*.draws_blocks", "*.is_target_step", "*.train", "*.draw_critics"), LOOP),
+    **dict.fromkeys(("*.defer_updates", "*.make_updates"), LOOP),
     **dict.fromkeys(("FineTuningCallback.*", "ResumeBundle.on_*", "*.measure_batch", "*.check_run"), HOOK),
     **dict.fromkeys(
         ("DualCritic.*", "PolicyExpansion.*", "ActorCriticAlignment.*", "*.offline_actions", "*.dataset_opened"), HOOK

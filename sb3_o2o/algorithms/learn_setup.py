@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_o2o.algorithms.pretrain_kwargs import arguments_of_finetuning
@@ -39,14 +40,20 @@ def before_learn(model: Any, callback: Any, progress_bar: bool) -> None:
     sampling.fit_normalizer_to_callbacks(model, all_callbacks(model, callback))
 
 
-def begin_learn(model: Any, callback: BaseCallback) -> None:
+def begin_learn(model: Any, callback: BaseCallback, resets: bool, progress_bar: bool) -> None:
     """
     Bring the callbacks into the run, and look at the first observations.
 
     :param model: an algorithm of ours
     :param callback: all callbacks, after Stable-Baselines3 has initialised them
+    :param resets: the environments have begun new episodes
+    :param progress_bar: of ``learn``
     :raises ValueError: if two losses share a name
     """
+    if resets:
+        model.episodes_cut()
+        model.call.begins_episodes = True
+    model.call.is_collecting, model.call.shows_progress = False, progress_bar
     if model.temperature_note is not None and model.n_finetuning_steps == 0:
         model.logger.record("finetune/start_ent_coef", model.current_ent_coef().item())
     model.call.take(callback, offline=False)
@@ -55,6 +62,19 @@ def begin_learn(model: Any, callback: BaseCallback) -> None:
     model.finetuning_run.bring_in(walk(callback))
     model.hooks.deliver_to(walk(callback))
     model.loop.optimizers(model.finetuning_objective)  # refuses losses that share a name
+
+
+def begin_new_episodes(model: Any) -> None:
+    """
+    Reset the environments in the middle of a call, after a step that was not stored.
+
+    :param model: an algorithm of ours
+    """
+    model.episodes_cut()
+    model._last_obs = model.env.reset()
+    model._last_episode_starts = np.ones((model.env.num_envs,), dtype=bool)
+    model.loop.watch.check_first(model._last_obs)
+    model.hooks.call("on_new_episodes")
 
 
 def all_callbacks(model: Any, callback: Any) -> list[BaseCallback]:

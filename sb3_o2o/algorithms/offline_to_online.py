@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -455,13 +454,9 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
             total_timesteps, callback = super()._setup_learn(
                 total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
             )
-        if resets:
-            self.episodes_cut()
-            self.call.begins_episodes = True
         if noise is not None:
             self.action_noise = noise
-        self.call.is_collecting, self.call.shows_progress = False, progress_bar
-        learn_setup.begin_learn(self, callback)
+        learn_setup.begin_learn(self, callback, resets, progress_bar)
         return total_timesteps, callback
 
     def note_on_counts(self) -> str | None:
@@ -494,12 +489,7 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
 
     def _begin_new_episodes(self) -> None:
         """Reset the environments in the middle of a call, after a step that was not stored."""
-        assert self.env is not None
-        self.episodes_cut()
-        self._last_obs = self.env.reset()  # type: ignore[assignment]
-        self._last_episode_starts = np.ones((self.env.num_envs,), dtype=bool)
-        self.loop.watch.check_first(self._last_obs)
-        self.hooks.call("on_new_episodes")
+        learn_setup.begin_new_episodes(self)
 
     def episodes_cut(self) -> None:
         """The environments begin new episodes, whether the last ones have ended or not."""

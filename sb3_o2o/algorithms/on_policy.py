@@ -32,7 +32,7 @@ else:
     _Base = object
 
 #: hooks that only a replay buffer's update asks for
-_UNUSED_HOOKS = tuple(name for name in UPDATE_HOOKS if not name.startswith("before_"))
+_UNUSED_HOOKS = tuple(name for name in UPDATE_HOOKS if not name.startswith(("before_", "on_")))
 
 
 class ScaledRewards(VecEnvWrapper):

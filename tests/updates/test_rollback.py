@@ -76,7 +76,7 @@ def test_a_step_that_is_not_finite_is_dropped_and_episodes_begin_anew(build: Any
     buffer = model.replay_buffer
     assert np.isfinite(buffer.observations[: buffer.pos]).all()
     assert np.isfinite(buffer.next_observations[: buffer.pos]).all()
-    assert buffer.timeouts[10] == 1.0  # the last step before, row 10: nothing is summed across the gap
+    assert buffer.dones[10] == 1.0  # the last step before, row 10: nothing is summed across the gap
     assert not np.array_equal(buffer.next_observations[10], buffer.observations[11])
 
 
