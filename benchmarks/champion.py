@@ -35,7 +35,10 @@ def takes_over(
     for _ in range(n_challengers):
         callback.challenger_returns, verdict = [], "open"
         while verdict == "open":
-            callback.challenger_returns.append(rng.normal(difference))
+            if len(callback.champion_returns) < len(callback.challenger_returns):
+                callback.champion_returns.append(rng.normal())
+            else:
+                callback.challenger_returns.append(rng.normal(difference))
             verdict = callback.verdict()
         if verdict == "champion":
             return True

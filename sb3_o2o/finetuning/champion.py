@@ -61,7 +61,8 @@ class ChampionChallenger(_FrozenPolicyCallback):
 
     A challenger that leads goes on acting, until Student's t says that it leads for good (``confidence``). One that
     falls behind in the mean, or does not lead for good after ``episodes``, makes room. The champion plays the first
-    three episodes of the run, which is what it is measured by. Of several environments one is played in that way at a
+    three episodes of the run, which is what it is measured by, and another one wherever a challenger that leads has
+    played more. Of several environments one is played in that way at a
     time: those whose episodes end first would be measured by their short ones. No environment step is made beside those
     of ``learn``. A test can be wrong: the more challengers, the more often a worse one wins by luck.
 
@@ -71,7 +72,7 @@ class ChampionChallenger(_FrozenPolicyCallback):
     ``to_sb3`` exports the champion, and ``load_offline`` begins another run with it. Save and load keep both. Given to
     ``learn(callback=...)`` and not to the constructor or ``load_offline``, it acts as long as the call.
 
-    :param episodes: that a challenger may play, at least 2
+    :param episodes: that both play where nothing settles it before, at least 2
     :param confidence: Student's t from which it leads for good, >= 0; see :func:`challenge_statistic`
     :param champion_share: chance that the champion plays where the next challenger would, in [0, 1], so that its mean
         does not rest on the episodes in which it won
@@ -255,20 +256,27 @@ class ChampionChallenger(_FrozenPolicyCallback):
             self.champion_returns.append(episode_return)
         elif number == self.challenger_number:
             self.challenger_returns.append(episode_return)
-            verdict = self.verdict()
-            if verdict == "champion":
-                self.policy.load_state_dict(self.challenger.state_dict())
-                self.champion_number, self.champion_returns = number, self.challenger_returns
-            if verdict != "open":
-                self.challenger_number, self.challenger_returns = 0, []
+        else:
+            return
+        if self.challenger_returns:
+            self._judge()
+
+    def _judge(self) -> None:
+        verdict = self.verdict()
+        if verdict == "champion":
+            self.policy.load_state_dict(self.challenger.state_dict())
+            self.champion_number, self.champion_returns = self.challenger_number, self.challenger_returns
+        if verdict != "open":
+            self.challenger_number, self.challenger_returns = 0, []
 
     def verdict(self) -> Literal["champion", "beaten", "open"]:
-        """:return: what becomes of the challenger after the episodes that it has played"""
+        """:return: what becomes of the challenger after the episodes that both have played"""
         statistic = challenge_statistic(self.champion_returns, self.challenger_returns)
         leads = np.mean(self.challenger_returns) > np.mean(self.champion_returns)
         if leads and statistic >= self.confidence:
             return "champion"
-        return "open" if leads and len(self.challenger_returns) < self.episodes else "beaten"
+        played = min(len(self.challenger_returns), len(self.champion_returns))
+        return "open" if leads and played < self.episodes else "beaten"
 
     def _begin_episodes(self, envs: np.ndarray) -> None:
         """Decide who plays the episodes that begin."""
@@ -283,7 +291,8 @@ class ChampionChallenger(_FrozenPolicyCallback):
         if len(self.champion_returns) < _FIRST_EPISODES:
             return self.champion_number
         if self.challenger_number != 0:
-            return self.challenger_number
+            is_behind = len(self.champion_returns) < len(self.challenger_returns)
+            return self.champion_number if is_behind else self.challenger_number
         if not had_explored:
             return 0  # after an episode that is measured the learner explores in one
         return self.champion_number if np.random.random() < self.champion_share else self._challenger()

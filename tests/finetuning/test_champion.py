@@ -114,6 +114,35 @@ def test_verdicts(champion: list[float], challenger: list[float], verdict: str) 
     assert callback.verdict() == verdict
 
 
+def test_the_champion_plays_as_many_before_a_leader_makes_room() -> None:
+    """Three episodes that spread say little of a champion: a clear leader was sent away for the champion's spread."""
+    _, champion, _ = two_policies(1, episodes=5, confidence=1.5)
+    champion.champion_returns = [1.0, 4.0, 4.0]
+    assert plays_next(champion) == 0
+    for _ in range(4):  # means 3 and 3.9: at most t = 0.9 / sqrt(6/5 (1/3 + 1/4)) = 1.08
+        assert plays_next(champion) == 2
+        champion._take_return(2, 3.9)
+    assert champion.challenger_number == 2
+    assert (len(champion.champion_returns), len(champion.challenger_returns)) == (3, 4)
+    assert plays_next(champion) == 1
+    champion._take_return(1, 2.0)  # 1, 4, 4, 2: means 2.75 and 3.9, t = 1.15 / sqrt(6.75/6 2/4) = 1.53
+    assert champion.champion_number == 2
+    assert champion.champion_returns == [3.9] * 4
+
+
+def test_the_champions_own_return_may_send_a_challenger_away() -> None:
+    _, champion, _ = two_policies(1, episodes=5, confidence=1.5)
+    champion.champion_returns = [1.0, 4.0, 4.0]
+    assert plays_next(champion) == 0
+    assert plays_next(champion) == 2
+    for _ in range(4):
+        champion._take_return(2, 3.1)
+    assert plays_next(champion) == 1
+    champion._take_return(1, 5.0)  # means 3.5 and 3.1
+    assert (champion.champion_number, champion.challenger_number) == (1, 0)
+    assert champion.champion_returns == [1.0, 4.0, 4.0, 5.0]
+
+
 def test_any_lead_wins_without_confidence_and_still_not_one_episode() -> None:
     callback = ChampionChallenger(confidence=0.0)
     callback.champion_returns, callback.challenger_returns = [1.0, 2.0, 3.0], [2.5]
