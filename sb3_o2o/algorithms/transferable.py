@@ -103,7 +103,8 @@ class TransferableAlgorithm(_Base):
             Between SAC, TQC and TD3 what has the same shapes is copied; any other policy is cloned on ``dataset`` here,
             one with a memory along the dataset's episodes, several side by side
         :param env: the online environment; by default that of a live model, or recovered from a Minari dataset
-        :param policy: policy class or alias, where a model is built; by the observation space by default
+        :param policy: policy class or alias, where a model is built; by default that of the source, where it is a model
+            of a known kind, else by the observation space: ``CnnPolicy`` for images
         :param recipe: a recipe, its name or path: fills in every argument left out; networks that are kept stay as they
             were trained
         :param objective: offline objective, where the model is pre-trained here
