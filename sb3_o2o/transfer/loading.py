@@ -83,8 +83,8 @@ def load(
         change_ent_coef(model, ent_coef)
     for name in given:
         model.online_arguments.pop(name, None)  # holds in both phases from now on
-    # of what to_sb3 made, stock attributes say nothing
-    model.has_statistics = model.has_statistics or has_statistics(model.policy)
+    # of what to_sb3 made, stock attributes say nothing; of others, they know of statistics that change nothing
+    model.has_statistics = bool(attributes.get("has_statistics")) or has_statistics(model.policy)
     restore_normalizer(model)
     if not allow_nonfinite:
         refuse_not_finite(
@@ -129,7 +129,7 @@ def set_parameters_of_file(model: Any, path: Any, exact_match: bool, device: th.
     :raises NonFiniteError: if it holds NaN or infinity; nothing has changed then
     """
     parameters = load_from_zip_file(path, load_data=False, device=device)[1]
-    before = copy.deepcopy(model.get_parameters())
+    before, had_statistics = copy.deepcopy(model.get_parameters()), model.has_statistics
     model.set_parameters(parameters, exact_match=exact_match, device=device)
     try:
         refuse_not_finite(
@@ -139,6 +139,7 @@ def set_parameters_of_file(model: Any, path: Any, exact_match: bool, device: th.
         )
     except NonFiniteError:
         model.set_parameters(before, exact_match=True, device=device)
+        model.has_statistics = had_statistics
         raise
 
 
