@@ -10,6 +10,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_o2o.checked import checked
 from sb3_o2o.kinds import ENVIRONMENT, READABLE, Count, Device, keyword_arguments, kind
+from sb3_o2o.networks.normalizer import has_statistics
 from sb3_o2o.recipes.recipe_files import Recipe
 from sb3_o2o.transfer import export, loading, renewal
 from sb3_o2o.transfer.cloning import CloneReport
@@ -103,7 +104,8 @@ class TransferableAlgorithm(_Base):
             Between SAC, TQC and TD3 what has the same shapes is copied; any other policy is cloned on ``dataset`` here,
             one with a memory along the dataset's episodes, several side by side
         :param env: the online environment; by default that of a live model, or recovered from a Minari dataset
-        :param policy: policy class or alias, where a model is built; by the observation space by default
+        :param policy: policy class or alias, where a model is built; by default that of the source, where it is a model
+            of a known kind, else by the observation space: ``CnnPolicy`` for images
         :param recipe: a recipe, its name or path: fills in every argument left out; networks that are kept stay as they
             were trained
         :param objective: offline objective, where the model is pre-trained here
@@ -183,6 +185,8 @@ class TransferableAlgorithm(_Base):
         if isinstance(load_path_or_dict, dict):
             parameters = loading.match_objectives(self, self.weights.from_stock(self, load_path_or_dict))
             super().set_parameters(parameters, exact_match=exact_match, device=device)
+            if "policy" in parameters:
+                self.has_statistics = has_statistics(self.policy)  # which came with the weights, or did not
         else:
             loading.set_parameters_of_file(self, load_path_or_dict, exact_match, device)
 

@@ -50,6 +50,8 @@ def evaluate(
 
     A model file in a run folder is evaluated as the run was: in its environment, with its wrappers and references.
     """
+    from stable_baselines3.common.utils import set_random_seed
+
     from sb3_o2o.evaluation import evaluate as evaluate_policy
     from sb3_o2o.evaluation.spaces_compared import check_acts_in
     from sb3_o2o.evaluation.video import check_video, draw_without_a_screen
@@ -61,6 +63,7 @@ def evaluate(
     policy, run = load_policy(model, trust)
     environment = _environment(model, env, run)
     acting_threads(threads)
+    set_random_seed(seed)  # of sampled actions
     with _opened(environment, episodes, seed, video) as (vec_env, film):
         check_acts_in("The policy", policy, vec_env, environment.id)
         reference = _reference(run, environment)
@@ -98,6 +101,8 @@ def select(
 
     Sequential halving: in each round the better half goes on, so that episodes are spent where the choice is close.
     """
+    from stable_baselines3.common.utils import set_random_seed
+
     from sb3_o2o.evaluation import select_policy
     from sb3_o2o.runs.saved_policies import load_policy
 
@@ -107,6 +112,7 @@ def select(
     run = opened[models[0]][1]
     environment = _environment(models[0], env, run)
     acting_threads(threads)
+    set_random_seed(seed)  # of sampled actions
     policies = {path: policy for path, (policy, _) in opened.items()}
     reference = _reference(run, environment)
     with console.status(f"Running {episodes} episodes of {environment.id} …"):

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_o2o.data.formats.minari import recorded_environment
@@ -177,18 +175,6 @@ def with_recipe(
     return replace(
         environment, kwargs={**environment.kwargs, **env_kwargs}, wrappers=[*environment.wrappers, *wrappers]
     )
-
-
-def policy_for(observation_space: spaces.Space[Any]) -> str:
-    """
-    The policy alias for an observation space, as Stable-Baselines3 names them.
-
-    :param observation_space: the environment's
-    :return: ``MultiInputPolicy`` for dictionaries, ``CnnPolicy`` for images, ``MlpPolicy`` for vectors
-    """
-    if isinstance(observation_space, spaces.Dict):
-        return "MultiInputPolicy"
-    return "CnnPolicy" if is_image_space(observation_space) else "MlpPolicy"
 
 
 def _wrapper(spec: str | Mapping[str, Any]) -> Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]:

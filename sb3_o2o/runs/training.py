@@ -32,11 +32,11 @@ from sb3_o2o.evaluation.rollouts import n_side_by_side
 from sb3_o2o.files import remove_folder
 from sb3_o2o.recipes import Recipe, load_recipe
 from sb3_o2o.resume import ResumeBundle, draw_other_numbers, newest_bundle, stop_on_signals
-from sb3_o2o.runs.environments import policy_for
 from sb3_o2o.runs.folder import PHASES, RunConfig, RunFolder, saved_model
 from sb3_o2o.runs.references import reference_for
 from sb3_o2o.transfer.architecture import NETWORK_ARGUMENTS
 from sb3_o2o.transfer.cloning import CloneReport
+from sb3_o2o.transfer.models import policy_for
 from sb3_o2o.updates.finite import FILE as NONFINITE_FILE
 from sb3_o2o.updates.finite import MOST_ROLLBACKS, keep
 

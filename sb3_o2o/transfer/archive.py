@@ -17,15 +17,22 @@ Algorithm = TypeVar("Algorithm", bound=type)
 
 #: the algorithms of ours by the name of the stock class whose saved models they open; each enters itself
 ALGORITHMS_BY_FAMILY: dict[str, Any] = {}
-#: arguments of a model that only acts, whatever it was trained with: no buffer, hence no environment, to speak of
+#: arguments of a model that only acts, whatever it was trained with: no buffer, hence no environment, to speak of, and
+#: no seed, which would be the process's from then on
 OFF_POLICY_ACTING: dict[str, Any] = {
     "buffer_size": 1,
     "replay_buffer_class": None,
     "replay_buffer_kwargs": {},
     "optimize_memory_usage": False,
     "n_steps": 1,
+    "seed": None,
 }
-ON_POLICY_ACTING: dict[str, Any] = {"n_steps": 1, "rollout_buffer_class": None, "rollout_buffer_kwargs": {}}
+ON_POLICY_ACTING: dict[str, Any] = {
+    "n_steps": 1,
+    "rollout_buffer_class": None,
+    "rollout_buffer_kwargs": {},
+    "seed": None,
+}
 
 #: attributes that only one family of algorithms saves, most specific first
 _MARKS = {

@@ -28,7 +28,7 @@ from sb3_o2o.transfer.foreign import (
     network_arguments,
     same_shapes,
 )
-from sb3_o2o.transfer.models import build, cut_ensemble, read_recipe, ready_to_finetune
+from sb3_o2o.transfer.models import build, cut_ensemble, policy_like, read_recipe, ready_to_finetune
 from sb3_o2o.transfer.renewal import kept_networks
 from sb3_o2o.transfer.spaces import bounds, check_spaces, same_bounds
 from sb3_o2o.transfer.temperature import own_temperature, settle_temperature
@@ -96,6 +96,7 @@ def from_policy(
     name, seen = getattr(source, "stock_class", type(source)).__name__, training["seen"]
     misfit = _other_spaces(name, source, env)
     is_model, source = isinstance(source, BaseAlgorithm | BasePolicy), as_ours(source)
+    policy = policy or policy_like(source, algorithm)
     has_networks = algorithm.weights.shares_networks and (
         source.weights.shares_networks if hasattr(source, "weights") else type(source).__name__ == "TQC"
     )

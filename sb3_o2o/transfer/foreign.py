@@ -14,6 +14,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_o2o.data import OfflineDataset
 from sb3_o2o.data.formats.minari import recorded_environment
+from sb3_o2o.evaluation.evaluate import preserved_random_state
 from sb3_o2o.plain import UntrustedError
 from sb3_o2o.plain.entry_points import checked_environment_id, make_recorded
 from sb3_o2o.transfer.architecture import Kept, hidden_layers, mixed_policy_kwargs
@@ -62,7 +63,8 @@ def open_saved(
     family: str, path: str | Path | io.BytesIO, custom_objects: dict[str, Any] | None = None, trust: bool = False
 ) -> BaseAlgorithm | None:
     """
-    Open a saved model by the class that can: ours where possible, which opens stock models as well.
+    Open a saved model by the class that can: ours where possible, which opens stock models as well. The process's
+    random streams are left as they were.
 
     :param family: see :func:`~sb3_o2o.transfer.archive.saved_family`
     :param path: the zip
@@ -78,13 +80,15 @@ def open_saved(
     if family in ALGORITHMS_BY_FAMILY and opens_as_ours(path):
         ours = ALGORITHMS_BY_FAMILY[family]
         opening = {"custom_objects": custom_objects, "trust": trust, "allow_nonfinite": True}
-        return ours.load(path, **opening, **ours.acting_arguments)
+        with preserved_random_state():  # weights that are replaced at once are drawn aside
+            return ours.load(path, **opening, **ours.acting_arguments)
     algorithm = getattr(stable_baselines3, family, None) or getattr(sb3_contrib, family, None)
     if algorithm is None:
         return None
     acting = OFF_POLICY_ACTING if issubclass(algorithm, OffPolicyAlgorithm) else ON_POLICY_ACTING
     plain, attributes = for_stock_load(path, {**custom_objects, **acting}, trust)
-    return algorithm.load(plain, custom_objects=attributes, **acting)
+    with preserved_random_state():
+        return algorithm.load(plain, custom_objects=attributes, **acting)
 
 
 #: what only training asks for, and what stands for it in a model that only acts
@@ -134,7 +138,8 @@ def as_ours(source: Any) -> Any:
         is_stock = isinstance(source, algorithm.stock_class) and type(source.policy) in algorithm.stock_policies
         if is_stock and algorithm.weights.takes_over(source):
             opening = {"device": source.device, "trust": True, "allow_nonfinite": True}
-            return algorithm.load(to_memory(source), **opening, **algorithm.acting_arguments)
+            with preserved_random_state():
+                return algorithm.load(to_memory(source), **opening, **algorithm.acting_arguments)
     return source
 
 

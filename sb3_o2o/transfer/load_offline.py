@@ -165,7 +165,9 @@ def _from_saved(
     wanted.update({name: given[name] for name in of_model if name in given})
     warn_about_networks(model, wanted, None if recipe is None else recipe.reference)
     if kept.actor and _has_another_act(saved):
-        _begin_with_who_acts(model, algorithm.load(path, device=device, **opening, allow_nonfinite=True))
+        # seed=None: the model has been seeded by now
+        opened = algorithm.load(path, device=device, seed=None, **opening, allow_nonfinite=True)
+        _begin_with_who_acts(model, opened)
     if not training["load_optimizer"]:
         forget_moments(model)
     return ready_to_finetune(model, given, kept)

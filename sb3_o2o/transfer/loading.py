@@ -20,6 +20,7 @@ from sb3_o2o.transfer.archive import saved_family, saved_model_path
 from sb3_o2o.transfer.model_file import for_stock_load, path_name
 from sb3_o2o.transfer.options import check_load
 from sb3_o2o.transfer.seeing import restore_normalizer
+from sb3_o2o.transfer.temperature import change_ent_coef
 from sb3_o2o.updates import pretraining
 from sb3_o2o.updates.trained import refuse_not_finite
 
@@ -45,14 +46,7 @@ def load(
     check_load(algorithm, {"path": path, "env": env, "device": device, **options})
     path, allow_nonfinite = saved_model_path(path) or path, kwargs.pop("allow_nonfinite", False)
     trust = kwargs.pop("trust", False)
-    family = saved_family(path)
-    if family != algorithm.stock_class.__name__:
-        what = "no model that can be recognised" if family == "unknown" else f"a {family} model"
-        raise ValueError(
-            f"{path if isinstance(path, str | os.PathLike) else _IN_MEMORY} holds {what}, not a "
-            f"{algorithm.stock_class.__name__} model. {algorithm.__name__}.load_offline takes over policies of other "
-            "families."
-        )
+    _check_family(algorithm, path)
     given = {name: value for name, value in kwargs.items() if name not in of_load}
     algorithm.constructor.check_names(f"argument of {algorithm.__name__}", given)
     if "pretrain_kwargs" in given:
@@ -67,6 +61,8 @@ def load(
         kwargs.update(recipe=recipe.reference, recipe_pretrain_steps=recipe.pretrain_steps)
     replaced = {name: value for name, value in kwargs.items() if name not in (*of_load, "policy_kwargs")}
     replaced.update(kwargs.pop("custom_objects", None) or {})
+    # the weights of the file fit its own: what is asked for is set afterwards
+    ent_coef = replaced.pop("ent_coef", kwargs.pop("ent_coef", None))
     plain, attributes = for_stock_load(path, replaced, trust)
     if not is_trusted(trust):
         _check_names(path, {name: value for name, value in attributes.items() if name not in given})
@@ -83,10 +79,12 @@ def load(
             f"The saved networks have other shapes than asked for{f' by {asked}' if asked else ''}: {error}"
         ) from error
     pretraining.leave(model)  # a checkpoint from the middle of it
+    if ent_coef is not None and hasattr(model, "fix_ent_coef"):
+        change_ent_coef(model, ent_coef)
     for name in given:
         model.online_arguments.pop(name, None)  # holds in both phases from now on
-    # of what to_sb3 made, stock attributes say nothing
-    model.has_statistics = model.has_statistics or has_statistics(model.policy)
+    # of what to_sb3 made, stock attributes say nothing; of others, they know of statistics that change nothing
+    model.has_statistics = bool(attributes.get("has_statistics")) or has_statistics(model.policy)
     restore_normalizer(model)
     if not allow_nonfinite:
         refuse_not_finite(
@@ -96,6 +94,17 @@ def load(
             "load_offline(path, load_critic=False), or load_actor=False, takes over a part that is finite.",
         )
     return model
+
+
+def _check_family(algorithm: Any, path: Any) -> None:
+    family = saved_family(path)
+    if family != algorithm.stock_class.__name__:
+        what = "no model that can be recognised" if family == "unknown" else f"a {family} model"
+        raise ValueError(
+            f"{path if isinstance(path, str | os.PathLike) else _IN_MEMORY} holds {what}, not a "
+            f"{algorithm.stock_class.__name__} model. {algorithm.__name__}.load_offline takes over policies of other "
+            "families."
+        )
 
 
 def _check_names(path: Any, attributes: dict[str, Any]) -> None:
@@ -120,7 +129,7 @@ def set_parameters_of_file(model: Any, path: Any, exact_match: bool, device: th.
     :raises NonFiniteError: if it holds NaN or infinity; nothing has changed then
     """
     parameters = load_from_zip_file(path, load_data=False, device=device)[1]
-    before = copy.deepcopy(model.get_parameters())
+    before, had_statistics = copy.deepcopy(model.get_parameters()), model.has_statistics
     model.set_parameters(parameters, exact_match=exact_match, device=device)
     try:
         refuse_not_finite(
@@ -130,6 +139,7 @@ def set_parameters_of_file(model: Any, path: Any, exact_match: bool, device: th.
         )
     except NonFiniteError:
         model.set_parameters(before, exact_match=True, device=device)
+        model.has_statistics = had_statistics
         raise
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.preprocessing import is_image_space
 
 from sb3_o2o.recipes.recipe_files import Recipe, environment_id, load_recipe
 from sb3_o2o.transfer.architecture import Kept
@@ -17,9 +18,31 @@ from sb3_o2o.updates.trained import refuse_not_finite
 
 def build(algorithm: Any, env: Any, policy: str | None, recipe: Recipe | None, given: dict[str, Any]) -> Any:
     env = maybe_make_env(env, verbose=0)
-    space = env.observation_space
-    policy = policy or ("MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy")
-    return algorithm(policy, env, recipe=recipe, **given)  # type: ignore[call-arg]
+    return algorithm(policy or policy_for(env.observation_space), env, recipe=recipe, **given)  # type: ignore[call-arg]
+
+
+def policy_for(observation_space: spaces.Space[Any]) -> str:
+    """
+    The policy alias for an observation space, as Stable-Baselines3 names them.
+
+    :param observation_space: the environment's
+    :return: ``MultiInputPolicy`` for dictionaries, ``CnnPolicy`` for images, ``MlpPolicy`` for vectors
+    """
+    if isinstance(observation_space, spaces.Dict):
+        return "MultiInputPolicy"
+    return "CnnPolicy" if is_image_space(observation_space) else "MlpPolicy"
+
+
+def policy_like(source: Any, algorithm: Any) -> str | None:
+    """
+    :param source: a policy of any kind
+    :param algorithm: the class of the model that takes it over
+    :return: the alias of the source's policy, where the model has one of the same name; else None
+    """
+    aliases = dict(getattr(source, "policy_aliases", {}))
+    # the one for vectors comes first, and the others derive from it
+    found = (name for name in reversed(aliases) if isinstance(source.policy, aliases[name]))
+    return next((name for name in found if name in algorithm.policy_aliases), None)
 
 
 def read_recipe(algorithm: Any, recipe: str | Recipe | None, env: Any) -> tuple[Recipe | None, dict[str, Any]]:

@@ -23,6 +23,14 @@ def stated_start(ent_coef: Any) -> float | None:
     return float(ent_coef.split("_")[1])
 
 
+def fixed_value(ent_coef: Any) -> float | None:
+    """
+    :param ent_coef: SAC's argument
+    :return: the value at which it fixes the temperature, which may be written as text; None if it is tuned
+    """
+    return None if ent_coef is None or str(ent_coef).startswith("auto") else float(ent_coef)
+
+
 def was_tuned(source: Any) -> bool:
     """
     :param source: SAC or a relative, ours or stock, with a temperature that can be tuned
@@ -59,10 +67,34 @@ def check_start(model: Any, start_ent_coef: float | None, ent_coef: Any) -> None
     if not hasattr(model, "set_ent_coef"):
         name = (model if isinstance(model, type) else type(model)).__name__
         raise ValueError(f"start_ent_coef is a temperature, which {name} does not have.")
-    if isinstance(ent_coef, int | float):
+    if fixed_value(ent_coef) is not None:
         raise ValueError(
             f"ent_coef={ent_coef} fixes the temperature, so that it does not start at start_ent_coef: leave one out."
         )
+
+
+def change_ent_coef(model: Any, ent_coef: Any) -> None:
+    """
+    Give a model that was just opened another ``ent_coef``. What its own file says as well changes nothing, so that a
+    temperature that was tuned goes on.
+
+    :param model: the model, of SAC
+    :param ent_coef: a number, which stops the tuning; ``"auto"``, which goes on from where it is; or ``"auto_0.1"``
+    """
+    fixed = fixed_value(ent_coef)
+    if fixed is not None:
+        model.fix_ent_coef(fixed)
+        model.ent_coef = ent_coef
+        return
+    if ent_coef == model.ent_coef:
+        return
+    present, start = _current(model), stated_start(ent_coef)
+    if model.log_ent_coef is None:
+        model.tune_ent_coef(ent_coef)
+        start = start or present or None  # a temperature of 0 is none to start from
+    if start is not None:
+        model.set_ent_coef(start)
+    model.ent_coef = ent_coef
 
 
 def settle_temperature(
@@ -92,8 +124,10 @@ def settle_temperature(
     check_start(model, start, getattr(model, "ent_coef", None) if asked is None and is_fixed else asked)
     if not hasattr(model, "set_ent_coef"):
         return
-    if isinstance(asked, int | float):
-        model.fix_ent_coef(asked)
+    fixed = fixed_value(asked)
+    if fixed is not None:
+        model.fix_ent_coef(fixed)
+        model.ent_coef = asked
         return
     if is_fixed and asked is None:
         return

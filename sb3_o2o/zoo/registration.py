@@ -28,6 +28,7 @@ from sb3_o2o import O2OPPO, O2OSAC, O2OTD3
 from sb3_o2o.recipes import Recipe, list_recipes, load_recipe, open_recipe
 from sb3_o2o.recipes.recipe_files import EVALUATION_KEYS, RUN_KEYS
 from sb3_o2o.runs.settings import merged
+from sb3_o2o.transfer.archive import saved_objects
 from sb3_o2o.tuning.searched import declared_space, overrides_of_trial, suggest, values_of
 
 #: Our algorithms by the zoo's names for them, and the stock ones whose hyper-parameter files they take by default.
@@ -42,9 +43,10 @@ _ZOO_KEYS = {
 
 class RecipeManager(ExperimentManager):  # type: ignore[misc]
     """
-    The zoo's experiment with three additions: ``--conf-file`` may be a recipe of ours, by name or path, whose entry
-    for the environment is chosen as everywhere; without one, our algorithms take the stock ones' file; and
-    ``--optimize`` tunes what the objective and the callbacks in force declare.
+    The zoo's experiment with four additions: ``--conf-file`` may be a recipe of ours, by name or path, whose entry
+    for the environment is chosen as everywhere; without one, our algorithms take the stock ones' file;
+    ``--trained-agent`` goes on with what a saved model has for pre-training and fine-tuning; and ``--optimize`` tunes
+    what the objective and the callbacks in force declare.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -77,6 +79,14 @@ class RecipeManager(ExperimentManager):  # type: ignore[misc]
             saved.update(found)
         register_sampler(self.algo, base)
         return hyperparams, saved
+
+    def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: Any) -> Any:
+        """See the zoo's. A saved model has its own ``pretrain_kwargs``, and the other values of those arguments."""
+        if self.algo in ALGORITHMS:
+            own = saved_objects(self.trained_agent, ("online_arguments",)).get("online_arguments") or {}
+            kept = own.keys() - (self.custom_hyperparams or {}).keys() | {"pretrain_kwargs"}
+            hyperparams = {name: value for name, value in hyperparams.items() if name not in kept}
+        return super()._load_pretrained_agent(hyperparams, env)
 
 
 def _recipe(config: str, env_id: str, algo: str) -> Recipe | None:

@@ -12,6 +12,7 @@ from toy_tasks import FAST, assert_same, dataset, make, make_ppo, make_td3, stat
 
 from sb3_o2o import O2OSAC
 from sb3_o2o.data import MixedReplayBuffer
+from sb3_o2o.errors import NonFiniteError
 from sb3_o2o.finetuning import DatasetReplay, FIFOReplay, PolicyReevaluation, SymmetricReplay
 
 BUILD = [make, make_td3, make_ppo]
@@ -187,3 +188,65 @@ def test_losses_are_those_of_a_dataset_that_was_normalised_before() -> None:
     other = make(objective="iql").pretrain(plain, 3)
     for own, wanted in zip(model.policy.parameters(), other.policy.parameters(), strict=True):
         assert th.allclose(own, wanted, atol=1e-5)
+
+
+def acts(model: Any) -> np.ndarray:
+    return model.predict(dataset().observations[:9], deterministic=True)[0]
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+@pytest.mark.parametrize("build", BUILD)
+def test_statistics_come_with_parameters(build: Any, in_file: bool, tmp_path: Path) -> None:
+    source = build(normalize_observations=True).pretrain(dataset(), 3)
+    source.save(tmp_path / "source")
+    parameters = tmp_path / "source.zip" if in_file else source.get_parameters()
+    model = build(normalize_observations=True)
+    model.set_parameters(parameters)
+    assert np.array_equal(acts(model), acts(source))
+    model.learn(4)  # needs no dataset
+    others = build(normalize_observations=True, dataset=dataset(seed=5)).pretrain(None, 2)
+    model = build(normalize_observations=True, dataset=dataset(seed=5))
+    for each in (model, others):
+        each.set_parameters(parameters)
+        each.learn(0)
+        assert np.array_equal(acts(each), acts(source))
+    model.save(tmp_path / "again")
+    again = type(model).load(tmp_path / "again", env=vec())
+    assert np.array_equal(acts(again), acts(source))
+    again.learn(4)
+
+
+@pytest.mark.parametrize("build", BUILD)
+def test_parameters_without_statistics_leave_them_to_the_dataset(build: Any) -> None:
+    model = build(normalize_observations=True, dataset=dataset()).pretrain(None, 2)
+    model.set_parameters(build(normalize_observations=True, seed=8).get_parameters())
+    fresh = build(normalize_observations=True, seed=8, dataset=dataset())
+    for each in (model, fresh):
+        each.learn(0)
+    assert np.array_equal(acts(model), acts(fresh))
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_statistics_of_parameters_that_are_refused(trained: bool, tmp_path: Path) -> None:
+    failed = make(normalize_observations=True).pretrain(dataset(seed=4), 2)
+    with th.no_grad():
+        next(failed.actor.mu.parameters()).fill_(float("nan"))
+    failed.save(tmp_path / "failed", allow_nonfinite=True)
+    model = make(normalize_observations=True, dataset=dataset())
+    if trained:
+        model.pretrain(None, 2)
+    before = acts(model)
+    with pytest.raises(NonFiniteError):
+        model.set_parameters(tmp_path / "failed.zip")
+    assert np.array_equal(acts(model), before)
+    model.learn(0)
+    assert np.array_equal(acts(model), before) == trained  # a dataset's statistics, which a new one is still given
+
+
+def test_statistics_that_change_nothing_are_statistics(tmp_path: Path) -> None:
+    model = make(normalize_observations=True).pretrain(dataset(), 2)
+    for name, buffer in model.policy.named_buffers():
+        if "extractor" in name:
+            buffer.fill_(1.0 if "scale" in name else 0.0)
+    model.save(tmp_path / "model")
+    O2OSAC.load(tmp_path / "model", env=vec()).learn(4)

@@ -11,7 +11,8 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
 from sb3_o2o.demo_data import DEMO_DATASET
-from sb3_o2o.runs.environments import Environment, _from_spec, check_registered, environment_of, policy_for, with_recipe
+from sb3_o2o.runs.environments import Environment, _from_spec, check_registered, environment_of, with_recipe
+from sb3_o2o.transfer.models import policy_for
 from sb3_o2o.wrappers import EndAtSuccess, FlattenGoalObservation
 
 

@@ -9,7 +9,7 @@ import torch as th
 from sb3_contrib import TQC
 from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.logger import Logger
-from toy_tasks import FAST, dataset, make, make_ppo, make_td3, vec
+from toy_tasks import FAST, assert_same, dataset, make, make_ppo, make_td3, vec
 
 from sb3_o2o import O2OPPO, O2OSAC, O2OTD3
 from sb3_o2o.finetuning import PolicyReevaluation
@@ -206,3 +206,60 @@ def test_rejections(algorithm: Any, arguments: dict[str, Any], message: str) -> 
 def test_a_fixed_source_does_not_start() -> None:
     with pytest.raises(ValueError, match=r"ent_coef=0\.37 fixes the temperature"):
         O2OSAC.load_offline(make(ent_coef=0.37), vec(), start_ent_coef=0.1)
+
+
+@pytest.mark.parametrize(
+    ("before", "ent_coef", "expected"),
+    [
+        (0.37, 0.01, 0.01),
+        (0.37, "0.01", 0.01),
+        (0.37, "auto", 0.37),
+        (0.37, "auto_0.5", 0.5),
+        (0.0, "auto", 1.0),
+        ("auto_0.6", 0.01, 0.01),
+        ("auto_0.6", "auto_0.5", 0.5),
+        ("auto_0.6", "auto", 0.6),
+        ("auto_0.6", "auto_0.6", 0.6),
+    ],
+)
+@pytest.mark.parametrize("how", ["argument", "custom object"])
+def test_load_changes_it(before: Any, ent_coef: Any, expected: float, how: str, tmp_path: Path) -> None:
+    original = make(ent_coef=before).learn(20)
+    original.save(tmp_path / "model")
+    asked: dict[str, Any] = {"ent_coef": ent_coef}
+    given = asked if how == "argument" else {"custom_objects": asked}
+    model = O2OSAC.load(tmp_path / "model", vec(), device="cpu", **given)
+    assert_same(model.policy.state_dict(), original.policy.state_dict())
+    is_tuned = "auto" in str(ent_coef)
+    assert (model.log_ent_coef is not None) == is_tuned
+    assert temperature(model) == pytest.approx(expected, rel=0.05 if before == "auto_0.6" and is_tuned else 1e-5)
+    goes_on = before == "auto_0.6" and is_tuned and ent_coef != "auto_0.5"
+    if goes_on:
+        assert temperature(model) == temperature(original) != pytest.approx(0.6, rel=1e-3)
+    if is_tuned:
+        assert bool(moments(model)) == goes_on
+    start = temperature(model)
+    model.learn(12)
+    assert (temperature(model) != start) == is_tuned
+    model.save(tmp_path / "again")
+    again = O2OSAC.load(tmp_path / "again", device="cpu")
+    assert temperature(again) == temperature(model)
+    assert str(again.ent_coef) == str(ent_coef)
+
+
+@pytest.mark.parametrize(("ent_coef", "expected"), [("auto", 0.7), ("auto_0.5", 0.5), (0.2, 0.2)])
+def test_load_changes_one_that_was_fixed_for_pretraining(ent_coef: Any, expected: float, tmp_path: Path) -> None:
+    make(pretrain_kwargs={"ent_coef": 0.7}).pretrain(dataset(), 4).save(tmp_path / "model")
+    model = O2OSAC.load(tmp_path / "model", vec(), device="cpu", ent_coef=ent_coef)
+    assert temperature(model) == pytest.approx(expected)
+    assert temperature(model.learn(2)) == pytest.approx(expected)  # no update yet, but pre-training's arguments are out
+    assert (model.ent_coef, model.log_ent_coef is None) == (ent_coef, ent_coef == 0.2)
+    model.learn(12)
+
+
+def test_a_number_may_be_written_for_load_offline(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    model = O2OSAC.load_offline(path, vec(), device="cpu", ent_coef="0.2")
+    assert (temperature(model), model.log_ent_coef) == (pytest.approx(0.2), None)
+    with pytest.raises(ValueError, match="fixes the temperature"):
+        O2OSAC.load_offline(path, vec(), device="cpu", ent_coef="0.2", start_ent_coef=0.1)

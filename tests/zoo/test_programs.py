@@ -119,6 +119,35 @@ def test_recipes_are_hyper_parameter_files(
     assert "Mean reward" in capsys.readouterr().out
 
 
+def test_a_trained_agent_goes_on_with_its_entry(program: Callable[..., None], tiny_dataset: Callable[..., str]) -> None:
+    """Its ``pretrain_kwargs`` are applied when a model is built."""
+    conf = write({**ENTRY, "dataset": tiny_dataset(), "pretrain_steps": 3, "pretrain_kwargs": {"batch_size": 8}})
+    arguments = ["--algo", "o2o_sac", "--env", tiny.BOX, "--conf-file", conf, *FLAGS]
+    program(train, *arguments)
+    first = Path(f"logs/o2o_sac/{tiny.BOX}_1/{tiny.BOX}.zip")
+    program(train, *arguments, "-i", first, "-params", "qf_learning_rate:0.125")
+    before, after = (O2OSAC.load(path, device="cpu") for path in (first, f"logs/o2o_sac/{tiny.BOX}_2/{tiny.BOX}.zip"))
+    assert after._n_updates > before._n_updates
+    assert after.batch_size == before.batch_size == 4
+    assert after.critic.optimizer.param_groups[0]["lr"] == 0.125 != before.critic.optimizer.param_groups[0]["lr"]
+
+
+def test_a_trained_agent_that_was_pretrained_alone(
+    program: Callable[..., None], tiny_dataset: Callable[..., str]
+) -> None:
+    """It still has the arguments and critics of pre-training."""
+    dataset = tiny_dataset()
+    entry = {**ENTRY, "n_critics": 3, "learning_rate": 1e-3, "pretrain_kwargs": {"n_critics": 2, "learning_rate": 1e-4}}
+    arguments = {name: value for name, value in entry.items() if name not in ("policy", "n_timesteps", "policy_kwargs")}
+    model = O2OSAC("MlpPolicy", tiny.BOX, policy_kwargs={"net_arch": [4]}, device="cpu", **arguments)
+    model.pretrain(dataset, 2).save("offline")
+    conf = write({**entry, "dataset": dataset})
+    program(train, "--algo", "o2o_sac", "--env", tiny.BOX, "--conf-file", conf, "-i", "offline.zip", *FLAGS)
+    after = O2OSAC.load(f"logs/o2o_sac/{tiny.BOX}_1/{tiny.BOX}.zip", device="cpu")
+    assert (after.n_critics, after.learning_rate, after.num_timesteps) == (3, 1e-3, 30)
+    assert after.actor.optimizer.param_groups[0]["lr"] == 1e-3
+
+
 def test_a_recipe_of_another_algorithm_is_refused(program: Callable[..., None]) -> None:
     with pytest.raises(ValueError, match="'td3_bc' is for O2OTD3, not for O2OSAC"):
         program(train, "--algo", "o2o_sac", "--env", tiny.BOX, "--conf-file", "td3_bc")
