@@ -130,11 +130,12 @@ def select(
 def _environment(model: str, env_id: str | None, run: "RunConfig | None") -> "Environment":
     from sb3_o2o.runs.environments import Environment, import_named
 
-    if run is not None and env_id in (None, run.environment.id):
+    if env_id is not None:
+        import_named(env_id)
+    if run is not None and (env_id is None or run.environment.is_called(env_id)):
         return run.environment
     if env_id is None:
         raise ValueError(f"{model} does not say which environment it is for: add --env.")
-    import_named(env_id)
     return Environment(env_id)
 
 

@@ -12,7 +12,14 @@ from sb3_o2o.data.formats.reading import READING_OPTIONS
 from sb3_o2o.data.sources import check_there
 from sb3_o2o.recipes import Recipe, open_recipe
 from sb3_o2o.recipes.building import check_recipe
-from sb3_o2o.runs.environments import Environment, check_registered, environment_of, import_named, with_recipe
+from sb3_o2o.runs.environments import (
+    Environment,
+    check_registered,
+    environment_of,
+    import_named,
+    named_environment,
+    with_recipe,
+)
 from sb3_o2o.runs.folder import RunConfig, RunFolder, run_of, saved_model
 
 
@@ -123,7 +130,7 @@ def recipe_and_environment(
     if env_id is not None:
         import_named(env_id)
         check_registered(env_id)
-        environment = recorded if recorded is not None and recorded.id == env_id else Environment(env_id)
+        environment = named_environment(env_id, recorded)
     elif recorded is not None:
         environment = recorded
     else:
