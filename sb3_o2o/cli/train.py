@@ -222,8 +222,9 @@ def finetune(
         diagnostics=diagnostics,
     )
     with _missing_dataset(config):
-        # evaluations of one agent are none of the ensemble's
-        folder = start_run(config, log_dir, loaded, offline_from=None if others else origin.whole_run)
+        # evaluations of one agent are none of the ensemble's, and a run that pre-trains makes its own
+        seen_before = None if others or pretrain_steps else origin.whole_run
+        folder = start_run(config, log_dir, loaded, offline_from=seen_before)
     next_command("See it act:", trusting_as_here(f"sb3-o2o evaluate {quote(str(folder.path))}"))
 
 

@@ -208,7 +208,7 @@ def _model(
     if config.source is not None:
         source = saved_model(config.source)
         # Episodes are played where the source is of another family: it and its copy are compared.
-        return algorithm.load_offline(
+        model: OfflineToOnlineAlgorithm = algorithm.load_offline(
             [source, *map(saved_model, config.more_sources)] if config.more_sources else source,
             env,
             recipe=recipe,
@@ -217,6 +217,9 @@ def _model(
             progress_bar=progress_bar,
             **arguments,
         )
+        if config.pretrain_steps:
+            model.n_pretrain_steps = 0  # this run makes all of its own, however many the source has behind it
+        return model
     policy = policy_for(env.observation_space)
     return algorithm(policy, env, recipe=recipe, device=config.device, **arguments)
 
