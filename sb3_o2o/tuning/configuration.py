@@ -210,4 +210,6 @@ def plain_types(value: Any) -> Any:
         return {str(key): plain_types(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [plain_types(each) for each in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))  # an address is another one in each process
