@@ -247,6 +247,31 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"online_steps is 10 there and 11 here"):
             self.opened(config(online_steps=11), tmp_path / name)
 
+    def test_a_recipe_or_an_environment_that_was_changed(
+        self, config: Callable[..., TuningConfig], tmp_path: Path
+    ) -> None:
+        def with_recipe(text: str, **changes: Any) -> TuningConfig:
+            (tmp_path / "mine.yml").write_text(f"default: {{gamma: 0.9, policy_kwargs: {{net_arch: [4]}}{text}}}\n")
+            return config(recipe=load_recipe(str(tmp_path / "mine.yml")), **changes)
+
+        self.opened(with_recipe(""), tmp_path / "study.db")
+        task = config().tasks[0].name
+        self.opened(with_recipe(" "), tmp_path / "study.db")
+        with pytest.raises(ValueError, match=rf"\.tau of .* \({task}\) is None there and 0\.1 here\. Give"):
+            self.opened(with_recipe(", tau: 0.1"), tmp_path / "study.db")
+        hard = Environment(tiny.BOX, {"start": 2.0})
+        with pytest.raises(ValueError, match=r"environment\.kwargs\.start of .* is None there and 2\.0 here"):
+            self.opened(with_recipe("", environment=hard), tmp_path / "study.db")
+
+    def test_an_older_study_is_joined(self, config: Callable[..., TuningConfig], tmp_path: Path) -> None:
+        study = self.opened(config(), tmp_path / "study.db")
+        older = {name: value for name, value in study.user_attrs["sb3_o2o"].items() if name != "contents"}
+        study.set_user_attr("sb3_o2o", older)
+        self.opened(config(), tmp_path / "study.db")
+        edited = replace(load_recipe("cql"), arguments={**load_recipe("cql").arguments, "gamma": 0.5})
+        with pytest.raises(ValueError, match=r"arguments\.gamma of .* is .* there and 0\.5 here"):
+            self.opened(config(recipe=edited), tmp_path / "study.db")
+
     def test_another_direction(self, config: Callable[..., TuningConfig], tmp_path: Path) -> None:
         optuna.create_study(storage=f"sqlite:///{tmp_path}/study.db", study_name="study", direction="minimize")
         with pytest.raises(ValueError, match=r"another direction \(minimize\)"):
