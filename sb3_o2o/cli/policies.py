@@ -145,7 +145,7 @@ def _reference(run: "RunConfig | None", environment: "Environment") -> "Referenc
 
     if run is None or environment.id != run.environment.id:
         return reference_score(environment.id)
-    return recorded_reference(run.dataset, run.overrides.get("dataset_kwargs") or {}, environment.id)
+    return recorded_reference(run.dataset, run.dataset_kwargs, environment.id)
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def parse_settings(
 
 def dataset_settings(settings: Sequence[str] | None, known: dict[str, Any] | None = None) -> dict[str, Any]:
     """
-    What ``--set dataset_kwargs.NAME=VALUE`` says, before recipe and environment are known.
+    What ``--set dataset_kwargs.NAME=VALUE`` says, before the environment is known.
 
     :param settings: the options
     :param known: arguments of the dataset that hold unless they are set
