@@ -92,6 +92,39 @@ class TestOptionsBesideResume:
         assert words in fails("finetune", "--resume", folder, *wrong)
         succeeds(*given, "--resume", folder)
 
+    @pytest.mark.parametrize("is_gone", [False, True])
+    def test_it_is_the_run_that_counts_and_not_its_recipes_file(
+        self, is_gone: bool, tiny_dataset: Callable[..., str], interrupted: Interrupted
+    ) -> None:
+        about = "about: {algorithm: O2OTD3}\n"
+        entry = "batch_size: 4, n_critics: 2, policy_kwargs: {net_arch: [4]}, dataset_kwargs: {fraction: 0.5}"
+        recipe = Path("mine.yml")
+        recipe.write_text(f"{about}default: {{{entry}, buffer_size: 70, objective: td3_bc}}\n")
+        given = ["finetune", "--dataset", tiny_dataset(), "--env", tiny.BOX, "--recipe", "mine.yml", "--steps", "6"]
+        given += ["--pretrain-steps", "4", "--set", "gamma=0.9", "--set", "objective_kwargs.alpha=2.0", *SHORT]
+        _, folder = interrupted(*given)
+        if is_gone:
+            recipe.unlink()
+        else:
+            recipe.write_text(f"{about}default: {{buffer_size: 50, dataset_kwargs: {{fraction: wrong}}}}\n")
+        assert "--set buffer_size is 70 there, not 50" in fails(
+            "finetune", "--resume", folder, "--set", "buffer_size=50"
+        )
+        wrong = "objective_kwargs.alpha=3.0"
+        assert "alpha is 2.0 there, not 3.0" in fails("finetune", "--resume", folder, "--set", wrong)
+        output = succeeds(*given, "--set", "buffer_size=70", "--set", "tau=0.005", "--resume", folder)
+        assert "fine-tuned policy (6 steps)" in output
+
+    def test_a_folder_of_data_that_is_named_again(self) -> None:
+        from sb3_o2o.cli.resume_options import _values
+        from sb3_o2o.runs.environments import Environment
+        from sb3_o2o.runs.folder import RunConfig, RunFolder
+
+        Path("lerobot").mkdir()
+        config = RunConfig("pretrain", Environment(tiny.BOX), dataset=str(Path("lerobot").resolve()))
+        here, given = _values("dataset", "lerobot", config, RunFolder(Path("runs/x")))
+        assert here == given
+
     def test_of_the_demo(self, interrupted: Interrupted) -> None:
         sizes = ["--gradient-steps", "4", "--steps", "30", "--warmup", "10", "--n-critics", "2"]
         short = ["--eval-episodes", "1", "--evaluations", "1", "--set", "batch_size=8"]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 from sb3_o2o import O2OSAC
 from sb3_o2o.evaluation import (
@@ -212,6 +212,14 @@ class TestEvaluate:
     def test_the_seed_decides(self) -> None:
         returns = [evaluate(Constant(), tiny.BOX, 2, seed=seed).returns.tolist() for seed in (3, 3, 4)]
         assert returns[0] == returns[1] != returns[2]
+
+    @pytest.mark.parametrize("n_envs", [1, 3])
+    def test_every_episode_has_its_seed_wherever_the_monitor_is(self, n_envs: int) -> None:
+        inside = evaluate(Constant(), make_vec_env(tiny.BOX, n_envs), 7, seed=3)
+        outside = VecMonitor(DummyVecEnv([lambda: gym.make(tiny.BOX)] * n_envs))
+        for _ in range(2):
+            result = evaluate(Constant(), outside, 7, seed=3)
+            assert result.returns == pytest.approx(inside.returns, abs=1e-5)  # it sums in float32
 
     def test_random_streams_are_left_alone(self) -> None:
         model = SAC("MlpPolicy", gym.make(tiny.BOX), policy_kwargs={"net_arch": [4]}, seed=0)

@@ -29,6 +29,12 @@ class TestOwnRecipes:
         assert load_recipe(path, tiny.BOX).arguments == {"gamma": 0.9}
         assert recipe.reference == path
 
+    def test_an_environment_with_its_module_has_its_entry(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, "default: {}\n'Tiny*': {gamma: 0.9}\n'other_module:Tiny*': {gamma: 0.8}\n")
+        assert load_recipe(path, f"tiny_module:{tiny.BOX}").arguments == {"gamma": 0.9}
+        assert load_recipe(path, f"other_module:{tiny.BOX}").arguments == {"gamma": 0.8}
+        assert load_recipe("wsrl", "gymnasium_robotics:AntMaze_UMaze-v5").pattern == "AntMaze*"
+
     def test_evaluations_fall_back_to_the_default_entrys(self, tmp_path: Path) -> None:
         text = "default: {}\n'Tiny*': {}\n'TinyB*': {}\nevaluation:\n  default: {eval_freq: 1e3} # seen\n"
         path = self.write(tmp_path, text + "  'Tiny*': {n_eval_episodes: 7}\n")

@@ -19,7 +19,14 @@ from sb3_o2o.data.sources import Dataset
 from sb3_o2o.evaluation.evaluate import PREDICTS
 from sb3_o2o.kinds import NOTHING, PATH, Count, Seed
 from sb3_o2o.recipes import load_recipe
-from sb3_o2o.runs.environments import Environment, check_registered, environment_of, import_named, with_recipe
+from sb3_o2o.runs.environments import (
+    Environment,
+    check_registered,
+    environment_of,
+    import_named,
+    named_environment,
+    with_recipe,
+)
 from sb3_o2o.runs.folder import RunFolder
 from sb3_o2o.runs.saved_policies import load_policy
 
@@ -101,14 +108,15 @@ def _environment(
     dataset: Any, recorded: OfflineDataset, env: str | None, reading: Mapping[str, Any], of_run: Environment | None
 ) -> Environment:
     """What was named, else the run's, else the dataset's with what the recipes say of its kind."""
-    if of_run is not None and env in (None, of_run.id):
+    if env is not None:
+        import_named(env)
+    if of_run is not None and (env is None or of_run.is_called(env)):
         return of_run
     named = isinstance(dataset, str | Path)
     how_to_read = {name: value for name, value in reading.items() if name in READING_OPTIONS}
     found = environment_of(str(dataset), how_to_read) if named else None
     if env is not None:
-        import_named(env)
-        found = found if found is not None and found.id == env else Environment(env)
+        found = named_environment(env, found)
     elif found is None and recorded.env_id is not None:
         found = Environment(recorded.env_id)
     if found is None:

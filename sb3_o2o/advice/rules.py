@@ -202,7 +202,7 @@ def _wsrl_calibrates(env_id: str) -> bool:
 
 def _near_expert(recipe: str, dataset: DatasetFacts, is_expert: bool) -> str:
     """The variant with an expert's thresholds, where there is one."""
-    return f"{recipe}_expert" if is_expert and dataset.env_id.startswith(_LOCOMOTION) else recipe
+    return f"{recipe}_expert" if is_expert and dataset.env_id.rpartition(":")[2].startswith(_LOCOMOTION) else recipe
 
 
 # -- a policy beside a dataset -------------------------------------------------------------------------------------

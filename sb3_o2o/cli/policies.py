@@ -136,11 +136,12 @@ def select(
 def _environment(model: str, env_id: str | None, run: "RunConfig | None") -> "Environment":
     from sb3_o2o.runs.environments import Environment, import_named
 
-    if run is not None and env_id in (None, run.environment.id):
+    if env_id is not None:
+        import_named(env_id)
+    if run is not None and (env_id is None or run.environment.is_called(env_id)):
         return run.environment
     if env_id is None:
         raise ValueError(f"{model} does not say which environment it is for: add --env.")
-    import_named(env_id)
     return Environment(env_id)
 
 
@@ -150,7 +151,7 @@ def _reference(run: "RunConfig | None", environment: "Environment") -> "Referenc
 
     if run is None or environment.id != run.environment.id:
         return reference_score(environment.id)
-    return recorded_reference(run.dataset, run.overrides.get("dataset_kwargs") or {}, environment.id)
+    return recorded_reference(run.dataset, run.dataset_kwargs, environment.id)
 
 
 @contextmanager

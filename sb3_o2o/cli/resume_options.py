@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sb3_o2o.cli.set_options import parse_settings
+from sb3_o2o.cli.set_options import parse_onto
 
 if TYPE_CHECKING:
     from sb3_o2o.runs.folder import RunConfig, RunFolder
@@ -33,7 +33,7 @@ def refuse_contradictions(ctx: typer.Context, config: "RunConfig", folder: "RunF
     found: list[str] = []
     for option, name, value in _given(ctx):
         if name == "settings":
-            found += _settings_that_differ(value, config)
+            found += _settings_that_differ(value, config, folder)
         elif name not in ("resume", "trust"):
             run_value, given = _values(name, value, config, folder)
             if given != run_value:
@@ -59,6 +59,7 @@ def _values(name: str, given: Any, config: "RunConfig", folder: "RunFolder") -> 
     from stable_baselines3.common.utils import get_device
 
     from sb3_o2o.runs.folder import saved_model
+    from sb3_o2o.runs.requests import absolute_dataset
 
     if name == "env":
         return config.environment.id, given
@@ -68,8 +69,10 @@ def _values(name: str, given: Any, config: "RunConfig", folder: "RunFolder") -> 
     if name == "source":
         here = " ".join([config.source or "none", *config.more_sources])
         return here, " ".join(str(Path(saved_model(each)).resolve()) for each in given)
-    if name in ("recipe", "dataset"):
-        return getattr(config, name), str(Path(given).resolve()) if Path(given).is_file() else given
+    if name == "recipe":  # a file may be gone by now
+        return config.recipe, str(Path(given).resolve()) if given.endswith((".yml", ".yaml")) else given
+    if name == "dataset":
+        return config.dataset, absolute_dataset(given)
     if name == "device":
         same = get_device(given) == get_device(config.device)
         return config.device, config.device if same else given
@@ -89,13 +92,15 @@ def _demo_values(config: "RunConfig") -> dict[str, Any]:
     }
 
 
-def _settings_that_differ(settings: list[str], config: "RunConfig") -> list[str]:
+def _settings_that_differ(settings: list[str], config: "RunConfig", folder: "RunFolder") -> list[str]:
     """Those of ``--set`` under which the constructor's arguments would be others."""
-    before = _arguments(config, {})
+    from sb3_o2o.algorithms import algorithm_class
+
+    algorithm, arguments = _known(config, folder)
+    before = {**algorithm_class(algorithm).constructor.defaults, **arguments}
     found = []
     for setting in settings:
-        changes = parse_settings([setting], config.recipe, config.environment.id, dict(config.overrides))
-        after = _arguments(config, changes)
+        after = {**before, **parse_onto([setting], arguments, algorithm)}
         name = setting.partition("=")[0]
         root = name.split(".")[0]
         if after[root] != before[root]:
@@ -103,17 +108,21 @@ def _settings_that_differ(settings: list[str], config: "RunConfig") -> list[str]
     return found
 
 
-def _arguments(config: "RunConfig", changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The constructor's arguments: its defaults, the recipe's, the run's and what is to change."""
-    from sb3_o2o.algorithms import O2OSAC, algorithm_class
+def _known(config: "RunConfig", folder: "RunFolder") -> tuple[str, dict[str, Any]]:
+    """
+    Algorithm and constructor arguments: those that the run has, whatever became of its recipe's file; without a bundle
+    it begins again, by the recipe as it is now.
+    """
     from sb3_o2o.recipes import load_recipe
+    from sb3_o2o.resume import newest_bundle
 
-    algorithm: Any = O2OSAC
-    recipe: Mapping[str, Any] = {}
-    if config.recipe is not None:
-        entry = load_recipe(config.recipe, config.environment.id)
-        algorithm, recipe = algorithm_class(entry.algorithm), entry.arguments
-    return {**algorithm.constructor.defaults, **recipe, **config.overrides, **changes}
+    bundle = newest_bundle(folder.resume_bundle)
+    if bundle is not None and config.arguments is not None:
+        return bundle[1].algorithm, {**config.arguments, **config.overrides}
+    if config.recipe is None:
+        return "O2OSAC", dict(config.overrides)
+    entry = load_recipe(config.recipe, config.environment.id)
+    return entry.algorithm, {**entry.arguments, **config.overrides}
 
 
 def _inside(value: Any, name: str) -> Any:

@@ -1,7 +1,7 @@
 """``--set NAME=VALUE``: names as ``recipes show`` writes them, values as in YAML."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -24,17 +24,37 @@ def parse_settings(
     :raises ValueError: another spelling, an unknown argument (the nearest is named), or a value that it may not have
     """
     from sb3_o2o.recipes import load_recipe
-    from sb3_o2o.runs.settings import overrides_of
 
     if recipe is None:
-        return overrides_of(_parsed(settings), {}, "O2OSAC", extra)
+        return parse_onto(settings, {}, "O2OSAC", extra)
     loaded = load_recipe(recipe, env_id)
-    return overrides_of(_parsed(settings), loaded.arguments, loaded.algorithm, extra)
+    return parse_onto(settings, loaded.arguments, loaded.algorithm, extra)
+
+
+def parse_onto(
+    settings: Sequence[str] | None,
+    arguments: Mapping[str, Any],
+    algorithm: str,
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """
+    Likewise, where the arguments are known that a dotted name changes one of.
+
+    :param settings: the options
+    :param arguments: those arguments
+    :param algorithm: name of the class that takes them
+    :param extra: arguments that other options stand for
+    :return: keyword arguments
+    :raises ValueError: see :func:`parse_settings`
+    """
+    from sb3_o2o.runs.settings import overrides_of
+
+    return overrides_of(_parsed(settings), arguments, algorithm, extra)
 
 
 def dataset_settings(settings: Sequence[str] | None, known: dict[str, Any] | None = None) -> dict[str, Any]:
     """
-    What ``--set dataset_kwargs.NAME=VALUE`` says, before recipe and environment are known.
+    What ``--set dataset_kwargs.NAME=VALUE`` says, before the environment is known.
 
     :param settings: the options
     :param known: arguments of the dataset that hold unless they are set

@@ -131,7 +131,9 @@ def pretrain(
     if dataset is None:
         raise typer.BadParameter("give a dataset (or --resume DIR)", param_hint="DATASET")
     dataset, recipe = absolute_dataset(dataset), absolute_file(recipe)
-    loaded, environment = recipe_and_environment(recipe, env, dataset, dataset_settings(settings))
+    loaded, environment = recipe_and_environment(
+        recipe, env, dataset, lambda own: dataset_settings(settings, dict(own))
+    )
     config = RunConfig(
         command="pretrain",
         environment=environment,
@@ -222,8 +224,9 @@ def finetune(
         diagnostics=diagnostics,
     )
     with _missing_dataset(config):
-        # evaluations of one agent are none of the ensemble's
-        folder = start_run(config, log_dir, loaded, offline_from=None if others else origin.whole_run)
+        # evaluations of one agent are none of the ensemble's, and a run that pre-trains makes its own
+        seen_before = None if others or pretrain_steps else origin.whole_run
+        folder = start_run(config, log_dir, loaded, offline_from=seen_before)
     next_command("See it act:", trusting_as_here(f"sb3-o2o evaluate {quote(str(folder.path))}"))
 
 
@@ -236,7 +239,11 @@ def _asked(
     read_as = origin.how_to_read() if dataset is None else {}
     dataset = origin.dataset if dataset is None else absolute_dataset(dataset)
     loaded, environment = recipe_and_environment(
-        recipe, env, dataset, dataset_settings(settings, read_as), known=None if env else origin.environment
+        recipe,
+        env,
+        dataset,
+        lambda own: dataset_settings(settings, {**own, **read_as}),
+        known=None if env else origin.environment,
     )
     extra = {"dataset_kwargs": {**(loaded.arguments.get("dataset_kwargs") or {}), **read_as}} if read_as else None
     return dataset, loaded, environment, parse_settings(settings, loaded, environment.id, extra)

@@ -191,7 +191,9 @@ def _task(recipe: str, dataset: str | None, env: str | None, settings: list[str]
     from sb3_o2o.tuning import TuningTask
 
     dataset = None if dataset is None else absolute_dataset(dataset)
-    loaded, environment = recipe_and_environment(absolute_file(recipe), env, dataset, dataset_settings(settings))
+    loaded, environment = recipe_and_environment(
+        absolute_file(recipe), env, dataset, lambda own: dataset_settings(settings, dict(own))
+    )
     overrides = parse_settings(settings, loaded, environment.id)
     pretrain_steps = sizes.pretrain_steps
     if pretrain_steps is None:

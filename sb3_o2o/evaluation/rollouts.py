@@ -61,7 +61,7 @@ class Slot(gym.Wrapper[Any, Any, Any, Any]):
 
     :param env: the environment
     :param seeds: of its episodes, in order; None leaves one unseeded
-    :param monitored: episodes end where the monitor says so, see :func:`_has_ended`
+    :param monitored: episodes end where the monitor inside it says so, see :func:`_has_ended`
     """
 
     def __init__(self, env: gym.Env[Any, Any], seeds: Sequence[int | None], monitored: bool):
@@ -119,7 +119,7 @@ def slots(env: VecEnv, seeds: Sequence[int | None], monitored: bool) -> Iterator
 
     :param env: environments, in wrappers or not
     :param seeds: one for each episode
-    :param monitored: whether there is a monitor inside
+    :param monitored: episodes end where the monitor inside each environment says so
     """
     innermost, n_envs = env.unwrapped, env.num_envs
     if not isinstance(innermost, DummyVecEnv):
@@ -151,7 +151,7 @@ def play(
     :param seed: of the evaluation, see :func:`seeds_of_episodes`
     :return: the episodes, in the order in which they are numbered
     """
-    monitored = is_vecenv_wrapped(env, VecMonitor) or env.env_is_wrapped(Monitor)[0]
+    inside, outside = env.env_is_wrapped(Monitor)[0], is_vecenv_wrapped(env, VecMonitor)
     running: dict[int, Episode] = {}
     ended: dict[int, Episode] = {}
     state: Any = None
@@ -164,12 +164,13 @@ def play(
     def see(step: EpisodeStep) -> bool:
         episode = running.setdefault(step.episode, Episode())
         episode.add(step.reward, step.info)
-        is_over = step.done and _has_ended(episode, step.info, monitored)
+        is_over = step.done and _has_ended(episode, step.info, inside or outside)
         if is_over:
             ended[step.episode] = running.pop(step.episode)
         return is_over
 
-    play_steps(act, see, env, seeds_of_episodes(seed, n_episodes), monitored)
+    # a monitor around all of them takes every end for an episode's, and says so behind the environments' backs
+    play_steps(act, see, env, seeds_of_episodes(seed, n_episodes), monitored=inside and not outside)
     return [ended[index] for index in range(n_episodes)]
 
 
@@ -206,7 +207,7 @@ def play_steps(
     :param see: is told every step that counts; says whether the episode is over
     :param env: environments; they are reset first
     :param seeds: one for each episode
-    :param monitored: episodes end where the monitor says so
+    :param monitored: episodes end where the monitor inside each environment says so
     """
     n_envs = env.num_envs
     numbers = list(range(n_envs))  # what each environment plays

@@ -135,9 +135,14 @@ def _runs_of(
     """What makes the runs of one dataset and one recipe: pre-training, where there is one, and fine-tuning."""
     options = grid.options.under(dataset.options).under(recipe.options)
     settings = [item for each in (grid, dataset, recipe) for item in each.settings.items()]
-    reading = merged([item for item in settings if item[0].split(".")[0] == "dataset_kwargs"], {})
-    dataset_kwargs = reading.get("dataset_kwargs") or {}
-    check_keyword_arguments("dataset argument", OfflineDataset.load, dataset_kwargs, skip=("source",))
+    about_data = [item for item in settings if item[0].split(".")[0] == "dataset_kwargs"]
+
+    def dataset_kwargs(own: Mapping[str, Any]) -> dict[str, Any]:
+        asked = {"dataset_kwargs": own}
+        found: dict[str, Any] = {**asked, **merged(about_data, asked)}["dataset_kwargs"] or {}
+        check_keyword_arguments("dataset argument", OfflineDataset.load, found, skip=("source",))
+        return found
+
     if dataset.env is not None:
         checked_environment_id(dataset.env, grid.where)  # a file has named it
     entry, environment = recipe_and_environment(str(recipe.source), dataset.env, dataset.source, dataset_kwargs)

@@ -170,7 +170,8 @@ class RecipeFile:
         """
         Choose the entry for an environment: the longest pattern that matches, else ``default``.
 
-        :param env_id: Gymnasium id with its version, such as ``Hopper-v5``; None for the default entry
+        :param env_id: Gymnasium id with its version, such as ``Hopper-v5``, with its module (``module:id``) or without;
+            None for the default entry
         :return: the recipe
         :raises ValueError: if there is no such entry, or a key stands in the wrong place or holds something else
         """
@@ -269,8 +270,9 @@ def _recipe_path(name: str) -> Path:
 
 
 def _choose(document: Mapping[str, Any], env_id: str | None, path: Path) -> str:
-    """The entry for an environment. The longest pattern is the most specific one."""
-    patterns = [key for key in document if key not in _RESERVED and env_id and fnmatchcase(env_id, key)]
+    """The entry for an environment, named with its module or without. The longest pattern is the most specific one."""
+    names = {env_id, env_id.rpartition(":")[2]} if env_id else ()
+    patterns = [key for key in document if key not in _RESERVED and any(fnmatchcase(name, key) for name in names)]
     chosen = max(patterns, key=len, default="default")
     if chosen not in document:
         raise ValueError(

@@ -138,7 +138,6 @@ def _read(kind: str, folder: Path, env_id: str | None) -> RunRecord:
 
 def _ours(path: Path) -> RunRecord:
     config = RunFolder.open(path).read_config()
-    reading = config.overrides.get("dataset_kwargs") or {}
     curves = {phase: read_curve(path / phase) for phase in PHASES}
     return RunRecord(
         path=path,
@@ -148,7 +147,7 @@ def _ours(path: Path) -> RunRecord:
         seed=config.seed,
         offline=curves["offline"],
         online=curves["online"],
-        reference=recorded_reference(config.dataset, reading, config.environment.id),
+        reference=recorded_reference(config.dataset, config.dataset_kwargs, config.environment.id),
         finished=RunFolder(path).is_complete(config),
         settings=settings_of(config),
     )

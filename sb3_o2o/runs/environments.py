@@ -43,6 +43,13 @@ class Environment:
     max_episode_steps: int | None = None
     wrappers: Sequence[str | Mapping[str, Any]] = ()
 
+    def is_called(self, env_id: str) -> bool:
+        """
+        :param env_id: as somebody wrote it, with the module that registers it (``module:id``) or without
+        :return: whether this environment is meant
+        """
+        return self.id.rpartition(":")[2] == env_id.rpartition(":")[2]
+
     def make(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
         """
         One environment.
@@ -151,6 +158,17 @@ def environment_of(dataset: str, dataset_kwargs: Mapping[str, Any] | None = None
     except (FileNotFoundError, ValueError, TypeError, KeyError, OSError):
         return None
     return None if spec is None else _from_spec(spec)
+
+
+def named_environment(env_id: str, recorded: Environment | None) -> Environment:
+    """
+    :param env_id: as the user wrote it
+    :param recorded: what a dataset was recorded in, None if it does not say
+    :return: what the user named, as the dataset describes it where it is the same one
+    """
+    if recorded is not None and recorded.is_called(env_id):
+        return replace(recorded, id=env_id)
+    return Environment(env_id)
 
 
 def _from_spec(spec: EnvSpec) -> Environment:

@@ -55,6 +55,7 @@ class RunConfig:
     :param n_checkpoints: checkpoints in each phase
     :param threads: CPU threads of PyTorch's operations; None to have them chosen, after which the number stands here
     :param diagnostics: look at Q-values, errors and drift as well (:mod:`sb3_o2o.diagnostics`)
+    :param arguments: of a run that has begun, all constructor arguments in force, the recipe's among them
     """
 
     command: str
@@ -75,6 +76,7 @@ class RunConfig:
     n_checkpoints: int = 5
     diagnostics: bool = False
     threads: int | None = None
+    arguments: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name, least in (("pretrain_steps", 0), ("online_steps", 0), ("n_checkpoints", 0)):
@@ -98,6 +100,12 @@ class RunConfig:
         """
         return self.pretrain_steps if phase == "offline" else self.online_steps
 
+    @property
+    def dataset_kwargs(self) -> dict[str, Any]:
+        """Arguments that the dataset is opened with: the user's, else the recipe's where the run has begun."""
+        asked = self.overrides if "dataset_kwargs" in self.overrides else self.arguments or {}
+        return dict(asked.get("dataset_kwargs") or {})
+
     def to_yaml(self, arguments: Mapping[str, Any] | None = None) -> str:
         """
         The text of ``config.yml``.
@@ -107,6 +115,8 @@ class RunConfig:
         document: dict[str, Any] = {"sb3_o2o": __version__, **asdict(self)}
         if arguments is not None:
             document["arguments"] = dict(arguments)
+        if document["arguments"] is None:
+            del document["arguments"]
         return yaml.dump(plain(document), Dumper=_IndentedDumper, sort_keys=False, allow_unicode=True)
 
     @classmethod

@@ -1,6 +1,6 @@
 """From what a user names to what a run is asked for: whole paths, the recipe's entry, the environment."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,16 @@ import torch as th
 from sb3_o2o.algorithms import O2OPPO, O2OSAC, O2OTD3, algorithm_of
 from sb3_o2o.data.formats.reading import READING_OPTIONS
 from sb3_o2o.data.sources import check_there
-from sb3_o2o.recipes import Recipe, open_recipe
+from sb3_o2o.recipes import Recipe, RecipeFile, open_recipe
 from sb3_o2o.recipes.building import check_recipe
-from sb3_o2o.runs.environments import Environment, check_registered, environment_of, import_named, with_recipe
+from sb3_o2o.runs.environments import (
+    Environment,
+    check_registered,
+    environment_of,
+    import_named,
+    named_environment,
+    with_recipe,
+)
 from sb3_o2o.runs.folder import RunConfig, RunFolder, run_of, saved_model
 
 
@@ -93,7 +100,7 @@ class Origin:
 
     def how_to_read(self) -> dict[str, Any]:
         """Arguments that the run read its dataset with, without those about what was then done with it."""
-        given = {} if self.config is None else self.config.overrides.get("dataset_kwargs") or {}
+        given = {} if self.config is None else self.config.dataset_kwargs
         return {name: given[name] for name in READING_OPTIONS if name in given}
 
 
@@ -101,7 +108,7 @@ def recipe_and_environment(
     recipe: str,
     env_id: str | None,
     dataset: str | None,
-    dataset_kwargs: Mapping[str, Any] | None = None,
+    dataset_kwargs: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
     known: Environment | None = None,
 ) -> tuple[Recipe, Environment]:
     """
@@ -110,20 +117,21 @@ def recipe_and_environment(
     :param recipe: name or path
     :param env_id: Gymnasium id that the user named
     :param dataset: Minari id or path
-    :param dataset_kwargs: arguments of ``OfflineDataset.load``
+    :param dataset_kwargs: gives the arguments of ``OfflineDataset.load`` for those that the recipe has
     :param known: the source run's environment
     :return: both, checked
     :raises FileNotFoundError: nothing names an environment, and there is no such dataset
     :raises ValueError: nothing names an environment, or the recipe does not fit its algorithm
     """
     opened = open_recipe(recipe)  # a wrong name is said before a dataset is searched
+    reading = dataset_kwargs(_own_dataset_kwargs(opened, known.id if known is not None else env_id))
     if known is not None:
         return check_recipe(opened.entry(known.id)), known
-    recorded = None if dataset is None else environment_of(dataset, dataset_kwargs)
+    recorded = None if dataset is None else environment_of(dataset, reading)
     if env_id is not None:
         import_named(env_id)
         check_registered(env_id)
-        environment = recorded if recorded is not None and recorded.id == env_id else Environment(env_id)
+        environment = named_environment(env_id, recorded)
     elif recorded is not None:
         environment = recorded
     else:
@@ -132,3 +140,10 @@ def recipe_and_environment(
         raise ValueError(f"{dataset or 'The saved model'} does not say which environment it is for: add --env.")
     entry = check_recipe(opened.entry(environment.id))
     return entry, with_recipe(environment, entry.env_kwargs, entry.env_wrapper)
+
+
+def _own_dataset_kwargs(recipe: RecipeFile, env_id: str | None) -> Mapping[str, Any]:
+    """What a recipe says about its dataset; the entry ``default`` does where the dataset has yet to name its own."""
+    if env_id is None and "default" not in recipe.document:
+        return {}
+    return recipe.entry(env_id).arguments.get("dataset_kwargs") or {}

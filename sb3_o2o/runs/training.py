@@ -112,7 +112,7 @@ class Prepared:
     A run whose every part was checked, before anything is written.
 
     :param config: what was asked for
-    :param recipe: the one that was asked for, as it was read
+    :param recipe: the one that was asked for, as it was read; None without one, and where an interrupted run goes on
     :param model: the model to train
     :param dataset: the dataset, with the environment's rewards, whatever the model's are; None for a run without one
     :param eval_env: environments of the evaluation, apart from the training's
@@ -150,7 +150,7 @@ def prepare(
 
     :param config: what is asked for
     :param resume_from: resume bundle of an interrupted run, or the folder of its bundles; None for a new one
-    :param recipe: the configuration's, where it has been read; otherwise it is read here
+    :param recipe: the configuration's, where it has been read; otherwise a new run reads it here
     :param progress_bar: show how far the cloning of a source of another family is
     :raises ValueError: some of it does not exist or does not fit together
     """
@@ -159,7 +159,9 @@ def prepare(
         raise ValueError(
             f"{config.environment.id} has the action space {env.action_space}: only continuous actions (Box) are known."
         )
-    if recipe is None and config.recipe is not None:
+    # a run that goes on has all that the recipe said, whose file may have been edited since
+    goes_on = resume_from is not None and config.arguments is not None
+    if recipe is None and config.recipe is not None and not goes_on:
         recipe = load_recipe(config.recipe, config.environment.id)
     dataset = None
     if config.dataset is not None:
@@ -190,9 +192,9 @@ def prepare(
 
 
 def _dataset_kwargs(config: RunConfig, recipe: Recipe | None) -> dict[str, Any]:
-    if "dataset_kwargs" in config.overrides:
-        return dict(config.overrides["dataset_kwargs"] or {})
-    return dict((recipe.arguments.get("dataset_kwargs") if recipe else None) or {})
+    if recipe is None or "dataset_kwargs" in config.overrides:
+        return config.dataset_kwargs
+    return dict(recipe.arguments.get("dataset_kwargs") or {})
 
 
 def _model(
@@ -208,7 +210,7 @@ def _model(
     if config.source is not None:
         source = saved_model(config.source)
         # Episodes are played where the source is of another family: it and its copy are compared.
-        return algorithm.load_offline(
+        model: OfflineToOnlineAlgorithm = algorithm.load_offline(
             [source, *map(saved_model, config.more_sources)] if config.more_sources else source,
             env,
             recipe=recipe,
@@ -217,6 +219,9 @@ def _model(
             progress_bar=progress_bar,
             **arguments,
         )
+        if config.pretrain_steps:
+            model.n_pretrain_steps = 0  # this run makes all of its own, however many the source has behind it
+        return model
     policy = policy_for(env.observation_space)
     return algorithm(policy, env, recipe=recipe, device=config.device, **arguments)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -23,6 +23,8 @@ METRICS = {
     "last5": lambda scores: scores[-5:].mean(),
     "mean": lambda scores: scores.mean(),
 }
+#: what a study keeps of its recipe's and environments' contents; older ones have only their names
+CONTENTS = "contents"
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,13 @@ class TuningTask:
     def name(self) -> str:
         """The dataset's, or the environment's: names folders."""
         return re.sub(r"[^\w.-]+", "-", self.dataset or self.environment.id).strip("-")
+
+    def contents(self) -> dict[str, Any]:
+        """What recipe and environment hold, in plain types: their names say it only until a file is edited."""
+        recipe = self.recipe
+        held = {"algorithm": recipe.algorithm, "arguments": recipe.arguments, "eval_freq": recipe.eval_freq}
+        found: dict[str, Any] = plain_types({**held, "environment": asdict(self.environment)})
+        return found
 
 
 class TuningRun(NamedTuple):
@@ -190,6 +199,7 @@ class TuningConfig:
             "n_eval_episodes": self.n_eval_episodes,
             "n_evaluations": self.n_evaluations,
             **({"also": also} if also else {}),
+            CONTENTS: {task.name: task.contents() for task in self.tasks},
         }
 
     @checked
@@ -210,4 +220,6 @@ def plain_types(value: Any) -> Any:
         return {str(key): plain_types(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [plain_types(each) for each in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))  # an address is another one in each process

@@ -23,7 +23,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from sb3_o2o.checked import checked
-from sb3_o2o.tuning.configuration import TuningConfig
+from sb3_o2o.tuning.configuration import CONTENTS, TuningConfig
 
 #: Seconds between two signs of life of a worker, and after which one that gives none counts as dead.
 BEAT, GRACE = 30, 120
@@ -123,12 +123,18 @@ def open_study(
             raise ValueError(f"Study {name!r} was not made by sb3-o2o tune: take another --study.")
         study.set_user_attr(SETTINGS, asked)
         return study
-    differing = [key for key in {**asked, **known} if known.get(key) != asked.get(key)]
+    is_older = CONTENTS not in known
+    if is_older:  # from here on those of today hold
+        known = {**known, CONTENTS: asked[CONTENTS]}
+    keys = sorted({**asked, **known}, key=lambda key: key == CONTENTS)  # last: names say more
+    differing = [key for key in keys if known.get(key) != asked.get(key)]
     if differing:
         raise ValueError(
             f"Study {name!r} was made for something else: {_difference(differing[0], known, asked)}. "
             "Give what it was made with, or take another --study."
         )
+    if is_older:
+        study.set_user_attr(SETTINGS, known)
     return study
 
 
@@ -141,6 +147,9 @@ def _directions(storage: BaseStorage, name: str) -> list[StudyDirection] | None:
 
 
 def _difference(key: str, known: dict[str, Any], asked: dict[str, Any]) -> str:
+    if key == CONTENTS:
+        (task, *inside), there, here = _first_difference(known[key], asked[key])
+        return f"{'.'.join(inside)} of its recipe or environment ({task}) is {there!r} there and {here!r} here"
     if key != "search_space":
         return f"{key} is {known.get(key)!r} there and {asked.get(key)!r} here"
     before, now = known.get(key) or {}, asked[key]
@@ -149,6 +158,16 @@ def _difference(key: str, known: dict[str, Any], asked: dict[str, Any]) -> str:
             there, here = (each.get(name, "not tuned") for each in (before, now))
             return f"its search space of {name} is {there} there and {here} here"
     return "its search space differs"
+
+
+def _first_difference(there: Any, here: Any) -> tuple[list[str], Any, Any]:
+    """:return: where two documents differ first, and what stands there in each; None where nothing does"""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for name in {**there, **here}:
+            if there.get(name) != here.get(name):
+                inside, *values = _first_difference(there.get(name), here.get(name))
+                return [name, *inside], *values
+    return [], there, here
 
 
 # -- workers that died ---------------------------------------------------------------------------------------------

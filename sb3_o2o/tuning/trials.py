@@ -8,7 +8,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from sb3_o2o.recipes import Recipe
 from sb3_o2o.runs.folder import RunConfig, RunFolder
 from sb3_o2o.runs.threads import Threads, choose_threads, use_threads
 from sb3_o2o.runs.training import Interrupted, Prepared, RunListener, prepare, train
-from sb3_o2o.tuning.configuration import TuningConfig, TuningRun
+from sb3_o2o.tuning.configuration import TuningConfig, TuningRun, plain_types
 from sb3_o2o.tuning.searched import of_pretraining, overrides_of_trial, suggest
 from sb3_o2o.tuning.storages import signs_of_life
 
@@ -173,12 +173,12 @@ class TrialRunner:
         if listener is not None:  # nothing follows that could share it
             self._train(asked, task.recipe, path, listener)
             return path
-        text = json.dumps(dict(values), sort_keys=True)
-        name = hashlib.sha256(text.encode()).hexdigest()[:12] if values else "recipe"
+        name = _digest(asked, task.recipe) if values else f"recipe-{_digest(asked, task.recipe)}"
         shared = self.folder / "pretraining" / name / run.folder
         shared.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{shared}.lock"):
             if not shared.is_dir():
+                text = json.dumps(dict(values), sort_keys=True)
                 write_whole(self.folder / "pretraining" / name / "hyperparameters.json", text + "\n")
                 with whole_folder(shared) as incomplete:
                     self._train(asked, task.recipe, incomplete, RunListener())
@@ -203,6 +203,19 @@ class TrialRunner:
             self.chosen_threads = choose_threads(prepared.model)
             use_threads(self.chosen_threads.count)
         return prepared
+
+
+def _digest(asked: RunConfig, recipe: Recipe) -> str:
+    """
+    Of all that decides a pre-trained model but the seed, which its folder says: the folder of a study that is made anew
+    has the models of the last one.
+    """
+    decides = asdict(asked)
+    for name in ("command", "recipe", "overrides", "seed", "device"):
+        del decides[name]
+    arguments = {**recipe.arguments, **asked.overrides}
+    document = plain_types({"algorithm": recipe.algorithm, **decides, "arguments": arguments})
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _said(run: TuningRun) -> str:

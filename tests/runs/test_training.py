@@ -239,6 +239,26 @@ class TestSources:
         assert document["arguments"]["n_critics"] == 2  # the recipe's ten give way to what was trained
         assert document["arguments"]["gradient_steps"] == 4
 
+    def test_a_source_that_was_pre_trained_is_pre_trained_for_as_long_as_asked(
+        self, tiny_dataset: Callable[..., str], tmp_path: Path
+    ) -> None:
+        dataset = tiny_dataset()
+        first = run(configuration(dataset, command="pretrain", online_steps=0), tmp_path)  # 20 steps
+        for n in (20, 8, 32):
+            config = configuration(dataset, source=saved_model(str(first.path)), pretrain_steps=n, online_steps=10)
+            listener = Interrupting()
+            once = run(config, tmp_path, listener)
+            assert [step for phase, step in listener.heard if phase == "offline"] == [n * i // 4 for i in range(5)]
+            source, made = (O2OSAC.load(each.path / "offline" / "model.zip", buffer_size=1) for each in (first, once))
+            assert made.n_pretrain_steps == n
+            before, after = (each.actor.mu.weight for each in (source, made))
+            assert not th.equal(before, after)
+        twice = RunFolder.create(tmp_path, "run")
+        with pytest.raises(Interrupted):
+            train(prepare(config), twice, Interrupting("offline", 23))
+        train(prepare(config, twice.resume_bundle), twice)
+        assert th.equal(parameters(twice), parameters(once))
+
     def test_saved_model_finds_zips_and_runs(self, tmp_path: Path) -> None:
         (tmp_path / "model.zip").touch()
         assert saved_model(str(tmp_path / "model")) == saved_model(str(tmp_path / "model.zip"))

@@ -92,12 +92,8 @@ def test_trials_share_pre_training_and_are_means_over_seeds(
 ) -> None:
     study = tune(config(), tmp_path / "study", 3, name="study", n_startup_trials=2)
     assert states(study) == ["COMPLETE"] * 3
-    assert [
-        str(each.relative_to(tmp_path)) for each in tmp_path.glob("study/pretraining/*/seed_*/offline/model.zip")
-    ] == [
-        "study/pretraining/recipe/seed_0/offline/model.zip",
-        "study/pretraining/recipe/seed_1/offline/model.zip",
-    ]
+    shared = sorted(tmp_path.glob("study/pretraining/recipe-*/seed_*/offline/model.zip"))
+    assert [each.parent.parent.name for each in shared] == ["seed_0", "seed_1"]
     for trial in study.get_trials():
         runs = [Path(trial.user_attrs["folder"]) / f"seed_{seed}" for seed in (0, 1)]
         means = [read_evaluations(run / "online")[1][-1].mean() for run in runs]  # type: ignore[index]
@@ -123,12 +119,8 @@ class TestSeveralDatasets:
         first, second = (task.name for task in several.tasks)
         study = tune(several, tmp_path / "study", 2, name="study", n_startup_trials=2)
         assert states(study) == ["COMPLETE"] * 2
-        made = sorted(
-            str(each.parent.parent.relative_to(tmp_path)) for each in tmp_path.glob("study/*/recipe/*/*/*/model.zip")
-        )
-        assert made == sorted(
-            f"study/pretraining/recipe/{task}/seed_{seed}" for task in (first, second) for seed in (0, 1)
-        )
+        made = [each.parts[-4:-2] for each in tmp_path.glob("study/pretraining/recipe-*/*/*/*/model.zip")]
+        assert sorted(made) == sorted((task, f"seed_{seed}") for task in (first, second) for seed in (0, 1))
         for trial in study.get_trials():
             keys = [f"{first}/0", f"{second}/0", f"{first}/1", f"{second}/1"]
             lasts = [trial.user_attrs["evaluations"][key][1][-1] for key in keys]
@@ -188,6 +180,23 @@ def test_what_matters_to_pre_training_is_not_shared(config: Callable[..., Tuning
     assert len(list(tmp_path.glob("pretraining/*/seed_0/offline/model.zip"))) == len(weights) > 1
 
 
+def test_a_new_study_in_the_same_folder_takes_only_models_that_were_made_alike(
+    config: Callable[..., TuningConfig], tmp_path: Path
+) -> None:
+    recipe = load_recipe("cql")
+    edited = replace(recipe, arguments={**recipe.arguments, "gamma": 0.5})
+    studies: list[dict[str, Any]] = [{}, {"pretrain_steps": 3}, {"recipe": edited}, {}]
+    for number, changes in enumerate(studies, start=1):
+        made = config(seeds=(0,), **changes)
+        study = tune(made, tmp_path, 1, name="study", storage=str(tmp_path / f"{number}.db"))
+        (trial,) = study.get_trials()
+        asked = yaml.safe_load((Path(trial.user_attrs["folder"]) / "seed_0" / "config.yml").read_text())
+        before = yaml.safe_load((Path(asked["source"]).parents[1] / "config.yml").read_text())
+        assert before["pretrain_steps"] == made.pretrain_steps
+        assert before["arguments"]["gamma"] == made.recipe.arguments["gamma"]
+        assert len(list(tmp_path.glob("pretraining/*/seed_0"))) == min(number, 3)
+
+
 def test_what_pre_training_has_apart_is_tuned_for_fine_tuning_alone(
     config: Callable[..., TuningConfig], tmp_path: Path
 ) -> None:
@@ -237,6 +246,31 @@ class TestRefusals:
             self.opened(other, tmp_path / name)
         with pytest.raises(ValueError, match=r"online_steps is 10 there and 11 here"):
             self.opened(config(online_steps=11), tmp_path / name)
+
+    def test_a_recipe_or_an_environment_that_was_changed(
+        self, config: Callable[..., TuningConfig], tmp_path: Path
+    ) -> None:
+        def with_recipe(text: str, **changes: Any) -> TuningConfig:
+            (tmp_path / "mine.yml").write_text(f"default: {{gamma: 0.9, policy_kwargs: {{net_arch: [4]}}{text}}}\n")
+            return config(recipe=load_recipe(str(tmp_path / "mine.yml")), **changes)
+
+        self.opened(with_recipe(""), tmp_path / "study.db")
+        task = config().tasks[0].name
+        self.opened(with_recipe(" "), tmp_path / "study.db")
+        with pytest.raises(ValueError, match=rf"\.tau of .* \({task}\) is None there and 0\.1 here\. Give"):
+            self.opened(with_recipe(", tau: 0.1"), tmp_path / "study.db")
+        hard = Environment(tiny.BOX, {"start": 2.0})
+        with pytest.raises(ValueError, match=r"environment\.kwargs\.start of .* is None there and 2\.0 here"):
+            self.opened(with_recipe("", environment=hard), tmp_path / "study.db")
+
+    def test_an_older_study_is_joined(self, config: Callable[..., TuningConfig], tmp_path: Path) -> None:
+        study = self.opened(config(), tmp_path / "study.db")
+        older = {name: value for name, value in study.user_attrs["sb3_o2o"].items() if name != "contents"}
+        study.set_user_attr("sb3_o2o", older)
+        self.opened(config(), tmp_path / "study.db")
+        edited = replace(load_recipe("cql"), arguments={**load_recipe("cql").arguments, "gamma": 0.5})
+        with pytest.raises(ValueError, match=r"arguments\.gamma of .* is .* there and 0\.5 here"):
+            self.opened(config(recipe=edited), tmp_path / "study.db")
 
     def test_another_direction(self, config: Callable[..., TuningConfig], tmp_path: Path) -> None:
         optuna.create_study(storage=f"sqlite:///{tmp_path}/study.db", study_name="study", direction="minimize")
