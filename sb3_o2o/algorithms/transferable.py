@@ -229,7 +229,8 @@ class TransferableAlgorithm(_Base):
         """
         The same model as a stock Stable-Baselines3 algorithm, Adam moments and temperature included. Without layer
         normalisation or normaliser its policy is stock as well; with them its policy class is ours, and loading it
-        needs this package installed.
+        needs this package installed. Where ``pretrain_kwargs`` are in force, it has the networks that were trained, and
+        fine-tuning's values of the other arguments.
 
         :return: a model of the stock class, without replay buffer contents
         :raises NonFiniteError: if weights hold NaN or infinity

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.save_util import recursive_getattr
 
 from sb3_o2o.data import MonteCarloDictReplayBuffer, MonteCarloReplayBuffer
 from sb3_o2o.finetuning.callback import exported_actor
+from sb3_o2o.transfer.temperature import export_ent_coef
 from sb3_o2o.updates.trained import refuse_not_finite
 
 if TYPE_CHECKING:
@@ -37,8 +37,13 @@ def to_sb3(model: Any) -> BaseAlgorithm:
     policy_class: Any = inverse[type(model.policy)] if is_stock else type(model.policy)
     constructor: Any = model.stock_class
     stock = constructor(policy=policy_class, env=None, device=model.device, _init_setup_model=False)
-    own = ("policy_class", "policy", "device", "replay_buffer", "policy_kwargs", "seed")
-    shared = {name: value for name, value in vars(model).items() if name in vars(stock) and name not in own}
+    own = (
+        *("policy_class", "policy", "device", "replay_buffer", "policy_kwargs", "seed"),
+        *("log_ent_coef", "ent_coef_optimizer"),
+    )
+    # what goes on elsewhere fine-tunes: of arguments with another value while pre-training, that is not exported
+    values = {**vars(model), **model.online_arguments}
+    shared = {name: value for name, value in values.items() if name in vars(stock) and name not in own}
     # copies of what training adds to: the two models may go on apart
     vars(stock).update(
         {name: copy.copy(value) if isinstance(value, dict | deque) else value for name, value in shared.items()}
@@ -56,9 +61,10 @@ def to_sb3(model: Any) -> BaseAlgorithm:
     names = stock._get_torch_save_params()
     with _acting_for_users(model):
         parameters = model.weights.to_stock(model, stock) if is_stock else model.get_parameters()
-        stock.set_parameters({name: parameters[name] for name in names[0]}, device=model.device)
-    for name in names[1]:
-        recursive_getattr(stock, name).data.copy_(recursive_getattr(model, name).data)
+        fresh = {} if parameters.keys() >= {*names[0]} else stock.get_parameters()  # of a temperature tuned from now on
+        stock.set_parameters({name: parameters.get(name, fresh.get(name)) for name in names[0]}, device=model.device)
+    if hasattr(model, "current_ent_coef"):
+        export_ent_coef(model, stock)
     return stock
 
 

@@ -62,8 +62,9 @@ def load(
     replaced = {name: value for name, value in kwargs.items() if name not in (*of_load, "policy_kwargs")}
     replaced.update(kwargs.pop("custom_objects", None) or {})
     # the weights of the file fit its own: what is asked for is set afterwards
-    ent_coef = replaced.pop("ent_coef", kwargs.pop("ent_coef", None))
-    plain, attributes = for_stock_load(path, replaced, trust)
+    kwargs.pop("ent_coef", None)
+    of_file = {name: value for name, value in replaced.items() if name != "ent_coef"}
+    plain, attributes = for_stock_load(path, of_file, trust)
     if not is_trusted(trust):
         _check_names(path, {name: value for name, value in attributes.items() if name not in given})
     try:
@@ -79,9 +80,9 @@ def load(
             f"The saved networks have other shapes than asked for{f' by {asked}' if asked else ''}: {error}"
         ) from error
     pretraining.leave(model)  # a checkpoint from the middle of it
-    if ent_coef is not None and hasattr(model, "fix_ent_coef"):
-        change_ent_coef(model, ent_coef)
-    for name in given:
+    if replaced.get("ent_coef") is not None and hasattr(model, "fix_ent_coef"):
+        change_ent_coef(model, replaced["ent_coef"])
+    for name in {*given, *replaced}:
         model.online_arguments.pop(name, None)  # holds in both phases from now on
     # of what to_sb3 made, stock attributes say nothing; of others, they know of statistics that change nothing
     model.has_statistics = bool(attributes.get("has_statistics")) or has_statistics(model.policy)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch as th
+
 from sb3_o2o.updates.phases import PRETRAINING
 
 #: where a temperature starts that a source has not tuned, unless somebody says another value: what Luo et al. 2024
@@ -95,6 +97,25 @@ def change_ent_coef(model: Any, ent_coef: Any) -> None:
     if start is not None:
         model.set_ent_coef(start)
     model.ent_coef = ent_coef
+
+
+def export_ent_coef(model: Any, stock: Any) -> None:
+    """
+    Give a stock model the temperature. Where pre-training fixes one that fine-tuning tunes, that is where it starts;
+    where it is the other way round, the stock model has the value of fine-tuning already.
+
+    :param model: of SAC
+    :param stock: the same as a stock model, set up with the arguments of fine-tuning
+    """
+    present = _current(model)
+    if stock.log_ent_coef is not None and model.log_ent_coef is not None:
+        stock.log_ent_coef.data.copy_(model.log_ent_coef.data)
+    elif stock.log_ent_coef is not None:
+        if present > 0:  # a temperature of 0 is none to start from
+            with th.no_grad():
+                stock.log_ent_coef.fill_(math.log(present))
+    elif "ent_coef" not in model.online_arguments:
+        stock.ent_coef_tensor.fill_(present)
 
 
 def settle_temperature(

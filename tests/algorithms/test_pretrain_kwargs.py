@@ -438,3 +438,38 @@ def test_a_gradient_may_be_clipped_online_alone(build: Callable[..., Any]) -> No
         assert model.actor_max_grad_norm == online
     assert_same(offline[0], offline[1])
     assert differs(offline[1], offline[2], "policy/actor.")
+
+
+@pytest.mark.parametrize(
+    ("before", "afterwards", "start"), [(0.7, "auto", 0.7), (0.7, 0.2, 0.2), ("auto", 0.2, 0.2), (0.0, "auto", 1.0)]
+)
+def test_stock_models_go_on_with_the_arguments_of_fine_tuning(
+    before: Any, afterwards: Any, start: float, tmp_path: Path
+) -> None:
+    apart = {**APART["pretrain_kwargs"], "ent_coef": before}
+    model = make(**{**APART, "ent_coef": afterwards, "pretrain_kwargs": apart}).pretrain(dataset(), 3)
+    stock = model.to_sb3()
+    assert (stock.learning_rate, stock.batch_size, stock.ent_coef) == (1e-3, FAST["batch_size"], afterwards)
+    assert (stock.log_ent_coef is None) == (afterwards == 0.2)
+    found = stock.ent_coef_tensor if stock.log_ent_coef is None else stock.log_ent_coef.detach().exp()
+    assert found.item() == pytest.approx(start)
+    assert len(stock.critic.q_networks) == 2  # those that were trained
+    observations = dataset().observations[:5]
+    expected = model.predict(observations, deterministic=True)[0]
+    assert th.allclose(*(th.as_tensor(each) for each in (stock.predict(observations, deterministic=True)[0], expected)))
+    stock.save(tmp_path / "stock")
+    assert type(stock).load(tmp_path / "stock").batch_size == FAST["batch_size"]
+    stock.learn(12)
+    assert {optimizer.param_groups[0]["lr"] for optimizer in (stock.actor.optimizer, stock.critic.optimizer)} == {1e-3}
+    assert has_offline_critics(model)  # and has its own arguments still
+    assert model.learning_rate == 1e-4
+
+
+def test_what_stands_for_an_attribute_holds_in_both_phases(tmp_path: Path) -> None:
+    make(**APART).pretrain(dataset(), 3).save(tmp_path / "model")
+    objects = {"learning_rate": 1e-5, "batch_size": 13}
+    model = O2OSAC.load(tmp_path / "model", vec(), custom_objects=objects)
+    model.learn(12)
+    assert (model.learning_rate, model.batch_size) == (1e-5, 13)
+    assert model.actor.optimizer.param_groups[0]["lr"] == 1e-5
+    assert not has_offline_critics(model)

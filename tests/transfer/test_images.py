@@ -111,3 +111,38 @@ def test_a_clone_of_another_kind_looks_as_its_source() -> None:
     assert extractor(model) is NatureCNN
     model = O2OSAC.load_offline(image_dataset(), image_vec(), policy="MlpPolicy", pretrain_steps=2, **BUILT)
     assert extractor(model) is FlattenExtractor
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("kind", ["arrays", "file", "episodes"])
+def test_pretraining_on_images_as_they_were_recorded(kind: str, first: bool, tmp_path: Path) -> None:
+    """Channels last, or first, as a replay buffer of Stable-Baselines3 has them."""
+    recorded = image_arrays()
+    if first:
+        recorded.update({name: np.moveaxis(recorded[name], -1, 1) for name in ("observations", "next_observations")})
+    source: Any = recorded
+    if kind == "file":
+        source = str(tmp_path / "images.npz")
+        np.savez(source, **recorded)
+    elif kind == "episodes":
+        source = [{name: values[start : start + 10] for name, values in recorded.items()} for start in range(0, 60, 10)]
+    models = [
+        O2OSAC("CnnPolicy", image_vec(), policy_kwargs={**SMALL}, **FAST).pretrain(data, 3)
+        for data in (source, image_dataset())
+    ]
+    assert_same(*(model.policy.state_dict() for model in models))
+    models[0].save(tmp_path / "model")
+    again = O2OSAC.load(tmp_path / "model", image_vec(), device="cpu")
+    again.pretrain(source, 2)
+    again.learn(8)
+
+
+def test_images_in_dictionaries_as_they_were_recorded() -> None:
+    space = spaces.Dict(camera=spaces.Box(0, 255, (1, 36, 38), np.uint8), place=spaces.Box(-10, 10, (3,)))
+    recorded = arrays()
+    for name in ("observations", "next_observations"):
+        recorded[name] = {"camera": picture(recorded[name][:, 0]), "place": recorded[name]}
+    found = OfflineDataset.load(recorded, observation_space=space, action_space=Pictures().action_space)
+    assert found.observation_space["camera"].shape == (1, 36, 38)  # type: ignore[index]
+    expected = np.moveaxis(recorded["observations"]["camera"], -1, 1)
+    assert np.array_equal(found.observations["camera"], expected)  # type: ignore[call-overload]

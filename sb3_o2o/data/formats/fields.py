@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.vec_env import VecTransposeImage
 
 from sb3_o2o.data.checks import Location, as_array, checked_length, checked_spaces, infer_observation_space, numeric
 from sb3_o2o.data.formats.reading import Reading
@@ -168,11 +170,30 @@ def spaces_or_inferred(fields: Mapping[str, Any], reading: Reading) -> tuple[spa
     :return: both spaces: the environment's, else an unbounded one of the observations' shapes, and [-1, 1]
     :raises ValueError: if one of them is not supported
     """
-    observation_space = reading.observation_space or infer_observation_space(fields["observations"])
+    observation_space = reading.observation_space
+    if observation_space is None:
+        observation_space = infer_observation_space(fields["observations"])
+    elif _has_images(observation_space):
+        observation_space = _as_recorded(observation_space, infer_observation_space(fields["observations"]))
     action_space = reading.action_space or _unit_action_space(fields["actions"])
     checked_spaces(observation_space, action_space)
     assert isinstance(action_space, spaces.Box)
     return observation_space, action_space
+
+
+def _has_images(space: spaces.Space) -> bool:
+    return any(map(_has_images, space.spaces.values())) if isinstance(space, spaces.Dict) else is_image_space(space)
+
+
+def _as_recorded(space: spaces.Space, recorded: spaces.Space) -> spaces.Space:
+    """A model has the channels of images first, where its environment, and the data of that, have them last."""
+    if isinstance(space, spaces.Dict) and isinstance(recorded, spaces.Dict):
+        own = {key: _as_recorded(each, recorded.spaces.get(key, each)) for key, each in space.spaces.items()}
+        return space if own == space.spaces else spaces.Dict(own)
+    if not is_image_space(recorded) or recorded.shape == space.shape:
+        return space
+    is_last = is_image_space(space) and VecTransposeImage.transpose_space(recorded).shape == space.shape  # type: ignore[arg-type]
+    return recorded if is_last else space
 
 
 def _unit_action_space(actions: Any) -> spaces.Box:
