@@ -1,6 +1,7 @@
 """Which environment a command makes, from what the user, the recipe, the dataset and the source say about it."""
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,31 @@ class TestReading:
         text = f"datasets: [{{dataset: {table}, env: {tiny.BOX}}}]\nrecipes: [{table.with_name('reads.yml')}]\n"
         grid = read_grid(yaml.safe_load(f"name: grid\nseeds: [0]\n{text}"))
         assert [run.config.environment.id for run in make_plan(grid, Path("out")).runs] == [tiny.BOX] * 2
+
+
+class TestSourcesOfRecipes:
+    """A source run has an environment, and the recipe that comes next may want another."""
+
+    def test_what_the_recipe_asks_for_is_not_left_out_in_silence(self, tiny_dataset: Callable[..., str]) -> None:
+        succeeds("pretrain", tiny_dataset(), "--recipe", "cql", "--gradient-steps", 2, *SMALL, *SHORT, "--log-dir", "a")
+        (run,) = Path("a").iterdir()
+        shifted = "{tiny.Shifted: {by: 1.0}}"
+        for name, entry in (("alike", "{}"), ("other", f"{{env_kwargs: {{start: 2.0}}, env_wrapper: [{shifted}]}}")):
+            Path(f"{name}.yml").write_text(f"default: {entry}\n")
+        options = ["--steps", 10, *SMALL[:6], *SHORT, "--trust"]
+        assert "asks for" not in succeeds("finetune", run, "--recipe", "alike.yml", *options, "--log-dir", "b")
+        output = succeeds("finetune", run, "--recipe", "other.yml", *options, "--log-dir", "c")
+        assert (
+            "asks for env_kwargs {'start': 2.0}, where the run has {}, and for env_wrapper [{'tiny.Shifted': " in output
+        )
+        assert config_of("c")["environment"]["kwargs"] == {}
+        advised = ["--env", tiny.BOX]
+        assert f"add {' '.join(advised)} for the recipe's" in output
+        output = succeeds("finetune", run, "--recipe", "other.yml", *options, *advised, "--log-dir", "d")
+        assert "asks for" not in output
+        assert config_of("d")["environment"]["kwargs"] == {"start": 2.0}
+        (made,) = Path("d").iterdir()
+        assert "asks for" not in succeeds("finetune", made, "--recipe", "other.yml", *options, "--log-dir", "e")
 
 
 class TestModules:
