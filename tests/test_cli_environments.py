@@ -1,6 +1,9 @@
 """Which environment a command makes, from what the user, the recipe, the dataset and the source say about it."""
 
+import os
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,3 +109,22 @@ class TestModules:
             assert config["arguments"]["gamma"] == 0.9
             kwargs = {"continuing_task": False, "start": 0.4}
             assert config["environment"] == {"id": env, "kwargs": kwargs, "max_episode_steps": 7, "wrappers": []}
+
+    def test_what_is_to_be_typed_next_finds_it(self) -> None:
+        """In processes that have not imported the module yet."""
+
+        def run(command: str) -> str:
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "200"}
+            whole = [sys.executable, "-m", "sb3_o2o", *shlex.split(command)]
+            done = subprocess.run(whole, env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+            return done.stdout
+
+        sizes = shlex.join(map(str, [*SMALL, *SHORT]))
+        output = run(f"collect tiny_module:{tiny.BOX} tests/own-v0 --n-episodes 4")
+        pretrain = output.split("Pre-train on it: sb3-o2o ")[1].strip()
+        output = run(f"{pretrain} --recipe cql --gradient-steps 2 {sizes}")
+        finetune = output.split("Fine-tune it: sb3-o2o ")[1].strip()
+        output = run(f"{finetune} --steps 10 {sizes}")
+        output = run(output.split("See it act: sb3-o2o ")[1].strip() + " --episodes 1")
+        assert f"tiny_module:{tiny.BOX}, 1" in output

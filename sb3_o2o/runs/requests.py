@@ -131,9 +131,10 @@ def recipe_and_environment(
         entry = check_recipe(opened.entry(known.id))
         _warn_of_another_environment(entry, known)
         return entry, known
+    if env_id is not None:
+        import_named(env_id)  # which may register what the dataset names
     recorded = None if dataset is None else environment_of(dataset, reading)
     if env_id is not None:
-        import_named(env_id)
         check_registered(env_id)
         environment = named_environment(env_id, recorded)
     elif recorded is not None:
