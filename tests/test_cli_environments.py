@@ -1,6 +1,10 @@
 """Which environment a command makes, from what the user, the recipe, the dataset and the source say about it."""
 
+import os
 import shlex
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +69,31 @@ class TestReading:
         assert [run.config.environment.id for run in make_plan(grid, Path("out")).runs] == [tiny.BOX] * 2
 
 
+class TestSourcesOfRecipes:
+    """A source run has an environment, and the recipe that comes next may want another."""
+
+    def test_what_the_recipe_asks_for_is_not_left_out_in_silence(self, tiny_dataset: Callable[..., str]) -> None:
+        succeeds("pretrain", tiny_dataset(), "--recipe", "cql", "--gradient-steps", 2, *SMALL, *SHORT, "--log-dir", "a")
+        (run,) = Path("a").iterdir()
+        shifted = "{tiny.Shifted: {by: 1.0}}"
+        for name, entry in (("alike", "{}"), ("other", f"{{env_kwargs: {{start: 2.0}}, env_wrapper: [{shifted}]}}")):
+            Path(f"{name}.yml").write_text(f"default: {entry}\n")
+        options = ["--steps", 10, *SMALL[:6], *SHORT, "--trust"]
+        assert "asks for" not in succeeds("finetune", run, "--recipe", "alike.yml", *options, "--log-dir", "b")
+        output = succeeds("finetune", run, "--recipe", "other.yml", *options, "--log-dir", "c")
+        assert (
+            "asks for env_kwargs {'start': 2.0}, where the run has {}, and for env_wrapper [{'tiny.Shifted': " in output
+        )
+        assert config_of("c")["environment"]["kwargs"] == {}
+        advised = ["--env", tiny.BOX]
+        assert f"add {' '.join(advised)} for the recipe's" in output
+        output = succeeds("finetune", run, "--recipe", "other.yml", *options, *advised, "--log-dir", "d")
+        assert "asks for" not in output
+        assert config_of("d")["environment"]["kwargs"] == {"start": 2.0}
+        (made,) = Path("d").iterdir()
+        assert "asks for" not in succeeds("finetune", made, "--recipe", "other.yml", *options, "--log-dir", "e")
+
+
 class TestModules:
     """``module:id`` names an environment that is registered when its module is imported."""
 
@@ -80,3 +109,22 @@ class TestModules:
             assert config["arguments"]["gamma"] == 0.9
             kwargs = {"continuing_task": False, "start": 0.4}
             assert config["environment"] == {"id": env, "kwargs": kwargs, "max_episode_steps": 7, "wrappers": []}
+
+    def test_what_is_to_be_typed_next_finds_it(self) -> None:
+        """In processes that have not imported the module yet."""
+
+        def run(command: str) -> str:
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "200"}
+            whole = [sys.executable, "-m", "sb3_o2o", *shlex.split(command)]
+            done = subprocess.run(whole, env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+            return done.stdout
+
+        sizes = shlex.join(map(str, [*SMALL, *SHORT]))
+        output = run(f"collect tiny_module:{tiny.BOX} tests/own-v0 --n-episodes 4")
+        pretrain = output.split("Pre-train on it: sb3-o2o ")[1].strip()
+        output = run(f"{pretrain} --recipe cql --gradient-steps 2 {sizes}")
+        finetune = output.split("Fine-tune it: sb3-o2o ")[1].strip()
+        output = run(f"{finetune} --steps 10 {sizes}")
+        output = run(output.split("See it act: sb3-o2o ")[1].strip() + " --episodes 1")
+        assert f"tiny_module:{tiny.BOX}, 1" in output

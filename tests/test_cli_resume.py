@@ -83,6 +83,14 @@ class TestOptionsBesideResume:
         same = ["--log-dir", folder.resolve().parent, "--seed", "0", "--device", "cpu", "--set", "gamma=0.99"]
         assert "offline policy" in succeeds(*given, "--resume", folder, *same)
 
+    def test_a_module_that_the_run_names_is_trusted(
+        self, tiny_dataset: Callable[..., str], interrupted: Interrupted
+    ) -> None:
+        env = f"tiny_module:{tiny.BOX}"
+        given = ["--recipe", "cql", "--env", env, "--gradient-steps", "6", *SMALL, *SHORT]
+        output, folder = interrupted("pretrain", tiny_dataset(), *given)
+        assert f"Go on with: sb3-o2o pretrain --resume {folder} --trust" in output
+
     def test_of_finetuning(self, tiny_dataset: Callable[..., str], interrupted: Interrupted) -> None:
         Path("mine.yml").write_text("default: {batch_size: 4, buffer_size: 30}\nevaluation: {default: {eval_freq: 8}}")
         given = ["finetune", "--env", tiny.BOX, "--recipe", "mine.yml", "--steps", "6", "--eval-episodes", "1"]

@@ -1,5 +1,6 @@
 """``sb3-o2o collect``."""
 
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -64,4 +65,6 @@ def collect(
         force=force,
     )
     dataset.summary()
-    next_command("Pre-train on it:", f"sb3-o2o pretrain {dataset_id}")
+    # the dataset has the environment's id alone, not the module that registers it
+    named = f" --env {quote(env)}" if ":" in env else ""
+    next_command("Pre-train on it:", f"sb3-o2o pretrain {quote(dataset_id)}{named}")

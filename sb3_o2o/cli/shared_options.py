@@ -70,14 +70,15 @@ Trust = Annotated[
 ]
 
 
-def trusting_as_here(command: str) -> str:
+def trusting_as_here(command: str, env_id: str = "") -> str:
     """
     :param command: that opens what this one has opened or written
-    :return: the same, trusting where this one does
+    :param env_id: of the run that it opens: a module that a run names is imported with trust alone
+    :return: the same, trusting where this one does, or where it has to
     """
     from sb3_o2o.plain.allowlist import is_trusted
 
-    return f"{command} --trust" if is_trusted(False) else command
+    return f"{command} --trust" if is_trusted(False) or ":" in env_id else command
 
 
 NEnvs = Annotated[

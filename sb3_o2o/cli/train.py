@@ -155,7 +155,7 @@ def pretrain(
     # the same one: another recipe wants other networks than those that were trained
     next_command(
         "Fine-tune it:",
-        trusting_as_here(f"sb3-o2o finetune {quote(str(folder.path))} --recipe {quote(recipe)}"),
+        trusting_as_here(f"sb3-o2o finetune {quote(str(folder.path))} --recipe {quote(recipe)}", environment.id),
     )
 
 
@@ -225,9 +225,8 @@ def finetune(
     )
     with _missing_dataset(config):
         # evaluations of one agent are none of the ensemble's, and a run that pre-trains makes its own
-        seen_before = None if others or pretrain_steps else origin.whole_run
-        folder = start_run(config, log_dir, loaded, offline_from=seen_before)
-    next_command("See it act:", trusting_as_here(f"sb3-o2o evaluate {quote(str(folder.path))}"))
+        folder = start_run(config, log_dir, loaded, None if others or pretrain_steps else origin.whole_run)
+    next_command("See it act:", trusting_as_here(f"sb3-o2o evaluate {quote(str(folder.path))}", environment.id))
 
 
 def _asked(
@@ -335,7 +334,7 @@ def resume_run(path: Path, ctx: typer.Context) -> "RunFolder":
     folder = RunFolder.open(path)
     config = folder.read_config()
     if config.command != ctx.info_name:
-        command = trusting_as_here(f"sb3-o2o {config.command} --resume {quote(str(path))}")
+        command = _resuming(config, path)
         raise ValueError(f"{str(path)!r} is a run of `{config.command}`: {command}")
     refuse_contradictions(ctx, config, folder)
     with locked(folder.path):
@@ -380,11 +379,16 @@ def _newest_bundle(folder: "RunFolder", config: "RunConfig") -> Path | None:
     return path
 
 
+def _resuming(config: "RunConfig", path: Path) -> str:
+    """The command that goes on with a run."""
+    return trusting_as_here(f"sb3-o2o {config.command} --resume {quote(str(path))}", config.environment.id)
+
+
 def _how_to_go_on(config: "RunConfig", folder: "RunFolder") -> str:
     """A sentence with the command that goes on with a run, and from where that would be."""
     from sb3_o2o.resume import newest_bundle
 
-    command = trusting_as_here(f"sb3-o2o {config.command} --resume {quote(str(folder.path))}")
+    command = _resuming(config, folder.path)
     try:
         found = newest_bundle(folder.resume_bundle)
     except ValueError as error:
@@ -455,8 +459,7 @@ def _run(prepared: "Prepared", folder: "RunFolder") -> None:
         picture = train(prepared, folder, progress)
     except Interrupted as interrupted:
         progress.close()
-        command = f"sb3-o2o {prepared.config.command} --resume {quote(str(folder.path))}"
-        next_command("Interrupted and saved. Go on with:", trusting_as_here(command))
+        next_command("Interrupted and saved. Go on with:", _resuming(prepared.config, folder.path))
         raise typer.Exit(128 + (interrupted.signal or 2)) from None
     except NonFiniteError as error:
         error.advice += f" {_how_to_go_on(prepared.config, folder)}"

@@ -1,5 +1,6 @@
 """From what a user names to what a run is asked for: whole paths, the recipe's entry, the environment."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,8 @@ def recipe_and_environment(
     known: Environment | None = None,
 ) -> tuple[Recipe, Environment]:
     """
-    The recipe's entry and the environment: what the user named, else the source run's, else the dataset's.
+    The recipe's entry and the environment: what the user named, else the source run's, else the dataset's. A source
+    run's is taken as it is, with a warning where the recipe would have made it otherwise.
 
     :param recipe: name or path
     :param env_id: Gymnasium id that the user named
@@ -126,10 +128,13 @@ def recipe_and_environment(
     opened = open_recipe(recipe)  # a wrong name is said before a dataset is searched
     reading = dataset_kwargs(_own_dataset_kwargs(opened, known.id if known is not None else env_id))
     if known is not None:
-        return check_recipe(opened.entry(known.id)), known
+        entry = check_recipe(opened.entry(known.id))
+        _warn_of_another_environment(entry, known)
+        return entry, known
+    if env_id is not None:
+        import_named(env_id)  # which may register what the dataset names
     recorded = None if dataset is None else environment_of(dataset, reading)
     if env_id is not None:
-        import_named(env_id)
         check_registered(env_id)
         environment = named_environment(env_id, recorded)
     elif recorded is not None:
@@ -140,6 +145,22 @@ def recipe_and_environment(
         raise ValueError(f"{dataset or 'The saved model'} does not say which environment it is for: add --env.")
     entry = check_recipe(opened.entry(environment.id))
     return entry, with_recipe(environment, entry.env_kwargs, entry.env_wrapper)
+
+
+def _warn_of_another_environment(recipe: Recipe, known: Environment) -> None:
+    """A policy goes on where it was trained; who wants the recipe's environment names it."""
+    kwargs = {name: known.kwargs.get(name) for name in recipe.env_kwargs}
+    differing = []
+    if kwargs != dict(recipe.env_kwargs):
+        differing.append(f"env_kwargs {dict(recipe.env_kwargs)}, where the run has {dict(known.kwargs)}")
+    if any(wrapper not in known.wrappers for wrapper in recipe.env_wrapper):
+        differing.append(f"env_wrapper {list(recipe.env_wrapper)}, where the run has {list(known.wrappers)}")
+    if differing:
+        warnings.warn(
+            f"Recipe {recipe.reference!r} asks for {', and for '.join(differing)}. The environment stays the run's: "
+            f"add --env {known.id} for the recipe's.",
+            stacklevel=3,
+        )
 
 
 def _own_dataset_kwargs(recipe: RecipeFile, env_id: str | None) -> Mapping[str, Any]:
