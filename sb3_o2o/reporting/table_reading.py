@@ -11,7 +11,7 @@ from sb3_o2o.experiments.results import EVALUATION_COLUMNS, PACKAGES, RUN_COLUMN
 from sb3_o2o.runs.records import Curve, RunRecord, check_order
 
 #: Columns that no evaluation is without.
-_NEEDED = ("run", "dataset", "recipe", "step", "return")
+_NEEDED = ("run", "dataset", "recipe", "step")
 
 
 def runs_of_table(path: Path) -> tuple[list[RunRecord], list[str]]:
@@ -56,11 +56,11 @@ def _runs_beside(path: Path) -> tuple[dict[str, Row], list[str]]:
 
 def _record(path: Path, rows: Sequence[Row], known: Row, all_rows: dict[str, list[Row]]) -> RunRecord:
     before = all_rows.get(known.get("pretraining") or "", [])
+    scored = all(row["score"] is not None for row in [*rows, *before])
     for row in (*rows, *before):
-        empty = [name for name in _NEEDED if row[name] is None]
+        empty = [name for name in (*_NEEDED, "score" if scored else "return") if row[name] is None]
         if empty:
             raise ValueError(f"{path} has a row of {row['run']} without {', '.join(empty)}.")
-    scored = all(row["score"] is not None for row in [*rows, *before])
     first, online = rows[0], _curve(rows, scored, f"{path}, {rows[0]['run']}")
     seconds = known.get("seconds")
     if seconds is None and online.seconds is not None and np.isfinite(online.seconds[-1]):
