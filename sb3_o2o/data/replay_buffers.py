@@ -114,6 +114,13 @@ class OfflineReplayBuffer(ReplayBuffer):
         if self.with_returns_to_go:
             self._returns = dataset.returns_to_go(self.gamma, negative_reward=self.negative_reward)
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the dataset, which is not opened for it where a saved buffer only names it."""
+        known = self._reference if self._dataset is None else self._dataset
+        assert known is not None
+        return known.fingerprint
+
     def add(self, *args: Any, **kwargs: Any) -> None:
         """
         :raises TypeError: always; a dataset does not change

@@ -163,9 +163,8 @@ def _runs_of(
         name = f"{PRETRAINING}/{dataset.name}-{objective}-{_digest(before)}-s{seed}"
         first = replace(config, command="pretrain", seed=seed, online_steps=0, n_envs=1, eval_freq=None)
         source = str(folder / name / "offline" / "model.zip")
-        later = {
-            key: value for key, value in overrides.items() if key != "pretrain_kwargs"
-        }  # which have had their time
+        # pretrain_kwargs have had their time
+        later = {key: value for key, value in overrides.items() if key != "pretrain_kwargs"}
         return (
             PlannedRun(name, first, {**before, "seed": seed}, dataset.name, recipe.name),
             replace(run, config=replace(seeded, source=source, overrides=later), needs=name),

@@ -58,6 +58,7 @@ class _GradientPhase(_DatasetCallback):
         self.batch_size = batch_size
 
     def _init_callback(self) -> None:
+        super()._init_callback()
         if self.ent_coef is not None and not hasattr(self.model, "set_ent_coef"):
             name = type(self.model).__name__
             raise ValueError(f"{type(self).__name__}(ent_coef) is a temperature, which {name} does not have.")

@@ -60,21 +60,11 @@ class _DatasetCallback(FineTuningCallback):
             self.dataset = self.dataset.open()
         if self.buffer is not None and self.buffer._dataset is None:
             self._give_back(self.buffer)
-        if self.buffer is not None and self.dataset is None and self._is_of_another(self.buffer):
-            self.buffer = None
         if self.buffer is None:
             self.buffer = self.model.open_offline_buffer(
                 self.dataset, for_whom=type(self).__name__, whole_episodes=self._whole_episodes
             )
         return self.buffer
-
-    def _is_of_another(self, buffer: OfflineReplayBuffer) -> bool:
-        """Whether the model has been pre-trained on another dataset since."""
-        newest: Any = self.model.offline_buffer
-        if newest is None or newest._dataset is None or newest._dataset is buffer._dataset:
-            return False
-        differs: bool = newest.dataset.fingerprint != buffer.dataset.fingerprint
-        return differs
 
     def _give_back(self, buffer: OfflineReplayBuffer) -> None:
         """
@@ -100,6 +90,9 @@ class _DatasetCallback(FineTuningCallback):
             raise ValueError(
                 f"{type(self).__name__} and MixedReplayBuffer would both decide {MIXTURE}: leave one of them out."
             )
+        newest, own = self.model.offline_buffer, self.buffer
+        if own is not None and self.dataset is None and newest is not None and newest.fingerprint != own.fingerprint:
+            self.buffer = None  # the model has been pre-trained on another dataset since
 
     def _on_training_start(self) -> None:
         self._open()

@@ -1,7 +1,6 @@
 """Intervals from seeds: over a curve, over tasks. One seed has none, and none is invented."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sb3_o2o.errors import missing_package
+from sb3_o2o.evaluation import preserved_random_state
 from sb3_o2o.runs.records import Curve, RunRecord
 
 #: Bootstrap samples, and how much of them an interval holds.
@@ -344,22 +344,13 @@ def _estimates(library: Any, scores: dict[Any, Any], function: Any, seeds: int) 
     if seeds < 2:
         arguments = {key: value if isinstance(value, list) else [value] for key, value in scores.items()}
         return {key: (function(*value), None) for key, value in arguments.items()}
-    with _drawing_as_seeded(0):
+    # rliable draws from NumPy's global stream, which is the user's, whatever generator it is given
+    with preserved_random_state():
+        np.random.seed(0)
         points, intervals = library.get_interval_estimates(
             scores, function, reps=SAMPLES, confidence_interval_size=COVERAGE
         )
     return {key: (points[key], intervals[key]) for key in scores}
-
-
-@contextmanager
-def _drawing_as_seeded(seed: int) -> Iterator[None]:
-    """rliable draws from NumPy's global stream, whatever it is given, which is the user's: it goes on where it was."""
-    before = np.random.get_state()
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        np.random.set_state(before)
 
 
 def _one(found: _Found, index: int) -> Estimate:
