@@ -81,7 +81,8 @@ def array_with_state(made: np.ndarray, state: Any) -> np.ndarray:
         flat = np.empty(count, object)
         for index, item in enumerate(raw):
             flat[index] = item
-        return flat.reshape(shape, order="F" if fortran else "C")
+        filled = flat.reshape(shape)  # items are listed in C's order whatever the array's
+        return np.asfortranarray(filled) if fortran else filled
     if isinstance(raw, str):  # of Python 2
         raw = raw.encode("latin1")
     if not isinstance(raw, bytes) or len(raw) != count * kind.itemsize:
@@ -102,13 +103,17 @@ def array_of_buffer(buffer: Any, kind: Any, shape: Any, order: Any, axes: Any = 
     :param buffer: bytes
     :param kind: dtype
     :param shape: of the array
-    :param order: of the bytes
+    :param order: of the bytes; K where ``axes`` are given
     :param axes: order of the axes, for others than C and Fortran's
     :return: the array
     """
     _count(shape)
     if not isinstance(buffer, bytes | bytearray) or _is_dtype(kind).hasobject:
         raise TypeError("an array of what are no bytes")
+    if order == "K":  # of images whose channels were put first, the environment's own; ``shape`` is that of the bytes
+        if type(axes) is not tuple or sorted(axes) != list(range(len(shape))):
+            raise TypeError("an array whose order of axes names others than its own")
+        return np.frombuffer(buffer, kind).reshape(shape).transpose(axes)
     if axes is not None or order not in ("C", "F", "A"):
         raise TypeError("an array in an order that is not read here")
     return np.frombuffer(buffer, kind).reshape(shape, order=order)
@@ -122,9 +127,10 @@ def scalar(kind: Any, raw: Any = b"") -> Any:
     """
     if isinstance(raw, str):
         raw = raw.encode("latin1")
-    if _is_dtype(kind).hasobject or not isinstance(raw, bytes) or len(raw) != kind.itemsize or not raw:
+    if _is_dtype(kind).hasobject or not isinstance(raw, bytes) or len(raw) != kind.itemsize:
         raise TypeError("a scalar that is not as large as its dtype says")
-    return np.ndarray((), kind, raw)[()]
+    # an empty text's dtype has no size, and NumPy finds nothing to read there
+    return np.ndarray((), kind, raw)[()] if raw else kind.type()
 
 
 def bit_generator(kind: Any = "MT19937") -> np.random.BitGenerator:

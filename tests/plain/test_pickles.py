@@ -53,10 +53,12 @@ def test_damage_is_said_and_neither_memory_nor_process_ends(name: str, tmp_path:
 VALUES: dict[str, Any] = {
     "matrix": np.arange(6).reshape(2, 3),
     "transposed": np.arange(6.0).reshape(2, 3).T,
+    "channels first": np.arange(24, dtype=np.uint8).reshape(1, 2, 4, 3).transpose(0, 3, 1, 2),
     "objects": np.array([{"a": 1}, [2]], object),
+    "objects in columns": np.asfortranarray(np.array([["a", 1], ["b", 2], ["c", 3]], object)),
     "dates": np.array(["2020-01-01"], "M8[D]"),
     "records": np.zeros(2, [("a", "<f4"), ("b", "<i8", (2,))]),
-    "scalars": [np.float32(3), np.bool_(True), np.str_("x"), np.datetime64("2020-01-01")],
+    "scalars": [np.float32(3), np.bool_(True), np.str_("x"), np.str_(""), np.bytes_(b""), np.datetime64("2020-01-01")],
     "tensors": [th.ones(3, dtype=th.bfloat16), th.arange(6).reshape(2, 3).t()],
     "parameter": th.nn.Parameter(th.ones(2)),
     "plain": [{1, 2}, frozenset([1]), bytearray(b"x"), b"abc", 3 + 4j, None, True, 2**80, -1.5, "ö", (1,), {"a": {}}],
@@ -100,3 +102,11 @@ def test_enumerations_as_attributes_are_members_and_nothing_else() -> None:
     assert load_pickle(pickled) is TrainFrequencyUnit.STEP
     with pytest.raises(UntrustedError, match=r"builtins\.getattr"):
         load_pickle(pickled.replace(b"VSTEP", b"Vmro"))
+
+
+@pytest.mark.parametrize("wrong", [b"(K\x00K\x05K\x01K\x02t", b"(K\x00K\x01K\x01K\x02t", b"(K\x00K\x03K\x01t"])
+def test_axes_that_are_not_the_arrays_are_refused(wrong: bytes) -> None:
+    pickled, axes = pickle.dumps(VALUES["channels first"], 5), b"(K\x00K\x03K\x01K\x02t"
+    assert pickled.count(axes) == 1
+    with pytest.raises(ValueError, match="cannot be unpickled"):
+        load_pickle(pickled.replace(axes, wrong))

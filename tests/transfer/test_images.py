@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3 import SAC, TD3
+from stable_baselines3 import PPO, SAC, TD3
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -94,6 +94,27 @@ def test_networks_of_another_family_are_copied_whatever_they_look_with(
     seen = image_arrays()["observations"][:5]
     there, here = (each.predict(seen, deterministic=True)[0] for each in (theirs, model))
     assert np.allclose(there, here, atol=1e-5)
+
+
+class Colours(Pictures):
+    """In three channels: what puts them first leaves another order of the same bytes, in pickles as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space: Any = spaces.Box(0, 255, (36, 38, 3), np.uint8)
+
+    def _observe(self) -> Any:
+        return np.repeat(super()._observe(), 3, axis=-1)
+
+
+@pytest.mark.parametrize("algorithm", [SAC, PPO])
+def test_stock_models_of_colour_images_open_without_trust(algorithm: Any, tmp_path: Path) -> None:
+    built = FAST if algorithm is SAC else {"n_steps": 8, "batch_size": 8, "device": "cpu"}
+    theirs = algorithm("CnnPolicy", DummyVecEnv([lambda: Monitor(Colours())]), policy_kwargs={**SMALL}, **built)
+    theirs.learn(8).save(tmp_path / "theirs")
+    ours: Any = O2OSAC if algorithm is SAC else O2OPPO
+    model = ours.load(tmp_path / "theirs", DummyVecEnv([lambda: Monitor(Colours())]), device="cpu")
+    assert_same(model.policy.state_dict(), theirs.policy.state_dict())
 
 
 def test_a_clone_of_another_kind_looks_as_its_source() -> None:
