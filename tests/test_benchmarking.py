@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import gymnasium as gym
 import pytest
 import tiny
 from gymnasium import spaces
@@ -435,6 +436,14 @@ class TestCommands:
         assert "SAC, 2 critics, actor every" in output  # a line of that column
 
 
+class Wide(tiny.TinyBox):
+    """With other actions than most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_space: Any = spaces.Box(-0.4, 2.0, self.action_space.shape)
+
+
 class TestLoop:
     def test_all_of_it(self) -> None:
         """Only that every part is measured and adds up; the numbers are the machine's."""
@@ -465,6 +474,14 @@ class TestLoop:
             "converted",
         ):
             assert line in shown
+
+    def test_actions_of_other_bounds(self) -> None:
+        gym.register("Wide-v0", entry_point=Wide)
+        try:
+            measured = loop.measure("Wide-v0", steps=2, rounds=1, transitions=1000, net_arch=(4,), batch_size=4)
+        finally:
+            del gym.registry["Wide-v0"]
+        assert measured["sampling"]["transitions"] == 1000
 
     def test_parts_are_without_each_other(self) -> None:
         """A clock that counts its own calls: 1 for each reading, so that a part takes what is read inside of it."""

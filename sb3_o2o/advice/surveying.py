@@ -37,7 +37,8 @@ class Survey:
         dataset = dataset.with_raw_rewards()  # as those of the policy's episodes
         self.dataset, self.name, self.environment, self.seed = dataset, name, environment, seed
         self.reference = reference_for(dataset, name, environment.id)
-        self.negative_reward = dataset.negative_reward()
+        #: of a step that has not reached the goal; None where no step is a success
+        self.negative_reward = None if _pays_for_going_on(dataset) else dataset.negative_reward()
         self.unit: Unit = "return" if self.reference is None else "score"
         if self.negative_reward is not None:
             self.unit = "success"
@@ -88,8 +89,10 @@ class Survey:
     def _in_unit(self, returns: NDArray[np.float64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
         """Returns of episodes as the rules see them."""
         if self.negative_reward is not None:  # one step that pays the other reward is a success
-            other = float(self.dataset.rewards.max())
-            return np.where(returns - self.negative_reward * lengths > (other - self.negative_reward) / 2, 100.0, 0.0)
+            failed, other = self.negative_reward * lengths, float(self.dataset.rewards.max())
+            # where no step reached the goal the other reward is not known, and returns differ from failures by rounding
+            least = np.maximum((other - self.negative_reward) / 2, 1e-6 * np.abs(failed))
+            return np.where(returns - failed > least, 100.0, 0.0)
         return returns.astype(np.float64) if self.reference is None else self.reference.normalize(returns)
 
     def _kendall_tau(self, policy: Any) -> float | None:
@@ -105,6 +108,12 @@ class Survey:
             env.close()
         tau = mean_or_nan([mean_window_tau(each.estimated, each.true) for each in episodes])
         return None if math.isnan(tau) else tau
+
+
+def _pays_for_going_on(dataset: OfflineDataset) -> bool:
+    """Whether the lower of two rewards is that of the step with which an episode ends badly: a pole that falls."""
+    is_lower = dataset.rewards < (dataset.rewards.min() + dataset.rewards.max()) / 2
+    return bool(is_lower.any()) and bool(dataset.terminations[is_lower].all())
 
 
 def family_of(policy: Any) -> str:

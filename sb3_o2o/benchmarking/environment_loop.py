@@ -182,7 +182,7 @@ def _medians(rounds: dict[str, list[float]]) -> dict[str, float]:
 def write_dataset(path: Path, env_id: str, transitions: int) -> None:
     """
     :param path: ``.hdf5`` to write, in D4RL's layout
-    :param env_id: environment whose spaces the random transitions have
+    :param env_id: environment whose dimensions the random transitions have; actions lie between -1 and 1
     :param transitions: how many
     """
     env = gym.make(env_id)
@@ -224,7 +224,9 @@ def offline_sampling(dataset: OfflineDataset, env_id: str, rounds: int, shared: 
         "SAC, 10 critics": {"objective": "sac", **WSRL},
         "CQL, 2 critics": {"objective": "cql"},
     }
-    models = {name: O2OSAC("MlpPolicy", env_id, buffer_size=1, **given, **shared) for name, given in objectives.items()}
+    # the bounds of the file, whatever the environment's are
+    env = make_vec_env(env_id, wrapper_class=lambda env: gym.wrappers.RescaleAction(env, -1.0, 1.0))
+    models = {name: O2OSAC("MlpPolicy", env, buffer_size=1, **given, **shared) for name, given in objectives.items()}
     updates, batches = 20, 100
     in_rounds: dict[str, list[float]] = {name: [] for name in ("batch", *models)}
     for _ in range(rounds + 1):

@@ -112,14 +112,17 @@ def _reduction(model: Any) -> str:
 
 
 def _objective(model: Any) -> Any:
-    return model.offline_objective if is_pretraining(model) else model.finetuning_objective
+    """Whose values the critic has: after the switch the offline objective's, until something else has trained it."""
+    others_trained = model.finetuning_run.started or model.phase_steps
+    was_offline = model.n_pretrain_steps > 0 and not others_trained
+    return model.offline_objective if was_offline or is_pretraining(model) else model.finetuning_objective
 
 
 def entropy_bonus(model: Any, log_prob: th.Tensor | None) -> th.Tensor | None:
     """
     :param model: the model
     :param log_prob: of the policy's actions, ``(B,)``
-    :return: ``-alpha log pi``, ``(B,)``, if what the model minimises now has the entropy in its values, else None
+    :return: ``-alpha log pi``, ``(B,)``, if what trained its critic has the entropy in its values, else None
     """
     if log_prob is None or not getattr(_objective(model), "entropy_backup", False):
         return None

@@ -30,7 +30,9 @@ SPACES = {
 }
 
 
-def episodes(rewards: list[list[float]], actions: list[float] | None = None, place: Any = None) -> OfflineDataset:
+def episodes(
+    rewards: list[list[float]], actions: list[float] | None = None, place: Any = None, terminated: bool = False
+) -> OfflineDataset:
     """One transition for each reward; the actions and places are those of whole episodes."""
     lengths = [len(each) for each in rewards]
     n = sum(lengths)
@@ -43,8 +45,8 @@ def episodes(rewards: list[list[float]], actions: list[float] | None = None, pla
             "next_observations": states,
             "actions": np.repeat(np.zeros(len(rewards)) if actions is None else actions, lengths)[:, None],
             "rewards": np.concatenate(rewards),
-            "terminations": np.zeros(n, dtype=bool),
-            "truncations": ends,
+            "terminations": ends & terminated,
+            "truncations": ends & (not terminated),
         },
         **SPACES,
     )
@@ -79,6 +81,13 @@ class TestDataset:
             episodes([[failed, failed], [failed, reached], [reached, reached, reached], [failed] * 5])
         ).of_dataset()
         assert (facts.unit, facts.sparse, facts.mean, facts.best) == ("success", True, 50.0, 100.0)
+
+    def test_a_bonus_for_staying_alive_is_no_success(self) -> None:
+        """Two rewards, and the lower one is paid once, for falling."""
+        facts = survey(episodes([[1.0, 1.0, 0.0], [1.0, 0.0], [1.0] * 9 + [0.0]], terminated=True)).of_dataset()
+        assert (facts.unit, facts.sparse, facts.mean) == ("return", False, pytest.approx(4.0))
+        reached = survey(episodes([[0.0, 0.0, 1.0], [0.0, 1.0]], terminated=True))
+        assert (reached.unit, reached.of_dataset().mean) == ("success", 100.0)
 
     def test_coverage_of_similar_states(self) -> None:
         """Eleven episodes in one state, actions -1 five times and 1 six times: each row sees the ten others."""
@@ -144,6 +153,12 @@ class TestPolicy:
         assert sparse.of_policy(Still(), "still", 3).mean == 0.0
         assert sparse.of_policy(Home(), "home", 3).mean == 100.0
         assert family_of(Home()) == "callable"
+
+    def test_nobody_succeeded(self) -> None:
+        """The dataset's -0.1 has 24 bits, the environment's 53."""
+        facts = survey(episodes([[-0.1] * 7, [-0.1] * 3]))
+        assert list(facts._in_unit(np.array([-0.7, -0.1 * 300, -0.6]), np.array([7, 300, 7]))) == [0.0, 0.0, 100.0]
+        assert facts.of_dataset().mean == 0.0
 
     def test_the_unit_is_the_environments_whatever_the_training_sees(
         self, tiny_dataset: Callable[..., str], tmp_path: Path

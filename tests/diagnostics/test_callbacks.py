@@ -29,7 +29,7 @@ from sb3_o2o.diagnostics import (
 )
 from sb3_o2o.diagnostics.measure import entropy_bonus, looking, policy_actions
 from sb3_o2o.evaluation import NormalizedEvalCallback
-from sb3_o2o.finetuning import SymmetricReplay
+from sb3_o2o.finetuning import PolicyReevaluation, SymmetricReplay, ValueAlignment, Warmup
 
 
 class Steps(gym.Env[np.ndarray, np.ndarray]):
@@ -298,17 +298,34 @@ def test_pretraining_has_no_online_part(tmp_path: Path) -> None:
 
 
 def test_fine_tuning_after_pretraining_is_looked_at_from_its_start(tmp_path: Path) -> None:
-    """The switch is where the drift is zero, and the entropy counts as it does in the online values."""
+    """
+    The switch is where the drift is zero, and what is measured of a critic without entropy, as CQL leaves it, goes on
+    as it was until the first update by soft values.
+    """
     model = make(objective="cql", objective_kwargs={"n_actions": 2}, learning_starts=4)
-    model.pretrain(dataset(), 3)
+    model.pretrain(dataset(), 3, callback=all_of_them(tmp_path / "offline"))
     batch = model.to_batch(model.offline_buffer.sample(8))  # type: ignore[union-attr]
     _, log_prob = policy_actions(model.actor, batch.observations)
+    assert entropy_bonus(model, log_prob) is None
+    model.learn(6, callback=all_of_them(tmp_path / "online"))
     assert entropy_bonus(model, log_prob) is not None
-    model.learn(6, callback=all_of_them(tmp_path))
-    found = read_diagnostics(tmp_path)
+    before, found = (read_diagnostics(tmp_path / phase) for phase in ("offline", "online"))
+    for name in ("q_true", "q_estimated", "td_error_offline"):
+        assert found[name][1][0] == before[name][1][-1]
     assert found["policy_kl_offline"][0].tolist() == [0, 3, 6]
     assert found["policy_kl_offline"][1][0] == 0.0
     assert found["drop"][0].tolist() == [0, 6]
+
+
+def test_critics_made_anew_at_the_switch_have_the_entropy_that_they_learned_with() -> None:
+    steps = [PolicyReevaluation(gradient_steps=2), ValueAlignment(gradient_steps=2), Warmup(steps=4)]
+    model = make(objective="cql", objective_kwargs={"n_actions": 2}, finetuning=steps)
+    model.pretrain(dataset(), 3)
+    log_prob = th.ones(1)
+    assert entropy_bonus(model, log_prob) is None
+    model.learn(1)  # a step of the warm-up
+    assert not model.finetuning_run.started
+    assert entropy_bonus(model, log_prob) is not None
 
 
 # -- the picture ---------------------------------------------------------------------------------------------------
