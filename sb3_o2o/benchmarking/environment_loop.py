@@ -225,7 +225,7 @@ def offline_sampling(dataset: OfflineDataset, env_id: str, rounds: int, shared: 
         "CQL, 2 critics": {"objective": "cql"},
     }
     # the bounds of the file, whatever the environment's are
-    env = make_vec_env(env_id, wrapper_class=lambda env: gym.wrappers.RescaleAction(env, -1.0, 1.0))
+    env = make_vec_env(env_id, wrapper_class=lambda env: gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1)))
     models = {name: O2OSAC("MlpPolicy", env, buffer_size=1, **given, **shared) for name, given in objectives.items()}
     updates, batches = 20, 100
     in_rounds: dict[str, list[float]] = {name: [] for name in ("batch", *models)}
