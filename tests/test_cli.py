@@ -109,18 +109,19 @@ class TestTraining:
         stock = TD3("MlpPolicy", tiny.BOX, policy_kwargs={"net_arch": [4]})
         stock.save("stock")
         dataset = ("--dataset", "tests/tinybox-v0/random-v0")  # what was pre-trained on
+        warmup = ("--set", "finetuning.Warmup.steps=4")
         for source, recipe in (
-            ([pretrained, "--set", "finetuning.Warmup.steps=4"], "o2o_sac"),
+            ([pretrained, *warmup], "o2o_sac"),
             (["stock", "--env", tiny.BOX, *dataset, *short_phases], "o2o"),
-            ([*dataset, "--pretrain-steps", 2, *short_phases], "o2o"),
+            ([*dataset, "--pretrain-steps", 2, *warmup], "o2o_sac"),
         ):
             assert f"Run folder: runs/{recipe}-TinyBox-v0_" in succeeds("finetune", *source, *short)
         succeeds("pretrain", dataset[1], "--gradient-steps", 2, *SMALL, *SHORT)
-        run = Path("runs/o2o-TinyBox-v0_3")
-        assert yaml.safe_load((run / "config.yml").read_text())["recipe"] == "o2o"
-        output = succeeds("finetune", run, *short, *short_phases)
-        assert "Run folder: runs/o2o-TinyBox-v0_4" in output
-        finetuning = O2OTD3.load("runs/o2o-TinyBox-v0_4/online/model").finetuning
+        run = Path("runs/o2o_sac-TinyBox-v0_3")
+        assert yaml.safe_load((run / "config.yml").read_text())["recipe"] == "o2o_sac"
+        output = succeeds("finetune", run, *short, *warmup)
+        assert "Run folder: runs/o2o_sac-TinyBox-v0_4" in output
+        finetuning = O2OSAC.load("runs/o2o_sac-TinyBox-v0_4/online/model").finetuning
         (champion,) = (each for each in finetuning if isinstance(each, ChampionChallenger))
         assert champion.policy is not None
 

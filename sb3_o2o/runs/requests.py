@@ -48,7 +48,7 @@ def own_recipe(source: str | None) -> str:
     :return: name of the recipe
     """
     if source is None:
-        return "o2o"
+        return "o2o_sac"
     opened_by = algorithm_of(saved_model(source))
     return "o2o_sac" if opened_by is None else {O2OSAC: "o2o_sac", O2OTD3: "o2o", O2OPPO: "o2ppo"}[opened_by]
 
