@@ -47,6 +47,15 @@ Steps = Annotated[
         "--steps", help="Environment steps of fine-tuning; 0 tunes pre-training. Default: the recipe's.", min=0
     ),
 ]
+Evaluations = Annotated[
+    int | None,
+    typer.Option(
+        "--evaluations",
+        help="Of each run, which may be pruned at each. Default: as often online as the recipe says (eval_freq), "
+        "else 10.",
+        min=1,
+    ),
+]
 Study = Annotated[str | None, typer.Option("--study", help="Name of the study. Default: recipe and environment.")]
 Storage = Annotated[
     str | None,
@@ -88,7 +97,7 @@ def tune(
     n_envs: NEnvs = None,
     metric: Metric = "last",
     eval_episodes: Annotated[int | None, typer.Option("--eval-episodes", help="Of each evaluation.", min=1)] = None,
-    evaluations: Annotated[int, typer.Option(help="Of each run, which may be pruned at each.", min=1)] = 10,
+    evaluations: Evaluations = None,
     sampler: Sampler = "tpe",
     startup_trials: Annotated[int, typer.Option(help="Before the sampler learns from others.", min=1)] = 10,
     pruner: Pruner = None,
@@ -138,7 +147,7 @@ class _Sizes(NamedTuple):
     n_envs: int | None
     seeds: int
     eval_episodes: int | None
-    evaluations: int
+    evaluations: int | None
 
 
 def _config(

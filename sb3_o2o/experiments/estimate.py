@@ -74,7 +74,7 @@ def _of_run(config: RunConfig, update: float | None) -> Estimate:
         step = _online(prepared)
         training = step * config.online_steps + phase_steps * (step if update is None else update)
     seconds = _evaluation_step(prepared) * _episode_steps(prepared) * config.n_eval_episodes
-    evaluations = config.n_evaluations if config.eval_freq is None else config.online_steps // config.eval_freq
+    evaluations = config.evaluations("offline" if config.command == "pretrain" else "online")
     return Estimate(step, training, seconds * (evaluations + 1))
 
 

@@ -14,6 +14,7 @@
       resume/              until the run is complete: its newest resume bundles, all that is needed to go on
 """
 
+import math
 import shlex
 import shutil
 import sys
@@ -99,6 +100,28 @@ class RunConfig:
         :param phase: ``offline`` (gradient steps) or ``online`` (environment steps)
         """
         return self.pretrain_steps if phase == "offline" else self.online_steps
+
+    def calls_between_evaluations(self, phase: str) -> int:
+        """
+        Callbacks count calls: one for a gradient step, or for a step of all environments together.
+
+        :param phase: ``offline`` or ``online``
+        :return: calls from one evaluation to the next
+        """
+        if phase == "offline":
+            return max(self.pretrain_steps // self.n_evaluations, 1)
+        if self.eval_freq is not None:
+            return max(self.eval_freq // self.n_envs, 1)
+        return max(self.online_steps // self.n_envs // self.n_evaluations, 1)
+
+    def evaluations(self, phase: str) -> int:
+        """
+        How many evaluations a phase makes beside the one at its start, with the one at its end.
+
+        :param phase: ``offline`` or ``online``
+        """
+        at_once = 1 if phase == "offline" else self.n_envs
+        return math.ceil(self.steps(phase) / (at_once * self.calls_between_evaluations(phase)))
 
     @property
     def dataset_kwargs(self) -> dict[str, Any]:

@@ -316,7 +316,7 @@ def _go_on(
     config, model, total = prepared.config, prepared.model, prepared.config.steps(phase)
     # Callbacks count calls: one for a gradient step, or for a step of all environments together.
     n_calls = total if phase == "offline" else total // config.n_envs
-    evaluation = _evaluation(phase, prepared, folder, n_calls)
+    evaluation = _evaluation(phase, prepared, folder)
     callbacks: list[BaseCallback] = [evaluation, listener]
     if config.n_checkpoints > 0:
         every, path = max(n_calls // config.n_checkpoints, 1), folder.phase(phase).resolve() / "checkpoints"
@@ -335,18 +335,15 @@ def _go_on(
         model.learn(total - done, callback=callbacks, tb_log_name="online", reset_num_timesteps=is_new)
 
 
-def _evaluation(phase: str, prepared: Prepared, folder: RunFolder, n_calls: int) -> NormalizedEvalCallback:
+def _evaluation(phase: str, prepared: Prepared, folder: RunFolder) -> NormalizedEvalCallback:
     config = prepared.config
     path = str(folder.phase(phase).resolve())  # going on may happen from another folder
-    every = n_calls // config.n_evaluations
-    if phase == "online" and config.eval_freq is not None:
-        every = config.eval_freq // config.n_envs
     return NormalizedEvalCallback(
         prepared.eval_env,
         reference=prepared.reference,
         seed=config.seed + EVALUATION_SEED_OFFSET,
         n_eval_episodes=config.n_eval_episodes,
-        eval_freq=max(every, 1),
+        eval_freq=config.calls_between_evaluations(phase),
         log_path=path,
         best_model_save_path=path,
         verbose=0,

@@ -16,7 +16,6 @@ from optuna.trial import FrozenTrial
 
 from sb3_o2o.checked import checked
 from sb3_o2o.files import write_whole
-from sb3_o2o.recipes import Recipe
 from sb3_o2o.tuning.configuration import TuningConfig, TuningTask, plain_types
 from sb3_o2o.tuning.searched import overrides_of_trial, values_of
 from sb3_o2o.version import __version__
@@ -69,7 +68,7 @@ def write_best_recipe(study: optuna.Study, config: TuningConfig, path: str | os.
     }
     document: dict[str, Any] = {"about": about}
     document |= {pattern: _entry(task, config, values) for pattern, task in tasks.items()}
-    evaluation = {pattern: _evaluation(task.recipe) for pattern, task in tasks.items()}
+    evaluation = {pattern: _evaluation(task, config) for pattern, task in tasks.items()}
     if any(evaluation.values()):
         document["evaluation"] = evaluation
     text = yaml.dump(
@@ -95,9 +94,16 @@ def _entry(task: TuningTask, config: TuningConfig, values: Mapping[str, Any]) ->
     return {key: value for key, value in run.items() if value not in ({}, [])} | arguments
 
 
-def _evaluation(recipe: Recipe) -> dict[str, int]:
-    """What RL Zoo takes as options."""
-    return {key: getattr(recipe, key) for key in ("eval_freq", "n_eval_episodes") if getattr(recipe, key)}
+def _evaluation(task: TuningTask, config: TuningConfig) -> dict[str, int]:
+    """What RL Zoo takes as options: where the algorithm depends on evaluations, those that every trial had."""
+    recipe, run = task.recipe, config.counted_run(task)
+    found: dict[str, int] = {}
+    if recipe.eval_freq:
+        every = run.n_envs * run.calls_between_evaluations("online")
+        found["eval_freq"] = (run.eval_freq or every) if run.online_steps else recipe.eval_freq
+    if recipe.n_eval_episodes:
+        found["n_eval_episodes"] = run.n_eval_episodes
+    return found
 
 
 class _RecipeDumper(yaml.SafeDumper):

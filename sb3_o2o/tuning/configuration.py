@@ -23,8 +23,12 @@ METRICS = {
     "last5": lambda scores: scores[-5:].mean(),
     "mean": lambda scores: scores.mean(),
 }
+#: evaluations of a run where neither the user nor the recipe says how many
+EVALUATIONS = 10
 #: what a study keeps of its recipe's and environments' contents; older ones have only their names
 CONTENTS = "contents"
+#: environment steps between two evaluations; older studies have only the recipe's, which nothing replaced
+EVAL_FREQ = "eval_freq"
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class TuningTask:
     def contents(self) -> dict[str, Any]:
         """What recipe and environment hold, in plain types: their names say it only until a file is edited."""
         recipe = self.recipe
-        held = {"algorithm": recipe.algorithm, "arguments": recipe.arguments, "eval_freq": recipe.eval_freq}
+        held = {"algorithm": recipe.algorithm, "arguments": recipe.arguments, EVAL_FREQ: recipe.eval_freq}
         found: dict[str, Any] = plain_types({**held, "environment": asdict(self.environment)})
         return found
 
@@ -82,7 +86,8 @@ class TuningConfig:
     :param metric: what a trial is worth, one of :data:`METRICS`, averaged over its seeds: the last evaluation, the mean
         of the last five, or the mean of all (high where learning is fast)
     :param n_eval_episodes: episodes of each evaluation
-    :param n_evaluations: evaluations of a run; it can be pruned at each
+    :param n_evaluations: evaluations of a run; it can be pruned at each. None for as often online as the recipe says
+        (``eval_freq``), else 10
     :param device: torch device
     :param also: further tasks, with entries of the same recipe. Each trial then runs every task with every seed, and is
         worth the mean of their normalised scores
@@ -100,7 +105,7 @@ class TuningConfig:
     seeds: Sequence[Seed] = (0, 1, 2)
     metric: str = "last"
     n_eval_episodes: Count = 10
-    n_evaluations: Count = 10
+    n_evaluations: Count | None = None
     device: Annotated[str, DEVICE] = "auto"
     also: Sequence[TuningTask] = ()
 
@@ -168,13 +173,23 @@ class TuningConfig:
             seed=seed,
             device=self.device,
             n_eval_episodes=self.n_eval_episodes,
-            n_evaluations=self.n_evaluations if tunes_online or not self.online_steps else 1,
-            eval_freq=task.recipe.eval_freq if tunes_online else None,
+            n_evaluations=(self.n_evaluations or EVALUATIONS) if tunes_online or not self.online_steps else 1,
+            eval_freq=task.recipe.eval_freq if tunes_online and self.n_evaluations is None else None,
             n_checkpoints=0,
         )
 
+    @checked
+    def counted_run(self, task: TuningTask) -> RunConfig:
+        """
+        :param task: one of :attr:`tasks`
+        :return: the run of it whose evaluations count, with the first seed and without what a trial chooses
+        """
+        source = "pretrained" if self.pretrain_steps and self.online_steps else None
+        return self.run(self.seeds[0], {}, source, task)
+
     def plain(self) -> dict[str, Any]:
         """All of it in plain types: what a study keeps, and every worker must agree with."""
+        counted = [self.counted_run(task) for task in self.tasks]
         also = [
             {
                 "entry": task.recipe.pattern,
@@ -197,7 +212,8 @@ class TuningConfig:
             "seeds": list(self.seeds),
             "metric": self.metric,
             "n_eval_episodes": self.n_eval_episodes,
-            "n_evaluations": self.n_evaluations,
+            EVAL_FREQ: agreed([run.eval_freq for run in counted]),
+            "n_evaluations": agreed([None if run.eval_freq else run.n_evaluations for run in counted]),
             **({"also": also} if also else {}),
             CONTENTS: {task.name: task.contents() for task in self.tasks},
         }
@@ -209,6 +225,14 @@ class TuningConfig:
         :return: what the run is worth
         """
         return float(METRICS[self.metric](np.asarray(scores, dtype=np.float64)))
+
+
+def agreed(values: Sequence[Any]) -> Any:
+    """
+    :param values: of each task
+    :return: the one that all have, else all of them
+    """
+    return values[0] if all(value == values[0] for value in values) else list(values)
 
 
 def plain_types(value: Any) -> Any:

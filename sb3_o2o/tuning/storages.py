@@ -23,7 +23,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from sb3_o2o.checked import checked
-from sb3_o2o.tuning.configuration import CONTENTS, TuningConfig
+from sb3_o2o.tuning.configuration import CONTENTS, EVAL_FREQ, TuningConfig, agreed
 
 #: Seconds between two signs of life of a worker, and after which one that gives none counts as dead.
 BEAT, GRACE = 30, 120
@@ -123,9 +123,8 @@ def open_study(
             raise ValueError(f"Study {name!r} was not made by sb3-o2o tune: take another --study.")
         study.set_user_attr(SETTINGS, asked)
         return study
-    is_older = CONTENTS not in known
-    if is_older:  # from here on those of today hold
-        known = {**known, CONTENTS: asked[CONTENTS]}
+    is_older = CONTENTS not in known or EVAL_FREQ not in known
+    known = _with_what_it_lacks(known, asked)
     keys = sorted({**asked, **known}, key=lambda key: key == CONTENTS)  # last: names say more
     differing = [key for key in keys if known.get(key) != asked.get(key)]
     if differing:
@@ -136,6 +135,16 @@ def open_study(
     if is_older:
         study.set_user_attr(SETTINGS, known)
     return study
+
+
+def _with_what_it_lacks(known: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """:return: the settings of a study as one that is made today has them"""
+    known = {CONTENTS: asked[CONTENTS], **known}  # from here on those of today hold
+    if EVAL_FREQ not in known:  # whatever number was asked for, online the recipe's interval held
+        held = [each[EVAL_FREQ] if known["online_steps"] else None for each in known[CONTENTS].values()]
+        number = known["n_evaluations"]
+        known |= {EVAL_FREQ: agreed(held), "n_evaluations": agreed([None if each else number for each in held])}
+    return known
 
 
 def _directions(storage: BaseStorage, name: str) -> list[StudyDirection] | None:
@@ -151,7 +160,8 @@ def _difference(key: str, known: dict[str, Any], asked: dict[str, Any]) -> str:
         (task, *inside), there, here = _first_difference(known[key], asked[key])
         return f"{'.'.join(inside)} of its recipe or environment ({task}) is {there!r} there and {here!r} here"
     if key != "search_space":
-        return f"{key} is {known.get(key)!r} there and {asked.get(key)!r} here"
+        why = " (--evaluations replaces the recipe's)" if key == EVAL_FREQ else ""
+        return f"{key} is {known.get(key)!r} there and {asked.get(key)!r} here{why}"
     before, now = known.get(key) or {}, asked[key]
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):

@@ -43,7 +43,7 @@ class PruningListener(RunListener):
     :param others: evaluations of other trials' runs of this task and seed, as ``[steps, scores]``
     :param said: what the run is called in the reason
     :param n_startup: runs of others without which none is ended
-    :param n_evaluations: of a whole run, of which the first third is left alone
+    :param n_evaluations: that a whole run makes, of which the first third is left alone
     """
 
     def __init__(self, others: Sequence[Sequence[Any]], said: str, n_startup: int, n_evaluations: int):
@@ -161,8 +161,10 @@ class TrialRunner:
             made = each.user_attrs.get(EVALUATIONS, {}).get(run.key)
             if made is not None and made[1]:
                 others.append(made)
+        counted = self.config.counted_run(run.task)
+        n_evaluations = counted.evaluations("online" if counted.online_steps else "offline")
         # without others nothing is ever ended
-        return PruningListener(others, _said(run), self.n_startup_trials, self.config.n_evaluations)
+        return PruningListener(others, _said(run), self.n_startup_trials, n_evaluations)
 
     def _pretrained(
         self, values: Mapping[str, Any], run: TuningRun, path: Path, listener: PruningListener | None

@@ -15,6 +15,7 @@ import pytest
 import tiny
 import yaml
 from command_line import SHORT, fails, succeeds
+from command_line import SMALL as SMALL_OPTIONS
 from matplotlib.image import imread
 from optuna.trial import TrialState
 
@@ -272,6 +273,20 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"arguments\.gamma of .* is .* there and 0\.5 here"):
             self.opened(config(recipe=edited), tmp_path / "study.db")
 
+    def test_an_older_study_was_evaluated_as_its_recipe_says(
+        self, config: Callable[..., TuningConfig], tmp_path: Path
+    ) -> None:
+        often = replace(load_recipe("cql"), eval_freq=5)
+        for recipe, goes_on, is_refused in ((often, None, 4), (load_recipe("cql"), 4, 5), (load_recipe("cql"), 10, 5)):
+            where = tmp_path / f"{goes_on}.db"
+            study = self.opened(config(recipe=recipe, n_evaluations=goes_on), where)
+            older = {name: value for name, value in study.user_attrs["sb3_o2o"].items() if name != "eval_freq"}
+            study.set_user_attr("sb3_o2o", {**older, "n_evaluations": goes_on or 4})
+            with pytest.raises(ValueError, match=r"eval_freq is 5 there and None|n_evaluations is .* there and 5 here"):
+                self.opened(config(recipe=recipe, n_evaluations=is_refused), where)
+            self.opened(config(recipe=recipe, n_evaluations=goes_on), where)
+        self.opened(config(n_evaluations=None), where)  # ten are what it makes by itself
+
     def test_another_direction(self, config: Callable[..., TuningConfig], tmp_path: Path) -> None:
         optuna.create_study(storage=f"sqlite:///{tmp_path}/study.db", study_name="study", direction="minimize")
         with pytest.raises(ValueError, match=r"another direction \(minimize\)"):
@@ -350,6 +365,19 @@ class TestBadTrials:
             each.evaluated(5, evaluation(score))
         with pytest.raises(FloatingPointError, match="score at step 9 is nan"):
             good.evaluated(9, evaluation(np.nan))
+
+    @pytest.mark.parametrize("n_evaluations", [TuningConfig.n_evaluations, 6, 17])
+    def test_the_first_third_of_the_evaluations_that_a_run_makes_is_left_alone(
+        self, config: Callable[..., TuningConfig], tmp_path: Path, n_evaluations: int | None
+    ) -> None:
+        recipe, storage = replace(load_recipe("cql"), eval_freq=1), str(tmp_path / "study.db")
+        steps: dict[str, Any] = {"pretrain_steps": 0, "online_steps": 30, "n_evaluations": n_evaluations}
+        made = config(recipe=recipe, seeds=(0,), **steps)
+        study = open_study(open_storage(storage), "study", made, make_sampler("random"), make_pruner("none", 1))
+        unreachable = {"evaluations": {"0": [list(range(40)), [1e6] * 40]}}
+        study.add_trial(optuna.create_trial(value=1e6, user_attrs=unreachable))
+        study = tune(made, tmp_path, 2, name="study", storage=storage, sampler="random", n_startup_trials=1)
+        assert "seed 0 at step 10: " in study.get_trials()[1].user_attrs["reason"]
 
     def test_a_trial_is_pruned_between_its_seeds(self, config: Callable[..., TuningConfig], tmp_path: Path) -> None:
         class Never(optuna.pruners.BasePruner):
@@ -444,6 +472,28 @@ class TestCommand:
         config = yaml.safe_load(Path("runs/best-TinyBox-v0_1/config.yml").read_text())
         assert config["arguments"]["gamma"] == tuned["hyperparameters"]["gamma"]
         assert (config["pretrain_steps"], config["online_steps"]) == (2, 10)
+
+    def test_evaluations(self, tmp_path: Path) -> None:
+        """Asked for, they come as often as asked; else as often as the recipe says, and the best says what they did."""
+        document = {
+            "about": {"algorithm": "O2OSAC"},
+            "evaluation": {"default": {"eval_freq": 8, "n_eval_episodes": 2}},
+            "default": {"n_timesteps": 12, "learning_starts": 5},
+        }
+        (tmp_path / "own.yml").write_text(yaml.dump(document))
+        own = ["--recipe", str(tmp_path / "own.yml"), "--env", tiny.BOX, "--tune", "gamma={low: 0.9, high: 0.99}"]
+        own += ["--trials", "1", "--seeds", "1", *SMALL_OPTIONS]
+        for study, asked, steps, every, episodes in (
+            ("recipe", [], [0, 8, 12], 8, 2),
+            ("asked", ["--evaluations", "4", "--eval-episodes", "1"], [0, 3, 6, 9, 12], 3, 1),
+        ):
+            succeeds("tune", *own, *asked, "--study", study)
+            folder = Path("tuning") / study
+            with np.load(folder / "trials/0000/seed_0/online/evaluations.npz") as made:
+                assert made["timesteps"].tolist() == steps
+                assert made["results"].shape[1] == episodes
+            best = load_recipe(str(folder / "best.yml"))
+            assert (best.eval_freq, best.n_eval_episodes) == (every, episodes)
 
     def test_several_datasets(self, tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
         entries = {"learning_rate": 1e-3, "objective": "bc", "online_objective": "sac"}
