@@ -160,7 +160,6 @@ def _config(
     metric: str,
     device: str,
 ) -> "TuningConfig":
-    from sb3_o2o.cli.train import DEFAULT_EPISODES
     from sb3_o2o.tuning import TuningConfig, declared_space, select_space
 
     if not datasets and env is None:
@@ -174,19 +173,18 @@ def _config(
     if not space:
         raise ValueError("Nothing can be tuned on all of these datasets: the recipe's entries declare other things.")
     first, *also = tasks
-    loaded = first.recipe
     return TuningConfig(
-        recipe=loaded,
+        recipe=first.recipe,
         environment=first.environment,
         space=space,
         dataset=first.dataset,
         overrides=first.overrides,
-        pretrain_steps=loaded.pretrain_steps,
-        online_steps=loaded.online_steps if sizes.steps is None else sizes.steps,
-        n_envs=sizes.n_envs or loaded.n_envs,
+        pretrain_steps=sizes.pretrain_steps,
+        online_steps=sizes.steps,
+        n_envs=sizes.n_envs,
         seeds=tuple(range(sizes.seeds)),
         metric=metric,
-        n_eval_episodes=sizes.eval_episodes or loaded.n_eval_episodes or DEFAULT_EPISODES,
+        n_eval_episodes=sizes.eval_episodes,
         n_evaluations=sizes.evaluations,
         device=device,
         also=also,
@@ -239,22 +237,33 @@ def _show_space(config: "TuningConfig") -> None:
     from sb3_o2o.tuning.searched import of_pretraining
     from sb3_o2o.tuning.studies import agreed_values
 
-    own = agreed_values(config)
-    offline = of_pretraining(config.space, config.recipe) if config.pretrain_steps else {}
+    own, sizes = agreed_values(config), {task.name: config.sizes(task) for task in config.tasks}
+    offline = {
+        name
+        for task in config.tasks
+        if sizes[task.name].pretrain_steps
+        for name in of_pretraining(config.space, task.recipe)
+    }
     table = Table(box=None, pad_edge=False)
     for column in ("tuned", "in", "recipe", "phase"):
         table.add_column(column)
     for name, search in config.space.items():
         table.add_row(name, str(search), str(own.get(name, "")), "both" if name in offline else "fine-tuning")
     console.print(table)
-    if config.pretrain_steps and config.online_steps:
+    shared_steps = {f"{each.pretrain_steps:,}" for each in sizes.values() if each.pretrain_steps and each.online_steps}
+    if shared_steps:
         shared = "All trials share" if not offline else "Trials that agree in what matters to both phases share"
-        console.print(f"{shared} the {config.pretrain_steps:,} gradient steps of pre-training of each seed.\n")
+        steps = f"{shared_steps.pop()} " if len(shared_steps) == 1 else ""  # each dataset's stand below
+        console.print(f"{shared} the {steps}gradient steps of pre-training of each seed.\n")
     if config.also:
         console.print(
             f"{counted(len(config.runs), 'run')} a trial: {counted(len(config.tasks), 'dataset')}, "
-            f"{counted(len(config.seeds), 'seed')} each.\n"
+            f"{counted(len(config.seeds), 'seed')} each."
         )
+        for name, each in sizes.items():
+            steps = f"{each.pretrain_steps:,} gradient steps, {each.online_steps:,} environment steps"
+            console.print(f"  {name}: {steps}", markup=False, highlight=False, soft_wrap=True)
+        console.print()
 
 
 def _run(config: "TuningConfig", folder: Path, trials: int, **options: Any) -> None:

@@ -81,12 +81,12 @@ def write_best_recipe(study: optuna.Study, config: TuningConfig, path: str | os.
 
 def _entry(task: TuningTask, config: TuningConfig, values: Mapping[str, Any]) -> dict[str, Any]:
     """An entry of the file: the task's own with what was tuned."""
-    recipe = task.recipe
+    recipe, sizes = task.recipe, config.sizes(task)
     run: dict[str, Any] = {
         "policy": recipe.policy,
-        "n_timesteps": config.online_steps,
-        "pretrain_steps": config.pretrain_steps,
-        "n_envs": config.n_envs,
+        "n_timesteps": sizes.online_steps,
+        "pretrain_steps": sizes.pretrain_steps,
+        "n_envs": sizes.n_envs,
         "env_kwargs": dict(recipe.env_kwargs),
         "env_wrapper": list(recipe.env_wrapper),
     }

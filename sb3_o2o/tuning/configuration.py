@@ -60,6 +60,15 @@ class TuningTask:
         return found
 
 
+class Sizes(NamedTuple):
+    """What is counted of a task's runs, see :class:`TuningConfig`."""
+
+    pretrain_steps: int
+    online_steps: int
+    n_envs: int
+    n_eval_episodes: int
+
+
 class TuningRun(NamedTuple):
     """One run of a trial: its task and seed, its folder in the trial's, and what its evaluations are kept under."""
 
@@ -72,7 +81,8 @@ class TuningRun(NamedTuple):
 @dataclass(frozen=True)
 class TuningConfig:
     """
-    A study: the runs that each trial is made of.
+    A study: the runs that each trial is made of. Steps, environments and episodes may be None: each task then has those
+    of its own recipe's entry.
 
     :param recipe: the recipe's entry whose constants are tuned
     :param environment: where it acts and is evaluated
@@ -99,12 +109,12 @@ class TuningConfig:
     space: SearchSpace
     dataset: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    pretrain_steps: CountFromZero = 0
-    online_steps: CountFromZero = 0
-    n_envs: Count = 1
+    pretrain_steps: CountFromZero | None = 0
+    online_steps: CountFromZero | None = 0
+    n_envs: Count | None = 1
     seeds: Sequence[Seed] = (0, 1, 2)
     metric: str = "last"
-    n_eval_episodes: Count = 10
+    n_eval_episodes: Count | None = 10
     n_evaluations: Count | None = None
     device: Annotated[str, DEVICE] = "auto"
     also: Sequence[TuningTask] = ()
@@ -115,14 +125,17 @@ class TuningConfig:
             raise unknown("metric", self.metric, METRICS)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"A study needs different seeds, at least one, got {list(self.seeds)}.")
-        if self.pretrain_steps == self.online_steps == 0:
-            raise ValueError("There is nothing to train: give steps of pre-training or of fine-tuning.")
+        for task in self.tasks:
+            if self.sizes(task)[:2] == (0, 0):
+                where = f" on {task.name}" if self.also else ""
+                raise ValueError(f"There is nothing to train{where}: give steps of pre-training or of fine-tuning.")
         names = [task.name for task in self.tasks]
         if len(set(names)) < len(names):
             raise ValueError(f"A study needs different datasets, got {', '.join(sorted(names))}.")
         if len({task.recipe.reference for task in self.tasks}) > 1:
             raise ValueError("All tasks of a study take the same recipe: it is what is tuned.")
-        self.run(self.seeds[0], {})  # what a run refuses is refused before there is a study
+        for task in self.tasks:
+            self.run(self.seeds[0], {}, task=task)  # what a run refuses is refused before there is a study
 
     @property
     def tasks(self) -> tuple[TuningTask, ...]:
@@ -140,10 +153,21 @@ class TuningConfig:
             for task, name in zip(tasks, names, strict=True)
         ]
 
-    @property
-    def phase(self) -> str:
-        """Whose evaluations count."""
-        return "online" if self.online_steps else "offline"
+    @checked
+    def sizes(self, task: TuningTask) -> Sizes:
+        """
+        :param task: one of :attr:`tasks`
+        :return: the study's own numbers, and those of the task's entry where the study has none
+        """
+        recipe = task.recipe
+        own = Sizes(
+            recipe.pretrain_steps if task.dataset is not None else 0,
+            recipe.online_steps,
+            recipe.n_envs,
+            recipe.n_eval_episodes or RunConfig.n_eval_episodes,
+        )
+        given = (self.pretrain_steps, self.online_steps, self.n_envs, self.n_eval_episodes)
+        return Sizes(*(of_entry if number is None else number for number, of_entry in zip(given, own, strict=True)))
 
     @checked
     def run(
@@ -159,7 +183,8 @@ class TuningConfig:
         :param task: one of :attr:`tasks`; None for the first
         """
         task = task or self.tasks[0]
-        tunes_online = source is not None or self.pretrain_steps == 0
+        sizes = self.sizes(task)
+        tunes_online = source is not None or sizes.pretrain_steps == 0
         return RunConfig(
             command="tune",
             environment=task.environment,
@@ -167,13 +192,13 @@ class TuningConfig:
             dataset=task.dataset,
             source=source,
             overrides=overrides,
-            pretrain_steps=0 if tunes_online else self.pretrain_steps,
-            online_steps=self.online_steps if tunes_online else 0,
-            n_envs=self.n_envs,
+            pretrain_steps=0 if tunes_online else sizes.pretrain_steps,
+            online_steps=sizes.online_steps if tunes_online else 0,
+            n_envs=sizes.n_envs,
             seed=seed,
             device=self.device,
-            n_eval_episodes=self.n_eval_episodes,
-            n_evaluations=(self.n_evaluations or EVALUATIONS) if tunes_online or not self.online_steps else 1,
+            n_eval_episodes=sizes.n_eval_episodes,
+            n_evaluations=(self.n_evaluations or EVALUATIONS) if tunes_online or not sizes.online_steps else 1,
             eval_freq=task.recipe.eval_freq if tunes_online and self.n_evaluations is None else None,
             n_checkpoints=0,
         )
@@ -184,12 +209,14 @@ class TuningConfig:
         :param task: one of :attr:`tasks`
         :return: the run of it whose evaluations count, with the first seed and without what a trial chooses
         """
-        source = "pretrained" if self.pretrain_steps and self.online_steps else None
+        sizes = self.sizes(task)
+        source = "pretrained" if sizes.pretrain_steps and sizes.online_steps else None
         return self.run(self.seeds[0], {}, source, task)
 
     def plain(self) -> dict[str, Any]:
         """All of it in plain types: what a study keeps, and every worker must agree with."""
         counted = [self.counted_run(task) for task in self.tasks]
+        sizes = Sizes(*map(agreed, zip(*map(self.sizes, self.tasks), strict=True)))
         also = [
             {
                 "entry": task.recipe.pattern,
@@ -206,12 +233,12 @@ class TuningConfig:
             "dataset": self.dataset,
             "search_space": write_search(self.space),
             "overrides": plain_types(self.overrides),
-            "pretrain_steps": self.pretrain_steps,
-            "online_steps": self.online_steps,
-            "n_envs": self.n_envs,
+            "pretrain_steps": sizes.pretrain_steps,
+            "online_steps": sizes.online_steps,
+            "n_envs": sizes.n_envs,
             "seeds": list(self.seeds),
             "metric": self.metric,
-            "n_eval_episodes": self.n_eval_episodes,
+            "n_eval_episodes": sizes.n_eval_episodes,
             EVAL_FREQ: agreed([run.eval_freq for run in counted]),
             "n_evaluations": agreed([None if run.eval_freq else run.n_evaluations for run in counted]),
             **({"also": also} if also else {}),

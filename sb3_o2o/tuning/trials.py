@@ -140,10 +140,11 @@ class TrialRunner:
     def _run(self, trial: optuna.Trial, run: TuningRun, values: Mapping[str, Any], path: Path) -> list[float]:
         """:return: means of the evaluations that count"""
         task, listener, source = run.task, self._listener(trial, run), None
-        if self.config.pretrain_steps:
-            alone = None if self.config.online_steps else listener
+        sizes = self.config.sizes(task)
+        if sizes.pretrain_steps:
+            alone = None if sizes.online_steps else listener
             source = self._pretrained(of_pretraining(values, task.recipe), run, path, alone)
-        if self.config.online_steps:
+        if sizes.online_steps:
             model = None if source is None else str(source / "offline" / "model.zip")
             overrides = overrides_of_trial(values, task.recipe, task.overrides)
             if model is not None:

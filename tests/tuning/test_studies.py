@@ -150,6 +150,9 @@ class TestSeveralDatasets:
     ) -> None:
         with pytest.raises(ValueError, match="different datasets"):
             config(also=[several.tasks[0]])
+        without_steps = replace(several.also[0], recipe=replace(load_recipe("iql"), online_steps=0))
+        with pytest.raises(ValueError, match="nothing to train on tests-tinygoal"):
+            config(also=[without_steps], pretrain_steps=0, online_steps=None)
         with pytest.raises(ValueError, match="same recipe"):
             config(also=[replace(several.also[0], recipe=load_recipe("iql"))])
         with pytest.raises(ValueError, match="runs of 2 tasks have scores of their own size"):
@@ -512,6 +515,39 @@ class TestCommand:
             entry = open_recipe(str(best)).entry(env_id)
             assert (entry.policy, entry.arguments.get("gamma")) == (policy, gamma)
         assert output.count("sb3-o2o finetune --dataset") == 2
+
+    def test_each_dataset_has_the_sizes_of_its_entry(self, tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
+        """Whichever is named first; a number of the user's holds for all."""
+        learns = {"learning_rate": 1e-3, "objective": "bc", "online_objective": "sac", "learning_starts": 2}
+        goal = {"policy": "MultiInputPolicy", "n_timesteps": 8, "pretrain_steps": 3, "n_envs": 2}
+        document = {
+            "about": {"algorithm": "O2OSAC"},
+            "evaluation": {"default": {"n_eval_episodes": 1}, "TinyGoal*": {"n_eval_episodes": 2}},
+            "default": {**learns, "n_timesteps": 6, "pretrain_steps": 2},
+            "TinyGoal*": {**learns, **goal},
+        }
+        (tmp_path / "own.yml").write_text(yaml.dump(document))
+        own = ["--recipe", str(tmp_path / "own.yml"), "--tune", "learning_rate", "--trials", "1", "--seeds", "1"]
+        both = {tiny.BOX: tiny_dataset(), tiny.GOAL: tiny_dataset(env_id=tiny.GOAL)}
+        for order, more, of_box, of_goal in (
+            ((tiny.BOX, tiny.GOAL), [], (2, 6, 1, 1), (3, 8, 2, 2)),
+            ((tiny.GOAL, tiny.BOX), [], (2, 6, 1, 1), (3, 8, 2, 2)),
+            ((tiny.GOAL, tiny.BOX), ["--steps", "4", "--n-envs", "1"], (2, 4, 1, 1), (3, 4, 1, 2)),
+        ):
+            datasets = [each for env_id in order for each in ("--dataset", both[env_id])]
+            study = f"{order[0]}{len(more)}"
+            output = succeeds("tune", *own, *datasets, *more, *SMALL_OPTIONS, "--evaluations", "1", "--study", study)
+            folder = Path("tuning") / study
+            for env_id, sizes in ((tiny.BOX, of_box), (tiny.GOAL, of_goal)):
+                name = both[env_id].replace("/", "-")
+                online = yaml.safe_load((folder / f"trials/0000/{name}/seed_0/config.yml").read_text())
+                before = yaml.safe_load((Path(online["source"]).parents[1] / "config.yml").read_text())
+                made = (online["online_steps"], online["n_envs"], online["n_eval_episodes"])
+                assert (before["pretrain_steps"], *made) == sizes
+                best = load_recipe(str(folder / "best.yml"), env_id)
+                assert (best.pretrain_steps, best.online_steps, best.n_envs, best.n_eval_episodes) == sizes
+            for sizes in (of_box, of_goal):
+                assert f": {sizes[0]} gradient steps, {sizes[1]} environment steps" in output
 
     @pytest.mark.parametrize(
         ("more", "message"),
