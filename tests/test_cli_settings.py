@@ -30,6 +30,16 @@ class TestSettings:
         assert given["objective_kwargs"]["cql_weight"] == 1
         assert given["objective_kwargs"]["max_target_backup"] is True
 
+    @pytest.mark.parametrize("backwards", [False, True])
+    def test_arguments_of_another_objective_do_not_join_the_recipes(self, backwards: bool) -> None:
+        settings = ["objective=iql", "objective_kwargs.expectile=0.8"]
+        given = parse_settings(settings[::-1] if backwards else settings, "cql", tiny.BOX)
+        assert given == {"objective": "iql", "objective_kwargs": {"expectile": 0.8}}
+        assert parse_settings(["objective=iql"], "cql", tiny.BOX) == {"objective": "iql"}
+        extra = {"objective": "iql", "objective_kwargs": {"expectile": 0.8}}
+        given = parse_settings(["objective=cql", "objective_kwargs.cql_weight=2"], "calql", tiny.BOX, extra=extra)
+        assert given == {"objective": "cql", "objective_kwargs": {"cql_weight": 2}}
+
     def test_later_ones_win_over_options(self) -> None:
         assert parse_settings(["n_critics=4"], "wsrl", tiny.BOX, extra={"n_critics": 2}) == {"n_critics": 4}
 

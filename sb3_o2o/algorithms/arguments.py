@@ -149,7 +149,13 @@ class SharedArguments(TypedDict, total=False):
         str | type[Objective], Argument(OBJECTIVE, "what ``pretrain`` minimises: {objectives}, or one of your own")
     ]
     objective_kwargs: Annotated[
-        dict[str, Any] | None, Argument(ARGUMENTS | NOTHING, "arguments of the offline objective", None)
+        dict[str, Any] | None,
+        Argument(
+            ARGUMENTS | NOTHING,
+            "arguments of the offline objective; those of a recipe or a saved model hold for the objective that is "
+            "named there, and not for another one that is given instead",
+            None,
+        ),
     ]
     finetuning: Annotated[
         list[Any] | None, Argument(CALLBACKS, "fine-tuning callbacks: objects, names, or ``{name: arguments}``", None)
@@ -242,7 +248,7 @@ class OffPolicyArguments(SharedArguments, total=False):
         Argument(
             ARGUMENTS | NOTHING,
             "arguments of the online objective; an online objective of the same name goes on as the offline one, with "
-            "its multiplier and value network, unless its arguments differ",
+            "its multiplier and value network, unless its arguments differ. See ``objective_kwargs``",
             None,
             online=True,
         ),

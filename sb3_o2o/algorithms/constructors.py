@@ -15,6 +15,7 @@ from sb3_o2o.errors import unknown
 from sb3_o2o.finetuning import build_finetuning
 from sb3_o2o.kinds import ENVIRONMENT_OR_ID, NOTHING, Kind, instance, subclass
 from sb3_o2o.objectives import objective_class
+from sb3_o2o.objectives.overlay import over
 from sb3_o2o.recipes.recipe_files import Recipe, environment_id, load_recipe
 from sb3_o2o.search_space import Choice, Range
 from sb3_o2o.updates.containers import own_containers
@@ -184,7 +185,7 @@ class Constructor:
     def filled_in(self, algorithm: Any, given: dict[str, Any]) -> tuple[dict[str, Any], Recipe | None]:
         """
         What a caller leaves out comes from the recipe, for the environment. What the caller says wins over it, over its
-        ``pretrain_kwargs`` as well.
+        ``pretrain_kwargs`` as well; the recipe's arguments of an objective hold for that objective alone.
 
         :param algorithm: the class
         :param given: accepted arguments, perhaps with a recipe
@@ -198,7 +199,7 @@ class Constructor:
         for name in (*given, *(given.get("policy_kwargs") or {})):  # where stock names its number of critics
             (of_recipe.get("pretrain_kwargs") or {}).pop(name, None)
         # what is saved: where the recipe can be found, and what of it is no constructor argument
-        return {**of_recipe, **given, "recipe": recipe.reference}, recipe
+        return {**over(algorithm, of_recipe, given), "recipe": recipe.reference}, recipe
 
     def documentation(self, words: Mapping[str, str]) -> str:
         """

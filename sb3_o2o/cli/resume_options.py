@@ -113,6 +113,8 @@ def _known(config: "RunConfig", folder: "RunFolder") -> tuple[str, dict[str, Any
     Algorithm and constructor arguments: those that the run has, whatever became of its recipe's file; without a bundle
     it begins again, by the recipe as it is now.
     """
+    from sb3_o2o.algorithms import algorithm_class
+    from sb3_o2o.objectives.overlay import over
     from sb3_o2o.recipes import load_recipe
     from sb3_o2o.resume import newest_bundle
 
@@ -122,7 +124,7 @@ def _known(config: "RunConfig", folder: "RunFolder") -> tuple[str, dict[str, Any
     if config.recipe is None:
         return "O2OSAC", dict(config.overrides)
     entry = load_recipe(config.recipe, config.environment.id)
-    return entry.algorithm, {**entry.arguments, **config.overrides}
+    return entry.algorithm, over(algorithm_class(entry.algorithm), entry.arguments, config.overrides)
 
 
 def _inside(value: Any, name: str) -> Any:

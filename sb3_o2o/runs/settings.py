@@ -7,6 +7,7 @@ from typing import Any
 from sb3_o2o.algorithms import algorithm_class
 from sb3_o2o.errors import unknown
 from sb3_o2o.finetuning import FineTuningCallback
+from sb3_o2o.objectives.overlay import left_behind, over
 
 #: What a recipe holds and a user may want to set, but an option of its own decides.
 _OTHER_WAYS = {
@@ -79,7 +80,7 @@ def overrides_of(
     said: str = "--set",
 ) -> dict[str, Any]:
     """
-    Constructor arguments from dotted names.
+    Constructor arguments from dotted names. Those of an objective go onto another's that is named instead of none.
 
     :param settings: dotted names and values
     :param arguments: the recipe's
@@ -89,8 +90,11 @@ def overrides_of(
     :return: keyword arguments
     :raises ValueError: an unknown argument (the nearest is named), or a value that it may not have
     """
-    overrides = merged(settings, arguments, extra, said)
-    check_overrides(algorithm_class(algorithm), overrides, said)
+    kind, settings, extra = algorithm_class(algorithm), list(settings), extra or {}
+    base = over(kind, arguments, extra)
+    gone = left_behind(kind, base, {name: value for name, value in settings if "." not in name})
+    overrides = merged(settings, {**base, **gone}, {name: gone.get(name, value) for name, value in extra.items()}, said)
+    check_overrides(kind, overrides, said)
     return overrides
 
 

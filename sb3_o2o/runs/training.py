@@ -30,6 +30,7 @@ from sb3_o2o.evaluation import Evaluation, NormalizedEvalCallback, ReferenceScor
 from sb3_o2o.evaluation.plotting import plot_learning_curve
 from sb3_o2o.evaluation.rollouts import n_side_by_side
 from sb3_o2o.files import remove_folder
+from sb3_o2o.objectives.overlay import over
 from sb3_o2o.recipes import Recipe, load_recipe
 from sb3_o2o.resume import ResumeBundle, draw_other_numbers, newest_bundle, stop_on_signals
 from sb3_o2o.runs.folder import PHASES, RunConfig, RunFolder, saved_model
@@ -136,7 +137,7 @@ class Prepared:
 
     def arguments(self) -> dict[str, Any]:
         """The constructor arguments in force: the recipe's, the user's, and for the networks what was trained."""
-        asked = {**(self.recipe.arguments if self.recipe else {}), **self.config.overrides}
+        asked = over(type(self.model), self.recipe.arguments if self.recipe else {}, self.config.overrides)
         model, of_model = self.model, (*NETWORK_ARGUMENTS, "pretrain_kwargs")
         with arguments_of_finetuning(model):
             return {name: getattr(model, name) if name in of_model else asked[name] for name in asked}

@@ -10,6 +10,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_o2o.data import OfflineDataset
 from sb3_o2o.finetuning.callback import FineTuningCallback, exported_actor
+from sb3_o2o.objectives.overlay import left_behind, over
 from sb3_o2o.recipes.counts import recipe_count
 from sb3_o2o.recipes.recipe_files import Recipe
 from sb3_o2o.transfer.acting import has_predict
@@ -142,7 +143,7 @@ def _from_saved(
     left_out = {*trained, *OFFLINE_ARGUMENTS, *algorithm.weights.learned_arguments, "policy"}
     settings = {name: value for name, value in {**defaults, **from_recipe}.items() if name not in left_out}
     of_model = (*NETWORK_ARGUMENTS, *algorithm.weights.learned_arguments)
-    settings.update({name: value for name, value in given.items() if name not in of_model})
+    settings = over(algorithm, settings, {name: value for name, value in given.items() if name not in of_model})
     if model is None:
         settings.update({} if recipe is None else {"recipe": recipe})
         settings["allow_nonfinite"] = True  # what is kept is looked at in the end
@@ -151,6 +152,7 @@ def _from_saved(
     else:
         if recipe is not None:
             settings.update(recipe=recipe.reference, recipe_pretrain_steps=recipe.pretrain_steps)
+        settings.update(left_behind(algorithm, vars(model), settings))
         settings.update(mixed_network_arguments(model, from_recipe, given, defaults, kept))
         temperature = own_temperature(model)
         _renew_saved(model, own_containers(settings), kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import os
 from collections.abc import Callable
 from typing import Any
@@ -13,10 +14,11 @@ from stable_baselines3.common.save_util import load_from_zip_file, recursive_get
 
 from sb3_o2o.errors import NonFiniteError
 from sb3_o2o.networks.normalizer import has_statistics
+from sb3_o2o.objectives.overlay import left_behind, replaced_objectives
 from sb3_o2o.plain.allowlist import UntrustedError, is_trusted, safe_global
 from sb3_o2o.recipes.recipe_files import environment_id, load_recipe
 from sb3_o2o.transfer.architecture import NETWORK_ARGUMENTS
-from sb3_o2o.transfer.archive import saved_family, saved_model_path
+from sb3_o2o.transfer.archive import saved_attributes, saved_family, saved_model_path
 from sb3_o2o.transfer.model_file import for_stock_load, path_name
 from sb3_o2o.transfer.options import check_load
 from sb3_o2o.transfer.seeing import restore_normalizer
@@ -25,6 +27,8 @@ from sb3_o2o.updates import pretraining
 from sb3_o2o.updates.trained import refuse_not_finite
 
 _IN_MEMORY = "a model in memory"
+#: the modules that arguments name
+_OBJECTIVES = {"objective": "offline_objective", "online_objective": "finetuning_objective"}
 
 
 def load(
@@ -63,10 +67,10 @@ def load(
     replaced.update(kwargs.pop("custom_objects", None) or {})
     # the weights of the file fit its own: what is asked for is set afterwards
     kwargs.pop("ent_coef", None)
-    of_file = {name: value for name, value in replaced.items() if name != "ent_coef"}
-    plain, attributes = for_stock_load(path, of_file, trust)
+    plain, attributes = _read(algorithm, path, replaced, trust)
     if not is_trusted(trust):
         _check_names(path, {name: value for name, value in attributes.items() if name not in given})
+    kwargs.update(left_behind(algorithm, saved_attributes(path), replaced))
     try:
         model = load_stock(plain, env=env, device=device, custom_objects=attributes, **kwargs)
     except KeyError as error:
@@ -95,6 +99,15 @@ def load(
             "load_offline(path, load_critic=False), or load_actor=False, takes over a part that is finite.",
         )
     return model
+
+
+def _read(algorithm: Any, path: Any, replaced: dict[str, Any], trust: bool) -> tuple[io.BytesIO, dict[str, Any]]:
+    """For Stable-Baselines3: weights, without those of other objectives than are asked for, and attributes."""
+    names = replaced_objectives(algorithm, saved_attributes(path), replaced)
+    # what another objective has learned is not this one's, whatever its shape
+    others = [_OBJECTIVES[name] for name in names]
+    of_file = {name: value for name, value in replaced.items() if name != "ent_coef"}
+    return for_stock_load(path, of_file, trust, others)
 
 
 def _check_family(algorithm: Any, path: Any) -> None:

@@ -119,7 +119,7 @@ def read_attributes(
 
 
 def for_stock_load(
-    path: Path, custom_objects: dict[str, Any] | None = None, trust: bool = False
+    path: Path, custom_objects: dict[str, Any] | None = None, trust: bool = False, without: Collection[str] = ()
 ) -> tuple[io.BytesIO, dict[str, Any]]:
     """
     What Stable-Baselines3's ``load`` can open without unpickling anything: weights, and the attributes as the
@@ -128,6 +128,7 @@ def for_stock_load(
     :param path: as for :func:`attributes_as_json`
     :param custom_objects: the caller's
     :param trust: whether the file may run code
+    :param without: parts of the model whose weights are not wanted
     :return: a zip in memory, and all attributes
     :raises UntrustedError: if an attribute needs trust, and there is none
     :raises ValueError: if the file is damaged or of another version
@@ -139,7 +140,7 @@ def for_stock_load(
         for name in archive.namelist():
             if name == "system_info.txt":
                 plain.writestr(name, archive.read(name))
-            elif name.endswith(".pth") and "/" not in name:
+            elif name.endswith(".pth") and "/" not in name and name.split(".")[0] not in without:
                 plain.writestr(name, _weights(path, name, archive.read(name)))
     stream.seek(0)
     return stream, found

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial
 from sb3_o2o.checked import checked
 from sb3_o2o.files import write_whole
 from sb3_o2o.tuning.configuration import TuningConfig, TuningTask, plain_types
-from sb3_o2o.tuning.searched import overrides_of_trial, values_of
+from sb3_o2o.tuning.searched import arguments_over, overrides_of_trial, values_of
 from sb3_o2o.version import __version__
 
 
@@ -90,7 +90,7 @@ def _entry(task: TuningTask, config: TuningConfig, values: Mapping[str, Any]) ->
         "env_kwargs": dict(recipe.env_kwargs),
         "env_wrapper": list(recipe.env_wrapper),
     }
-    arguments = {**recipe.arguments, **overrides_of_trial(values, recipe, task.overrides)}
+    arguments = arguments_over(recipe, overrides_of_trial(values, recipe, task.overrides))
     return {key: value for key, value in run.items() if value not in ({}, [])} | arguments
 
 

@@ -16,12 +16,22 @@ from sb3_o2o.checked import check_keyword_arguments, checked
 from sb3_o2o.errors import unknown
 from sb3_o2o.finetuning import FineTuningCallback
 from sb3_o2o.objectives import objective_class
+from sb3_o2o.objectives.overlay import over
 from sb3_o2o.recipes import Recipe
 from sb3_o2o.runs.settings import check_overrides, merged
 from sb3_o2o.search_space import Choice, Range, SearchSpace, read_search
 
 #: what both phases have, and are tuned together where the recipe gives both the same
 _OFFLINE, _ONLINE = "objective_kwargs", "online_objective_kwargs"
+
+
+def arguments_over(recipe: Recipe, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
+    """
+    :param recipe: a recipe's entry
+    :param overrides: constructor arguments that hold instead of its own
+    :return: all of them, as its algorithm has them
+    """
+    return over(algorithm_class(recipe.algorithm), recipe.arguments, overrides or {})
 
 
 @checked
@@ -34,7 +44,7 @@ def declared_space(recipe: Recipe, overrides: Mapping[str, Any] | None = None) -
     :param overrides: constructor arguments that hold instead of its own
     :return: search spaces by dotted name
     """
-    arguments = {**recipe.arguments, **(overrides or {})}
+    arguments = arguments_over(recipe, overrides)
     found: dict[str, Range | Choice] = {}
     for prefix, space, values in _declarations(recipe, arguments):
         for name, search in space.items():
@@ -134,7 +144,7 @@ def _check(arguments: Mapping[str, Any], recipe: Recipe, said: str) -> None:
     """:raises ValueError: for what the constructor, or an objective, does not take"""
     algorithm: Any = algorithm_class(recipe.algorithm)
     check_overrides(algorithm, arguments, said)
-    everything = {**recipe.arguments, **arguments}
+    everything = arguments_over(recipe, arguments)
     for name, kwargs in ((name, f"{name}_kwargs") for name in ("objective", "online_objective")):
         if everything.get(name) is not None and kwargs in arguments:
             kind = objective_class(everything[name], algorithm.available_objectives, recipe.algorithm)
@@ -200,7 +210,7 @@ def own_values(space: SearchSpace, recipe: Recipe, overrides: Mapping[str, Any] 
     :param overrides: constructor arguments that hold instead of its own
     :return: values by dotted name, as Optuna keeps them
     """
-    arguments = {**recipe.arguments, **(overrides or {})}
+    arguments = arguments_over(recipe, overrides)
     found: dict[str, Any] = {}
     for prefix, _, values in _declarations(recipe, arguments):
         for name, search in space.items():
@@ -229,7 +239,7 @@ def overrides_of_trial(
 
 
 def _merged(values: Mapping[str, Any], recipe: Recipe, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
-    arguments = {**recipe.arguments, **(overrides or {})}
+    arguments = arguments_over(recipe, overrides)
     settings = dict(values)
     if is_tied(arguments):
         both = {name: value for name, value in values.items() if name.startswith(f"{_OFFLINE}.")}

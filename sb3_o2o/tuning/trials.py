@@ -26,7 +26,7 @@ from sb3_o2o.runs.folder import RunConfig, RunFolder
 from sb3_o2o.runs.threads import Threads, choose_threads, use_threads
 from sb3_o2o.runs.training import Interrupted, Prepared, RunListener, prepare, train
 from sb3_o2o.tuning.configuration import TuningConfig, TuningRun, plain_types
-from sb3_o2o.tuning.searched import of_pretraining, overrides_of_trial, suggest
+from sb3_o2o.tuning.searched import arguments_over, of_pretraining, overrides_of_trial, suggest
 from sb3_o2o.tuning.storages import signs_of_life
 
 #: Attributes of a trial: why it ended before its last run; for each run ``[steps, scores]``; where its runs lie.
@@ -216,7 +216,7 @@ def _digest(asked: RunConfig, recipe: Recipe) -> str:
     decides = asdict(asked)
     for name in ("command", "recipe", "overrides", "seed", "device"):
         del decides[name]
-    arguments = {**recipe.arguments, **asked.overrides}
+    arguments = arguments_over(recipe, asked.overrides)
     document = plain_types({"algorithm": recipe.algorithm, **decides, "arguments": arguments})
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_tasks import FAST, dataset, make, vec
+from toy_tasks import FAST, dataset, make, make_td3, vec
 
-from sb3_o2o import O2OSAC
+from sb3_o2o import O2OSAC, O2OTD3
 from sb3_o2o.data import MonteCarloReplayBuffer
 from sb3_o2o.finetuning import FineTuningCallback
+from sb3_o2o.objectives import CalQLObjective, SACObjective
 from sb3_o2o.transfer.load_offline import method_defaults
 
 SMALL = {"policy_kwargs": {"net_arch": [16]}, "buffer_size": 200, "seed": 0, "device": "cpu"}
@@ -124,3 +125,79 @@ def test_every_default_of_the_method_can_be_loaded() -> None:
     parameters = inspect.signature(O2OSAC.__init__).parameters
     assert all(parameters[name].default == value for name, value in defaults.items())
     assert not {"seed", "device", "dataset", "ent_coef"} & set(defaults)
+
+
+def of_calql(tmp_path: Path, **kwargs: Any) -> Path:
+    """A zip whose objectives have arguments that SAC has as well, with another default."""
+    own = {"n_actions": 3, "max_target_backup": True, "critic_reduction": "mean"}
+    model = make(objective="calql", objective_kwargs=own, **{"online_objective_kwargs": own, **kwargs})
+    model.pretrain(dataset(), 2).save(tmp_path / "calql")
+    return tmp_path / "calql.zip"
+
+
+def reductions(objective: Any) -> tuple[bool, str]:
+    return objective.max_target_backup, objective.critic_reduction
+
+
+@pytest.mark.parametrize("how", [O2OSAC.load, O2OSAC.load_offline])
+@pytest.mark.parametrize("online", ["sac", SACObjective, None])
+def test_arguments_of_a_saved_online_objective_are_not_those_of_another(how: Any, online: Any, tmp_path: Path) -> None:
+    path = of_calql(tmp_path, online_objective="calql")
+    assert reductions(how(path, vec(), device="cpu").finetuning_objective) == (True, "mean")
+    for model in (
+        how(path, vec(), device="cpu", online_objective=online),
+        loaded(path, "calql", online_objective=online),
+    ):
+        assert type(model.finetuning_objective) is SACObjective
+        assert model.online_objective_kwargs is None
+        assert reductions(model.finetuning_objective) == (False, "half_sum")
+        assert reductions(model.offline_objective) == (True, "mean")
+    asked = {"online_objective_kwargs": {"critic_reduction": "sum"}}
+    model = how(path, vec(), device="cpu", online_objective=online, **asked)
+    assert reductions(model.finetuning_objective) == (False, "sum")
+
+
+@pytest.mark.parametrize("how", [O2OSAC.load, O2OSAC.load_offline])
+@pytest.mark.parametrize("name", ["calql", CalQLObjective, "sb3_o2o.objectives.cql.CalQLObjective"])
+def test_the_same_objective_keeps_its_arguments_however_it_is_named(how: Any, name: Any, tmp_path: Path) -> None:
+    path = of_calql(tmp_path, online_objective=CalQLObjective)
+    model = how(path, vec(), device="cpu", online_objective=name, objective=name)
+    assert reductions(model.offline_objective) == reductions(model.finetuning_objective) == (True, "mean")
+
+
+@pytest.mark.parametrize("how", [O2OSAC.load, O2OSAC.load_offline])
+def test_the_default_online_objective_keeps_its_arguments_when_it_is_named(how: Any, tmp_path: Path) -> None:
+    make(online_objective_kwargs={"critic_reduction": "mean"}).pretrain(dataset(), 2).save(tmp_path / "sac")
+    model = how(tmp_path / "sac", vec(), device="cpu", online_objective="sac")
+    assert reductions(model.finetuning_objective) == (False, "mean")
+
+
+def test_arguments_of_a_saved_offline_objective_are_not_those_of_another(tmp_path: Path) -> None:
+    path = of_calql(tmp_path)
+    edac: Any = O2OSAC.load_offline(path, vec(), objective="edac", device="cpu").offline_objective
+    assert reductions(edac) == reductions(make(objective="edac").offline_objective)
+    fresh: Any = O2OSAC.load_offline(path, vec(), objective="iql", load_critic=False, device="cpu")
+    assert (fresh.objective, fresh.objective_kwargs) == ("iql", None)
+    make_td3(objective="td3_bc", objective_kwargs={"alpha": 1.0}).pretrain(dataset(), 2).save(tmp_path / "td3_bc")
+    assert O2OTD3.load_offline(tmp_path / "td3_bc", vec(), objective="td3", device="cpu").objective_kwargs is None
+
+
+def test_a_learned_part_is_not_given_to_another_objective(tmp_path: Path) -> None:
+    make(objective="iql").pretrain(dataset(), 2).save(tmp_path / "iql")
+    kwargs = {"objective": "cql", "objective_kwargs": {"lagrange_gap": 1.0, "n_actions": 2}}
+    assert O2OSAC.load(tmp_path / "iql", vec(), device="cpu", **kwargs).pretrain(dataset(), 1).objective == "cql"
+
+
+def test_a_recipes_arguments_are_those_of_its_objective() -> None:
+    plain = O2OSAC("MlpPolicy", vec(), recipe="calql", **SMALL)
+    assert plain.objective_kwargs
+    model = O2OSAC("MlpPolicy", vec(), recipe="calql", objective="iql", **SMALL)
+    assert (model.objective_kwargs, model.online_objective_kwargs) == (None, plain.online_objective_kwargs)
+    model = O2OSAC("MlpPolicy", vec(), recipe="calql", online_objective="sac", **SMALL)
+    assert (model.objective_kwargs, model.online_objective_kwargs) == (plain.objective_kwargs, None)
+    kwargs = {"expectile": 0.8}
+    assert (
+        O2OSAC("MlpPolicy", vec(), recipe="cql", objective="iql", objective_kwargs=kwargs, **SMALL).objective == "iql"
+    )
+    same = O2OSAC("MlpPolicy", vec(), recipe="calql", objective="calql", **SMALL)
+    assert same.objective_kwargs == plain.objective_kwargs
