@@ -199,11 +199,11 @@ class ResumableAlgorithm(_Base):
         return [*super()._excluded_save_params(), *ours]
 
     def _objective_state_names(self) -> Iterator[str]:
-        """Objectives that own parameters, each once."""
-        if any(True for _ in self.offline_objective.parameters()):
+        """Objectives with a state, parameters or buffers that are persistent, each once."""
+        if self.offline_objective.state_dict():
             yield "offline_objective"
         same = self.finetuning_objective is self.offline_objective
-        if not same and any(True for _ in self.finetuning_objective.parameters()):
+        if not same and self.finetuning_objective.state_dict():
             yield "finetuning_objective"
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

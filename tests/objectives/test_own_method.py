@@ -92,6 +92,37 @@ def test_an_objective_of_ones_own_trains_like_ours(objective: Any, tmp_path: Pat
     assert_same(straight, state(resumed))
 
 
+class RunningMean(SACObjective):
+    """SAC that keeps the rewards' running sum, and learns nothing of its own."""
+
+    def __init__(self, model: Any, **kwargs: Any):
+        super().__init__(model, **kwargs)
+        self.register_buffer("rewards", th.zeros((), device=model.device))
+        self.register_buffer("scratch", th.zeros((), device=model.device), persistent=False)
+
+    def steps(self, batch: Batch, actor_batch: Batch | None) -> Iterator[Step]:
+        self.rewards += batch.rewards.mean()
+        self.scratch += 1
+        yield from super().steps(batch, actor_batch)
+
+
+def test_buffers_of_an_objective_without_parameters_are_saved(tmp_path: Path) -> None:
+    model = make(objective=RunningMean, online_objective=RunningMean, online_objective_kwargs={"n_actions": 2})
+    model.pretrain(dataset(), 4).learn(7)
+    offline, online = model.offline_objective, model.finetuning_objective
+    assert offline is not online
+    assert 0 != offline.rewards != online.rewards != 0
+    model.save(tmp_path / "own")
+    model.save_resume(tmp_path / "bundle")
+    for other in (
+        O2OSAC.load(tmp_path / "own", device="cpu", trust=True),
+        O2OSAC.load_resume(tmp_path / "bundle", vec(), device="cpu", trust=True),
+    ):
+        assert other.offline_objective.rewards == offline.rewards
+        assert other.finetuning_objective.rewards == online.rewards
+    assert O2OSAC.load_offline(tmp_path / "own", vec(), trust=True).offline_objective.rewards == offline.rewards
+
+
 def test_a_registered_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sb3_o2o.plain.allowlist._VOUCHED", {})
     for table in (SAC_OBJECTIVES, TD3_OBJECTIVES):
