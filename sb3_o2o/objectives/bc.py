@@ -49,7 +49,7 @@ class BCObjective(Objective):
     stays above the target entropy, after ODT (OCR-CFT, eq. 52): without the second term the standard deviation
     collapses, and SAC's ``alpha log pi`` jumps when fine-tuning starts. ``loss="mse"`` minimises the squared
     distance of the deterministic action, and leaves the standard deviation as it is. The actor steps at every update,
-    whatever the delay.
+    whatever the delay, unless a callback holds it.
 
     :param model: the algorithm whose actor is trained
     :param loss: ``"likelihood"`` or ``"mse"``; by default the first where the policy has a density
@@ -58,6 +58,7 @@ class BCObjective(Objective):
     """
 
     trains_critic: ClassVar[bool] = False
+    actor_waits: ClassVar[bool] = False
     unused_hooks: ClassVar[tuple[str, ...]] = (
         *("next_actions", "next_values", "td_target", "actor_values", "advantages", "actor_penalty"),
     )
@@ -73,7 +74,8 @@ class BCObjective(Objective):
         action_clip: InnerFraction = 1 - 1e-5,
     ):
         super().__init__(model)
-        self.overrides.update(critic_subset=UNUSED, actor_critics=UNUSED, entropy_backup=UNUSED, policy_delay=1)
+        self.overrides.update(critic_subset=UNUSED, actor_critics=UNUSED, entropy_backup=UNUSED)
+        self.overrides.update(policy_delay=1, actor_batch="minibatch")
         self.loss = check_imitation(model, "bc", "loss", loss)
         self.entropy_term = entropy_term
         self.action_clip = action_clip
@@ -85,12 +87,13 @@ class BCObjective(Objective):
 
     def steps(self, batch: Batch, actor_batch: Batch | None) -> Iterator[Step]:
         """See :meth:`Objective.steps`."""
-        batch = batch if actor_batch is None else actor_batch
+        if actor_batch is None:
+            return
         if self.loss == "mse":
-            yield Step(self.distance_loss, (batch,))
+            yield Step(self.distance_loss, (actor_batch,))
         else:
-            noise = self.noise("policy", batch.observations)
-            yield Step(self.likelihood_losses, (batch, noise, self.model.current_ent_coef()))
+            noise = self.noise("policy", actor_batch.observations)
+            yield Step(self.likelihood_losses, (actor_batch, noise, self.model.current_ent_coef()))
 
     def distance_loss(self, batch: Batch) -> LossesAndMetrics:
         """

@@ -52,6 +52,8 @@ class Objective(nn.Module):
     trains_critic: ClassVar[bool] = True
     #: actor and target networks keep the delays of the algorithm; otherwise they move at every update
     delayed: bool = True
+    #: of these, the actor does; otherwise it steps at every update, on its minibatch, and the targets alone keep theirs
+    actor_waits: ClassVar[bool] = True
     #: target networks follow their networks
     moves_targets: ClassVar[bool] = True
     #: what this objective trains on the dataset before all else, for people; empty for nothing
@@ -117,7 +119,8 @@ class Objective(nn.Module):
     def steps(self, batch: Batch, actor_batch: Batch | None) -> Iterator[Step]:
         """
         :param batch: transitions for the critics
-        :param actor_batch: transitions for the actor and the temperature; ``None`` when the actor waits
+        :param actor_batch: transitions for the actor and the temperature; ``None`` when the actor waits, or a callback
+            holds it
         :return: what to minimise, in the order of the updates
         """
         raise NotImplementedError

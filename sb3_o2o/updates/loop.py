@@ -54,7 +54,8 @@ class UpdateLoop:
             batch = (
                 sample(model, batch_size) if block is None else block.part(step * batch_size, (step + 1) * batch_size)
             )
-            on_block = block is not None and model.actor_batch == "block" and model.active_objective.delayed
+            waits = model.active_objective.delayed and model.active_objective.actor_waits
+            on_block = block is not None and model.actor_batch == "block" and waits
             actor_batch = block if on_block else batch
             try:
                 self.metrics.add(self.update(batch, actor_batch, step))
@@ -74,7 +75,7 @@ class UpdateLoop:
         model._n_updates += 1
         objective = model.active_objective
         is_actor_step = not objective.delayed or model.is_actor_step()
-        steps_actor = is_actor_step and model.hooks.allow_actor_update()
+        steps_actor = (is_actor_step or not objective.actor_waits) and model.hooks.allow_actor_update()
         metrics = self.gradient_step(batch, (batch if actor_batch is None else actor_batch) if steps_actor else None)
         if objective.moves_targets and (not objective.delayed or model.is_target_step(step, is_actor_step)):
             model.update_targets()

@@ -124,6 +124,37 @@ def test_critics_evaluate_the_frozen_policy_by_hand() -> None:
     assert model.actor.mu.bias[0] > 0.5
 
 
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.expensive)])
+@pytest.mark.parametrize(
+    ("build", "kwargs"),
+    [(make, {}), (make, {"objective_kwargs": {"loss": "mse"}}), (make_td3, {}), (make_td3, {"policy_delay": 1})],
+)
+def test_a_frozen_policy_is_not_cloned_either(build: Callable[..., Any], kwargs: Any, compiled: bool) -> None:
+    both = {"objective": "bc", "online_objective": "bc", "compile": compiled, **kwargs}
+    model = build(finetuning=[Warmup(steps=2, freeze_policy_steps=10)], **both).pretrain(dataset(), 3)
+    before = state(model)
+    model.learn(9)
+    assert model._n_updates > 6
+    assert not differs(before, state(model), "policy/actor.")
+    assert not differs(before, state(model), "log_ent_coef") or model.log_ent_coef is None
+    model.learn(9, reset_num_timesteps=False)
+    assert differs(before, state(model), "policy/actor.")
+
+
+@pytest.mark.parametrize("build", [make, make_td3])
+def test_the_cloned_policy_steps_on_each_minibatch_whatever_the_delay(build: Callable[..., Any]) -> None:
+    """``actor_batch="block"`` is for an actor that waits."""
+    sizes: list[int] = []
+    actor_batch = {"policy_delay": 3, "gradient_steps": 3, "actor_batch": "block"}
+    with pytest.warns(UserWarning, match="has no effect"):
+        model = build(objective="bc", online_objective="bc", **actor_batch)
+    steps = model.finetuning_objective.steps
+    model.finetuning_objective.steps = lambda batch, actor: (sizes.append(len(actor)), steps(batch, actor))[1]
+    model.pretrain(dataset(), 1).learn(8)
+    assert len(sizes) > 3
+    assert set(sizes) == {model.batch_size}
+
+
 def test_fresh_critics_go_on_after_an_interruption(tmp_path: Path) -> None:
     def start() -> Any:
         return make(env=vec(2), learning_starts=0, finetuning=[Warmup(4, 6, fresh_critics=True)])

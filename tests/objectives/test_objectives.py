@@ -202,7 +202,9 @@ def test_behaviour_cloning_losses() -> None:
             _, log_prob = model.actor.rsample(batch.observations, noise)
         assert losses["actor"].item() == pytest.approx((imitation + entropy * ALPHA * log_prob.mean()).item(), rel=1e-5)
     model = make(objective="bc", objective_kwargs={"loss": "mse"}, ent_coef=ALPHA)
-    ((name, loss),) = first_losses(model.offline_objective, batch)[0].items()
+    objective = model.offline_objective
+    assert isinstance(objective, BCObjective)
+    ((name, loss),) = objective.distance_loss(batch)[0].items()
     with th.no_grad():
         mean, _, _ = model.actor.get_action_dist_params(batch.observations)
     assert name == "actor"
