@@ -122,7 +122,8 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
 
     def _make_finetuning_objective(self) -> Objective:
         online = self.online_objective or self.default_online_objective
-        if online == self.objective and self.online_objective_kwargs in (None, self.objective_kwargs):
+        kwargs = self.online_objective_kwargs or None  # none given, in whichever way
+        if online == self.objective and kwargs in (None, self.objective_kwargs):
             return self.offline_objective  # continued: a Lagrange multiplier goes on where it was
         return make_objective(online, self.online_objective_kwargs, self, self.available_objectives)
 

@@ -36,6 +36,21 @@ def test_values_go_on_online_and_live_in_the_zip(build: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("build", BUILDERS)
+@pytest.mark.parametrize("kwargs", [None, {"beta": 1.0}])
+def test_no_arguments_are_none_however_they_are_written(build: Any, kwargs: Any, tmp_path: Path) -> None:
+    """V goes on with ``online_objective_kwargs={}`` too, in this model and in a saved one."""
+    model = build(objective="iql", online_objective="iql", objective_kwargs=kwargs, online_objective_kwargs={})
+    model.pretrain(dataset(), 4).learn(8)
+    assert model.finetuning_objective is model.offline_objective
+    assert {float(each["step"]) for each in of(model).optimizers["value"].state.values()} == {model._n_updates}
+    model.save(tmp_path / "model")
+    loaded = type(model).load_offline(tmp_path / "model", vec(), device="cpu")
+    assert loaded.finetuning_objective is loaded.offline_objective
+    other = build(objective="iql", online_objective="iql", online_objective_kwargs={"beta": 2.0})
+    assert other.finetuning_objective is not other.offline_objective
+
+
+@pytest.mark.parametrize("build", BUILDERS)
 def test_fresh_critics_come_with_a_fresh_v(build: Any, tmp_path: Path) -> None:
     build(objective="iql", online_objective="iql").pretrain(dataset(), 4).save(tmp_path / "model")
     algorithm = type(build())
