@@ -20,10 +20,11 @@ class ReBRACObjective(TD3Objective):
     """
     ReBRAC (Tarasov et al. 2023, "Revisiting the minimalist approach to offline reinforcement learning"), wired as in
     CORL: TD3 whose actor stays near the dataset's actions, and whose targets pay for next actions far from the
-    dataset's next ones::
+    dataset's next ones. The actor's Q is of those critics that the model's ``actor_critics`` says: the paper and the
+    recipe have ``"min"``, the smallest; ``O2OTD3`` itself has TD3's ``"first"``::
 
         y    = r + gamma (1 - d) [min Qb(s', a') - beta_2 |a' - a'_data|^2]
-        L_pi = beta_1 |pi(s) - a|^2 - min Q(s, pi(s)) / mean |min Q|
+        L_pi = beta_1 |pi(s) - a|^2 - Q(s, pi(s)) / mean |Q|
 
     Squares are summed over dimensions. Where an episode was cut by a time limit nobody knows its next action, and
     nothing is paid. (CORL leaves these transitions out.) Online targets pay nothing, and beta_1 falls with the

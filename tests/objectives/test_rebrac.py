@@ -1,5 +1,6 @@
 """ReBRAC: one update by hand, the next actions of the dataset, and the weight that falls online."""
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ from by_hand import Given, get_critic, linear_td3, one_transition, set_critic, s
 from toy_tasks import arrays, dataset, make_td3, vec
 
 from sb3_o2o.data import OfflineReplayBuffer, concatenate_samples
+from sb3_o2o.objectives import ReBRACObjective
 from sb3_o2o.objectives import functional as F
+from sb3_o2o.recipes import load_recipe
 
 WEIGHTS = {"actor_weight": 0.5, "critic_weight": 0.25}
 
@@ -31,6 +34,19 @@ def build(**kwargs: Any) -> Any:
         set_mean(actor.mu[0], mean, 0.0)
     model.draws = Given(target_smoothing=[[1.0, -9.0]])  # 0.2 and, clipped, -0.5
     return model
+
+
+@pytest.mark.parametrize("actor_critics", ["first", "min"])
+def test_the_actor_maximises_what_the_model_says_and_the_recipe_says_the_minimum(actor_critics: str) -> None:
+    model = make_td3(objective="rebrac", n_critics=2, actor_critics=actor_critics).pretrain(dataset(), 1)
+    batch = model.sample_batch(8)
+    objective: Any = model.offline_objective
+    actions, values = objective.policy_values(batch)
+    of_each = model.critic.q_values(batch.observations, actions)
+    assert th.equal(values, of_each.amin(0) if actor_critics == "min" else of_each[0])
+    assert not th.equal(of_each.amin(0), of_each[0])
+    assert load_recipe("rebrac", "Hopper-v5").arguments["actor_critics"] == "min"
+    assert '"min"' in (inspect.getdoc(ReBRACObjective) or "")
 
 
 def test_distance_by_hand() -> None:
