@@ -59,8 +59,8 @@ RecipeOption = Annotated[str, typer.Option(help="Recipe (see sb3-o2o recipes lis
 RecipeOfSource = Annotated[
     str | None,
     typer.Option(
-        help="Recipe (see sb3-o2o recipes list), or path of your own .yml. Default: o2o_sac; after a SOURCE that is TD3 "
-        "o2o, PPO o2ppo."
+        help="Recipe (see sb3-o2o recipes list), or path of your own .yml. Default: o2o_sac; after a SOURCE that is "
+        "TD3 o2o, PPO o2ppo."
     ),
 ]
 EnvOption = Annotated[
