@@ -82,7 +82,7 @@ def is_tied(arguments: Mapping[str, Any]) -> bool:
     :return: whether fine-tuning goes on with the offline objective and its arguments, which are then tuned for both
     """
     same = arguments.get("objective") is not None and arguments.get("objective") == arguments.get("online_objective")
-    return same and (arguments.get(_OFFLINE) or {}) == (arguments.get(_ONLINE) or {})
+    return same and (arguments.get(_ONLINE) or {}) in ({}, arguments.get(_OFFLINE) or {})
 
 
 def _defaults(kind: type) -> dict[str, Any]:
@@ -241,7 +241,7 @@ def overrides_of_trial(
 def _merged(values: Mapping[str, Any], recipe: Recipe, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
     arguments = arguments_over(recipe, overrides)
     settings = dict(values)
-    if is_tied(arguments):
+    if is_tied(arguments) and arguments.get(_ONLINE):  # without any, the model goes on with the offline ones
         both = {name: value for name, value in values.items() if name.startswith(f"{_OFFLINE}.")}
         settings |= {f"online_{name}": value for name, value in both.items()}
     found = merged(settings.items(), arguments, copy.deepcopy(dict(overrides or {})), "--tune")

@@ -1,8 +1,10 @@
 """What is declared to be tuned can be tuned, and what is said not to matter before fine-tuning does not."""
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
+import tiny
 from toy_tasks import assert_same, dataset_file, make, make_ppo, make_td3, state
 
 from sb3_o2o import O2OPPO, O2OSAC, O2OTD3
@@ -109,6 +111,16 @@ class TestArguments:
         assert found["objective_kwargs"] == found["online_objective_kwargs"]
         assert found["objective_kwargs"]["cql_weight"] == 3.0
         assert found["objective_kwargs"]["n_actions"] == 10
+
+    def test_what_fine_tuning_goes_on_with_is_tuned_once(self) -> None:
+        """Without online arguments it goes on with the offline ones."""
+        given = {"objective": "cql", "objective_kwargs": {"n_actions": 3}, "online_objective": "cql"}
+        recipe = load_recipe("sac")
+        recipe = replace(recipe, pretrain_steps=9, arguments={**recipe.arguments, **given})
+        assert not any(name.startswith("online_objective_kwargs") for name in declared_space(recipe))
+        found = overrides_of_trial({"objective_kwargs.cql_weight": 2.0}, recipe)
+        model = O2OSAC("MlpPolicy", tiny.BOX, **{**given, **found})
+        assert model.finetuning_objective is model.offline_objective
 
     def test_what_a_recipe_has_apart_before_fine_tuning_stays_so(self) -> None:
         recipe = load_recipe("o2sac")
