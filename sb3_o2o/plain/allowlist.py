@@ -62,6 +62,7 @@ _CLASSES = frozenset(
         ("collections", "deque"),
         # what environments hold in the middle of an episode
         ("gymnasium.wrappers.utils", "RunningMeanStd"),
+        ("sb3_o2o.updates.shared_objects", "Live"),
         ("gymnasium_robotics.envs.maze.maze_v4", "Maze"),
         ("gymnasium_robotics.utils.mujoco_utils", "MujocoModelNames"),
         # RL Zoo's "lin_3e-4"

@@ -38,6 +38,13 @@ class _NotPlain(Exception):
     """Only code can make this again."""
 
 
+class Together(dict[str, Any]):
+    """
+    What is plain as a whole or code as a whole. A part that is code is pickled by itself, and would come back with
+    copies of what it shares with the rest. It is read as a dictionary.
+    """
+
+
 class Encoder:
     """
     Turns values into JSON. What is met twice is written once, so that it is one object again.
@@ -50,6 +57,7 @@ class Encoder:
         self._met: dict[int, tuple[dict[str, Any], Any]] = {}
         self._storages: dict[int, tuple[int, Any]] = {}
         self._n_shared = self._depth = 0
+        self._is_together = False
 
     def encode(self, value: Any) -> Any:
         """
@@ -73,6 +81,8 @@ class Encoder:
             return value if math.isfinite(value) else {"!": "float", "text": repr(value)}
         if id(value) in self._met:
             return self._again(value)
+        if kind is Together:
+            return self._together(value)
         simple = _SIMPLE.get(kind)
         if simple is not None:
             return simple(self, value)
@@ -81,11 +91,23 @@ class Encoder:
         self._depth += 1
         try:
             node.update(self._composed(value))
-        except _NotPlain:
-            node.update(self._code(value))
+        except _NotPlain as reason:
+            if self._is_together:
+                raise _NotPlain(*(reason.args or (_name_of(kind),))) from None
+            node.update(self._code(value, _name_of(kind)))
         finally:
             self._depth -= 1
         return node
+
+    def _together(self, value: Together) -> dict[str, Any]:
+        before, self._is_together = dict(self._met), True
+        try:
+            return self._node(dict(value))  # type: ignore[no-any-return]
+        except _NotPlain as reason:
+            self._met = before
+            return self._code(dict(value), str(reason))
+        finally:
+            self._is_together = False
 
     def _again(self, value: Any) -> dict[str, Any]:
         node, _ = self._met[id(value)]
@@ -208,10 +230,8 @@ class Encoder:
             node["state"] = self._node(state)
         return node
 
-    def _code(self, value: Any) -> dict[str, Any]:
-        kind = type(value)
-        pickled = cloudpickle.dumps(value)
-        return {"!": "code", "name": f"{kind.__module__}:{kind.__qualname__}", "code": self._parts.add_code(pickled)}
+    def _code(self, value: Any, name: str) -> dict[str, Any]:
+        return {"!": "code", "name": name, "code": self._parts.add_code(cloudpickle.dumps(value))}
 
     # -- what has none ---------------------------------------------------------------------------------------------
 
@@ -247,6 +267,10 @@ _FAMILIES: tuple[tuple[Any, Callable[[Encoder, Any], dict[str, Any]]], ...] = (
     (PurePath, lambda encoder, value: {"!": "path", "text": str(value)}),
     (tuple, Encoder._named),
 )
+
+
+def _name_of(kind: type) -> str:
+    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _simplified(node: Any) -> Any:

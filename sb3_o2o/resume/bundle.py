@@ -155,10 +155,8 @@ def _restore_environment(model: Any, state: dict[str, Any]) -> None:
         )
     elif model.env is not None and model._last_obs is not None:
         environment_state.restore(model.env, state["environment"])
-        if state["environment"]["missing"]:
-            warnings.warn(
-                f"Not in the bundle, so not restored: {', '.join(state['environment']['missing'])}.", stacklevel=6
-            )
+        for sentence in environment_state.not_going_on(state["environment"]):
+            warnings.warn(sentence, stacklevel=6)
     normalizer = model.get_vec_normalize_env()
     if normalizer is not None and state["normalize_returns"] is not None:
         normalizer.returns = state["normalize_returns"]

@@ -135,3 +135,6 @@ def _go_on(callback: BaseCallback, name: str, saved: dict[str, Any] | None) -> N
             environment_state.restore(env, saved)
         except (ValueError, AssertionError):
             warnings.warn(f"{who} has other environments than before: they start anew.", stacklevel=5)
+            return
+        for sentence in environment_state.not_going_on(saved):
+            warnings.warn(f"{who}: {sentence}", stacklevel=5)
