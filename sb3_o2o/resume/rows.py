@@ -25,7 +25,7 @@ import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_o2o.data import OfflineReplayBuffer
-from sb3_o2o.plain.numeric import plain_dtype
+from sb3_o2o.plain.numeric import is_plain_dtype, plain_dtype
 from sb3_o2o.resume.manifest import Manifest, sha256
 
 #: bytes of a file, as far as whole rows allow
@@ -80,14 +80,17 @@ def taken_apart(buffer: ReplayBuffer) -> dict[str, Any]:
     """
     :param buffer: any replay buffer
     :return: all but its rows: the buffer without them, and of each of their arrays the place, shape and type. The rows
-        that were never written are left out: a new buffer for a million steps is mostly zeros
+        that were never written are left out: a new buffer for a million steps is mostly zeros. Of classes of others,
+        which may begin with other values, what stands there is said
     """
     hollow, arrays = _hollow(buffer, ())
+    n_used, is_known = _n_used(buffer), _is_known(buffer)
     return {
         "buffer": hollow,
         "arrays": [(place, array.shape, array.dtype.str) for place, array in arrays],
-        "n_rows": _n_used(buffer),
+        "n_rows": n_used,
         "block": _rows_of_block([array for _, array in arrays]),
+        "unused": [None if is_known else _unused(array[n_used:]) for _, array in arrays],
     }
 
 
@@ -136,7 +139,7 @@ class _Rows:
         self.block = _rows_of_block(self.arrays)
         self.blocks = list(_blocks(_n_used(buffer), self.block))
         #: whether nothing but ``add`` writes observations, and the place of the buffer says where
-        self.adds_only = type(buffer).__module__.partition(".")[0] in _KNOWN_MAKERS and not any(
+        self.adds_only = _is_known(buffer) and not any(
             isinstance(value, ReplayBuffer) for value in vars(hollow).values()
         )
 
@@ -236,6 +239,9 @@ def put_together(saved: dict[str, Any], folder: Path, device: th.device) -> Repl
         with (folder / _name(number)).open("rb") as file:
             for array in arrays:
                 file.readinto(array[first:last])  # type: ignore[arg-type]
+    for array, unused in zip(arrays, saved.get("unused", ()), strict=False):
+        if unused is not None:
+            array[saved["n_rows"] :] = unused
     buffer: ReplayBuffer = saved["buffer"]
     for (place, _, _), array in zip(saved["arrays"], arrays, strict=True):
         holder: Any = buffer
@@ -264,18 +270,52 @@ def _hollow(buffer: ReplayBuffer, place: Place) -> tuple[ReplayBuffer, list[tupl
         elif _is_rows(value, buffer):
             vars(shallow)[name] = None
             found.append((here, value))
-        elif _is_long(value, buffer):
+        elif _is_objects(value, buffer) and (_is_known(buffer) or _is_empty(value[_n_used(buffer) :])):
             vars(shallow)[name] = value[: _n_used(buffer)]
     return shallow, found
 
 
+def _is_known(buffer: ReplayBuffer) -> bool:
+    """Whether those who wrote its class, and those of the buffers in it, are known."""
+    inner = [value for value in vars(buffer).values() if isinstance(value, ReplayBuffer)]
+    return type(buffer).__module__.partition(".")[0] in _KNOWN_MAKERS and all(_is_known(each) for each in inner)
+
+
+def _is_empty(objects: np.ndarray) -> bool:
+    """Whether nothing is said by rows of Python objects that were never written."""
+    return all(each is None or (type(each) is dict and not each) for each in objects.flat)
+
+
+def _unused(rows: np.ndarray) -> np.ndarray | None:
+    """What stands in rows that were never written: None for zeros, one row where all are the same, or all of them."""
+    if not len(rows) or not rows[:1].nbytes:
+        return None
+    first, step = rows[:1].tobytes(), _rows_of_block([rows])
+    # by their bytes: NaN is the same as NaN
+    same = all(
+        (_as_bytes(rows[start : start + step]) == np.frombuffer(first, np.uint8)).all()
+        for start in range(0, len(rows), step)
+    )
+    if not same:
+        return rows
+    return rows[:1] if any(first) else None
+
+
+def _as_bytes(rows: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8)
+
+
 def _is_rows(value: Any, buffer: ReplayBuffer) -> bool:
-    """Whether it has the shape ``(rows, n_envs, …)``; Python objects are no rows of bytes."""
-    return _is_long(value, buffer) and value.dtype != object
+    """Whether it has the shape ``(rows, n_envs, …)``; Python objects are no rows of bytes, and fields have names."""
+    return _is_long(value, buffer) and is_plain_dtype(value.dtype)
 
 
 def _is_long(value: Any, buffer: ReplayBuffer) -> bool:
     return isinstance(value, np.ndarray) and value.ndim >= 2 and len(value) == buffer.buffer_size
+
+
+def _is_objects(value: Any, buffer: ReplayBuffer) -> bool:
+    return _is_long(value, buffer) and value.dtype == object
 
 
 def _n_used(buffer: ReplayBuffer) -> int:

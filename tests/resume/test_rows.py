@@ -11,8 +11,10 @@ from toy_tasks import assert_same, make, reach, vec
 
 from sb3_o2o import O2OSAC
 from sb3_o2o.resume import manifest, rows, series
+from sb3_o2o.resume.encoding import read_state, write_state
 
-from .test_bundle import everything
+from .test_bundle import SaveAt, everything, never
+from .test_untrusted_bundles import signed
 
 
 def inodes(bundle: Path) -> dict[str, int]:
@@ -64,6 +66,75 @@ def test_a_bundle_has_the_rows_as_they_are(
     assert model.replay_buffer.full  # type: ignore[union-attr]
     assert len(now) * 256 >= n_rows
     assert shared > len(now)
+
+
+class Beginning(ReplayBuffer):
+    """
+    A user's, with an array that begins with other values than zeros, and samples by it.
+
+    :param begin: what to begin with: an array for so many rows
+    """
+
+    def __init__(self, *args: Any, begin: str, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.own: Any = BEGINNINGS[begin](self.buffer_size)
+
+    def add(self, *args: Any) -> None:
+        if self.own.dtype == np.float32:
+            self.own[max(self.pos - 3, 0)] += 1.0
+        super().add(*args)
+
+    def sample(self, batch_size: int, env: Any = None) -> Any:
+        known = self.own[: self.size(), 0]
+        total = 0.0 if known.dtype == object else np.abs(np.nan_to_num(known)).sum()
+        return self._get_samples(np.arange(batch_size) % max(1, int(total) % self.size()), env)
+
+
+BEGINNINGS: dict[str, Any] = {
+    "one": lambda n: np.ones((n, 1), np.float32),
+    "none": lambda n: np.full((n, 1), -1, np.int64),
+    "NaN": lambda n: np.full((n, 1, 2), np.nan, np.float32),
+    "another each": lambda n: np.arange(n, dtype=np.float32)[:, None],
+    "objects": lambda n: np.array([{"row": row} for row in range(n)], object)[:, None],
+    "zeros": lambda n: np.zeros((n, 1), np.float32),
+}
+
+
+@pytest.mark.parametrize("begin", BEGINNINGS)
+def test_what_a_buffer_of_ones_own_began_with(begin: str, tmp_path: Path) -> None:
+    """Also in rows that nothing was written to before the bundle."""
+    arguments: Any = {"replay_buffer_class": Beginning, "replay_buffer_kwargs": {"begin": begin}, "buffer_size": 60}
+    straight = make(**arguments)
+    straight.learn(40)
+    make(**arguments).learn(40, callback=SaveAt(14, tmp_path / "bundle", stop=True))
+    resumed = O2OSAC.load_resume(tmp_path / "bundle", vec(), device="cpu", trust=True)
+    resumed.learn(26, never(tmp_path), reset_num_timesteps=False)
+    found = [everything(model) for model in (straight, resumed)]
+    assert_same(*({name: value.nan_to_num() for name, value in each.items()} for each in found))
+    owns = [repr(model.replay_buffer.own.tolist()) for model in (straight, resumed)]  # type: ignore[union-attr]
+    assert owns[0] == owns[1]
+
+
+def test_rows_of_named_fields(tmp_path: Path) -> None:
+    model = make(replay_buffer_class=Own, buffer_size=60)
+    model.learn(6)
+    fields: Any = np.zeros((60, 1), [("age", "i4"), ("weight", "f8")])
+    fields["age"] = np.arange(60)[:, None]
+    model.replay_buffer.fields = fields  # type: ignore[union-attr]
+    model.save_resume(tmp_path / "bundle")
+    resumed = O2OSAC.load_resume(tmp_path / "bundle", vec(), device="cpu", trust=True)
+    assert resumed.replay_buffer.fields.dtype == fields.dtype  # type: ignore[union-attr]
+    assert np.array_equal(resumed.replay_buffer.fields, fields)  # type: ignore[union-attr]
+
+
+def test_a_bundle_from_before_says_nothing_of_unused_rows(tmp_path: Path) -> None:
+    model = make().learn(6)
+    model.save_resume(tmp_path / "bundle")
+    saved = read_state(tmp_path / "bundle" / "replay_buffer.zip")
+    del saved["unused"]
+    write_state(tmp_path / "bundle" / "replay_buffer.zip", saved)
+    resumed = O2OSAC.load_resume(signed(tmp_path / "bundle"), vec(), device="cpu")
+    assert_same(everything(model), everything(resumed))
 
 
 def test_of_a_full_buffer_what_is_new_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
