@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -83,6 +83,9 @@ class ResidualActions(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         with ``trust=True``, and give the live model
     """
 
+    #: the policy is no state of the environment: who makes it again has to give it again
+    not_in_bundles: ClassVar[tuple[str, ...]] = ("_predict",)
+
     @checked
     def __init__(
         self,
@@ -99,7 +102,7 @@ class ResidualActions(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self.observation_space = with_base_action(env.observation_space, bare)
         self.action_space = spaces.Box(-1.0, 1.0, bare.shape, np.float32)
         acting = opened("base of ResidualActions", base, env.observation_space, bare, vec_normalize)
-        self._predict = acting.predict  # a method: the policy is no state of the environment, and stays out of bundles
+        self._predict = acting.predict
         check_known(acting.source, ("reward",), "in an environment")
         self._memory: Any = None
         self._reward = 0.0

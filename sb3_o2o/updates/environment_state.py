@@ -169,8 +169,10 @@ class _Taken:
         return state
 
     def attributes(self, thing: Any) -> dict[str, Any]:
-        """Those that are state, not copied yet."""
-        skipped = _SKIPPED | _SKIPPED_OF_BASE if isinstance(thing, DummyVecEnv) else _SKIPPED
+        """Those that are state, not copied yet; without those that its class names in ``not_in_bundles``."""
+        skipped = _SKIPPED.union(getattr(type(thing), "not_in_bundles", ()))
+        if isinstance(thing, DummyVecEnv):
+            skipped |= _SKIPPED_OF_BASE
         kept = {
             name: value for name, value in vars(thing).items() if name not in skipped and not self._is_of_new_one(value)
         }
