@@ -113,10 +113,9 @@ def _known(config: "RunConfig", folder: "RunFolder") -> tuple[str, dict[str, Any
     Algorithm and constructor arguments: those that the run has, whatever became of its recipe's file; without a bundle
     it begins again, by the recipe as it is now.
     """
-    from sb3_o2o.algorithms import algorithm_class
-    from sb3_o2o.objectives.overlay import over
     from sb3_o2o.recipes import load_recipe
     from sb3_o2o.resume import newest_bundle
+    from sb3_o2o.runs.settings import arguments_over
 
     bundle = newest_bundle(folder.resume_bundle)
     if bundle is not None and config.arguments is not None:
@@ -124,7 +123,7 @@ def _known(config: "RunConfig", folder: "RunFolder") -> tuple[str, dict[str, Any
     if config.recipe is None:
         return "O2OSAC", dict(config.overrides)
     entry = load_recipe(config.recipe, config.environment.id)
-    return entry.algorithm, over(algorithm_class(entry.algorithm), entry.arguments, config.overrides)
+    return entry.algorithm, arguments_over(entry, config.overrides)
 
 
 def _inside(value: Any, name: str) -> Any:

@@ -9,14 +9,13 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_o2o.algorithms import algorithm_class
 from sb3_o2o.evaluation import evaluate
 from sb3_o2o.experiments.check import one_of_each
 from sb3_o2o.experiments.plan import Plan, PlannedRun, naming
 from sb3_o2o.finetuning import FineTuningCallback
-from sb3_o2o.objectives.overlay import over
 from sb3_o2o.recipes import load_recipe
 from sb3_o2o.runs.folder import RunConfig
+from sb3_o2o.runs.settings import arguments_over
 from sb3_o2o.runs.threads import use_threads
 from sb3_o2o.runs.training import Prepared, prepare
 
@@ -83,8 +82,7 @@ def _of_run(config: RunConfig, update: float | None) -> Estimate:
 def _shortened(config: RunConfig) -> tuple[RunConfig, int]:
     """The run with phases of one step each, and how many gradient steps were left out."""
     recipe = None if config.recipe is None else load_recipe(config.recipe, config.environment.id)
-    algorithm = recipe.algorithm if recipe else "O2OSAC"
-    arguments = over(algorithm_class(algorithm), recipe.arguments if recipe else {}, config.overrides)
+    arguments = arguments_over(recipe, config.overrides)
     overrides, left_out = dict(copy.deepcopy(config.overrides)), 0
     specs = []
     for each in arguments.get("finetuning") or ():
@@ -97,6 +95,7 @@ def _shortened(config: RunConfig) -> tuple[RunConfig, int]:
     overrides["finetuning"] = specs
     if "density_steps" in (arguments.get("objective_kwargs") or {}):
         overrides["objective_kwargs"] = {**arguments["objective_kwargs"], "density_steps": 1}
+    algorithm = recipe.algorithm if recipe else "O2OSAC"
     if algorithm == "O2OPPO":  # as many updates for each transition as with longer rollouts
         overrides["n_steps"] = max(int(arguments.get("batch_size", 64)) // config.n_envs, 2)
     else:

@@ -8,18 +8,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sb3_o2o.algorithms import algorithm_class
 from sb3_o2o.checked import check_keyword_arguments
 from sb3_o2o.data import OfflineDataset
 from sb3_o2o.experiments.grid import Entry, Grid, Options, run_name
 from sb3_o2o.finetuning import FineTuningCallback
-from sb3_o2o.objectives.overlay import over
 from sb3_o2o.plain.entry_points import checked_environment_id
 from sb3_o2o.recipes import Recipe
 from sb3_o2o.runs.environments import Environment
 from sb3_o2o.runs.folder import RunConfig, plain
 from sb3_o2o.runs.requests import recipe_and_environment
-from sb3_o2o.runs.settings import merged, overrides_of
+from sb3_o2o.runs.settings import arguments_over, merged, overrides_of
 from sb3_o2o.transfer.architecture import hidden_layers
 
 #: Folder of the pre-training runs, inside that of the experiment.
@@ -210,7 +208,7 @@ def _asked(config: RunConfig, entry: Recipe) -> dict[str, Any]:
     asked = asdict(config)
     for name in ("command", "recipe", "source", "overrides", "threads", "seed"):
         del asked[name]
-    arguments = over(algorithm_class(entry.algorithm), entry.arguments, config.overrides)
+    arguments = arguments_over(entry, config.overrides)
     return plain({"algorithm": entry.algorithm, **asked, "arguments": arguments})
 
 

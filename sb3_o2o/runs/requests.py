@@ -47,9 +47,7 @@ def own_recipe(source: str | None) -> str:
     :param source: what fine-tuning starts from, a run or a saved model; None for a dataset alone, or nothing
     :return: name of the recipe
     """
-    if source is None:
-        return "o2o_sac"
-    opened_by = algorithm_of(saved_model(source))
+    opened_by = None if source is None else algorithm_of(saved_model(source))
     return "o2o_sac" if opened_by is None else {O2OSAC: "o2o_sac", O2OTD3: "o2o", O2OPPO: "o2ppo"}[opened_by]
 
 

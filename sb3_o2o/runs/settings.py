@@ -8,6 +8,7 @@ from sb3_o2o.algorithms import algorithm_class
 from sb3_o2o.errors import unknown
 from sb3_o2o.finetuning import FineTuningCallback
 from sb3_o2o.objectives.overlay import left_behind, over
+from sb3_o2o.recipes import Recipe
 
 #: What a recipe holds and a user may want to set, but an option of its own decides.
 _OTHER_WAYS = {
@@ -27,6 +28,16 @@ _OTHER_WAYS = {
     "tensorboard_log": "it is in the run folder, see --log-dir",
     "verbose": "a run shows bars, and logs to TensorBoard",
 }
+
+
+def arguments_over(recipe: Recipe | None, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
+    """
+    :param recipe: a recipe's entry; None for constructor arguments alone
+    :param overrides: constructor arguments that hold instead of its own
+    :return: all of them, as its algorithm has them
+    """
+    given = overrides or {}
+    return dict(given) if recipe is None else over(algorithm_class(recipe.algorithm), recipe.arguments, given)
 
 
 def check_overrides(algorithm: Any, overrides: Mapping[str, Any], said: str = "--set") -> None:

@@ -30,11 +30,11 @@ from sb3_o2o.evaluation import Evaluation, NormalizedEvalCallback, ReferenceScor
 from sb3_o2o.evaluation.plotting import plot_learning_curve
 from sb3_o2o.evaluation.rollouts import n_side_by_side
 from sb3_o2o.files import remove_folder
-from sb3_o2o.objectives.overlay import over
 from sb3_o2o.recipes import Recipe, load_recipe
 from sb3_o2o.resume import ResumeBundle, draw_other_numbers, newest_bundle, stop_on_signals
 from sb3_o2o.runs.folder import PHASES, RunConfig, RunFolder, saved_model
 from sb3_o2o.runs.references import reference_for
+from sb3_o2o.runs.settings import arguments_over
 from sb3_o2o.transfer.architecture import NETWORK_ARGUMENTS
 from sb3_o2o.transfer.cloning import CloneReport
 from sb3_o2o.transfer.models import policy_for
@@ -137,7 +137,7 @@ class Prepared:
 
     def arguments(self) -> dict[str, Any]:
         """The constructor arguments in force: the recipe's, the user's, and for the networks what was trained."""
-        asked = over(type(self.model), self.recipe.arguments if self.recipe else {}, self.config.overrides)
+        asked = arguments_over(self.recipe, self.config.overrides)
         model, of_model = self.model, (*NETWORK_ARGUMENTS, "pretrain_kwargs")
         with arguments_of_finetuning(model):
             return {name: getattr(model, name) if name in of_model else asked[name] for name in asked}

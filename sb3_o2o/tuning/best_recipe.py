@@ -16,8 +16,9 @@ from optuna.trial import FrozenTrial
 
 from sb3_o2o.checked import checked
 from sb3_o2o.files import write_whole
+from sb3_o2o.runs.settings import arguments_over
 from sb3_o2o.tuning.configuration import TuningConfig, TuningTask, plain_types
-from sb3_o2o.tuning.searched import arguments_over, overrides_of_trial, values_of
+from sb3_o2o.tuning.searched import overrides_of_trial, values_of
 from sb3_o2o.version import __version__
 
 

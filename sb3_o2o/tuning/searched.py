@@ -16,22 +16,12 @@ from sb3_o2o.checked import check_keyword_arguments, checked
 from sb3_o2o.errors import unknown
 from sb3_o2o.finetuning import FineTuningCallback
 from sb3_o2o.objectives import objective_class
-from sb3_o2o.objectives.overlay import over
 from sb3_o2o.recipes import Recipe
-from sb3_o2o.runs.settings import check_overrides, merged
+from sb3_o2o.runs.settings import arguments_over, check_overrides, merged
 from sb3_o2o.search_space import Choice, Range, SearchSpace, read_search
 
 #: what both phases have, and are tuned together where the recipe gives both the same
 _OFFLINE, _ONLINE = "objective_kwargs", "online_objective_kwargs"
-
-
-def arguments_over(recipe: Recipe, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
-    """
-    :param recipe: a recipe's entry
-    :param overrides: constructor arguments that hold instead of its own
-    :return: all of them, as its algorithm has them
-    """
-    return over(algorithm_class(recipe.algorithm), recipe.arguments, overrides or {})
 
 
 @checked

@@ -23,10 +23,11 @@ from sb3_o2o.evaluation import Evaluation, read_evaluations
 from sb3_o2o.files import whole_folder, write_whole
 from sb3_o2o.recipes import Recipe
 from sb3_o2o.runs.folder import RunConfig, RunFolder
+from sb3_o2o.runs.settings import arguments_over
 from sb3_o2o.runs.threads import Threads, choose_threads, use_threads
 from sb3_o2o.runs.training import Interrupted, Prepared, RunListener, prepare, train
 from sb3_o2o.tuning.configuration import TuningConfig, TuningRun, plain_types
-from sb3_o2o.tuning.searched import arguments_over, of_pretraining, overrides_of_trial, suggest
+from sb3_o2o.tuning.searched import of_pretraining, overrides_of_trial, suggest
 from sb3_o2o.tuning.storages import signs_of_life
 
 #: Attributes of a trial: why it ended before its last run; for each run ``[steps, scores]``; where its runs lie.
