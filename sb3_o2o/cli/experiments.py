@@ -28,7 +28,7 @@ Workers = Annotated[
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check all, list the runs, time a few updates; run nothing.")]
-Datasets = Annotated[str | None, typer.Option(help="Of the grid, by name, with commas: only their runs.")]
+Datasets = Annotated[str | None, typer.Option(help="Of the grid, by name or Minari id, with commas: only their runs.")]
 Recipes = Annotated[str | None, typer.Option(help="Likewise.")]
 Seeds = Annotated[str | None, typer.Option(help="Likewise: 0,1.")]
 Name = Annotated[str | None, typer.Option(help="Of the experiment and its folder. Default: the grid's.")]

@@ -172,26 +172,35 @@ def part_of(
     A part of a grid, whose runs have the same folders as in the whole.
 
     :param grid: the whole
-    :param datasets: names of its entries; None for all
+    :param datasets: its entries, by their names, or by the dataset that they are of (as the grid says it); None for all
     :param recipes: likewise
     :param seeds: of its seeds; None for all
     :return: the part, in the order of the grid
     :raises ValueError: something is not in the grid; the nearest name is said
     """
-    for kind, asked, entries in (("dataset", datasets, grid.datasets), ("recipe", recipes, grid.recipes)):
-        names = [entry.name for entry in entries]
-        for name in asked or ():
-            if name not in names:
-                raise unknown(f"{kind} of {grid.where}:", name, names)
     for seed in seeds or ():
         if seed not in grid.seeds:
             raise unknown(f"seed of {grid.where}:", str(seed), [str(each) for each in grid.seeds])
     return replace(
         grid,
-        datasets=[each for each in grid.datasets if datasets is None or each.name in datasets],
-        recipes=[each for each in grid.recipes if recipes is None or each.name in recipes],
+        datasets=_asked("dataset", datasets, grid.datasets, grid.where),
+        recipes=_asked("recipe", recipes, grid.recipes, grid.where),
         seeds=[each for each in grid.seeds if seeds is None or each in seeds],
     )
+
+
+def _asked(kind: str, asked: Sequence[str] | None, entries: Sequence[Entry], where: str) -> Sequence[Entry]:
+    """Those of the names asked for; a name that no entry has stands for all entries of that source."""
+    if asked is None:
+        return entries
+    names = [entry.name for entry in entries]
+    chosen: set[str] = set()
+    for name in asked:
+        found = {name} if name in names else {entry.name for entry in entries if entry.source == name}
+        if not found:
+            raise unknown(f"{kind} of {where}:", name, names)
+        chosen |= found
+    return [entry for entry in entries if entry.name in chosen]
 
 
 def _read_file(path: Path) -> tuple[dict[str, Any], str]:

@@ -11,7 +11,7 @@ import yaml
 from command_line import fails
 
 from experiments.grids import SMALL, grid, plan_of
-from sb3_o2o.experiments.grid import read_grid
+from sb3_o2o.experiments.grid import part_of, read_grid
 from sb3_o2o.experiments.plan import make_plan
 
 
@@ -25,6 +25,19 @@ def test_a_file_names_the_experiment_and_what_lies_beside_it(tiny_dataset: Calla
     assert found.datasets[0].name == "tinybox-v0-random-v0"
     assert (found.recipes[0].name, found.recipes[0].source) == ("mine", str(folder / "mine.yml"))
     assert read_grid(str(folder / "hopper.yml"), "other").name == "other"
+
+
+def test_a_part_by_names_or_by_what_the_grid_says(tiny_dataset: Callable[..., str]) -> None:
+    """A name is one entry; a source that nothing is called by is every entry of it, in the grid's order."""
+    name = tiny_dataset()
+    document = grid(name, datasets=[name, {"dataset": name, "name": "again"}])
+    whole = read_grid(document)
+    first = whole.datasets[0].name
+    assert [entry.name for entry in part_of(whole, datasets=[name]).datasets] == [first, "again"]
+    assert [entry.name for entry in part_of(whole, datasets=["again"]).datasets] == ["again"]
+    assert [entry.name for entry in part_of(whole, recipes=["sac", "cql"]).recipes] == ["cql", "scratch"]
+    with pytest.raises(ValueError, match=r"'agian'\. Did you mean 'again'"):
+        part_of(whole, datasets=["agian"])
 
 
 def test_what_is_closer_wins(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
