@@ -29,6 +29,7 @@ from sb3_o2o.data.rewards import scaled_rewards
 from sb3_o2o.files import whole_file
 from sb3_o2o.kinds import READABLE, WRITABLE
 from sb3_o2o.objectives import Objective, ReevaluationObjective, make_objective, objective_class
+from sb3_o2o.objectives.overlay import goes_on
 from sb3_o2o.plain.pickles import load_pickle
 from sb3_o2o.transfer.archive import OFF_POLICY_ACTING
 from sb3_o2o.updates.finite import TROUBLE
@@ -121,10 +122,9 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
         )
 
     def _make_finetuning_objective(self) -> Objective:
+        if goes_on(type(self), vars(self)):
+            return self.offline_objective
         online = self.online_objective or self.default_online_objective
-        kwargs = self.online_objective_kwargs or None  # none given, in whichever way
-        if online == self.objective and kwargs in (None, self.objective_kwargs):
-            return self.offline_objective  # continued: a Lagrange multiplier goes on where it was
         return make_objective(online, self.online_objective_kwargs, self, self.available_objectives)
 
     def reevaluation_objective(self) -> Objective:

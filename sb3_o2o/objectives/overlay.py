@@ -45,6 +45,18 @@ def over(algorithm: Any, base: Mapping[str, Any], given: Mapping[str, Any]) -> d
     return {**base, **given, **left_behind(algorithm, base, given)}
 
 
+def goes_on(algorithm: Any, arguments: Mapping[str, Any]) -> bool:
+    """
+    :param algorithm: the class
+    :param arguments: of its constructor
+    :return: whether fine-tuning goes on with the offline objective, its arguments and what it has learned (a Lagrange
+        multiplier): the online one is the same, and has no arguments of its own, in whichever way, or the same
+    """
+    offline, online = (_class_name(algorithm, name, arguments.get(name)) for name in ("objective", "online_objective"))
+    own = arguments.get("online_objective_kwargs") or None
+    return bool(offline == online) and own in (None, arguments.get("objective_kwargs"))
+
+
 def _class_name(algorithm: Any, argument: str, value: Any) -> Any:
     """Its dotted name. Nothing is imported to know it: a file may have named the class."""
     if value is None:  # left out; and what learn minimises by default

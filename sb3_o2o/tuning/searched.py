@@ -16,6 +16,7 @@ from sb3_o2o.checked import check_keyword_arguments, checked
 from sb3_o2o.errors import unknown
 from sb3_o2o.finetuning import FineTuningCallback
 from sb3_o2o.objectives import objective_class
+from sb3_o2o.objectives.overlay import goes_on
 from sb3_o2o.recipes import Recipe
 from sb3_o2o.runs.settings import arguments_over, check_overrides, merged
 from sb3_o2o.search_space import Choice, Range, SearchSpace, read_search
@@ -52,7 +53,7 @@ def _declarations(recipe: Recipe, arguments: Mapping[str, Any]) -> Iterator[tupl
     objectives = {_OFFLINE: arguments.get("objective"), _ONLINE: arguments.get("online_objective") or default}
     if recipe.pretrain_steps == 0:
         objectives[_OFFLINE] = None
-    elif is_tied(arguments):
+    elif default is not None and goes_on(algorithm, arguments):
         objectives[_ONLINE] = None
     for prefix, name in objectives.items():
         if name is not None and prefix in constructor.signature.parameters:
@@ -64,15 +65,6 @@ def _declarations(recipe: Recipe, arguments: Mapping[str, Any]) -> Iterator[tupl
         if [each for each, _ in named].count(name) == 1:
             callback = FineTuningCallback.registry[name]
             yield f"finetuning.{name}.", callback.search_space, {**_defaults(callback), **(values or {})}
-
-
-def is_tied(arguments: Mapping[str, Any]) -> bool:
-    """
-    :param arguments: of a constructor
-    :return: whether fine-tuning goes on with the offline objective and its arguments, which are then tuned for both
-    """
-    same = arguments.get("objective") is not None and arguments.get("objective") == arguments.get("online_objective")
-    return same and (arguments.get(_ONLINE) or {}) in ({}, arguments.get(_OFFLINE) or {})
 
 
 def _defaults(kind: type) -> dict[str, Any]:
@@ -231,7 +223,8 @@ def overrides_of_trial(
 def _merged(values: Mapping[str, Any], recipe: Recipe, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
     arguments = arguments_over(recipe, overrides)
     settings = dict(values)
-    if is_tied(arguments) and arguments.get(_ONLINE):  # without any, the model goes on with the offline ones
+    # Without arguments of its own, the online objective is the offline one, and has its.
+    if arguments.get(_ONLINE) and goes_on(algorithm_class(recipe.algorithm), arguments):
         both = {name: value for name, value in values.items() if name.startswith(f"{_OFFLINE}.")}
         settings |= {f"online_{name}": value for name, value in both.items()}
     found = merged(settings.items(), arguments, copy.deepcopy(dict(overrides or {})), "--tune")

@@ -48,6 +48,8 @@ def test_no_arguments_are_none_however_they_are_written(build: Any, kwargs: Any,
     assert loaded.finetuning_objective is loaded.offline_objective
     other = build(objective="iql", online_objective="iql", online_objective_kwargs={"beta": 2.0})
     assert other.finetuning_objective is not other.offline_objective
+    by_class = build(objective="iql", online_objective=type(of(model)))
+    assert by_class.finetuning_objective is by_class.offline_objective
 
 
 @pytest.mark.parametrize("build", BUILDERS)
