@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
@@ -15,6 +16,47 @@ from rich.text import Text
 HEARTBEAT = 30.0
 #: columns of a terminal from which there is room for rate and losses beside a bar
 WIDE = 100
+#: seconds until what a speed was counts for about a third in what it is said to be
+MEMORY = 300.0
+
+
+class Pace:
+    """
+    Steps per second of late. Evaluations and whatever else passes between two steps are in it, as they are in the time
+    that is left.
+
+    :param step: where it begins
+    :param clock: gives the present time in seconds
+    """
+
+    def __init__(self, step: int = 0, clock: Callable[[], float] = time.monotonic):
+        self.step = step
+        self.clock = clock
+        self.speed: float | None = None
+        self._since = clock()
+        self._steps = self._seconds = 0.0
+
+    def silent_for(self) -> float:
+        """:return: seconds since it was told last how far it is"""
+        return self.clock() - self._since
+
+    def reached(self, step: int) -> None:
+        """
+        :param step: how far it is now
+        """
+        passed = self.silent_for()
+        kept = math.exp(-passed / MEMORY)
+        self._steps = kept * self._steps + step - self.step
+        self._seconds = kept * self._seconds + passed
+        self.step, self._since = step, self._since + passed
+        self.speed = self._steps / self._seconds if self._steps > 0 and self._seconds > 0 else None
+
+    def seconds_left(self, total: float) -> float | None:
+        """
+        :param total: where it ends
+        :return: seconds until then at this speed; None as long as there was no step
+        """
+        return None if self.speed is None else max(total - self.step, 0) / self.speed
 
 
 class Display(Protocol):
@@ -51,10 +93,12 @@ class Bars:
     One bar for each name, on a line of its own however narrow the terminal.
 
     :param console: where to write
+    :param clock: gives the present time in seconds
     """
 
-    def __init__(self, console: Console):
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
         self.console = console
+        self.clock = clock
         self.progress: Progress | None = None
 
     def open(self) -> None:
@@ -66,7 +110,7 @@ class Bars:
             MofNCompleteColumn(table_column=whole),
             TextColumn("{task.fields[unit]}", table_column=whole),
             _Clock(lambda task: task.finished_time if task.finished else task.elapsed),
-            _Clock(lambda task: task.time_remaining),
+            _Clock(_left),
         ]
         if self.console.width >= WIDE:
             columns += [_Rate(table_column=whole), _Losses("{task.fields[losses]}", table_column=Column())]
@@ -86,8 +130,10 @@ class Bars:
         description = f"[bold]{name:<8}[/]"
         task = next((task.id for task in self.progress.tasks if task.description == description), None)
         if task is None:
-            self.progress.add_task(description, total=total, completed=done, unit=unit, losses=losses)
+            fields: dict[str, Any] = {"unit": unit, "losses": losses, "pace": Pace(done, self.clock)}
+            self.progress.add_task(description, total=total, completed=done, **fields)
             return
+        self.progress.tasks[task].fields["pace"].reached(done)
         self.progress.update(task, completed=done)
         if losses:
             self.progress.update(task, losses=losses)
@@ -105,9 +151,8 @@ class Lines:
         self.console = console
         self.clock = clock
         self._is_open = False
-        self._name = ""
-        # when it began; when the last line was written, and how far it was
-        self._began, self._since, self._done = 0.0, 0.0, 0
+        self._name, self._began = "", 0.0
+        self._pace = Pace(clock=clock)  # from line to line
 
     def open(self) -> None:
         """See :class:`Display`."""
@@ -121,20 +166,19 @@ class Lines:
         """See :class:`Display`."""
         if not self._is_open:
             return
-        now = self.clock()
         if name != self._name:
-            self._name, self._began, self._since, self._done = name, now, now, done
+            self._name, self._began, self._pace = name, self.clock(), Pace(done, self.clock)
             return
-        passed, made = now - self._since, done - self._done
-        is_end = self._done < total <= done
-        if not is_end and (passed < HEARTBEAT or made < 1):
+        is_end = self._pace.step < total <= done
+        if not is_end and (self._pace.silent_for() < HEARTBEAT or done <= self._pace.step):
             return
-        self._since, self._done = now, done
+        self._pace.reached(done)
+        speed, left = self._pace.speed, self._pace.seconds_left(total)
         line = f"{name:<8} {done:>9,} of {total:,} {unit}"
         if is_end:
-            line += f" in {clock_text(now - self._began)}"
-        else:
-            line += f", {rate_text(made / passed)}, {clock_text((total - done) * passed / made)} left"
+            line += f" in {clock_text(self.clock() - self._began)}"
+        elif speed is not None and left is not None:
+            line += f", {rate_text(speed)}, {clock_text(left)} left"
         self.console.print(line + (f"   {losses}" if losses else ""), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -160,6 +204,11 @@ class Remarks:
             self.console.print(text, highlight=False, soft_wrap=True)
 
 
+def _left(task: Task) -> float | None:
+    seconds: float | None = task.fields["pace"].seconds_left(task.total or 0)
+    return seconds
+
+
 class _Clock(ProgressColumn):
     """A time in hours, minutes and seconds, that of long runs included."""
 
@@ -180,7 +229,7 @@ class _Rate(ProgressColumn):
     max_refresh = 0.5
 
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
+        speed = task.fields["pace"].speed
         return Text("" if speed is None else rate_text(speed), style="progress.data.speed")
 
 

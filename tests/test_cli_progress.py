@@ -1,7 +1,6 @@
 """What a run shows of its progress: bars in a terminal, lines elsewhere."""
 
 import io
-import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -124,8 +123,14 @@ class TestHeartbeat:
     def test_every_phase_has_lines(self, tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
         config, folder = start(tiny_dataset(), tmp_path)
         progress = Watched(terminal=False)
-        passed = itertools.count(step=20.0)
-        progress.display.clock = lambda: next(passed)  # type: ignore[attr-defined]
+        now, show = [0.0], progress.display.show
+
+        def show_20_seconds_later(*what: Any) -> None:
+            now[0] += 20.0
+            show(*what)
+
+        progress.display.clock = lambda: now[0]  # type: ignore[attr-defined]
+        progress.display.show = show_20_seconds_later  # type: ignore[assignment]
         train(prepare(config), folder, progress)
         lines = progress.console.file.getvalue().splitlines()  # type: ignore[attr-defined]
         for expected in (
@@ -148,6 +153,25 @@ class TestHeartbeat:
             "online         600 of 2,000 environment steps, 10/s, 0:02:20 left",
             "online         900 of 2,000 environment steps, 10/s, 0:01:50 left",
         ]
+
+    def test_a_pause_is_not_the_speed(self) -> None:
+        """Ten steps a second, and after 100 an evaluation of 50 seconds: 100 steps a minute, and 19 minutes left."""
+        console, now = Console(file=io.StringIO(), width=200), 0.0
+        terminal = Console(file=io.StringIO(), force_terminal=True, width=200)
+        lines, bars = Lines(console, clock=lambda: now), Bars(terminal, clock=lambda: now)
+        for shown in (lines, bars):
+            shown.open()
+        for step in range(102):
+            now = 0.1 * step + 50.0 * (step > 100)
+            for shown in (lines, bars):
+                shown.show("online", "environment steps", step, 2000)
+        assert bars.progress is not None
+        (line,) = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+        assert line == "online         101 of 2,000 environment steps, 1.7/s, 0:18:50 left"
+        paper = Console(file=io.StringIO(), width=200)
+        paper.print(bars.progress.get_renderable())
+        bars.close()
+        assert "0:21:57 1.4/s" in paper.file.getvalue()  # type: ignore[attr-defined]
 
     def test_of_what_is_cloned(self, tiny_dataset: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
         """From a policy of another family the run begins with cloning, before there is a folder."""

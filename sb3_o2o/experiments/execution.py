@@ -26,6 +26,7 @@ from sb3_o2o.experiments.grid_folder import (
 from sb3_o2o.experiments.results import add_to_tables
 from sb3_o2o.files import locked, remove_leftovers, write_whole
 from sb3_o2o.plain.allowlist import trusting
+from sb3_o2o.progress import Pace
 from sb3_o2o.resume import ResumeBundle, newest_bundle
 from sb3_o2o.runs.folder import RunConfig, RunFolder
 from sb3_o2o.runs.machine import describe_machine
@@ -65,19 +66,17 @@ class StatusListener(RunListener):
         self.folder_path = folder_path
         self.status = status
         self.stopwatch = _Stopwatch()
-        self.since_written = _Stopwatch()
+        self.pace = Pace()
         # what an interruption keeps
         self.seconds, self.times = status.seconds, {phase: dict(times) for phase, times in status.times.items()}
         self.episodes, self.successes = status.episodes, status.successes
         self.num_timesteps = status.step
         self.running: dict[int, bool] = {}
-        self._silent_for = 0.0
-        self._written_step = 0
 
     def begin_phase(self, phase: str, done: int, total: int, evaluation: NormalizedEvalCallback) -> None:
         super().begin_phase(phase, done, total, evaluation)
         self.status.phase, self.status.step, self.status.total = phase, done, total
-        self._written_step = done
+        self.pace = Pace(done)
 
     def evaluated(self, step: int, result: Evaluation) -> None:
         self.seconds += self.stopwatch.lap()
@@ -106,9 +105,8 @@ class StatusListener(RunListener):
         :param metrics: its losses
         """
         self.seconds += self.stopwatch.lap()
-        self._silent_for += self.since_written.lap()
-        if self._silent_for >= EVERY:
-            self._silent_for, self.status.speed = 0.0, None
+        if self.pace.silent_for() >= EVERY:
+            self.pace, self.status.speed = Pace(self.pace.step), None
             shown = replace(self.status, phase=name, step=done, total=total, seconds=round(self.seconds, 2))
             shown.write(self.folder_path)
 
@@ -116,8 +114,7 @@ class StatusListener(RunListener):
         self.seconds += self.stopwatch.lap()
         if self.status.phase == "online":
             self._count_successes()
-        self._silent_for += self.since_written.lap()
-        if self._silent_for >= EVERY:
+        if self.pace.silent_for() >= EVERY:
             self.write(self.num_timesteps)
         return super()._on_step()
 
@@ -135,9 +132,8 @@ class StatusListener(RunListener):
         :param step: of the phase
         """
         status = self.status
-        if self._silent_for > 0 and step > self._written_step:
-            status.speed = (step - self._written_step) / self._silent_for
-            self._silent_for, self._written_step = 0.0, step
+        self.pace.reached(step)
+        status.speed = self.pace.speed
         self.note(step)
         status.write(self.folder_path)
 

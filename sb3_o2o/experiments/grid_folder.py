@@ -40,7 +40,7 @@ class Status:
     :param total: length of the phase
     :param score: of the last evaluation, normalised where references are known
     :param unit: ``score`` or ``return``
-    :param speed: steps per second since the last word
+    :param speed: steps per second of the last minutes, evaluations included
     :param seconds: that the run took so far, without what was lost by interruptions
     :param attempts: how often it was started
     :param error: why it failed, in one line

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from command_line import fails, sb3_o2o, succeeds
 
 from experiments.grids import OWN_ENV, assert_same_run, grid, run, states
 from sb3_o2o import O2OSAC
+from sb3_o2o.evaluation import Evaluation
 from sb3_o2o.experiments import execution
 from sb3_o2o.experiments.execution import StatusListener
 from sb3_o2o.experiments.grid_folder import Status
@@ -357,6 +359,34 @@ def test_errors_are_one_line(tiny_dataset: Callable[..., str], tmp_path: Path) -
     assert "There is no grid at" in fails("run", "nowhere.yml")
     assert "Unknown launcher 'rya'" in fails("run", path, "--launcher", "rya")
     assert not Path("runs").exists()
+
+
+def test_an_evaluation_is_part_of_the_time_that_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Ten updates a second, and after every 100 of them an evaluation of ten seconds: five a second, whenever one looks,
+    also at the evaluation's end, where the last word was an update ago.
+    """
+    now = [0.0]
+    monkeypatch.setattr(execution, "Pace", partial(execution.Pace, clock=lambda: now[0]))
+    listener = StatusListener(tmp_path, Status(state="running"))
+    listener.begin_phase("offline", 0, 2000, None)  # type: ignore[arg-type]
+    said = []
+    for listener.num_timesteps in range(1, 1001):
+        now[0] += 0.1
+        listener._on_step()
+        if listener.num_timesteps % 100 == 0:
+            now[0] += 10.0
+            listener.evaluated(listener.num_timesteps, Evaluation(np.ones(1), np.ones(1, int), None, None, ""))
+            said.append(Status.read(tmp_path))
+    assert [status.speed for status in said] == pytest.approx([5.0] * 10, rel=0.05)
+    assert said[-1].seconds_left == pytest.approx(200.0, rel=0.05)
+    listener.on_phase_step("alignment", 1, 10, {})
+    now[0] += 60.0
+    listener.on_phase_step("alignment", 2, 10, {})
+    assert Status.read(tmp_path).speed is None  # of another kind of step
+    now[0] += 10.0
+    listener.write(1100)
+    assert Status.read(tmp_path).speed == pytest.approx(10.0)
 
 
 def test_a_part_of_a_grid_and_then_the_rest(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
