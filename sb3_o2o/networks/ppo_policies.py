@@ -151,11 +151,8 @@ class O2OPPOPolicy(ActorCriticPolicy):
         self.register_buffer("action_half_range", ((high - low) / 2).flatten().to(th.float32), persistent=False)
         self.action_center: th.Tensor
         self.action_half_range: th.Tensor
-
-    @property
-    def actor(self) -> PPOActor:
-        """The actor's side of the policy."""
-        return PPOActor(self)
+        #: the actor's side of the policy; made once, for no compiled graph can hold a constructor that checks
+        self.actor = PPOActor(self)
 
     @property
     def is_stock(self) -> bool:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch as th
-from toy_tasks import dataset, make, make_td3
+from toy_tasks import dataset, make, make_ppo, make_td3
 
 from sb3_o2o import O2OSAC
 from sb3_o2o.finetuning import FineTuningCallback
@@ -130,6 +130,14 @@ def test_rebrac_is_one_graph_in_either_phase(traced_only: list[Any]) -> None:
     expected = train(make_td3(**settings))  # type: ignore[arg-type]
     assert_close(train(make_td3(**settings, compile=True)), expected)  # type: ignore[arg-type]
     assert len(traced_only) == 3
+
+
+@pytest.mark.parametrize("objective", ["bc", "iql", "awac"])
+def test_objectives_of_ppo_are_one_graph(objective: str, traced_only: list[Any]) -> None:
+    expected = make_ppo(objective=objective).pretrain(dataset(), 3)
+    model = make_ppo(objective=objective, compile=True).pretrain(dataset(), 3)
+    assert_close(model.policy.state_dict(), expected.policy.state_dict())
+    assert len(traced_only) == len(model.loop.gradients._compiled) > 0
 
 
 def test_the_time_to_compile_is_told(traced_only: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
