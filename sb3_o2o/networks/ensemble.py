@@ -17,6 +17,7 @@ from torch import nn
 from sb3_o2o.checked import checked
 from sb3_o2o.kinds import Count, Positive, instance
 from sb3_o2o.networks.layers import Details, Precision
+from sb3_o2o.networks.preprocessing import Seeing
 
 #: on a CPU, from this many rows on a product per member is no slower than one for all
 _ROWS_FOR_ONE_PRODUCT_EACH = 1024
@@ -233,7 +234,7 @@ def initialize(layers: list[nn.Module], orthogonal_gain: float | None, last_hidd
         nn.init.zeros_(linear.bias)
 
 
-class EnsembleCritic(BaseModel):
+class EnsembleCritic(Seeing, BaseModel):
     """
     Drop-in for Stable-Baselines3's ``ContinuousCritic`` that evaluates all its Q-networks at once.
 

@@ -18,6 +18,7 @@ from sb3_o2o.kinds import Count
 from sb3_o2o.networks.distributions import gaussian_log_prob
 from sb3_o2o.networks.layers import sequential
 from sb3_o2o.networks.normalizer import NormalizedExtractor
+from sb3_o2o.networks.preprocessing import extract, image_keys
 
 #: activation functions by the names that YAML can hold
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU, "gelu": nn.GELU}
@@ -145,6 +146,7 @@ class O2OPPOPolicy(ActorCriticPolicy):
         super().__init__(
             observation_space, action_space, lr_schedule, net_arch=net_arch, activation_fn=activation_fn, **kwargs
         )
+        self.images = image_keys(self)
         low, high = th.as_tensor(action_space.low), th.as_tensor(action_space.high)
         # buffers that are no weights: a stock policy has none of them
         self.register_buffer("action_center", ((high + low) / 2).flatten().to(th.float32), persistent=False)
@@ -202,7 +204,7 @@ class O2OPPOPolicy(ActorCriticPolicy):
         :param obs: ``(batch, *obs)``
         :return: what the actor's features extractor makes of them, ``(batch, features_dim)``
         """
-        return super(ActorCriticPolicy, self).extract_features(obs, self.pi_features_extractor)
+        return extract(self, obs, self.pi_features_extractor)
 
     def latent(self, obs: PyTorchObs) -> th.Tensor:
         """
@@ -217,7 +219,7 @@ class O2OPPOPolicy(ActorCriticPolicy):
         :return: V, without training a shared features extractor, ``(batch,)``
         """
         with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
-            features = super(ActorCriticPolicy, self).extract_features(obs, self.vf_features_extractor)
+            features = extract(self, obs, self.vf_features_extractor)
         return self.value_net(sequential(self.mlp_extractor.value_net, features)).squeeze(-1)
 
     def mean_actions(self, latent: th.Tensor) -> th.Tensor:

@@ -31,6 +31,7 @@ from sb3_o2o.networks.ensemble import EnsembleCritic, initialize
 from sb3_o2o.networks.layers import Details, Dropout, Precision, heads, linear, sequential
 from sb3_o2o.networks.normalizer import NormalizedExtractor
 from sb3_o2o.networks.optimizers import FusedAdam
+from sb3_o2o.networks.preprocessing import Seeing
 from sb3_o2o.networks.short_way import features, gaussian_actions, head, in_turn, is_plain, rows_of, set_mode
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ else:
 Squash = Literal["samples", "mean", "none"]
 
 
-class O2OActor(Actor):
+class O2OActor(Seeing, Actor):
     """
     Stable-Baselines3's SAC actor with layer normalisation, a state-independent standard deviation, a Gaussian that is
     not squashed and several actions per state where asked.

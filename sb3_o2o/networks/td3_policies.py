@@ -16,11 +16,12 @@ from sb3_o2o.checked import checked
 from sb3_o2o.kinds import Positive
 from sb3_o2o.networks.ensemble import EnsembleCritic, initialize
 from sb3_o2o.networks.layers import Details, Dropout, Precision, sequential
+from sb3_o2o.networks.preprocessing import Seeing
 from sb3_o2o.networks.sac_policies import EnsemblePolicyMixin
 from sb3_o2o.networks.short_way import features, in_turn, is_plain
 
 
-class O2OTD3Actor(Actor):
+class O2OTD3Actor(Seeing, Actor):
     """
     Stable-Baselines3's TD3 actor with layer normalisation where asked.
 

@@ -1,9 +1,12 @@
 """Gradients of an update: eager, compiled and in pieces give the same, and nothing compiles twice."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch as th
+from combinations import Setting, build
 from toy_tasks import dataset, make, make_ppo, make_td3
 
 from sb3_o2o import O2OSAC
@@ -130,6 +133,18 @@ def test_rebrac_is_one_graph_in_either_phase(traced_only: list[Any]) -> None:
     expected = train(make_td3(**settings))  # type: ignore[arg-type]
     assert_close(train(make_td3(**settings, compile=True)), expected)  # type: ignore[arg-type]
     assert len(traced_only) == 3
+
+
+@pytest.mark.parametrize(("family", "objective"), [("sac", "cql"), ("td3", "iql"), ("ppo", "awac"), ("ppo", "iql")])
+def test_images_are_one_graph(family: str, objective: str, traced_only: list[Any], tmp_path: Path) -> None:
+    """Whether a space is of images is asked of its bounds, which are arrays of NumPy and no part of a graph."""
+    eager = Setting("images")
+    compiled = replace(eager, arguments=(("compile", True),))
+    expected, model = (
+        build(family, each, tmp_path, objective=objective).pretrain(None, 2) for each in (eager, compiled)
+    )
+    assert_close(model.policy.state_dict(), expected.policy.state_dict())
+    assert len(traced_only) == len(model.loop.gradients._compiled) > 0
 
 
 @pytest.mark.parametrize("objective", ["bc", "iql", "awac"])
