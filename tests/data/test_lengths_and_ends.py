@@ -236,10 +236,10 @@ def test_the_summary_says_it(two_episodes: str, tmp_path: Path, capsys: pytest.C
 
 
 def a_buffer(space: Any = BOX, **options: Any) -> ReplayBuffer:
-    """Ten steps, episodes of four that a time limit ends."""
+    """Ten steps, episodes of four that a time limit ends; nothing of one is seen in the next."""
     buffer = ReplayBuffer(16, space, ACTIONS, "cpu", **options)
     for step in range(10):
-        rows = [np.array([[0.0, step]]), np.array([[0.0, step + 1]])]
+        rows = [np.array([[step // 4, step]]), np.array([[step // 4, step + 1]])]
         done = np.array([step % 4 == 3])
         buffer.add(*rows, np.zeros((1, 2)), np.array([step]), done, [{"TimeLimit.truncated": bool(done[0])}])
     return buffer
@@ -267,7 +267,21 @@ def test_buffers_that_cannot_tell_time_limits_warn(shared: bool, tmp_path: Path)
         assert OfflineDataset.load(buffer, dones="terminations").terminations.sum() == 2
         dataset = OfflineDataset.load(buffer, dones="truncations")
     assert not dataset.terminations.any()
-    np.testing.assert_array_equal(dataset.episode_starts, [0, 4, 8])
+    # with one array for both, the first observation of an episode stands where the last one of the one before it stood
+    np.testing.assert_array_equal(dataset.episode_starts, [0, 3, 6] if shared else [0, 4, 8])
+    np.testing.assert_array_equal(dataset.next_observations[:, 0], dataset.observations[:, 0])
+    np.testing.assert_array_equal(dataset.next_observations[:, 1], dataset.rewards + 1)
+
+
+def test_a_time_limit_at_the_newest_step_is_kept() -> None:
+    buffer = ReplayBuffer(4, BOX, ACTIONS, "cpu", optimize_memory_usage=True, handle_timeout_termination=False)
+    for step in range(9):
+        rows = [np.array([[0.0, step]]), np.array([[0.5, step + 1]])]
+        buffer.add(*rows, np.zeros((1, 2)), np.array([step]), np.array([step in (0, 2, 5, 6, 8)]), [{}])
+    dataset = OfflineDataset.load(buffer, dones="truncations")  # of its last three steps
+    np.testing.assert_array_equal(dataset.rewards, [7, 8])
+    np.testing.assert_array_equal(dataset.truncations, [False, True])
+    np.testing.assert_array_equal(dataset.next_observations[-1], [0.5, 9.0])
 
 
 @pytest.mark.parametrize("shared", [False, True])

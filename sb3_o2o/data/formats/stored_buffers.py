@@ -45,6 +45,9 @@ def replay_buffer_source(buffer: ReplayBuffer, reading: Reading, name: str | Non
     The transitions of each environment in the order in which they were added. A full buffer has overwritten the
     beginning of its oldest episode; what is left of it counts as an episode.
 
+    With ``optimize_memory_usage=True`` the observation after a time limit has been overwritten by the first one of the
+    next episode: such a transition is dropped, and its episode truncated one step earlier.
+
     Buffers of old versions of SB3 have no ``timeouts``: they are read as SB3 reads them, as if no episode had ended by
     a time limit, with a warning.
 
@@ -81,6 +84,8 @@ def replay_buffer_source(buffer: ReplayBuffer, reading: Reading, name: str | Non
         for column in range(buffer.rewards.shape[1]):
             where = Location(column * len(rows))
             fields = {**_column(buffer, rows, column), **ends_of(column)}
+            if _shares_observations(buffer):
+                fields = _without_unseen(fields)
             yield flat_transitions(
                 fields, buffer.observation_space, action_space, clip, already_scaled=True, where=where
             )
@@ -120,6 +125,20 @@ def _column(buffer: ReplayBuffer, rows: np.ndarray, column: int) -> dict[str, An
         "actions": buffer.actions[rows, column],
         "rewards": buffer.rewards[rows, column],
     }
+
+
+def _without_unseen(fields: dict[str, Any]) -> dict[str, Any]:
+    """
+    :param fields: of one environment, with flags
+    :return: the same without the last steps before time limits, whose next observations are of other episodes; that of
+        the newest transition has not been overwritten yet
+    """
+    unseen = fields["truncations"].copy()
+    unseen[-1:] = False
+    # a step between two time limits is one that goes as well
+    ends = np.append(unseen[1:], False) & ~fields["terminations"]
+    fields = {**fields, "truncations": fields["truncations"] | ends}
+    return {name: map_observations(lambda array: array[~unseen], values) for name, values in fields.items()}
 
 
 def _ends(
