@@ -178,7 +178,15 @@ def write_title(figure: Figure, title: str | None) -> None:
     """
     if title:
         width = int(CHARACTERS_PER_INCH * figure.get_figwidth())
-        figure.suptitle("\n".join(textwrap.wrap(title, width)), fontsize="medium")
+        figure.suptitle(as_written("\n".join(textwrap.wrap(title, width))), fontsize="medium")
+
+
+def as_written(name: str) -> str:
+    """
+    :param name: that somebody gave to a file or a folder
+    :return: the same for matplotlib, which takes what stands between two dollars for a formula
+    """
+    return name.replace("$", r"\$")
 
 
 def short_number(value: float, _: int) -> str:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from sb3_o2o.evaluation.plotting import short_number
+from sb3_o2o.evaluation.plotting import as_written, short_number
 from sb3_o2o.progress import counted
 from sb3_o2o.reporting.intervals import Aggregates, Estimate, Line
 
@@ -88,7 +88,7 @@ def curves(
         axes[1].spines["left"].set_linewidth(2)  # the switch
         axes[1].tick_params(axis="y", length=0)
     axes[0].set_ylabel("normalised score" if unit == "score" else "return", fontsize=8)
-    _legend(figure, axes)
+    _legend(figure, axes, labels)
     seeds = sorted({each.seeds for of_phase in lines.values() for each in of_phase})
     one = seeds == [1]
     said = "One seed: no interval." if one else f"Mean and 95 % bootstrap interval of {_range(seeds)} seeds."
@@ -127,7 +127,7 @@ def _draw_bars(axis: Axes, estimates: Mapping[str, Estimate], labels: Sequence[s
         if each.low is not None and each.high is not None:
             axis.barh(place, each.high - each.low, left=each.low, height=0.6, color=colours[label], alpha=0.35)
         axis.plot([each.value, each.value], [place - 0.32, place + 0.32], color=colours[label], linewidth=2)
-    axis.set_yticks(range(len(estimates)), list(reversed(list(estimates))), fontsize=7.5)
+    axis.set_yticks(range(len(estimates)), [as_written(label) for label in reversed(list(estimates))], fontsize=7.5)
     axis.set_ylim(-0.6, len(estimates) - 0.4)
     axis.xaxis.set_major_locator(MaxNLocator(nbins=5))
     _style(axis)
@@ -151,7 +151,7 @@ def profiles(found: Aggregates, labels: Sequence[str]) -> Picture:
     axis.set_ylabel("part of the runs", fontsize=8)
     axis.set_ylim(-0.02, 1.02)
     _style(axis)
-    _legend(figure, [axis])
+    _legend(figure, [axis], labels)
     return Picture("profiles", "Performance profiles", _seeds_and_tasks(found), _svg(figure, "profiles"))
 
 
@@ -174,7 +174,7 @@ def improvements(found: Aggregates, labels: Sequence[str], baseline: str | None 
             axis.barh(place, each.high - each.low, left=each.low, height=0.5, color=COLOURS[0], alpha=0.35)
         axis.plot([each.value, each.value], [place - 0.3, place + 0.3], color=COLOURS[0], linewidth=2)
     axis.axvline(0.5, color=INK, linewidth=0.8, linestyle="--")
-    axis.set_yticks(range(len(pairs)), list(reversed(list(pairs))), fontsize=7.5)
+    axis.set_yticks(range(len(pairs)), [as_written(pair) for pair in reversed(list(pairs))], fontsize=7.5)
     axis.set_xlim(-0.02, 1.02)
     axis.set_xlabel("probability of improvement", fontsize=8)
     _style(axis)
@@ -206,8 +206,10 @@ def _style(axis: Axes) -> None:
         text.set_color(INK)
 
 
-def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
-    entries = {text: handle for axis in axes for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
+def _legend(figure: Figure, axes: Sequence[Axes], labels: Sequence[str]) -> None:
+    # not by what matplotlib would collect, which leaves out names that begin with an underscore
+    drawn = {str(each.get_label()): each for axis in axes for each in axis.lines}
+    entries = {as_written(label): drawn[label] for label in labels if label in drawn}
     columns = min(len(entries), 3 if max(map(len, entries)) < 16 else 2)
     figure.legend(
         entries.values(),

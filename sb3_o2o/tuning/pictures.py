@@ -22,7 +22,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from sb3_o2o.checked import checked
-from sb3_o2o.evaluation.plotting import OFFLINE_COLOUR, ONLINE_COLOUR, REFERENCE_COLOUR
+from sb3_o2o.evaluation.plotting import OFFLINE_COLOUR, ONLINE_COLOUR, REFERENCE_COLOUR, as_written
 from sb3_o2o.files import whole_file
 
 #: Fewer trials than these that ended by themselves say nothing about what mattered.
@@ -101,7 +101,7 @@ def _history(study: optuna.Study, complete: Sequence[FrozenTrial]) -> Figure:
             markersize=5,
             label=f"pruned ({len(pruned)})",
         )
-    axis.set(xlabel="trial", ylabel="value", title=study.study_name)
+    axis.set(xlabel="trial", ylabel="value", title=as_written(study.study_name))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     _plain_frame(axis)

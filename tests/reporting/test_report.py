@@ -316,6 +316,17 @@ class TestPage:
         text = to_html(make_report(found, "<script>alert(1)</script>"))
         assert "<script>alert" not in text
 
+    @pytest.mark.parametrize("names", [("_sac",), ("_sac", "a$x_{$b", "td3")])
+    def test_names_are_drawn_as_they_are(self, names: tuple[str, ...], tmp_path: Path) -> None:
+        """An underscore at the start, and what looks like a formula, have meanings of matplotlib's own."""
+        for name in names:
+            evaluations(tmp_path / f"{name}_1", [100, 200], [1000, 2000])
+        page = page_of(tmp_path, env_id="Hopper-v5")
+        for picture in page.pictures:
+            if picture.name != "improvements":
+                assert [name for name in names if f">{name}<" in picture.svg] == list(names), picture.name
+        assert (len(names) > 1) == any(picture.name == "improvements" for picture in page.pictures)
+
 
 class Checking(HTMLParser):
     """Tags that close, and names that are there once."""
