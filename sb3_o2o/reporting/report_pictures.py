@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from itertools import combinations
 
 import matplotlib as mpl
@@ -47,7 +48,7 @@ class Picture:
         svg = re.sub(r'(?<=id=")|(?<=href="#)|(?<=url\(#)', f"{self.name}-", svg)
         svg = re.sub(r' width="[\d.]+pt" height="[\d.]+pt"', "", svg, count=1)
         svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-        return svg.replace("<svg", f'<svg role="img" aria-label="{self.title}"', 1)
+        return svg.replace("<svg", f'<svg role="img" aria-label="{escape(self.title)}"', 1)
 
 
 def colour_of(labels: Sequence[str]) -> dict[str, str]:

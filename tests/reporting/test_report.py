@@ -312,8 +312,10 @@ class TestPage:
 
     def test_hostile_names_are_text(self, tmp_path: Path) -> None:
         experiment_run(tmp_path, "m", 0, [1, 2], "a")
-        found = find_runs([tmp_path])
-        text = to_html(make_report(found, "<script>alert(1)</script>"))
+        (job,) = tmp_path.glob("*/job.json")
+        hostile = '"><script>alert(1)</script>'
+        job.write_text(json.dumps({**json.loads(job.read_text()), "dataset": hostile, "recipe": hostile}))
+        text = to_html(make_report(find_runs([tmp_path]), hostile))
         assert "<script>alert" not in text
 
     @pytest.mark.parametrize("names", [("_sac",), ("_sac", "a$x_{$b", "td3")])
