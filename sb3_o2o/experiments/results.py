@@ -129,9 +129,9 @@ def header_fault(path: Path, columns: Sequence[Column]) -> str | None:
     :param path: of a CSV
     :param columns: that it should have, in any order
     :return: a sentence that says which it lacks and which it has instead; None where all is well
+    :raises ValueError: it cannot be read at all
     """
-    with path.open(newline="") as file:
-        found = next(csv.reader(file), [])
+    _, found = next(_lines(path), (0, []))
     names = [column.name for column in columns]
     if sorted(found) == sorted(names):
         return None
@@ -145,16 +145,28 @@ def read_table(path: Path, columns: Sequence[Column]) -> list[Row]:
     :param path: of a CSV; none is an empty table
     :param columns: that it has
     :return: its rows, empty cells as None
-    :raises ValueError: a cell holds something else than its column, with its line
+    :raises ValueError: a cell holds something else than its column, with its line; or it cannot be read at all
     """
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        return [
-            {column.name: _value(row.get(column.name), column, f"{path}, line {reader.line_num}") for column in columns}
-            for row in reader
-        ]
+    lines = _lines(path)
+    _, names = next(lines, (0, []))
+    rows = ((number, dict(zip(names, cells, strict=False))) for number, cells in lines if cells)
+    return [
+        {column.name: _value(row.get(column.name), column, f"{path}, line {number}") for column in columns}
+        for number, row in rows
+    ]
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Numbers of lines and their cells. Spreadsheets begin a file with a mark of its encoding."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file)
+        try:
+            for cells in reader:
+                yield reader.line_num, cells
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is no table that can be read: {error}.") from error
 
 
 def _value(text: str | None, column: Column, where: str) -> Any:

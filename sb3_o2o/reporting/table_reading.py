@@ -46,9 +46,9 @@ def _runs_beside(path: Path) -> tuple[dict[str, Row], list[str]]:
     beside = path.with_name("runs.csv")
     if not beside.is_file():
         return {}, [f"No runs.csv lies beside {path}: what pre-trainings came to and took is not told."]
-    if fault := header_fault(beside, RUN_COLUMNS):
-        return {}, [f"What pre-trainings came to and took is not told: {fault}"]
     try:
+        if fault := header_fault(beside, RUN_COLUMNS):
+            return {}, [f"What pre-trainings came to and took is not told: {fault}"]
         return {row["run"]: row for row in read_table(beside, RUN_COLUMNS)}, []
     except ValueError as error:
         return {}, [f"What pre-trainings came to and took is not told: {error}"]
@@ -61,6 +61,8 @@ def _record(path: Path, rows: Sequence[Row], known: Row, all_rows: dict[str, lis
         empty = [name for name in (*_NEEDED, "score" if scored else "return") if row[name] is None]
         if empty:
             raise ValueError(f"{path} has a row of {row['run']} without {', '.join(empty)}.")
+    # whoever looks at a table may sort it by another column
+    rows, before = (sorted(each, key=lambda row: row["step"]) for each in (rows, before))
     first, online = rows[0], _curve(rows, scored, f"{path}, {rows[0]['run']}")
     seconds = known.get("seconds")
     if seconds is None and online.seconds is not None and np.isfinite(online.seconds[-1]):

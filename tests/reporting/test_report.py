@@ -507,6 +507,34 @@ class TestFolders:
         table.write_text(whole.replace(",online,200,", ",online,two,", 1))
         assert "results.csv, line 4: step is 'two', expected a whole number" in fails("report", table)
 
+    def test_a_table_that_a_spreadsheet_saved(self, tmp_path: Path) -> None:
+        """Sorted by the score, the best first, and with a mark of its encoding."""
+        experiment_run(tmp_path, "m", 0, [10, 20, 30])
+        add_to_tables(tmp_path, [path.parent for path in tmp_path.glob("*/job.json")])
+        table = tmp_path / "results.csv"
+        whole = find_runs([table]).records[0].online
+        for path in (table, tmp_path / "runs.csv"):
+            first, *lines = path.read_text().splitlines(keepends=True)
+            path.write_text("".join([first, *reversed(lines)]), encoding="utf-8-sig")
+        (record,) = find_runs([table]).records
+        assert whole is not None
+        assert record.online is not None
+        assert record.online.steps.tolist() == [0, 100, 200]
+        assert record.online.returns.tolist() == whole.returns.tolist()
+        assert record.seconds == 100.0
+
+    @pytest.mark.parametrize("content", [b"\xff\xfe broken", b"%s\n" % (b"a" * 200_000)])
+    def test_what_is_no_table_is_said_so(self, content: bytes, tmp_path: Path) -> None:
+        experiment_run(tmp_path, "m", 0, [10, 20, 30])
+        add_to_tables(tmp_path, [path.parent for path in tmp_path.glob("*/job.json")])
+        (tmp_path / "runs.csv").write_bytes(content)
+        found = find_runs([tmp_path / "results.csv"])
+        assert len(found.records) == 1
+        assert any("runs.csv is no table that can be read" in each for each in found.remarks)
+        (tmp_path / "results.csv").write_bytes(content)
+        with pytest.raises(ValueError, match=r"results\.csv is no table that can be read"):
+            find_runs([tmp_path / "results.csv"])
+
     def test_without_any_evaluation_the_reasons_are_said(self, tmp_path: Path) -> None:
         for index in range(7):
             config = RunConfig("finetune", Environment("Hopper-v5"), recipe="wsrl", seed=index, online_steps=10)
