@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 from sb3_o2o.checked import checked
@@ -96,7 +97,8 @@ def make_report(found: Found, title: str, after: Count | None = None, baseline: 
         raise unknown("method", baseline, labels)
     tasks = sorted({each.task for each in records})
     groups = [(task, label) for task in tasks for label in labels]
-    drawn = [picture for task in tasks if (picture := _curves(task, records, labels, remarks)) is not None]
+    names = _file_names(tasks)
+    drawn = [picture for task in tasks if (picture := _curves(task, records, labels, names[task], remarks)) is not None]
     aggregates = _aggregates(records, remarks)
     compared = None if aggregates is None or baseline not in aggregates.profiles else baseline
     over_tasks = [] if aggregates is None else _over_tasks(aggregates, labels, compared)
@@ -127,7 +129,9 @@ def _subtitle(records: Sequence[RunRecord], tasks: Sequence[str], labels: Sequen
     return f"{said}; made with sb3_o2o {', '.join(versions)}" if versions else said
 
 
-def _curves(task: str, records: Sequence[RunRecord], labels: Sequence[str], remarks: list[str]) -> Picture | None:
+def _curves(
+    task: str, records: Sequence[RunRecord], labels: Sequence[str], name: str, remarks: list[str]
+) -> Picture | None:
     of_task = [each for each in records if each.task == task]
     units = {each.unit for each in of_task}
     if len(units) > 1:
@@ -139,7 +143,7 @@ def _curves(task: str, records: Sequence[RunRecord], labels: Sequence[str], rema
         lines[phase] = [each for each in found if each is not None]
     if not any(lines.values()):
         return None
-    return pictures.curves(task, lines, labels, of_task[0].unit, f"curves-{_file_name(task)}")
+    return pictures.curves(task, lines, labels, of_task[0].unit, name)
 
 
 def _aggregates(records: Sequence[RunRecord], remarks: list[str]) -> Aggregates | None:
@@ -160,5 +164,13 @@ def _over_tasks(found: Aggregates, labels: Sequence[str], baseline: str | None) 
     return drawn if improvements is None else [*drawn, improvements]
 
 
-def _file_name(task: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", task)
+def _file_names(tasks: Sequence[str]) -> dict[str, str]:
+    """Task -> name of its picture: two tasks that differ in what file names lack have two, on any disk."""
+    names: dict[str, str] = {}
+    for task in tasks:
+        plain = name = f"curves-{re.sub(r'[^A-Za-z0-9._-]+', '-', task)}"
+        numbers = count(2)
+        while name.lower() in (each.lower() for each in names.values()):
+            name = f"{plain}-{next(numbers)}"
+        names[task] = name
+    return names

@@ -535,6 +535,14 @@ class TestFolders:
         with pytest.raises(ValueError, match=r"results\.csv is no table that can be read"):
             find_runs([tmp_path / "results.csv"])
 
+    def test_two_tasks_whose_names_differ_in_a_sign_have_two_pictures(self, tmp_path: Path) -> None:
+        for index, task in enumerate(("a b", "a+b", "A b", "a-b-2")):
+            job = experiment_run(tmp_path, "m", index, [10 * index, 20], f"task{index}") / "job.json"
+            job.write_text(json.dumps({**json.loads(job.read_text()), "dataset": task}))
+        found = page_of(tmp_path).curves
+        assert [each.title for each in found] == ["A b", "a b", "a+b", "a-b-2"]
+        assert [each.name for each in found] == ["curves-A-b", "curves-a-b-2", "curves-a-b-3", "curves-a-b-2-2"]
+
     def test_without_any_evaluation_the_reasons_are_said(self, tmp_path: Path) -> None:
         for index in range(7):
             config = RunConfig("finetune", Environment("Hopper-v5"), recipe="wsrl", seed=index, online_steps=10)
