@@ -97,12 +97,12 @@ def make_report(found: Found, title: str, after: Count | None = None, baseline: 
         raise unknown("method", baseline, labels)
     tasks = sorted({each.task for each in records})
     groups = [(task, label) for task in tasks for label in labels]
-    names = _file_names(tasks)
-    drawn = [picture for task in tasks if (picture := _curves(task, records, labels, names[task], remarks)) is not None]
+    alike, names = _of_one_unit(records, remarks), _file_names(tasks)
+    drawn = [picture for task in tasks if (picture := _curves(task, alike, labels, names[task])) is not None]
     aggregates = _aggregates(records, remarks)
     compared = None if aggregates is None or baseline not in aggregates.profiles else baseline
     over_tasks = [] if aggregates is None else _over_tasks(aggregates, labels, compared)
-    tables = [switch_table(records, groups, after)]
+    tables = [switch_table(alike, groups, after)]
     cost = cost_table(records, groups)
     if cost is None:
         remarks.append("No run knows its wall time: that is noted by runs of experiments.")
@@ -129,14 +129,22 @@ def _subtitle(records: Sequence[RunRecord], tasks: Sequence[str], labels: Sequen
     return f"{said}; made with sb3_o2o {', '.join(versions)}" if versions else said
 
 
-def _curves(
-    task: str, records: Sequence[RunRecord], labels: Sequence[str], name: str, remarks: list[str]
-) -> Picture | None:
+def _of_one_unit(records: Sequence[RunRecord], remarks: list[str]) -> list[RunRecord]:
+    """Of each task: a return is not drawn beside scores, and is in no mean with them."""
+    units: dict[str, set[str]] = {}
+    for each in records:
+        units.setdefault(each.task, set()).add(each.unit)
+    mixed = sorted(task for task, of_task in units.items() if len(of_task) > 1)
+    remarks += [
+        f"{task}: some runs have normalised scores and others none; those without are neither drawn nor in the table "
+        "of the switch."
+        for task in mixed
+    ]
+    return [each for each in records if each.task not in mixed or each.unit == "score"]
+
+
+def _curves(task: str, records: Sequence[RunRecord], labels: Sequence[str], name: str) -> Picture | None:
     of_task = [each for each in records if each.task == task]
-    units = {each.unit for each in of_task}
-    if len(units) > 1:
-        remarks.append(f"{task}: some runs have normalised scores and others none; those without are not drawn.")
-        of_task = [each for each in of_task if each.unit == "score"]
     lines = {}
     for phase in ("offline", "online"):
         found = [line(label, [each for each in of_task if each.label == label], phase) for label in labels]

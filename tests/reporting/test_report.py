@@ -543,6 +543,17 @@ class TestFolders:
         assert [each.title for each in found] == ["A b", "a b", "a+b", "a-b-2"]
         assert [each.name for each in found] == ["curves-A-b", "curves-a-b-2", "curves-a-b-3", "curves-a-b-2-2"]
 
+    def test_returns_are_in_no_mean_with_scores(self, tmp_path: Path) -> None:
+        """As where a dataset is gone that told the references of one run, and not of the other."""
+        experiment_run(tmp_path, "m", 0, [100, 120])
+        experiment_run(tmp_path, "m", 1, [900, 1000], reference=None)
+        experiment_run(tmp_path, "m", 2, [900, 1000], "other", reference=None)
+        page = page_of(tmp_path)
+        assert rows(page)["hopper-medium", "m"]["seeds"] == "1"
+        assert rows(page)["hopper-medium", "m"]["last"] == "60.0"
+        assert rows(page)["other", "m"]["last"] == "1000.0"
+        assert any("hopper-medium: some runs have normalised scores and others none" in each for each in page.remarks)
+
     def test_without_any_evaluation_the_reasons_are_said(self, tmp_path: Path) -> None:
         for index in range(7):
             config = RunConfig("finetune", Environment("Hopper-v5"), recipe="wsrl", seed=index, online_steps=10)
