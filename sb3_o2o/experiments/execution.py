@@ -21,6 +21,7 @@ from sb3_o2o.experiments.grid_folder import (
     Job,
     Status,
     experiment_of,
+    finished_status,
     is_finished,
 )
 from sb3_o2o.experiments.results import add_to_tables
@@ -166,9 +167,9 @@ def execute(path: Path, threads: int | None = None, trust: bool = False) -> str:
         if trust:
             own.enter_context(trusting())
         _wait_for(path, own)
-        status = Status.read(path)
-        if is_finished(path, phase) and status.state == FINISHED:
+        if finished_status(path, phase) is not None:
             return FINISHED
+        status = Status.read(path)
         status = replace(
             status, state=RUNNING, error="", attempts=status.attempts + 1, host=socket.gethostname(), pid=os.getpid()
         )

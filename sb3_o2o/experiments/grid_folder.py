@@ -15,6 +15,7 @@
 import json
 import subprocess
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,25 @@ def is_finished(path: Path, phase: str) -> bool:
     :return: whether that is complete
     """
     return (path / phase / "model.zip").is_file() and not RunFolder(path).resume_bundle.is_dir()
+
+
+def finished_status(path: Path, phase: str) -> Status | None:
+    """
+    What is known of a run that is complete. Where its own last word was lost, on a full disk or killed in that moment,
+    it is written now.
+
+    :param path: folder of a run
+    :param phase: its last one
+    :return: its status; None where it is not complete
+    """
+    if not is_finished(path, phase):
+        return None
+    status = Status.read(path)
+    if status.state != FINISHED:
+        status.state, status.error, status.speed = FINISHED, "", None
+        with suppress(OSError):  # the next one who asks writes it
+            status.write(path)
+    return status
 
 
 def open_experiment(plan: Plan, command: str) -> None:

@@ -17,7 +17,7 @@ from sb3_o2o.experiments.grid_folder import (
     RUNNING,
     WAITING,
     Status,
-    is_finished,
+    finished_status,
 )
 from sb3_o2o.experiments.plan import Plan, PlannedRun
 from sb3_o2o.experiments.results import add_to_tables
@@ -83,11 +83,11 @@ class Schedule:
     def _before(self, run: PlannedRun) -> Status:
         """What an earlier call left: finished runs stay, all others are to be made or to go on."""
         path = self.plan.folder / run.name
+        found = finished_status(path, run.phase)
+        if found is not None:
+            return found
         status = Status.read(path)
-        if is_finished(path, run.phase):
-            status.state = FINISHED
-        else:
-            status.state, status.error = WAITING, ""
+        status.state, status.error = WAITING, ""
         return status
 
     def run(self) -> Mapping[str, Status]:

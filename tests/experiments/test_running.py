@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from sb3_o2o.experiments.execution import StatusListener
 from sb3_o2o.experiments.grid_folder import Status
 from sb3_o2o.experiments.local import LocalProcesses
 from sb3_o2o.experiments.results import EVALUATION_COLUMNS, RUN_COLUMNS, add_to_tables, read_table
+from sb3_o2o.reporting.run_finding import find_runs
 from sb3_o2o.runs import training
 from sb3_o2o.runs.folder import RunFolder
 from sb3_o2o.version import __version__
@@ -208,6 +210,24 @@ def test_a_run_stopped_while_its_picture_is_drawn_keeps_what_it_took(
     (path / "online" / "model.zip").unlink()  # made anew, it counts from the beginning
     _, statuses = run(document, tmp_path)
     assert (statuses["goal-sac-s0"].step, statuses["goal-sac-s0"].episodes) == (20, 2)
+
+
+def test_a_finished_run_whose_last_word_was_lost_is_finished(tmp_path: Path) -> None:
+    """On a full disk, or killed in that moment: its model is there, and its bundles are gone."""
+    document = grid("", datasets=[{"env": tiny.GOAL, "name": "goal"}], recipes=["sac"])
+    plan, _ = run(document, tmp_path)
+    path = plan.folder / "goal-sac-s0"
+    weights = (path / "online" / "model.zip").read_bytes()
+    whole = Status.read(path)
+    replace(whole, state="running", error="").write(path)
+    _, statuses = run(document, tmp_path)
+    assert statuses["goal-sac-s0"] == Status.read(path) == replace(whole, speed=None)
+    assert read_table(plan.folder / "runs.csv", RUN_COLUMNS)[0]["state"] == "finished"
+    assert find_runs([plan.folder]).remarks == []
+    replace(whole, state="running").write(path)
+    assert execution.execute(path) == "finished"  # as a scheduler starts it again: it is not made anew
+    assert Status.read(path).attempts == whole.attempts
+    assert (path / "online" / "model.zip").read_bytes() == weights
 
 
 def test_a_run_that_fails_stops_no_other(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
