@@ -28,9 +28,11 @@ from sb3_o2o.experiments.results import add_to_tables
 from sb3_o2o.files import locked, remove_leftovers, write_whole
 from sb3_o2o.plain.allowlist import trusting
 from sb3_o2o.progress import Pace
+from sb3_o2o.recipes import Recipe, load_recipe
 from sb3_o2o.resume import ResumeBundle, newest_bundle
 from sb3_o2o.runs.folder import RunConfig, RunFolder
 from sb3_o2o.runs.machine import describe_machine
+from sb3_o2o.runs.settings import arguments_over
 from sb3_o2o.runs.threads import choose_threads, given_threads, use_threads
 from sb3_o2o.runs.training import Interrupted, Prepared, RunListener, prepare, train
 from sb3_o2o.version import __version__
@@ -222,7 +224,7 @@ def _train(path: Path, job: Job, config: RunConfig, status: Status, threads: int
         _begin_anew(folder, job, config)
         status.step, status.seconds, status.times = 0, 0.0, {}
         status.episodes = status.successes = 0
-    prepared = _prepared(config, resume_from, threads)
+    prepared = _prepared(config, resume_from, _recipe(config, job) if resume_from is None else None, threads)
     reference = prepared.reference
     status.reference = None if reference is None else asdict(reference)
     if resume_from is None:
@@ -256,14 +258,23 @@ def _begin_anew(folder: RunFolder, job: Job, config: RunConfig) -> None:
         shutil.copytree(source / "offline" / "diagnostics", target, dirs_exist_ok=True)
 
 
-def _prepared(config: RunConfig, resume_from: Path | None, threads: int | None) -> Prepared:
+def _recipe(config: RunConfig, job: Job) -> Recipe | None:
+    """Of a run that begins, hours after it was planned perhaps: what was planned then is what is made."""
+    if config.recipe is None:
+        return None
+    recipe = load_recipe(config.recipe, config.environment.id)
+    job.check_arguments(arguments_over(recipe, config.overrides), f"Recipe {config.recipe!r}")
+    return recipe
+
+
+def _prepared(config: RunConfig, resume_from: Path | None, recipe: Recipe | None, threads: int | None) -> Prepared:
     """A checked run, in a process that has its number of threads, which its configuration says afterwards."""
     given = given_threads(config.threads)
     count = None if given is None else given.count
     if config.threads is None and threads is not None:
         count = threads if threads == 1 else count
     use_threads(count or 1)
-    prepared = prepare(config, resume_from)
+    prepared = prepare(config, resume_from, recipe)
     if count is None:
         count = choose_threads(prepared.model).count
         count = count if threads is None else min(count, threads)

@@ -22,7 +22,7 @@ from typing import Any
 
 from sb3_o2o.experiments.plan import Plan, PlannedRun
 from sb3_o2o.files import write_whole
-from sb3_o2o.runs.folder import RunConfig, RunFolder
+from sb3_o2o.runs.folder import RunConfig, RunFolder, plain
 
 #: States of a run. ``blocked``: its pre-training failed.
 WAITING, RUNNING, FINISHED, FAILED, INTERRUPTED, BLOCKED = (
@@ -112,6 +112,8 @@ class Job:
     :param command: that started the experiment
     :param commit: of the code that was in the present folder then
     :param bundle_seconds: between two resume bundles; None for the default
+    :param arguments: all constructor arguments that it has by its recipe, as that was when the experiment was started;
+        empty where that was not noted
     """
 
     name: str
@@ -122,6 +124,20 @@ class Job:
     command: str = ""
     commit: str = ""
     bundle_seconds: float | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def check_arguments(self, now: Mapping[str, Any], where: str) -> None:
+        """
+        :param now: what the recipe gives now
+        :param where: it stands
+        :raises ValueError: that is something else: its seeds would not be seeds of one method
+        """
+        differing = _differences(self.arguments, json.loads(json.dumps(plain(now)))) if self.arguments else []
+        if differing:
+            raise ValueError(
+                f"{where} was edited since this experiment was started: {'; '.join(differing[:5])}. Undo that, and run "
+                "the experiment again; or start one of another --name."
+            )
 
     @classmethod
     def read(cls, path: Path) -> "Job":
@@ -194,7 +210,8 @@ def open_experiment(plan: Plan, command: str) -> None:
             continue
         path.mkdir(parents=True, exist_ok=True)
         every = plan.grid.options.bundle_seconds
-        job = Job(run.name, run.dataset, run.recipe, run.needs, dict(run.asked), command, commit, every)
+        arguments = dict(plain(run.arguments))
+        job = Job(run.name, run.dataset, run.recipe, run.needs, dict(run.asked), command, commit, every, arguments)
         write_whole(RunFolder(path).config_file, run.config.to_yaml())
         write_whole(path / "job.json", json.dumps(asdict(job), indent=1))
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class PlannedRun:
     :param dataset: what the grid calls its dataset
     :param recipe: what the grid calls its recipe; of a shared pre-training, all that start from it
     :param needs: name of the pre-training that it starts from
+    :param arguments: its constructor's, by its recipe as it is now
     """
 
     name: str
@@ -49,6 +50,7 @@ class PlannedRun:
     dataset: str
     recipe: str
     needs: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def phase(self) -> str:
@@ -156,7 +158,8 @@ def _runs_of(
     def make(seed: int) -> tuple[PlannedRun | None, PlannedRun]:
         name = run_name(dataset.name, recipe.name, seed)
         seeded = replace(config, seed=seed, pretrain_steps=0)
-        run = PlannedRun(name, seeded, {**asked, "seed": seed}, dataset.name, recipe.name)
+        own = arguments_over(entry, overrides)
+        run = PlannedRun(name, seeded, {**asked, "seed": seed}, dataset.name, recipe.name, arguments=own)
         if before is None:
             return None, run
         objective = asked["arguments"].get("objective", "default")
@@ -166,8 +169,13 @@ def _runs_of(
         # pretrain_kwargs have had their time
         later = {key: value for key, value in overrides.items() if key != "pretrain_kwargs"}
         return (
-            PlannedRun(name, first, {**before, "seed": seed}, dataset.name, recipe.name),
-            replace(run, config=replace(seeded, source=source, overrides=later), needs=name),
+            PlannedRun(name, first, {**before, "seed": seed}, dataset.name, recipe.name, arguments=own),
+            replace(
+                run,
+                config=replace(seeded, source=source, overrides=later),
+                needs=name,
+                arguments=arguments_over(entry, later),
+            ),
         )
 
     return make

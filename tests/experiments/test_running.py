@@ -230,6 +230,26 @@ def test_a_finished_run_whose_last_word_was_lost_is_finished(tmp_path: Path) -> 
     assert (path / "online" / "model.zip").read_bytes() == weights
 
 
+def test_a_recipe_edited_while_a_grid_runs_is_no_other_seed_of_it(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yml"
+    text = "about: {algorithm: O2OSAC}\ndefault: {gamma: 0.9}\n"
+    recipe.write_text(text)
+    document = grid("", datasets=[{"env": tiny.GOAL, "name": "goal"}], recipes=[str(recipe)], seeds=[0, 1, 2])
+
+    def edit(_: Any) -> None:
+        recipe.write_text(text.replace("0.9", "0.5"))
+
+    plan, statuses = run(document, tmp_path, watcher=edit)
+    assert [status.state for status in statuses.values()] == ["finished", "finished", "failed"]
+    assert (
+        "mine.yml' was edited since this experiment was started: gamma is 0.9 there" in statuses["goal-mine-s2"].error
+    )
+    recipe.write_text(f"# a word\n{text}")
+    _, statuses = run(document, tmp_path)
+    assert {status.state for status in statuses.values()} == {"finished"}
+    assert {O2OSAC.load(plan.folder / name / "online" / "model.zip").gamma for name in statuses} == {0.9}
+
+
 def test_a_run_that_fails_stops_no_other(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
     recipe = failing_recipe(tmp_path / "breaking.yml", step=15)
     document = grid(tiny_dataset(), recipes=[recipe, "cql"])
