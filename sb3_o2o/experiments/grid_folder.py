@@ -193,7 +193,8 @@ def finished_status(path: Path, phase: str) -> Status | None:
 
 def open_experiment(plan: Plan, command: str) -> None:
     """
-    Make the folders of a plan, or go on in those of an earlier one.
+    Make the folders of a plan, or go on in those of an earlier one. What decides no number, such as threads, is what
+    the grid says now for all runs that have yet to begin.
 
     :param plan: the runs
     :param command: that was typed
@@ -206,7 +207,7 @@ def open_experiment(plan: Plan, command: str) -> None:
     write_whole(plan.folder / "grid.yml", plan.grid.text)
     for run in plan.runs:
         path = plan.folder / run.name
-        if (path / "job.json").is_file():
+        if (path / "job.json").is_file() and Status.read(path).attempts:
             continue
         path.mkdir(parents=True, exist_ok=True)
         every = plan.grid.options.bundle_seconds

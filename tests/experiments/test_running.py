@@ -24,9 +24,10 @@ from sb3_o2o import O2OSAC
 from sb3_o2o.evaluation import Evaluation
 from sb3_o2o.experiments import execution
 from sb3_o2o.experiments.execution import StatusListener
-from sb3_o2o.experiments.grid_folder import Status
+from sb3_o2o.experiments.grid_folder import Job, Status
 from sb3_o2o.experiments.local import LocalProcesses
 from sb3_o2o.experiments.results import EVALUATION_COLUMNS, RUN_COLUMNS, add_to_tables, read_table
+from sb3_o2o.experiments.schedule import Schedule
 from sb3_o2o.reporting.run_finding import find_runs
 from sb3_o2o.runs import training
 from sb3_o2o.runs.folder import RunFolder
@@ -248,6 +249,20 @@ def test_a_recipe_edited_while_a_grid_runs_is_no_other_seed_of_it(tmp_path: Path
     _, statuses = run(document, tmp_path)
     assert {status.state for status in statuses.values()} == {"finished"}
     assert {O2OSAC.load(plan.folder / name / "online" / "model.zip").gamma for name in statuses} == {0.9}
+
+
+def test_threads_of_runs_that_have_yet_to_begin_are_what_the_grid_says_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = grid("", datasets=[{"env": tiny.GOAL, "name": "goal"}], recipes=["sac"], seeds=[0, 1])
+    with monkeypatch.context() as patch:
+        patch.setattr(Schedule, "run", lambda self: {})
+        plan, _ = run(document, tmp_path)
+    first, second = plan.folder / "goal-sac-s0", plan.folder / "goal-sac-s1"
+    execution.execute(first)
+    run({**document, "threads": 2, "bundle_seconds": 5}, tmp_path)
+    assert [RunFolder(path).read_config().threads for path in (first, second)] == [1, 2]
+    assert [Job.read(path).bundle_seconds for path in (first, second)] == [None, 5]
 
 
 def test_a_run_that_fails_stops_no_other(tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
