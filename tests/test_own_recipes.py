@@ -21,6 +21,25 @@ class TestOwnRecipes:
         path.write_text(text)
         return str(path)
 
+    def test_brackets_are_shown(self, tmp_path: Path) -> None:
+        """They are markup to what draws the terminal."""
+        (tmp_path / "[old]").mkdir()
+        about = (
+            "about: {title: 'mine [draft]', description: 'see [notes]', sources: {p: 'a [paper]'}, notes: ['b [/c]']}"
+        )
+        path = self.write(tmp_path / "[old]", f"{about}\ndefault:\n  gamma: 0.9  # [paper], table 3\n")
+        result = CliRunner().invoke(app, ["recipes", "show", path], env={"COLUMNS": "200"})
+        assert result.exit_code == 0, result.output
+        for text in (
+            "mine [draft]",
+            "see [notes]",
+            "p: a [paper]",
+            "Note: b [/c]",
+            "[paper], table 3",
+            "[old]/mine.yml",
+        ):
+            assert text in result.output.replace("\n", ""), text
+
     def test_a_path_is_a_recipe(self, tmp_path: Path) -> None:
         path = self.write(tmp_path, "default:\n  learning_rate: 1e-4\n  n_timesteps: 1e6\n'Tiny*':\n  gamma: 0.9\n")
         recipe = load_recipe(path)

@@ -89,7 +89,7 @@ def speed(
         about = _about(machine, settings, versions=versions)
         report.write_json(out / "speed.json", report.to_document(results, about))
         report.draw(out / "speed.png", results, where)
-        console.print(f"\nNumbers: {out / 'speed.json'}   picture: {out / 'speed.png'}", soft_wrap=True)
+        console.print(f"\nNumbers: {out / 'speed.json'}   picture: {out / 'speed.png'}", markup=False, soft_wrap=True)
 
 
 @bench_app.command()
@@ -137,7 +137,7 @@ def env(
         settings = {"env": env_id, "steps": steps, "rounds": rounds, "threads": threads, "device": device}
         about = _about(machine, {**settings, "transitions": transitions, "compile": compile_})
         report.write_json(out / "env.json", {"format": report.FORMAT, **about, **measured})
-        console.print(f"\nNumbers: {out / 'env.json'}", soft_wrap=True)
+        console.print(f"\nNumbers: {out / 'env.json'}", markup=False, soft_wrap=True)
 
 
 @bench_app.command()
@@ -199,7 +199,7 @@ def run(
         settings["precision"] = precisions
         report.write_json(out / "run.json", whole_runs.to_document(results, _about(machine, settings)))
         whole_runs.draw(out / "run.png", results, where)
-        console.print(f"\nNumbers: {out / 'run.json'}   picture: {out / 'run.png'}", soft_wrap=True)
+        console.print(f"\nNumbers: {out / 'run.json'}   picture: {out / 'run.png'}", markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from typer.core import TyperGroup
 
 from sb3_o2o.errors import NonFiniteError
@@ -15,9 +16,17 @@ error_console = Console(stderr=True)
 _TRAINING_COMMANDS = ("demo", "pretrain", "finetune")
 
 
+def bold(text: object) -> str:
+    """
+    :param text: a path, say, which may have brackets in it
+    :return: the same for ``console.print``, to which they would be markup
+    """
+    return f"[bold]{escape(str(text))}[/]"
+
+
 def next_command(text: str, command: str) -> None:
     """Prints a command to copy: never broken over two lines, whatever the width of the terminal."""
-    console.print(f"\n{text} [bold]{command}[/]", soft_wrap=True, highlight=False)
+    console.print(f"\n{text} {bold(command)}", soft_wrap=True, highlight=False)
 
 
 def stop(message: str) -> NoReturn:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sb3_o2o.cli.console import console, next_command
+from sb3_o2o.cli.console import bold, console, next_command
 from sb3_o2o.cli.shared_options import DEFAULT_LOG_DIR, LogDir, Trust, comma_separated, trusting_as_here
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _run(plan: "Plan", launcher: "Launcher", grid: str) -> None:
     from sb3_o2o.experiments.grid_folder import BLOCKED, FAILED, INTERRUPTED
     from sb3_o2o.experiments.schedule import Schedule
 
-    console.print(f"Experiment: [bold]{plan.folder}[/]", soft_wrap=True, highlight=False)
+    console.print(f"Experiment: {bold(plan.folder)}", soft_wrap=True, highlight=False)
     with ExperimentDisplay(console, plan) as display:
         schedule = Schedule(plan, launcher, display.show)
         statuses = schedule.run()
@@ -150,10 +150,11 @@ def _run(plan: "Plan", launcher: "Launcher", grid: str) -> None:
         if status.state in (FAILED, BLOCKED):
             _say_failure(plan.folder / name, status)
     for error in schedule.table_errors:
-        console.print(f"[bold red]Table not written:[/] {error}", highlight=False, soft_wrap=True)
+        console.print("[bold red]Table not written:[/]", end=" ")
+        console.print(error, markup=False, highlight=False, soft_wrap=True)
     states = [status.state for status in statuses.values()]
     _say_counts(states)
-    console.print(f"Results: [bold]{plan.folder / 'results.csv'}[/], runs.csv", soft_wrap=True, highlight=False)
+    console.print(f"Results: {bold(plan.folder / 'results.csv')}, runs.csv", soft_wrap=True, highlight=False)
     if INTERRUPTED in states and schedule.stops:
         next_command("Stopped and saved. Go on with:", join(["sb3-o2o", *sys.argv[1:]]))
         raise typer.Exit(130)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from sb3_o2o.cli.console import console, next_command
+from sb3_o2o.cli.console import bold, console, next_command
 from sb3_o2o.cli.shared_options import ActingThreads, Seed, Trust, acting_threads, trusting_as_here
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def evaluate(
     console.print(_table(result, environment.id))
     console.print(result.note, highlight=False)
     if film is not None:
-        console.print(f"Video: [bold]{video}[/] ({film.n_frames:,} frames)", soft_wrap=True, highlight=False)
+        console.print(f"Video: {bold(video)} ({film.n_frames:,} frames)", soft_wrap=True, highlight=False)
 
 
 def select(

@@ -4,9 +4,10 @@ import warnings
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
-from sb3_o2o.cli.console import FriendlyGroup, console
+from sb3_o2o.cli.console import FriendlyGroup, bold, console
 
 recipes_app = typer.Typer(cls=FriendlyGroup, no_args_is_help=True, help="The papers' settings: list them, show one.")
 
@@ -44,10 +45,11 @@ def show(
             check_registered(env)
         except ValueError as error:  # an environment of one's own may be registered elsewhere
             warnings.warn(f"{error} Shown is the entry that its name would have.", stacklevel=1)
-    console.print(f"[bold]{recipe.title}[/]\n{recipe.description}\n")
+    console.print(f"{bold(recipe.title)}\n{escape(recipe.description)}\n")
     for label, source in recipe.sources.items():
-        console.print(f"{label}: {source}", highlight=False)
-    table = Table(title=f"\nEntry {recipe.pattern!r} for {recipe.algorithm}", title_justify="left", box=None)
+        console.print(f"{label}: {source}", markup=False, highlight=False)
+    title = escape(f"\nEntry {recipe.pattern!r} for {recipe.algorithm}")
+    table = Table(title=title, title_justify="left", box=None)
     for column in ("constant", "value", "source"):
         table.add_column(column, overflow="fold")
     group = ""
@@ -56,11 +58,12 @@ def show(
         if above and above != group:
             table.add_row(f"{above}:")
         group = above
-        table.add_row(f"  {name}" if above else name, _shown(value), _comment(recipe.comments, key))
+        texts = (f"  {name}" if above else name, _shown(value), _comment(recipe.comments, key))
+        table.add_row(*map(escape, texts))
     console.print(table)
     for note in recipe.notes:
-        console.print(f"\nNote: {note}", highlight=False)
-    console.print(f"\nFile: {recipe.path}", highlight=False)
+        console.print(f"\nNote: {note}", markup=False, highlight=False)
+    console.print(f"\nFile: {recipe.path}", markup=False, highlight=False)
 
 
 def _shown(value: Any) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sb3_o2o.cli.console import console
+from sb3_o2o.cli.console import bold, console
 from sb3_o2o.cli.shared_options import Trust, comma_separated
 
 Folders = Annotated[
@@ -61,6 +61,6 @@ def report(
         written = write_report(folders, out, title, env, after, baseline, *only)
     for remark in written.remarks:
         console.print(f"Mind: {remark}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"Report:   [bold]{written.html}[/]", soft_wrap=True, highlight=False)
-    console.print(f"Markdown: [bold]{written.markdown}[/]", soft_wrap=True, highlight=False)
+    console.print(f"Report:   {bold(written.html)}", soft_wrap=True, highlight=False)
+    console.print(f"Markdown: {bold(written.markdown)}", soft_wrap=True, highlight=False)
     console.print(f"Pictures: {len(written.pictures)} SVG files beside them", soft_wrap=True, highlight=False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sb3_o2o.cli.console import console, error_console, next_command, stop
+from sb3_o2o.cli.console import bold, console, error_console, next_command, stop
 from sb3_o2o.cli.set_options import dataset_settings, parse_settings
 from sb3_o2o.cli.shared_options import (
     DEFAULT_LOG_DIR,
@@ -308,7 +308,7 @@ def _begin(prepared: Any, folder: "RunFolder", offline_from: "RunFolder | None")
         shutil.copy(offline_from.path / "offline" / "evaluations.npz", folder.phase("offline"))
         if config.diagnostics and (offline_from.path / "offline" / "diagnostics").is_dir():
             shutil.copytree(offline_from.path / "offline" / "diagnostics", folder.phase("offline") / "diagnostics")
-    console.print(f"Run folder: [bold]{folder.path}[/]", soft_wrap=True, highlight=False)
+    console.print(f"Run folder: {bold(folder.path)}", soft_wrap=True, highlight=False)
     if prepared.clone_report is not None:
         console.print(f"From the source: {prepared.clone_report}", markup=False, soft_wrap=True, highlight=False)
     note = prepared.model.note_on_counts() if config.online_steps else None
@@ -474,5 +474,5 @@ def _run(prepared: "Prepared", folder: "RunFolder") -> None:
         progress.close()
     console.print()
     console.print(summary_table(prepared, folder))
-    console.print(f"\nPicture:     [bold]{picture}[/]", soft_wrap=True, highlight=False)
-    console.print(f"TensorBoard: [bold]tensorboard --logdir {folder.tensorboard}[/]", soft_wrap=True, highlight=False)
+    console.print(f"\nPicture:     {bold(picture)}", soft_wrap=True, highlight=False)
+    console.print(f"TensorBoard: {bold(f'tensorboard --logdir {folder.tensorboard}')}", soft_wrap=True, highlight=False)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from sb3_o2o.cli.console import console, next_command, stop
+from sb3_o2o.cli.console import bold, console, next_command, stop
 from sb3_o2o.cli.set_options import dataset_settings, parse_settings
 from sb3_o2o.cli.shared_options import Device, NEnvs, Settings, Threads, Trust, trusting_as_here
 from sb3_o2o.cli.train import EnvOption, PretrainSteps, RecipeOption
@@ -294,10 +294,10 @@ def _finish(study: "optuna.Study", config: "TuningConfig", folder: Path) -> None
     path = write_best_recipe(study, config, folder / "best.yml")
     write_whole(folder / "trials.csv", trials_table(study))
     console.print(
-        f"\nBest: trial {best.number} of {len(trials)}, {best.value:.4g}. Recipe: [bold]{path}[/]", highlight=False
+        f"\nBest: trial {best.number} of {len(trials)}, {best.value:.4g}. Recipe: {bold(path)}", highlight=False
     )
     for picture in draw_study(study, folder):
-        console.print(f"Picture: [bold]{picture}[/]", soft_wrap=True, highlight=False)
+        console.print(f"Picture: {bold(picture)}", soft_wrap=True, highlight=False)
     for task in config.tasks:
         source = "" if task.dataset is None else f" --dataset {quote(task.dataset)}"
         run = f"sb3-o2o finetune{source} --env {quote(task.environment.id)} --recipe {quote(str(path))} --seed 100"

@@ -594,6 +594,11 @@ def test_the_command_writes_a_page_and_its_pictures(tmp_path: Path) -> None:
     assert (top / "report" / "profiles.svg").read_text() == (tmp_path / "again" / "profiles.svg").read_text()
 
 
+def test_brackets_in_the_path_are_printed(tmp_path: Path) -> None:
+    evaluations(tmp_path / "[old]" / "sac_1", [100, 200], [1, 2])
+    assert f"Report: {tmp_path}/[old]/report/report.html" in succeeds("report", tmp_path / "[old]")
+
+
 class TestAPart:
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
