@@ -122,8 +122,11 @@ class BalancedReplay(_DatasetCallback):
     def _fits(self, tree: SumTree, n_offline: int) -> bool:
         """Whether the tree still describes the data: a buffer may have been loaded, or the dataset exchanged."""
         buffer = self._online
-        if tree.capacity != n_offline + buffer.buffer_size * buffer.n_envs or self._position != buffer.pos:
+        n_new = (buffer.pos - self._position) % buffer.buffer_size
+        # a callback may have stopped the last call: the step that it saw has come in since, and is not listed yet
+        if tree.capacity != n_offline + buffer.buffer_size * buffer.n_envs or n_new > 1:
             return False
+        self._list_new()
         n_listed = buffer.size() * buffer.n_envs - int(self._waiting.sum())
         return int(np.count_nonzero(tree.priorities[n_offline:])) == n_listed
 

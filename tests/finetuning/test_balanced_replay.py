@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.callbacks import BaseCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.vec_env import VecNormalize
 from toy_tasks import assert_same, dataset, dataset_file, make, make_td3, state, vec
 
@@ -341,6 +342,36 @@ def test_a_buffer_that_was_loaded_is_listed(tmp_path: Path) -> None:
     callback: Any = loaded.finetuning[0]
     callback._list_new()
     assert np.count_nonzero(callback.tree.priorities[60:]) == 21
+
+
+@pytest.mark.parametrize("name", ["sac", "two environments", "a full buffer", "calql"])
+def test_priorities_outlive_a_callback_that_stops_the_run(name: str) -> None:
+    """One of Stable-Baselines3's ends a call at a step that has not been listed yet."""
+
+    class Looks(BaseCallback):
+        """The priorities with which a call begins."""
+
+        def _on_training_start(self) -> None:
+            assert callback.tree is not None
+            n_listed = model.replay_buffer.size() * model.n_envs - callback._waiting.sum()
+            begun.append((callback.tree.priorities.copy(), n_listed))
+
+        def _on_step(self) -> bool:
+            return True
+
+    arguments, callback, begun = dict(VARIANTS[name]), balanced(), []
+    n_envs = arguments.pop("n_envs", 1)
+    model = make(env=vec(n_envs), finetuning=[callback], dataset=dataset(), **arguments)
+    model.learn(10_000, callback=StopTrainingOnMaxEpisodes(4))
+    assert callback.tree is not None
+    before = callback.tree.priorities.copy()
+    model.learn(n_envs, callback=Looks(), reset_num_timesteps=False)
+    (priorities, n_listed) = begun[0]
+    assert (before[:60] != 1.0).any()
+    assert np.array_equal(priorities[:60], before[:60])
+    # the step that the callback saw has come in, or the episode that it ended
+    assert np.count_nonzero(priorities[60:]) == n_listed
+    assert 1 <= (priorities[60:] != before[60:]).sum() <= (7 if name == "calql" else n_envs)
 
 
 # -- bad input -----------------------------------------------------------------------------------------------------
