@@ -77,15 +77,14 @@ class ActorCriticAlignment(_FrozenPolicyCallback):
             )
 
     def _on_training_start(self) -> None:
-        is_new, model = self.policy is None, self.model
         super()._on_training_start()
-        self.current_weight = self.current_weight.to(model.device)
-        if is_new and self.policy is not None and self.fresh_critics:
-            self._begin_critics()
+        self.current_weight = self.current_weight.to(self.model.device)
 
     @th.no_grad()
-    def _begin_critics(self) -> None:
+    def _begin(self) -> None:
         """Critics without a slope along the action: Z where there is one, else fresh."""
+        if not self.fresh_critics:
+            return
         model: Any = self.model
         model.renew_critics()
         ensemble = model.critic.ensemble

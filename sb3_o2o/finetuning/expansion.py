@@ -54,10 +54,8 @@ class PolicyExpansion(_FrozenPolicyCallback):
                 "share_features_extractor=False, or fresh_policy=False."
             )
 
-    def _on_training_start(self) -> None:
-        is_new = self.policy is None
-        super()._on_training_start()
-        if is_new and self.policy is not None and self.fresh_policy:
+    def _begin(self) -> None:
+        if self.fresh_policy:
             self.model.renew_actor()
 
     @th.no_grad()

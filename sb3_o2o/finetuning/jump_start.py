@@ -68,13 +68,14 @@ class JumpStart(_FrozenPolicyCallback):
             )
 
     def _on_training_start(self) -> None:
-        is_new = self.policy is None
         super()._on_training_start()
-        if is_new and self.policy is not None and self.fresh_critics:
-            self.model.renew_critics()
-            self.model.copy_to_targets()
         if self.remaining is None:
             self.remaining = np.zeros(self.model.n_envs, dtype=int)  # of the episodes that are under way
+
+    def _begin(self) -> None:
+        if self.fresh_critics:
+            self.model.renew_critics()
+            self.model.copy_to_targets()
 
     def on_new_episodes(self) -> None:
         """See :meth:`FineTuningCallback.on_new_episodes`."""

@@ -33,10 +33,12 @@ class _FrozenPolicyCallback(FineTuningCallback):
     policy: Any
     #: it has to be an offline one, or the method makes no sense
     must_be_trained: ClassVar[bool] = True
+    #: the policy is frozen, and what the run begins with is still to be made
+    begins: bool = False
 
     def begin_new_run(self) -> None:
         """See :meth:`FineTuningCallback.begin_new_run`."""
-        self.policy = None
+        self.policy, self.begins = None, False
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
@@ -49,14 +51,32 @@ class _FrozenPolicyCallback(FineTuningCallback):
         if model.n_pretrain_steps < model.pretrain_steps:
             return  # pre-training was stopped: there is no offline policy yet, and this ``learn`` ends here
         if self.policy is None:
-            if self.must_be_trained and not (model.policy_was_given or model.n_pretrain_steps or model._n_updates):
-                warnings.warn(
-                    f"{type(self).__name__} freezes the policy with which this run begins, and nothing has trained it: "
-                    "pretrain first, or start from a policy with load_offline.",
-                    stacklevel=2,
-                )
-            self._take_policy()
+            self._freeze_all()
         self.policy.to(model.device)
+        if self.begins:
+            self.begins = False
+            self._begin()
+
+    def _freeze_all(self) -> None:
+        """Whatever their order: one of them may make the policy that learns anew, and all keep the one before."""
+        model: Any = self.model
+        for each in (self, *model.call.callbacks):
+            if isinstance(each, _FrozenPolicyCallback) and each.policy is None:
+                each._warn_of_untrained()
+                each._take_policy()
+                each.begins = True
+
+    def _warn_of_untrained(self) -> None:
+        model: Any = self.model
+        if self.must_be_trained and not (model.policy_was_given or model.n_pretrain_steps or model._n_updates):
+            warnings.warn(
+                f"{type(self).__name__} freezes the policy with which this run begins, and nothing has trained it: "
+                "pretrain first, or start from a policy with load_offline.",
+                stacklevel=4,
+            )
+
+    def _begin(self) -> None:
+        """What is made anew where a run begins, once the policy is frozen."""
 
     def _take_policy(self, network: nn.Module | None = None) -> None:
         """Freeze the policy as it is now, or another network."""

@@ -18,12 +18,15 @@ from sb3_o2o.data import MixedReplayBuffer, ReplaySamples
 from sb3_o2o.finetuning import (
     AuxiliaryAdvantage,
     BalancedReplay,
+    ChampionChallenger,
     ConstrainedFineTuning,
     DatasetReplay,
     DualCritic,
     FIFOReplay,
     FineTuningCallback,
+    JumpStart,
     OnlinePretraining,
+    PolicyExpansion,
     SymmetricReplay,
     Warmup,
     build_finetuning,
@@ -113,6 +116,26 @@ def test_every_pair_moves_something_or_is_refused(build: Callable[..., Any], pai
         if name == "DualCritic" and helper:
             continue
         assert differs(both, trained(build, rest)), f"{name} changes nothing"
+
+
+@pytest.mark.parametrize(
+    ("renewing", "freezing"),
+    [
+        (PolicyExpansion, JumpStart),
+        (PolicyExpansion, lambda: ConstrainedFineTuning(reference="interval")),
+        (lambda: ChampionChallenger(fresh_learner=True), lambda: ConstrainedFineTuning(reference="interval")),
+    ],
+    ids=["expansion-jump", "expansion-constraint", "champion-constraint"],
+)
+@pytest.mark.parametrize("comes_first", [True, False])
+def test_all_freeze_the_policy_before_one_makes_it_anew(renewing: Any, freezing: Any, comes_first: bool) -> None:
+    pair: list[Any] = [renewing(), freezing()]
+    model = make(finetuning=pair if comes_first else pair[::-1], learning_starts=0).pretrain(dataset(), 2)
+    offline = [parameter.clone() for parameter in model.actor.parameters()]
+    model.learn(3)
+    for callback in pair:
+        assert all(map(th.equal, callback.policy.parameters(), offline)), type(callback).__name__
+    assert not all(map(th.equal, model.actor.parameters(), offline))
 
 
 def test_the_pair_of_ppo_moves_something() -> None:
