@@ -57,7 +57,9 @@ class LinearSchedule:
         begin = first_update if self.start_step is None else self.start_step
         if step >= self.end_step:
             return self.end
-        return self.start + (self.end - self.start) * max(step - begin, 0) / (self.end_step - begin)
+        if step <= begin:  # it may rise at once, at its last step
+            return self.start
+        return self.start + (self.end - self.start) * (step - begin) / (self.end_step - begin)
 
 
 #: those of the paper's code, by kind of dataset (Shin et al. 2025)

@@ -21,6 +21,9 @@ def test_a_linear_schedule_by_hand() -> None:
     assert schedule(150_000, 25_000) == schedule(300_000, 25_000) == 0.9
     assert LinearSchedule(0.1, 0.5, 10, start_step=6)(8, 0) == pytest.approx(0.3)
     assert LinearSchedule(0.1, 0.5, 10)(12, 12) == 0.5  # a collection that outlasts the schedule
+    at_once = DualCritic({"start": 0.1, "end": 0.5, "end_step": 10, "start_step": 10}).schedule
+    assert isinstance(at_once, LinearSchedule)
+    assert [at_once(step, 4) for step in (0, 9, 10, 11)] == [0.1, 0.1, 0.5, 0.5]
 
 
 def test_kappa_rises_with_environment_steps() -> None:
