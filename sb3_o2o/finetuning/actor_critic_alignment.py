@@ -6,8 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_o2o.checked import checked
+from sb3_o2o.finetuning.callback import FineTuningCallback
+from sb3_o2o.finetuning.dual_critic import DualCritic
+from sb3_o2o.finetuning.reconstruction import _GradientPhase
 from sb3_o2o.finetuning.reference import _FrozenPolicyCallback
 from sb3_o2o.kinds import Count, NotNegative, Positive
 from sb3_o2o.objectives import SACMLObjective
@@ -39,7 +43,7 @@ class ActorCriticAlignment(_FrozenPolicyCallback):
     :param anneal_steps: environment steps in between, > 0; 40,000 for medium data
     :param n_stds: k, > 0; 7 for medium data, 15 for expert data, 3 for mazes
     :param fresh_critics: begin with R as above; False goes on with the offline critics as they are
-    :raises ValueError: for a number out of range, or a policy without a density
+    :raises ValueError: for a number out of range, a policy without a density, or beside a callback that would undo it
     """
 
     exclusive = ("what the critics' values are made of",)
@@ -66,7 +70,7 @@ class ActorCriticAlignment(_FrozenPolicyCallback):
 
     def renews_critics(self, finished_phases: Sequence[str]) -> bool:
         """See :meth:`FineTuningCallback.renews_critics`."""
-        return self.fresh_critics and self.policy is None
+        return self.fresh_critics and not self.has_begun
 
     def _init_callback(self) -> None:
         model: Any = self.model
@@ -76,7 +80,29 @@ class ActorCriticAlignment(_FrozenPolicyCallback):
                 "not have."
             )
 
+    def check_run(self, callbacks: list[BaseCallback]) -> None:
+        """See :meth:`FineTuningCallback.check_run`."""
+        finished = self.model.finished_phases
+        if not self.renews_critics(finished):
+            return
+        for each in callbacks:
+            name = type(each).__name__
+            if isinstance(each, _GradientPhase) and each.phase not in finished:
+                raise ValueError(
+                    f"ActorCriticAlignment begins with critics of its own, which {name} would replace by others before "
+                    "the first step: leave one of them out."
+                )
+        for each in callbacks[callbacks.index(self) + 1 :] if self in callbacks else ():
+            renews = isinstance(each, FineTuningCallback) and each.renews_critics(finished)
+            if renews or isinstance(each, DualCritic):  # which would mix whole values with a part of others
+                name = type(each).__name__
+                raise ValueError(
+                    f"{name} after ActorCriticAlignment would undo what that makes of the critics: put "
+                    "ActorCriticAlignment last in the list."
+                )
+
     def _on_training_start(self) -> None:
+        self.check_run(self.model.call.callbacks)  # type: ignore[attr-defined]
         super()._on_training_start()
         self.current_weight = self.current_weight.to(self.model.device)
 

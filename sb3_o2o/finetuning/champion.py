@@ -173,7 +173,12 @@ class ChampionChallenger(_FrozenPolicyCallback):
 
     def renews_critics(self, finished_phases: Sequence[str]) -> bool:
         """See :meth:`FineTuningCallback.renews_critics`."""
-        return self.fresh_learner and self.policy is None
+        return self.fresh_learner and not self.has_begun
+
+    @property
+    def renews_policy(self) -> bool:
+        """See :class:`~sb3_o2o.finetuning.reference._FrozenPolicyCallback`."""
+        return self.fresh_learner
 
     def _warn_of_moving_statistics(self) -> None:
         normalizer = self.model.get_vec_normalize_env()

@@ -54,6 +54,11 @@ class PolicyExpansion(_FrozenPolicyCallback):
                 "share_features_extractor=False, or fresh_policy=False."
             )
 
+    @property
+    def renews_policy(self) -> bool:
+        """See :class:`~sb3_o2o.finetuning.reference._FrozenPolicyCallback`."""
+        return self.fresh_policy
+
     def _begin(self) -> None:
         if self.fresh_policy:
             self.model.renew_actor()

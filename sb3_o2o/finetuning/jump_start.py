@@ -59,7 +59,7 @@ class JumpStart(_FrozenPolicyCallback):
 
     def renews_critics(self, finished_phases: Sequence[str]) -> bool:
         """See :meth:`FineTuningCallback.renews_critics`."""
-        return self.fresh_critics and self.policy is None
+        return self.fresh_critics and not self.has_begun
 
     def _init_callback(self) -> None:
         if self.model.use_sde:

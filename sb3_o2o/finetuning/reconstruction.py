@@ -11,6 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_o2o.checked import checked
 from sb3_o2o.data.sources import AnyDataset
+from sb3_o2o.finetuning.reference import _FrozenPolicyCallback
 from sb3_o2o.finetuning.replay import _DatasetCallback
 from sb3_o2o.kinds import Count, InnerFraction, NotNegative, Positive, whole
 from sb3_o2o.networks import frozen_copy
@@ -70,6 +71,13 @@ class _GradientPhase(_DatasetCallback):
             raise ValueError(
                 "PolicyReevaluation after ValueAlignment would undo it: put PolicyReevaluation first in the list."
             )
+        for each in () if self._is_finished() else callbacks:
+            if isinstance(each, _FrozenPolicyCallback) and each.renews_policy:
+                other = type(each).__name__
+                raise ValueError(
+                    f"{type(self).__name__} makes critics for the offline policy, and {other} has another one learn, "
+                    "which begins anew: leave one of them out."
+                )
 
     def _on_training_start(self) -> None:
         model: Any = self.model

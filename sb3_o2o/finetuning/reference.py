@@ -40,6 +40,16 @@ class _FrozenPolicyCallback(FineTuningCallback):
         """See :meth:`FineTuningCallback.begin_new_run`."""
         self.policy, self.begins = None, False
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the policy is frozen, and what the run begins with has been made."""
+        return self.policy is not None and not self.begins
+
+    @property
+    def renews_policy(self) -> bool:
+        """Whether the policy that learns is made anew where the run begins."""
+        return False
+
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         if self.policy is not None:

@@ -16,6 +16,7 @@ import sb3_o2o.finetuning
 from sb3_o2o import O2OSAC
 from sb3_o2o.data import MixedReplayBuffer, ReplaySamples
 from sb3_o2o.finetuning import (
+    ActorCriticAlignment,
     AuxiliaryAdvantage,
     BalancedReplay,
     ChampionChallenger,
@@ -27,7 +28,9 @@ from sb3_o2o.finetuning import (
     JumpStart,
     OnlinePretraining,
     PolicyExpansion,
+    PolicyReevaluation,
     SymmetricReplay,
+    ValueAlignment,
     Warmup,
     build_finetuning,
 )
@@ -40,6 +43,7 @@ OFF_POLICY = [name for name in SMALL if name != "AuxiliaryAdvantage"]
 MIXING = {"BalancedReplay", "DatasetReplay", "FIFOReplay", "SymmetricReplay"}
 FIRST = {"OnlinePretraining", "Warmup"}
 NEAR = {"ConstrainedFineTuning", "TrustRegion"}
+PHASES = {"PolicyReevaluation", "ValueAlignment"}
 ACTING, PREDICTING = {"ChampionChallenger", "JumpStart"}, {"ChampionChallenger", "PolicyExpansion"}
 
 
@@ -55,8 +59,9 @@ def conflict(one: str, two: str) -> bool:
 
 def callbacks(names: tuple[str, ...]) -> list[FineTuningCallback]:
     needed = ("DualCritic",) if "OnlinePretraining" in names and "DualCritic" not in names else ()
-    # the order that the phases ask for
-    return [SMALL[name]() for name in (*sorted(names, key=lambda name: name == "ValueAlignment"), *needed)]
+    # the order that the phases ask for, and what is made of critics
+    last = {"ValueAlignment": 1, "ActorCriticAlignment": 2}
+    return [SMALL[name]() for name in sorted((*names, *needed), key=lambda name: last.get(name, 0))]
 
 
 def watch(callback: FineTuningCallback) -> set[str]:
@@ -109,6 +114,14 @@ def test_every_pair_moves_something_or_is_refused(build: Callable[..., Any], pai
         with pytest.raises(ValueError, match="needs the density"):
             build(finetuning=callbacks(pair)).pretrain(dataset(), 1).learn(1)
         return
+    for what, refused in (
+        ("ActorCriticAlignment", "critics of its own"),
+        ("PolicyExpansion", "for the offline policy"),
+    ):
+        if what in pair and PHASES & set(pair):
+            with pytest.raises(ValueError, match=f"{refused}.*: leave one of them out"):
+                build(finetuning=callbacks(pair)).pretrain(dataset(), 1).learn(1)
+            return
     both = trained(build, pair)
     helper = ("DualCritic",) if "OnlinePretraining" in pair else ()  # which it cannot do without
     for name in pair:
@@ -136,6 +149,36 @@ def test_all_freeze_the_policy_before_one_makes_it_anew(renewing: Any, freezing:
     for callback in pair:
         assert all(map(th.equal, callback.policy.parameters(), offline)), type(callback).__name__
     assert not all(map(th.equal, model.actor.parameters(), offline))
+
+
+@pytest.mark.parametrize(
+    "undoes",
+    [
+        JumpStart,
+        lambda: Warmup(3, fresh_critics=True),
+        lambda: ChampionChallenger(fresh_learner=True),
+        lambda: DualCritic(0.5),
+    ],
+    ids=["jump", "warm-up", "champion", "second pair"],
+)
+def test_what_would_undo_an_alignment_comes_before_it(undoes: Any) -> None:
+    """Critics made anew afterwards have a slope along the action from the first step on."""
+    settings: dict[str, Any] = {"learning_starts": 0, "gradient_steps": 0}
+    model = make(finetuning=[ActorCriticAlignment(), undoes()], **settings).pretrain(dataset(), 2)
+    with pytest.raises(ValueError, match=r"would undo .*: put ActorCriticAlignment last in the list"):
+        model.learn(3)
+    model = make(finetuning=[undoes(), ActorCriticAlignment()], **settings).pretrain(dataset(), 2).learn(3)
+    assert not model.critic.ensemble.layers[0].weight[:, -model.action_dim :].any()
+    model.learn(3)  # it has begun
+
+
+@pytest.mark.parametrize("phase", [lambda: PolicyReevaluation(2), lambda: ValueAlignment(2)], ids=["one", "two"])
+def test_phases_for_the_offline_policy_need_it(phase: Any) -> None:
+    pair = [phase(), ChampionChallenger(fresh_learner=True)]
+    model = make(finetuning=pair, dataset=dataset(), pretrain_steps=10**9)
+    with pytest.raises(ValueError, match=r"ChampionChallenger has another one learn.*: leave one of them out"):
+        model.learn(1)
+    assert model.n_pretrain_steps == 0
 
 
 def test_the_pair_of_ppo_moves_something() -> None:
