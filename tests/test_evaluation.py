@@ -14,7 +14,7 @@ import torch as th
 from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3 import SAC
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, StopTrainingOnRewardThreshold
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
@@ -314,6 +314,13 @@ class TestCallback:
         assert callback.evaluations_timesteps == [0, 10]
         callback = self.learn(tmp_path, callback_on_new_best=Counter(), at_start=False)
         assert callback.callback_on_new_best.n_calls >= 1
+
+    def test_a_policy_that_is_good_enough_at_the_start_is_trained_no_further(self, tmp_path: Path) -> None:
+        """Nothing may ever be better than it, and only a new best is asked whether it is good enough."""
+        good_enough = StopTrainingOnRewardThreshold(-1e9)
+        callback = self.learn(tmp_path, steps=100, callback_on_new_best=good_enough, seed=0)
+        assert callback.evaluations_timesteps == [0]
+        assert callback.num_timesteps == 1
 
     def test_normalisation_statistics_travel(self, tmp_path: Path) -> None:
         train, held_out = (VecNormalize(make_vec_env(tiny.BOX), norm_reward=False) for _ in range(2))

@@ -47,7 +47,8 @@ class NormalizedEvalCallback(EvalCallback):
         statistics, or without one
     :param reference: references of the normalised score; default: the table's, by the environment's id. Where there are
         none, raw returns are logged and printed, and with ``verbose=1`` the first evaluation says so
-    :param at_start: evaluate before the first step as well, so that the curve has its zero
+    :param at_start: evaluate before the first step as well, so that the curve has its zero; where a nested callback
+        stops training there, the first step is the last
     :param seed: seed of every evaluation's episodes: all start from the same states, and an interrupted run evaluates
         as an uninterrupted one would; None leaves them unseeded
     :param n_eval_envs: environments to make, where an id or a function says how; default: one for each episode,
@@ -77,6 +78,8 @@ class NormalizedEvalCallback(EvalCallback):
         # what the steps so far counted, None before the first, and the last of them
         self._counts_offline: bool | None = None
         self._last_step = 0
+        # what a nested callback asked for before the first step, which only a step can answer
+        self._stops = False
 
     @property
     def keeps_environments(self) -> bool:
@@ -98,7 +101,7 @@ class NormalizedEvalCallback(EvalCallback):
         self._counts_offline, self._last_step = is_offline, self.num_timesteps
         # A run that goes on has its earlier evaluations, and needs no point where it was interrupted.
         if self.at_start and not self.evaluations_timesteps:
-            self._evaluate()
+            self._stops = not self._evaluate()
 
     def _begin(self) -> None:
         """Forget the evaluations of another run; the best model stays the best of all."""
@@ -108,6 +111,9 @@ class NormalizedEvalCallback(EvalCallback):
 
     def _on_step(self) -> bool:
         self._last_step = self.num_timesteps
+        if self._stops:
+            self._stops = False
+            return False
         if self.eval_freq > 0 and self.n_calls % self.eval_freq == 0 and not self._evaluated_now():
             return self._evaluate()
         return True
