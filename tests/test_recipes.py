@@ -339,6 +339,27 @@ def test_iql_by_domain(env_id: str, expectile: float, beta: float, shift: float)
     assert (kwargs["expectile"], kwargs["beta"], arguments["reward_shift"]) == (expectile, beta, shift)
 
 
+@pytest.mark.parametrize(
+    ("env_id", "actor", "critic"),
+    [
+        ("Hopper-v5", 0.01, 0.01),
+        ("AntMaze_UMaze-v5", 0.003, 0.002),
+        ("AntMaze_Medium-v5", 0.001, 0.0005),
+        ("AntMaze_Medium_Diverse_GR-v5", 0.001, 0.0),
+        ("AntMaze_Large-v5", 0.002, 0.001),
+        ("AntMaze_Large_Diverse_GR-v5", 0.002, 0.002),
+        ("AntMaze_Large_Diverse_GRDense-v5", 0.01, 0.01),
+        ("AdroitHandDoor-v1", 0.01, 0.1),
+        ("AdroitHandPen-v1", 0.05, 0.5),
+        ("AdroitHandHammer-v1", 0.1, 0.5),
+        ("AdroitHandRelocate-v1", 0.1, 0.01),
+    ],
+)
+def test_rebrac_by_domain(env_id: str, actor: float, critic: float) -> None:
+    kwargs = recipe_arguments("rebrac", env_id)["objective_kwargs"]
+    assert (kwargs["actor_weight"], kwargs["critic_weight"]) == (actor, critic)
+
+
 @pytest.mark.parametrize("name", ["opt_iql", "opt_sac", "opt_td3"])
 @pytest.mark.parametrize(
     ("env_id", "kappa"),
