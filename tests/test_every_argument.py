@@ -51,7 +51,9 @@ ACCEPTED: dict[str, str] = {
     **dict.fromkeys(("DiagnosticsCallback.check", "*.collect_rollouts", "*.refuse_unused_hooks"), HOOK),
     "*.predict": PREDICT,
     **dict.fromkeys(("*Critic.*", "EnsembleL*", "EnsembleMLP.forward*", "ValueNetwork.*", "DensityRatio.*"), NETWORK),
-    **dict.fromkeys(("ConditionalVAE.*", "NormalizedExtractor.*", "O2O*Policy.*", "EnsemblePolicyMixin.*"), NETWORK),
+    **dict.fromkeys(
+        ("ConditionalVAE.*", "NormalizedExtractor.*", "O2O*Policy.*", "EnsemblePolicyMixin.*", "Seeing.*"), NETWORK
+    ),
     **dict.fromkeys(("*.step", "*.observation", "NormalizedScore.reset", "ResidualActions.reset"), GYMNASIUM),
     **dict.fromkeys(("sb3_o2o.objectives.functional.*", "gaussian_*", "squashed_*"), FORMULA),
     **dict.fromkeys(("softmax_kl", "mixture_moments"), FORMULA),
