@@ -155,11 +155,13 @@ class ChampionChallenger(_FrozenPolicyCallback):
             self.n_policies = self.champion_number = 1
             self.n_pretrain_steps = self.model.n_pretrain_steps
             self._warn_of_moving_statistics()
-            if self.fresh_learner:
-                self.model.renew_learner()
         self.challenger.to(self.model.device)
         if self.acting is None:
             self._forget_episodes()  # the policy that learns plays those that are under way
+
+    def _begin(self) -> None:
+        if self.fresh_learner:
+            self.model.renew_learner()
 
     def _forget_episodes(self) -> None:
         n_envs = self.model.n_envs
