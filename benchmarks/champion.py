@@ -55,7 +55,7 @@ def main() -> None:
     rng = np.random.default_rng(options.seed)
     print("| confidence | champion's episodes |" + "".join(f" {each:+.1f} |" for each in DIFFERENCES))
     print("|---|---|" + "---|" * len(DIFFERENCES))
-    for confidence in (0.5, 1.5, 2.5, 3.5):
+    for confidence in (0.5, 1.0, 2.0, 3.0):
         for n_episodes in (3, 10):
             parts = [
                 np.mean(

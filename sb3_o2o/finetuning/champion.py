@@ -24,6 +24,10 @@ _FIRST_EPISODES = 3
 #: others are far away, and a challenger's returns may spread wider than the champion's
 _FEWEST, _FEWEST_OF_CHALLENGER = 5, 2
 
+#: part of the confidence that is enough in the end: a few episodes lead by luck more often than many, and a challenger
+#: that has kept its lead for so long would have to begin again
+_LAST_PART = 0.5
+
 #: random numbers of the actions that are sampled
 _DRAW = "champion_policy"
 
@@ -59,12 +63,13 @@ class ChampionChallenger(_FrozenPolicyCallback):
     policy, the *challenger*, which takes over once its returns are higher. Learning itself goes on as ever, from all
     transitions.
 
-    A challenger that leads goes on acting, until Student's t says that it leads for good (``confidence``). One that
-    falls behind in the mean, or does not lead for good after ``episodes``, makes room. The champion plays the first
-    three episodes of the run, which is what it is measured by, and another one wherever a challenger that leads has
-    played more. Of several environments one is played in that way at a
-    time: those whose episodes end first would be measured by their short ones. No environment step is made beside those
-    of ``learn``. A test can be wrong: the more challengers, the more often a worse one wins by luck.
+    A challenger that leads goes on acting until Student's t says that it leads for good: ``confidence`` at first, and
+    half of it once both have played ``episodes``, because few episodes lead by luck more often than many. One that
+    falls behind in the mean, or does not lead for good by then, makes room. The champion plays the first three
+    episodes of the run, which is what it is measured by, and another one wherever a challenger that leads has played
+    more. Of several environments one is played in that way at a time: those whose episodes end first would be measured
+    by their short ones. No environment step is made beside those of ``learn``. A test can be wrong: the more
+    challengers, the more often a worse one wins by luck.
 
     Ours; what it is like: OCR-CFT's reference is the best policy so far as well, by the scores of evaluations that the
     count of environment steps leaves out, and only a penalty goes back to it.
@@ -73,7 +78,8 @@ class ChampionChallenger(_FrozenPolicyCallback):
     ``learn(callback=...)`` and not to the constructor or ``load_offline``, it acts as long as the call.
 
     :param episodes: that both play where nothing settles it before, at least 2
-    :param confidence: Student's t from which it leads for good, >= 0; see :func:`challenge_statistic`
+    :param confidence: Student's t from which it leads for good, >= 0, and half of it after ``episodes``; see
+        :func:`challenge_statistic`
     :param champion_share: chance that the champion plays where the next challenger would, in [0, 1], so that its mean
         does not rest on the episodes in which it won
     :param fresh_learner: what learns begins the run anew, policy, critics and temperature, as if there had been no
@@ -88,7 +94,7 @@ class ChampionChallenger(_FrozenPolicyCallback):
     def __init__(
         self,
         episodes: Annotated[int, whole(2)] = 5,
-        confidence: NotNegative = 1.5,
+        confidence: NotNegative = 2.0,
         champion_share: Fraction = 0.1,
         fresh_learner: bool = False,
     ):
@@ -280,10 +286,10 @@ class ChampionChallenger(_FrozenPolicyCallback):
         """:return: what becomes of the challenger after the episodes that both have played"""
         statistic = challenge_statistic(self.champion_returns, self.challenger_returns)
         leads = np.mean(self.challenger_returns) > np.mean(self.champion_returns)
-        if leads and statistic >= self.confidence:
+        is_last = min(len(self.challenger_returns), len(self.champion_returns)) >= self.episodes
+        if leads and statistic >= self.confidence * (_LAST_PART if is_last else 1.0):
             return "champion"
-        played = min(len(self.challenger_returns), len(self.champion_returns))
-        return "open" if leads and played < self.episodes else "beaten"
+        return "open" if leads and not is_last else "beaten"
 
     def _begin_episodes(self, envs: np.ndarray) -> None:
         """Decide who plays the episodes that begin."""

@@ -105,6 +105,8 @@ def test_students_t(champion: list[float], challenger: list[float], expected: fl
         ([1.0, 2.0, 3.0], [3.0, 3.0], "open"),  # t = 1 / sqrt(2/3 5/6) = 1.34
         ([1.0, 2.0, 3.0], [3.0, 2.0, 2.0], "beaten"),  # leads after three, and not for good
         ([1.0, 2.0, 3.0], [3.0, 5.0, 4.0], "champion"),  # t = 2 / sqrt(1 2/3) = 2.45
+        ([1.0, 2.0, 3.0], [2.0, 3.0, 4.0], "champion"),  # t = 1 / sqrt(1 2/3) = 1.22: half is enough after three
+        ([1.0, 2.0, 3.0], [1.7, 2.7, 3.7], "beaten"),  # t = 0.7 / sqrt(1 2/3) = 0.86
         ([1.0, 2.0, 3.0], [6.0, 2.0, -3.0], "beaten"),
     ],
 )
