@@ -5,6 +5,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,15 @@ def fresh_compiler() -> Iterator[None]:
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
+
+
+@pytest.fixture
+def quick_compiler(fresh_compiler: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    ``torch.compile`` that traces, differentiates and guards as ever, and waits for no C++, which takes seconds for each
+    graph. What C++ makes of the formulas is compared in ``updates/test_gradients.py``.
+    """
+    monkeypatch.setattr(th, "compile", partial(th.compile, backend="aot_eager"))
 
 
 @pytest.fixture

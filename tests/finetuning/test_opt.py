@@ -1,6 +1,5 @@
 """Online pre-training and dual critics: what is trained when, how values are mixed, and that nothing is lost."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -363,11 +362,10 @@ def test_alone_on_dictionaries_and_several_environments(dictionary: bool, second
     assert model._n_updates > 0
 
 
-def test_compiled_updates_follow_a_changing_kappa(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_updates_follow_a_changing_kappa(quick_compiler: None) -> None:
     """One graph each for all values of kappa, and the numbers of the eager run; the pre-training stays eager."""
     import torch._dynamo.config as dynamo
 
-    monkeypatch.setattr(th, "compile", partial(th.compile, backend="aot_eager"))  # without waiting for C++
     runs = []
     # torch's own way to set it: monkeypatch would take the setting away when the test is over
     with dynamo.patch(error_on_recompile=True):

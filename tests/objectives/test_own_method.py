@@ -153,7 +153,7 @@ def test_names_that_lead_nowhere(name: str) -> None:
         make(objective=Noting)
 
 
-def test_compiled_as_eager() -> None:
+def test_compiled_as_eager(quick_compiler: None) -> None:
     runs = [make(objective=Imitation, compile=on).pretrain(dataset(), 2) for on in (False, True)]
     assert len(runs[1].loop.gradients._compiled) == 3
     assert_same(*map(state, runs), tolerance=1e-4)

@@ -170,7 +170,7 @@ def test_hindsight_replay_comes_along() -> None:
         assert_trains_on_alike(model, how(model), 20)
 
 
-def test_a_compiled_model_is_copied(fresh_compiler: None) -> None:
+def test_a_compiled_model_is_copied(quick_compiler: None) -> None:
     """What is compiled for one model is not for another."""
     model = make_td3(compile=True, objective="bc").pretrain(dataset(), 2)
     copied, again = (how(model) for how in COPIES.values())

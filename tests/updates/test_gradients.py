@@ -306,7 +306,7 @@ class Breaks(FineTuningCallback):
         return values * float(str(values.mean().item())[:1] != "x")
 
 
-def test_a_hook_that_breaks_the_graph_runs_in_pieces() -> None:
+def test_a_hook_that_breaks_the_graph_runs_in_pieces(quick_compiler: None) -> None:
     eager = make(finetuning=[Breaks()]).learn(8).policy.state_dict()
     model = make(finetuning=[Breaks()], compile=True)
     with pytest.warns(UserWarning, match=r"actor losses cannot be one graph, going on in pieces"):

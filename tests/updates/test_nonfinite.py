@@ -278,6 +278,6 @@ def test_a_gradient_that_is_not_finite_is_told_from_its_loss() -> None:
         model.pretrain(dataset(), 1)  # no update follows that would notice
 
 
-def test_a_compiled_objective(fresh_compiler: None) -> None:
+def test_a_compiled_objective(quick_compiler: None) -> None:
     with pytest.raises(NonFiniteError, match="'actor' is nan at update 3, pretraining"):
         pretrained(make_td3(objective=NaNCloning, compile=True))
