@@ -7,12 +7,14 @@ from typing import Any
 import gymnasium as gym
 import pytest
 import tiny
+import yaml
 from typer.testing import CliRunner
 
 from sb3_o2o import O2OSAC, O2OTD3
 from sb3_o2o.cli import app
-from sb3_o2o.recipes import load_recipe
+from sb3_o2o.recipes import PlainLoader, load_recipe, recipe_folder
 from sb3_o2o.recipes.building import build_model
+from sb3_o2o.recipes.recipe_files import read_yaml
 
 
 class TestOwnRecipes:
@@ -196,3 +198,28 @@ class TestReadOnce:
         result = CliRunner().invoke(app, ["recipes", "show", recipe], env={"COLUMNS": "200"})
         assert "my own" in result.output
         assert len(reads) == 1
+
+
+class TestReading:
+    """By C code where PyYAML has it, with what Python's would give and say."""
+
+    GRIDS = sorted((recipe_folder().parent / "benchmarks" / "suite").glob("*.yml"))
+
+    @pytest.mark.parametrize("path", [*sorted(recipe_folder().glob("*.yml")), *GRIDS], ids=lambda path: path.stem)
+    def test_as_python_reads_it(self, path: Path) -> None:
+        text = path.read_text()
+        assert repr(read_yaml(text)) == repr(yaml.load(text, Loader=PlainLoader))
+
+    @pytest.mark.skipif(not yaml.__with_libyaml__, reason="this PyYAML is without C code")
+    def test_without_pythons_own_scanner(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = tmp_path / "mine.yml"
+        path.write_text("default:\n  gamma: 1e-1 # low\n")
+        monkeypatch.setattr("yaml.scanner.Scanner.check_token", None)
+        recipe = load_recipe(str(path))
+        assert (recipe.arguments, recipe.comments) == ({"gamma": 0.1}, {"gamma": "low"})
+
+    def test_the_place_of_a_mistake_is_shown(self, tmp_path: Path) -> None:
+        path = tmp_path / "mine.yml"
+        path.write_text("default:\n  gamma: [0.9\n  tau: 0.1\n")
+        with pytest.raises(ValueError, match=r"(?s)not YAML .*line 3, column 6:\n      tau: 0.1\n         \^"):
+            load_recipe(str(path))

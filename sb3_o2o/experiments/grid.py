@@ -29,7 +29,7 @@ import yaml
 
 from sb3_o2o.errors import unknown
 from sb3_o2o.kinds import FLAG, NOTHING, TEXT, number, whole
-from sb3_o2o.recipes import PlainLoader
+from sb3_o2o.recipes.recipe_files import read_yaml
 from sb3_o2o.runs.requests import absolute_dataset, absolute_file
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -208,7 +208,7 @@ def _read_file(path: Path) -> tuple[dict[str, Any], str]:
         raise ValueError(f"There is no grid at {str(path)!r}.")
     try:
         text = path.read_text()
-        document = yaml.load(text, Loader=PlainLoader)
+        document = read_yaml(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a grid: it is not YAML ({error}).") from error
     if not isinstance(document, dict):
