@@ -13,7 +13,7 @@ CHECKED := sb3_o2o examples tests benchmarks
 # Peers live in environments of their own: d3rlpy pins another Gymnasium.
 PEER_ENVIRONMENTS := .venv-sbx .venv-d3rlpy
 
-.PHONY: help docs tables combinations notebooks demo bench-peers test lint type pytest torture regression format clean
+.PHONY: help docs tables combinations notebooks demo bench-peers test lint type pytest coverage torture regression format clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -25,7 +25,7 @@ demo: $(VENV)/.installed ## pre-train on the dataset in the package, fine-tune o
 bench-peers: $(VENV)/.installed .venv-sbx/.installed .venv-d3rlpy/.installed ## our speed beside SBX's and d3rlpy's: a table, and benchmarks/results/speed.*
 	$(BIN)/sb3-o2o bench speed $(addprefix --peers ,$(addsuffix /bin/python,$(PEER_ENVIRONMENTS))) --out benchmarks/results $(ARGS)
 
-test: lint type docs pytest ## everything that must pass: ruff, imports, mypy, the documentation, pytest with coverage
+test: lint type docs pytest ## everything that must pass: ruff, imports, mypy, the documentation, pytest
 
 lint: $(VENV)/.installed-dev ## ruff: rules and formatting; who imports whom
 	$(BIN)/ruff check $(CHECKED)
@@ -36,7 +36,10 @@ lint: $(VENV)/.installed-dev ## ruff: rules and formatting; who imports whom
 type: $(VENV)/.installed-dev ## mypy
 	$(BIN)/mypy
 
-pytest: $(VENV)/.installed-dev ## the tests, with coverage
+pytest: $(VENV)/.installed-dev ## the tests
+	$(TEST_ENV) $(BIN)/pytest -n $(WORKERS) -m "not expensive" $(ARGS)
+
+coverage: $(VENV)/.installed-dev ## the same tests, and which lines they do not reach: takes longer
 	$(TEST_ENV) $(BIN)/pytest -n $(WORKERS) -m "not expensive" --cov --cov-report=term $(ARGS)
 
 N ?= 100
