@@ -25,11 +25,13 @@ except ImportError as error:
 import yaml
 
 from sb3_o2o import O2OPPO, O2OSAC, O2OTD3
+from sb3_o2o.evaluation.evaluate import preserved_random_state
 from sb3_o2o.recipes import Recipe, list_recipes, load_recipe, open_recipe
 from sb3_o2o.recipes.recipe_files import EVALUATION_KEYS, RUN_KEYS
 from sb3_o2o.runs.settings import merged
 from sb3_o2o.transfer.archive import saved_objects
 from sb3_o2o.tuning.searched import declared_space, overrides_of_trial, suggest, values_of
+from sb3_o2o.tuning.trials import BAD_TRIAL
 
 #: Our algorithms by the zoo's names for them, and the stock ones whose hyper-parameter files they take by default.
 ALGORITHMS: dict[str, Any] = {"o2o_sac": O2OSAC, "o2o_td3": O2OTD3, "o2o_ppo": O2OPPO}
@@ -43,10 +45,11 @@ _ZOO_KEYS = {
 
 class RecipeManager(ExperimentManager):  # type: ignore[misc]
     """
-    The zoo's experiment with four additions: ``--conf-file`` may be a recipe of ours, by name or path, whose entry
+    The zoo's experiment with five additions: ``--conf-file`` may be a recipe of ours, by name or path, whose entry
     for the environment is chosen as everywhere; without one, our algorithms take the stock ones' file;
-    ``--trained-agent`` goes on with what a saved model has for pre-training and fine-tuning; and ``--optimize`` tunes
-    what the objective and the callbacks in force declare.
+    ``--trained-agent`` goes on with what a saved model has for pre-training and fine-tuning; ``--optimize`` tunes
+    what the objective and the callbacks in force declare; and a trial whose constants are bad is pruned, whatever our
+    algorithms raise for them.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -79,6 +82,34 @@ class RecipeManager(ExperimentManager):  # type: ignore[misc]
             saved.update(found)
         register_sampler(self.algo, base)
         return hyperparams, saved
+
+    def setup_experiment(self) -> tuple[Any, dict[str, Any]] | None:
+        """
+        See the zoo's.
+
+        :raises ValueError: no model takes the entry as it stands, which no trial of ``--optimize`` would end by
+        """
+        made: tuple[Any, dict[str, Any]] | None = super().setup_experiment()
+        if made is None and self.algo in ALGORITHMS:
+            with preserved_random_state():
+                env = self.create_envs(self.n_envs, no_log=True)
+                try:
+                    ALGORITHMS[self.algo](env=env, device=self.device, **self._hyperparams)
+                finally:
+                    env.close()
+        return made
+
+    def objective(self, trial: optuna.Trial) -> float:
+        """See the zoo's, which prunes what stock algorithms raise while they learn, and lets all else end the study."""
+        try:
+            value: float = super().objective(trial)
+        except BAD_TRIAL as error:
+            if self.algo not in ALGORITHMS:
+                raise
+            reason = f"{type(error).__name__}: {error}"
+            print(f"Trial {trial.number} is pruned. {reason}")
+            raise optuna.TrialPruned(reason) from error
+        return value
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: Any) -> Any:
         """See the zoo's. A saved model has its own ``pretrain_kwargs``, and the other values of those arguments."""

@@ -4,7 +4,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import optuna
@@ -15,6 +15,8 @@ from command_line import succeeds
 from stable_baselines3 import PPO, SAC, TD3
 
 from sb3_o2o import O2OPPO, O2OSAC, O2OTD3
+from sb3_o2o.finetuning import FineTuningCallback
+from sb3_o2o.search_space import Choice, SearchSpace
 
 pytest.importorskip("rl_zoo3")
 from sb3_o2o.zoo import enjoy, plot, train
@@ -33,6 +35,22 @@ PPO_ENTRY: dict[str, Any] = {
     "n_steps": 10,
 }
 FLAGS = ["--eval-freq", "15", "--eval-episodes", "1", "--seed", "3", "--num-threads", "1", "--device", "cpu"]
+
+
+class MakesNaN(FineTuningCallback):
+    """Makes NaN of the policy where it is on, as a learning rate that is too high would."""
+
+    search_space: ClassVar[SearchSpace] = {"strength": Choice((0, 1))}
+
+    def __init__(self, strength: int = 0):
+        super().__init__()
+        self.strength = strength
+
+    def _on_step(self) -> bool:
+        if self.strength:
+            for parameter in self.model.policy.parameters():  # type: ignore[attr-defined]
+                parameter.data.fill_(np.nan)
+        return True
 
 
 @pytest.fixture
@@ -201,6 +219,34 @@ class TestOptimize:
         assert config["finetuning"] == [{"SymmetricReplay": {"offline_fraction": fraction}}]
         assert config["objective_kwargs"] == {"cql_weight": second.params["objective_kwargs.cql_weight"]}
         assert config["gamma"] == 0.9
+
+    @pytest.mark.parametrize(
+        ("tuned", "entry", "is_bad"),
+        [
+            ("finetuning.MakesNaN.strength", {"finetuning": [{"MakesNaN": {"strength": 0}}], "n_critics": 3}, 1),
+            ("n_critics", {"actor_critics": "pairs", "n_critics": 2}, 5),
+        ],
+    )
+    def test_a_trial_with_bad_constants_is_pruned_and_the_study_goes_on(
+        self, program: Callable[..., None], tuned: str, entry: dict[str, Any], is_bad: int
+    ) -> None:
+        alone = {"learning_rate": 0.5, "tau": 0.5, "gradient_steps": 3}  # not what they are tuned in
+        command = (*self.COMMAND, "--conf-file", write({**ENTRY, **alone, **entry}), "--storage", "study.log")
+        optimize = ("--optimize", "--n-trials", "6", "--sampler", "random", "--pruner", "none", "--seed", "0")
+        program(train, *command, "--study-name", "mine", *optimize, "--no-optim-plots", "--n-evaluations", "1")
+        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend("study.log"))
+        trials = optuna.load_study(study_name="mine", storage=storage).trials
+        assert len(trials) == 6
+        assert {each.params[tuned] == is_bad for each in trials} == {True, False}
+        for each in trials:
+            assert each.state.name == ("PRUNED" if each.params[tuned] == is_bad else "COMPLETE")
+
+    def test_what_no_trial_could_change_is_said_at_once(
+        self, program: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(ValueError, match="gamma"):
+            program(train, *self.COMMAND, "--conf-file", write({**ENTRY, "gamma": 1.5}), "--optimize")
+        assert "Optimizing hyperparameters" not in capsys.readouterr().out
 
     def test_the_zoos_own_algorithms_are_as_they_were(self) -> None:
         from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER, sample_sac_params
