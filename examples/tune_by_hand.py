@@ -11,7 +11,7 @@ import typer
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 
-from sb3_o2o import O2OSAC
+from sb3_o2o import O2OSAC, NonFiniteError
 from sb3_o2o.demo_data import DEMO_DATASET, DEMO_ENVIRONMENT
 
 
@@ -61,7 +61,8 @@ def main(
         return float(evaluation.last_mean_reward)
 
     study = optuna.create_study(direction="maximize", pruner=optuna.pruners.MedianPruner(n_startup_trials=3))
-    study.optimize(objective, n_trials=n_trials, n_jobs=n_jobs)  # a run that is made of NaN ends as a failed trial
+    # a run that is made of NaN ends as a failed trial, and the study goes on
+    study.optimize(objective, n_trials=n_trials, n_jobs=n_jobs, catch=NonFiniteError)
 
     best = O2OSAC.load(folder / f"trial_{study.best_trial.number}", env=make_vec_env(env_id))
     pruned = len(study.get_trials(states=(optuna.trial.TrialState.PRUNED,)))

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,6 +195,26 @@ def test_tune_by_hand(
         assert model.qf_learning_rate == trial.params["qf_learning_rate"]
         assert len(trial.intermediate_values) == 5
     assert f"Best: {study.best_value:.1f} with" in capsys.readouterr().out
+
+
+def test_tuning_by_hand_goes_on_after_a_run_of_nan(
+    example: Callable[[str], ModuleType],
+    tiny_dataset: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module, load_offline, made = example("tune_by_hand"), O2OSAC.load_offline, []
+
+    def of_nan_at_first(*args: Any, **kwargs: Any) -> O2OSAC:
+        made.append(load_offline(*args, **kwargs))
+        if len(made) == 1:
+            made[0].actor.mu.bias.data.fill_(np.nan)
+        return made[-1]
+
+    monkeypatch.setattr(O2OSAC, "load_offline", of_nan_at_first)
+    sizes = {"gradient_steps": 2, "steps": 10, "eval_episodes": 1, "n_trials": 2, "n_jobs": 1}
+    study = module.main(tiny_dataset(), tiny.BOX, **sizes, folder=tmp_path)
+    assert [each.state.name for each in study.trials] == ["FAIL", "COMPLETE"]
 
 
 def test_hugging_face_hub(
