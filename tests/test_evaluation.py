@@ -77,6 +77,14 @@ class TestScores:
             ("kitchen-mixed-v0", 0.0, 4.0),
             ("AdroitHandHammer-v1", -274.856578, 12794.134825156867),
             ("relocate-human-v1", -6.425911, 4233.877797728884),
+            ("hammer-expert-v1", -274.856578, 12794.134825156867),
+            ("pen-human-v0", 96.262799, 3076.8331017826877),
+            ("antmaze-umaze-v0", 0.0, 1.0),
+            ("antmaze-umaze-diverse-v2", 0.0, 1.0),
+            ("antmaze-medium-play-v1", 0.0, 1.0),
+            ("halfcheetah-full-replay-v2", -280.178953, 12135.0),
+            ("ant-random-expert-v0", -325.6, 3879.7),
+            ("walker2d-medium-expert-v2", 1.629008, 4592.3),
             ("gymnasium_robotics:AntMaze_UMaze-v5", 0.0, 1.0),
         ],
     )
@@ -112,6 +120,12 @@ class TestScores:
             "maze2d-umaze-v0",
             "Swimmer-v5",
             "AdroitHandPenSparse-v1",
+            # names of D4RL's kind, and other rewards: WSRL's hands, OGBench's mazes, DeepMind Control
+            "pen-binary-v0",
+            "door-binary-v0",
+            "antmaze-large-v0",
+            "antmaze-giant-singletask-v0",
+            "dm_control/hopper-hop-v0",
         ],
     )
     def test_unknown_environments_have_none(self, env_id: str | None) -> None:

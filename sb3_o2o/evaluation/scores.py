@@ -103,18 +103,28 @@ _ADROIT_NOTE = (
     "(200 steps where D4RL's pen has 100), so the scores are not D4RL's"
 )
 
+# D4RL's own datasets, by name: other benchmarks have names of the same kind, and other rewards (WSRL's door-binary-v0,
+# OGBench's antmaze-large-v0, DeepMind Control's hopper-hop-v0).
+_LOCOMOTION = "random|random-expert|medium|medium-replay|medium-expert|full-replay|expert"
+_ANTMAZES = "umaze|umaze-diverse|medium-play|medium-diverse|large-play|large-diverse"
+_HANDS = "human|cloned|expert"
+
 _TABLE: tuple[_Entry, ...] = (
     # D4RL's own names, for datasets converted from it.
     *(
-        _Entry(rf"{name.lower()}-[a-z-]+-v\d+", *references, "measured in Gym's v2, for every version of the datasets")
+        _Entry(
+            rf"{name.lower()}-({_LOCOMOTION})-v\d+",
+            *references,
+            "measured in Gym's v2, for every version of the datasets",
+        )
         for name, references in _MUJOCO.items()
     ),
-    _Entry(r"(?i)antmaze-.*-v\d+", 0.0, 1.0, "success of an episode that ends at the goal"),
+    _Entry(rf"(?i)antmaze-({_ANTMAZES})-v\d+", 0.0, 1.0, "success of an episode that ends at the goal"),
     _Entry(r"(?i)kitchen-(complete|partial|mixed)-v\d+", 0.0, 4.0, "number of solved sub-tasks, four at most"),
-    _Entry(r"pen-.*-v\d+", 96.262799, 3076.8331017826877, "measured in D4RL's pen-v0/v1"),
-    _Entry(r"hammer-.*-v\d+", -274.856578, 12794.134825156867, "measured in D4RL's hammer-v0/v1"),
-    _Entry(r"relocate-.*-v\d+", -6.425911, 4233.877797728884, "measured in D4RL's relocate-v0/v1"),
-    _Entry(r"door-.*-v\d+", -56.512833, 2880.5693087298737, "measured in D4RL's door-v0/v1"),
+    _Entry(rf"pen-({_HANDS})-v\d+", 96.262799, 3076.8331017826877, "measured in D4RL's pen-v0/v1"),
+    _Entry(rf"hammer-({_HANDS})-v\d+", -274.856578, 12794.134825156867, "measured in D4RL's hammer-v0/v1"),
+    _Entry(rf"relocate-({_HANDS})-v\d+", -6.425911, 4233.877797728884, "measured in D4RL's relocate-v0/v1"),
+    _Entry(rf"door-({_HANDS})-v\d+", -56.512833, 2880.5693087298737, "measured in D4RL's door-v0/v1"),
     *(_Entry(name, *references, f"measured in D4RL's {name}") for name, references in _MAZE2D.items()),
     # Gymnasium-Robotics.
     _Entry(r"AntMaze_(?!.*Dense).*-v\d+", 0.0, 1.0, f"that of its antmaze-*: {_SPARSE_NOTE}"),
