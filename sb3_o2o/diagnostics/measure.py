@@ -112,10 +112,22 @@ def _reduction(model: Any) -> str:
 
 
 def _objective(model: Any) -> Any:
-    """Whose values the critic has: after the switch the offline objective's, until something else has trained it."""
+    """Whose values the critic has."""
+    return model.offline_objective if _has_offline_values(model) else model.finetuning_objective
+
+
+def _has_offline_values(model: Any) -> bool:
+    """Whether the critic's values are the offline objective's: after the switch until something else has trained it."""
     others_trained = model.finetuning_run.started or model.phase_steps
-    was_offline = model.n_pretrain_steps > 0 and not others_trained
-    return model.offline_objective if was_offline or is_pretraining(model) else model.finetuning_objective
+    return (model.n_pretrain_steps > 0 and not others_trained) or is_pretraining(model)
+
+
+def discount_factor(model: Any) -> float:
+    """
+    :param model: the model
+    :return: of the targets that its critic was trained on: an objective may have another one online
+    """
+    return float(model.gamma if _has_offline_values(model) else model.finetuning_objective.gamma)
 
 
 def entropy_bonus(model: Any, log_prob: th.Tensor | None) -> th.Tensor | None:

@@ -15,7 +15,15 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_o2o.checked import checked
 from sb3_o2o.data.rewards import scaled_rewards
 from sb3_o2o.diagnostics.environment import raw_environments, refuse_training_environment
-from sb3_o2o.diagnostics.measure import AnyModel, check_model, entropy_bonus, is_stochastic, looking, reduced_q
+from sb3_o2o.diagnostics.measure import (
+    AnyModel,
+    check_model,
+    discount_factor,
+    entropy_bonus,
+    is_stochastic,
+    looking,
+    reduced_q,
+)
 from sb3_o2o.diagnostics.q_values import normalized_difference, true_q_values
 from sb3_o2o.evaluation.evaluate import AnyEnvironments
 from sb3_o2o.evaluation.rollouts import EpisodeStep, play_steps, seeds_of_episodes
@@ -168,7 +176,7 @@ class _Rollouts:
         :param episode: that has ended
         :return: its values, as far as its returns are known
         """
-        rewards, gamma = episode.rewards, self.model.gamma
+        rewards, gamma = episode.rewards, discount_factor(self.model)
         n_kept = len(rewards)
         if episode.truncated:
             horizon = round(1 / (1 - gamma)) if gamma < 1 else n_kept

@@ -205,6 +205,37 @@ def test_q_is_what_the_actor_maximises(model: Any, reduction: str) -> None:
     assert mean_q_and_td_error(model, batch)[0] == pytest.approx(expected.mean().item())
 
 
+class Paid(Drift):
+    """Keeps the rewards of each episode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.paid: list[list[float]] = []
+
+    def reset(self, **kwargs: Any) -> Any:
+        self.paid.append([])
+        return super().reset(**kwargs)
+
+    def step(self, action: np.ndarray) -> Any:
+        answer = super().step(action)
+        self.paid[-1].append(float(answer[1]))
+        return answer
+
+
+def test_returns_have_the_discount_that_the_critic_was_trained_with() -> None:
+    """Online SPOT has another one on large mazes; the values are the offline phase's until online updates begin."""
+    kwargs = {"density_steps": 2, "density_net_arch": [8], "online_gamma": 0.2}
+    model = make_td3(objective="spot", online_objective="spot", gamma=0.9, objective_kwargs=kwargs)
+    for train, gamma in ((lambda: model.pretrain(dataset(), 2), 0.9), (lambda: model.learn(12), 0.2)):
+        train()
+        env = Paid()
+        episodes = on_policy_q_values(model, env, 5)
+        assert max(len(each.true) for each in episodes) > 2
+        for rewards, true in zip(env.paid, (each.true for each in episodes), strict=False):
+            following = [r + gamma * q for r, q in zip(rewards, true[1:], strict=False)]
+            assert true[:-1].tolist() == pytest.approx(following)
+
+
 def test_td3s_td_error_by_hand() -> None:
     model = make_td3(n_critics=3)
     batch = batch_of(model)
