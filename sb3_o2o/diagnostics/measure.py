@@ -21,7 +21,7 @@ from sb3_o2o.diagnostics.drift import gaussian_kl, softmax_kl
 from sb3_o2o.evaluation import preserved_random_state
 from sb3_o2o.evaluation.eval_callback import is_pretraining
 from sb3_o2o.kinds import Seed, instance, is_whole, kind
-from sb3_o2o.objectives import Batch, IQLObjective
+from sb3_o2o.objectives import Batch
 from sb3_o2o.objectives import functional as F
 from sb3_o2o.objectives.objective import MODEL
 
@@ -105,10 +105,8 @@ def reduced_q(model: Any, critic: Any, observations: PyTorchObs, actions: th.Ten
 
 
 def _reduction(model: Any) -> str:
-    objective = _objective(model)
-    if isinstance(objective, IQLObjective):  # its actor follows advantages, whatever ``actor_critics`` says
-        return "min"
-    return getattr(objective, "actor_reduction", model.actor_critics)
+    # some decide by themselves, such as those whose actor follows advantages, whatever ``actor_critics`` says
+    return str(getattr(_objective(model), "actor_reduction", model.actor_critics))
 
 
 def _objective(model: Any) -> Any:

@@ -42,6 +42,8 @@ class AWACObjective(Objective):
     """
 
     unused_hooks: ClassVar[tuple[str, ...]] = ("actor_values",)
+    #: over the critics, of the values that advantages are made of
+    actor_reduction: ClassVar[str] = "min"
 
     @checked
     def __init__(
@@ -59,7 +61,7 @@ class AWACObjective(Objective):
         self.max_weight = max_weight
         self.action_clip = action_clip
         self.critic_reduction = critic_reduction
-        self.overrides.update(actor_critics="min", entropy_backup=False)
+        self.overrides.update(actor_critics=self.actor_reduction, entropy_backup=False)
 
     @property
     def model(self) -> CriticLearner:
@@ -151,8 +153,9 @@ class AWACObjective(Objective):
         actions, log_prob = actor.rsample(batch.observations, noise)
         with th.no_grad():
             batch = batch.with_actions(hooks.imitated_actions(batch.actions, batch))
-            taken = F.reduce_ensemble(self.q_values(batch.observations, batch.actions), "min")
-            sampled = F.reduce_ensemble(self.q_values(batch.observations, actions.clamp(-1.0, 1.0)), "min")
+            taken = F.reduce_ensemble(self.q_values(batch.observations, batch.actions), self.actor_reduction)
+            sampled = self.q_values(batch.observations, actions.clamp(-1.0, 1.0))
+            sampled = F.reduce_ensemble(sampled, self.actor_reduction)
             advantages = hooks.advantages(taken - sampled, batch)
             weights = F.advantage_weights(advantages, 1 / self.temperature, self.max_weight)
         loss = -weights * actor.log_prob(batch.observations, batch.actions, self.action_clip)

@@ -56,6 +56,8 @@ class IQLObjective(Objective):
 
     value_networks: ClassVar[tuple[str, ...]] = ("value",)
     unused_hooks: ClassVar[tuple[str, ...]] = ("next_actions", "next_values", "td_target", "actor_values")
+    #: over the critics, of the values that V is fitted to and advantages are made of
+    actor_reduction: ClassVar[str] = "min"
     search_space: ClassVar[SearchSpace] = {"expectile": Range(0.6, 0.95), "beta": Range(0.5, 10.0, log=True)}
 
     @checked
@@ -250,7 +252,7 @@ class IQLObjective(Objective):
             else:
                 values = second.critic_target.q_values(batch.observations, batch.actions)
                 features = second.critic.features(batch.observations)
-        return F.reduce_ensemble(values, "min") - value(features)  # type: ignore[misc]
+        return F.reduce_ensemble(values, self.actor_reduction) - value(features)  # type: ignore[misc]
 
     def actor_losses(self, batch: Batch, advantages: th.Tensor, noise: th.Tensor | None) -> LossesAndMetrics:
         """

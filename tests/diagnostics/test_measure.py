@@ -189,6 +189,7 @@ def test_the_entropy_of_what_comes_after_a_time_limit(monkeypatch: pytest.Monkey
         (lambda: make(n_critics=3, actor_critics="mean"), "mean"),
         (lambda: make(n_critics=3, actor_critics="mean", online_objective="edac"), "min"),
         (lambda: make(n_critics=3, actor_critics="mean", online_objective="iql"), "min"),
+        (lambda: make(n_critics=3, actor_critics="mean", online_objective="awac"), "min"),
         (lambda: make_td3(n_critics=3), "first"),
         (lambda: make_td3(n_critics=3, actor_critics="mean"), "mean"),
         (lambda: make_td3(n_critics=3, online_objective="td3_bc"), "first"),
