@@ -156,8 +156,8 @@ class _Rollouts:
             if episode is not self._of_nobody:
                 episode.estimated.append(value)
                 episode.bonuses.append(bonus)
-        unscaled = self.model.policy.unscale_action(actions.cpu().numpy())
-        return unscaled.reshape(-1, *self.model.action_space.shape)
+        shaped = actions.cpu().numpy().reshape(-1, *self.model.action_space.shape)
+        return np.asarray(self.model.policy.unscale_action(shaped))
 
     def see(self, step: EpisodeStep) -> bool:
         """See :func:`~sb3_o2o.evaluation.rollouts.play_steps`."""

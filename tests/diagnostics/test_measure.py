@@ -154,6 +154,33 @@ def test_as_many_environments_as_episodes_are_made() -> None:
     assert len(made) == 5
 
 
+class Matrix(gym.Env[np.ndarray, np.ndarray]):
+    """Actions are a matrix, each entry with bounds of its own; pays their sum."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, shape: tuple[int, ...]):
+        low = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+        self.action_space = spaces.Box(low, low + 2)
+
+    def reset(self, **_: Any) -> Any:
+        self.steps = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: np.ndarray) -> Any:
+        assert self.action_space.contains(action)
+        self.steps += 1
+        return np.zeros(1, np.float32), float(action.sum()), self.steps == 2, False, {}
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (2, 1)])
+def test_actions_of_any_shape_are_the_policys(shape: tuple[int, ...]) -> None:
+    model = make_td3(env=Matrix(shape), gamma=0.0)
+    action = model.predict(np.zeros(1, np.float32))[0]
+    for episode in on_policy_q_values(model, lambda: Matrix(shape), 2):
+        assert episode.true.tolist() == pytest.approx([float(action.sum())] * 2)
+
+
 # -- formulas ------------------------------------------------------------------------------------------------------
 
 
