@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -98,7 +99,7 @@ class O2OActor(Seeing, Actor):
         if not self.use_sde:
             initialize([*self.latent_pi, self.mu], orthogonal_gain, last_hidden_gain)
             if not state_dependent_std:
-                self.log_std = nn.Parameter(th.zeros(self.action_space.shape))  # type: ignore[assignment]
+                self.log_std = nn.Parameter(th.zeros(get_action_dim(self.action_space)))  # type: ignore[assignment]
             elif orthogonal_gain is not None:
                 initialize([self.log_std], orthogonal_gain, None)  # type: ignore[list-item]
         details.initialize(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -208,3 +209,15 @@ def test_a_frozen_copy_stays_while_the_model_trains(network: str, use_sde: bool)
     model.pretrain(dataset(), 2)
     assert all(th.equal(value, before[name]) for name, value in copied.state_dict().items())
     assert any(not th.equal(value, before[name]) for name, value in original.state_dict().items())
+
+
+@pytest.mark.parametrize("n_actors", [1, 2])
+def test_one_deviation_for_each_number_of_an_action_that_is_no_vector(n_actors: int) -> None:
+    class Matrix(gym.Env[np.ndarray, np.ndarray]):
+        observation_space = spaces.Box(-1.0, 1.0, (3,), np.float32)
+        action_space = spaces.Box(-1.0, 1.0, (2, 2), np.float32)
+
+    policy_kwargs = {"net_arch": [8], "state_dependent_std": False, "n_actors": n_actors}
+    model = O2OSAC("MlpPolicy", Matrix(), policy_kwargs=policy_kwargs, device="cpu")
+    assert model.actor.log_std.shape == (4,)
+    assert model.predict(np.zeros((5, 3), np.float32))[0].shape == (5, 2, 2)
