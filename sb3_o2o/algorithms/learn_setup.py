@@ -27,6 +27,7 @@ def before_learn(model: Any, callback: Any, progress_bar: bool) -> None:
     hooks = Hooks()
     hooks.deliver_to(callbacks)
     model.refuse_unused_hooks(hooks)
+    _check_run(model, callbacks)
     if model.pretrain_steps > 0 and model.n_pretrain_steps < model.pretrain_steps:
         _pretrain_first(model, callbacks, progress_bar)
     model.check_reward_scale()
@@ -81,9 +82,9 @@ def all_callbacks(model: Any, callback: Any) -> list[BaseCallback]:
     """
     :param model: an algorithm of ours
     :param callback: what ``learn`` was given
-    :return: the model's own callbacks and those, each by itself
+    :return: the model's own callbacks and those, each by itself and once
     """
-    return [each for given in (*model.finetuning, *as_list(callback)) for each in walk(given)]
+    return list(dict.fromkeys(each for given in (*model.finetuning, *as_list(callback)) for each in walk(given)))
 
 
 def _pretrain_first(model: Any, callbacks: list[BaseCallback], progress_bar: bool) -> None:
@@ -91,7 +92,9 @@ def _pretrain_first(model: Any, callbacks: list[BaseCallback], progress_bar: boo
     RL Zoo knows only the constructor and ``learn``. Its callbacks belong to the online phase: their evaluations and
     checkpoints are numbered by environment steps.
     """
-    _check_run(model, callbacks)  # before hours of training
+    with arguments_of_finetuning(model):
+        for each in callbacks:
+            each.init_callback(model)  # one that cannot start says so before hours of training
     is_new, missing = model.n_pretrain_steps == 0, model.pretrain_steps - model.n_pretrain_steps
     hearing = [each for each in callbacks if getattr(each, "hears_pretraining_of_learn", False)]
     model.pretrain(None, missing, hearing, progress_bar=progress_bar, reset_gradient_steps=is_new)
@@ -100,12 +103,15 @@ def _pretrain_first(model: Any, callbacks: list[BaseCallback], progress_bar: boo
 
 
 def _check_run(model: Any, callbacks: list[BaseCallback]) -> None:
-    """:raises ValueError: if a callback could not start"""
+    """:raises ValueError: if one of our callbacks could not start, or not beside the others"""
     model.hooks.deliver_to(callbacks)
+    ours = [each for each in callbacks if hasattr(each, "check_run")]
     with arguments_of_finetuning(model):
-        for each in callbacks:
-            each.init_callback(model)  # in order, as ``learn`` will do it: some look at those before them
+        for each in callbacks:  # in order, as ``learn`` will do it: some look at those before them
+            if each in ours:
+                each.init_callback(model)
+            else:
+                each.model = model  # what others do when they are initialised, such as make folders, comes later
         model.loop.optimizers(model.finetuning_objective)
-        for each in callbacks:
-            if hasattr(each, "check_run"):
-                each.check_run(callbacks)
+        for each in ours:
+            each.check_run(callbacks)

@@ -64,7 +64,7 @@ class SwitchDiagnostics(DiagnosticsCallback):
 
     def check_run(self, callbacks: list[BaseCallback]) -> None:
         """
-        Asked before a ``learn`` that pre-trains first.
+        Asked where a ``learn`` begins, before anything has changed.
 
         :param callbacks: all of the run
         :raises ValueError: if the evaluation is not among those before this one

@@ -102,7 +102,6 @@ class ActorCriticAlignment(_FrozenPolicyCallback):
                 )
 
     def _on_training_start(self) -> None:
-        self.check_run(self.model.call.callbacks)  # type: ignore[attr-defined]
         super()._on_training_start()
         self.current_weight = self.current_weight.to(self.model.device)
 

@@ -192,9 +192,10 @@ class FineTuningCallback(BaseCallback):
 
     def check_run(self, callbacks: list[BaseCallback]) -> None:
         """
-        Called by a ``learn`` that pre-trains, before it does. Raise what would otherwise be raised after it.
+        Called where each ``learn`` begins, before anything has changed and before its own pre-training. Raise what this
+        callback cannot work beside, or without.
 
-        :param callbacks: all of the run
+        :param callbacks: all of the run, which know their model
         """
 
     # -- environment -----------------------------------------------------------------------------------------------

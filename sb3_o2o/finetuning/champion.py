@@ -150,7 +150,6 @@ class ChampionChallenger(_FrozenPolicyCallback):
                 )
 
     def _on_training_start(self) -> None:
-        self.check_run(self.model.call.callbacks)  # type: ignore[attr-defined]
         if self.policy is not None and self.n_pretrain_steps != self.model.n_pretrain_steps:
             self.begin_new_run()  # more of it: the champion is older
         super()._on_training_start()

@@ -133,7 +133,6 @@ class DualCritic(FineTuningCallback):
         model: Any = self.model
         if model.phase == "pretraining" and model.online_counters is not None:
             return  # given to ``pretrain``, where there is nothing to mix
-        self.check_run(model.call.callbacks)
         if self.critics is None or not self.critics.attach_to(model.finetuning_objective):
             self.critics = SecondCritics(model.finetuning_objective, copy=self.second == "copy")
         # a tensor, whose value may change without compiling anew

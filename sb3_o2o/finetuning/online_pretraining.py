@@ -118,20 +118,19 @@ class OnlinePretraining(_DatasetCallback):
 
     def check_run(self, callbacks: list[BaseCallback]) -> None:
         """See :meth:`FineTuningCallback.check_run`."""
-        if not any(isinstance(callback, DualCritic) for callback in callbacks):
+        if not self.done and not any(isinstance(callback, DualCritic) for callback in callbacks):
             raise ValueError("OnlinePretraining trains a second pair of critics that nothing uses: add DualCritic.")
+        if not self.done and isinstance(self.model.replay_buffer, MixedReplayBuffer):
+            raise ValueError(
+                "OnlinePretraining needs online transitions apart from the dataset's, which MixedReplayBuffer mixes: "
+                "use SymmetricReplay or DatasetReplay."
+            )
 
     def _check(self, model: Any) -> None:
         if model.finetuning_run.started:
             raise ValueError(
                 "OnlinePretraining comes before the first online update, and this model has made some: start from "
                 "load_offline."
-            )
-        self.check_run(model.call.callbacks)
-        if isinstance(model.replay_buffer, MixedReplayBuffer):
-            raise ValueError(
-                "OnlinePretraining needs online transitions apart from the dataset's, which MixedReplayBuffer mixes: "
-                "use SymmetricReplay or DatasetReplay."
             )
 
     def _check_budget(self, model: Any) -> None:

@@ -81,7 +81,6 @@ class _GradientPhase(_DatasetCallback):
 
     def _on_training_start(self) -> None:
         model: Any = self.model
-        self.check_run(model.call.callbacks)
         if self._is_finished():
             made = model.phase_steps.get(self.phase, self.gradient_steps)
             if made != self.gradient_steps:

@@ -177,7 +177,6 @@ class _ReferenceCallback(_FrozenPolicyCallback):
         model: Any = self.model
         if model.n_pretrain_steps < model.pretrain_steps:
             return  # pre-training was stopped: there is no offline policy yet, and this ``learn`` ends here
-        self.check_run(model.call.callbacks)
         super()._on_training_start()
         if self.reference == "best" and not model.call.goes_on:  # what goes on has begun before
             self._began_as_reference = self._is_newest(self.policy)

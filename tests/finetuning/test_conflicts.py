@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from functools import cache
 from itertools import combinations_with_replacement
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch as th
 from combinations import SMALL
-from stable_baselines3.common.callbacks import CallbackList, EveryNTimesteps
+from stable_baselines3.common.callbacks import CallbackList, CheckpointCallback, EveryNTimesteps
 from toy_tasks import assert_same, dataset, differs, make, make_ppo, make_td3, state, vec
 
 import sb3_o2o.finetuning
@@ -30,6 +31,7 @@ from sb3_o2o.finetuning import (
     PolicyExpansion,
     PolicyReevaluation,
     SymmetricReplay,
+    TrustRegion,
     ValueAlignment,
     Warmup,
     build_finetuning,
@@ -296,6 +298,41 @@ def test_a_learn_that_pretrains_refuses_before_it() -> None:
     model = make(dataset=dataset(), pretrain_steps=10**9, finetuning=[SymmetricReplay()])
     with pytest.raises(ValueError, match="SymmetricReplay and FIFOReplay would both decide"):
         model.learn(6, callback=FIFOReplay())
+
+
+@pytest.mark.parametrize(
+    ("build", "names", "message"),
+    [
+        (make, [lambda: Warmup(3, fresh_critics=True), ConstrainedFineTuning], "follows the scores of an evaluation"),
+        (make, [PolicyExpansion, lambda: TrustRegion(reference="champion")], "follows a champion"),
+        (
+            make,
+            [lambda: Warmup(3, fresh_critics=True), lambda: ValueAlignment(2), lambda: PolicyReevaluation(2)],
+            "undo",
+        ),
+        (make, [PolicyExpansion, lambda: ValueAlignment(2)], "has another one learn"),
+        (make, [PolicyExpansion, OnlinePretraining], "add DualCritic"),
+        (make, [lambda: Warmup(3, fresh_critics=True), ActorCriticAlignment, DualCritic], "would undo"),
+        (make, [lambda: ChampionChallenger(fresh_learner=True), ConstrainedFineTuning], "use reference='champion'"),
+        (make_td3, [lambda: Warmup(3, fresh_critics=True), ActorCriticAlignment], "needs the density"),
+        (make_ppo, [PolicyReevaluation, AuxiliaryAdvantage], "follows the scores of an evaluation"),
+    ],
+)
+def test_a_refusal_comes_before_anything_has_changed(
+    build: Callable[..., Any], names: list[Any], message: str, tmp_path: Path
+) -> None:
+    """Callbacks were asked one after the other, when those before them had made critics or policies anew."""
+    model = build(dataset=dataset(), tensorboard_log=str(tmp_path / "logs"))
+    model.pretrain(None, 2).learn(8)
+    before, observed, steps = state(model), np.copy(model._last_obs), model.num_timesteps
+    shown = sorted(tmp_path.rglob("*"))
+    checkpoints = CheckpointCallback(1, str(tmp_path / "checkpoints"))
+    with pytest.raises(ValueError, match=message):
+        model.learn(8, callback=[checkpoints, *(make_callback() for make_callback in names)])
+    assert_same(before, state(model))
+    assert model.num_timesteps == steps
+    np.testing.assert_array_equal(model._last_obs, observed)
+    assert sorted(tmp_path.rglob("*")) == shown
 
 
 @pytest.mark.parametrize("name", sorted(MIXING))
