@@ -57,7 +57,7 @@ def begin_learn(model: Any, callback: BaseCallback, resets: bool, progress_bar: 
     model.call.is_collecting, model.call.shows_progress = False, progress_bar
     if model.temperature_note is not None and model.n_finetuning_steps == 0:
         model.logger.record("finetune/start_ent_coef", model.current_ent_coef().item())
-    model.call.take(callback, offline=False)
+    model.call.take(callback, offline=False, logger=model.logger)
     model.loop.watch.begin_call()
     model.loop.watch.check_first(model._last_obs)
     model.finetuning_run.bring_in(walk(callback))

@@ -82,6 +82,7 @@ def _state(model: Any) -> dict[str, Any]:
         "offline_buffer": model.offline_buffer,
         "rollout_buffer": _rollouts(model),
         "metrics": model.loop.metrics.sums,
+        "log": model.call.log(getattr(model, "_logger", None)),
         "callbacks": model.call.states(model.finetuning),
         # those of the constructor outlive calls, and may be given a dataset from memory before the next one
         "callback_buffers": [getattr(callback, "buffer", None) for callback in model.finetuning],
@@ -138,6 +139,7 @@ def _restore(model: Any, folder: Path, state: dict[str, Any], trust: bool) -> No
     model.loop.metrics.sums = state["metrics"]
     model.loop.metrics.to(model.device)
     model.call.interrupted = state["callbacks"]
+    model.call.interrupted_log = state.get("log", {})  # bundles of earlier versions have none
     # other callbacks than those of the bundle, where the caller asked for some, open buffers of their own
     for callback, buffer in zip(model.finetuning, state["callback_buffers"], strict=False):
         if buffer is not None and hasattr(callback, "buffer"):

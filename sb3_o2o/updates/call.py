@@ -8,10 +8,12 @@ from functools import partial
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 
 from sb3_o2o.updates.bars import close_bars
 from sb3_o2o.updates.callback_states import State, restore, states_of
 from sb3_o2o.updates.hooks import Hooks, walk
+from sb3_o2o.updates.logs import Log, log_again, waiting
 from sb3_o2o.updates.stock_files import write_evaluations_whole
 
 
@@ -21,7 +23,7 @@ class Call:
     is asked for elsewhere, to stop or to write a resume bundle, waits until then.
 
     Kept over an interruption: the states of the callbacks (:meth:`states`), whether they were those of ``pretrain``
-    (:attr:`offline`), and :attr:`finished`. A saved model has none of it.
+    (:attr:`offline`), :attr:`finished`, and what waits to be logged (:meth:`log`). A saved model has none of it.
     """
 
     def __init__(self) -> None:
@@ -42,6 +44,8 @@ class Call:
         self.finished: Sequence[State] = ()
         #: of an interrupted call, until the next one of the same kind: whether it was offline, and each callback's
         self.interrupted: tuple[bool, list[State]] | None = None
+        #: what waited to be logged in that call
+        self.interrupted_log: Log = {}
         self._stop_requested = False
         self._waiting: dict[str, Callable[[], None]] = {}
         self._before_stop: list[Callable[[], None]] = []
@@ -50,12 +54,13 @@ class Call:
 
     # -- callbacks -------------------------------------------------------------------------------------------------
 
-    def take(self, callback: BaseCallback, offline: bool) -> None:
+    def take(self, callback: BaseCallback, offline: bool, logger: Logger) -> None:
         """
-        A call begins: its callbacks are given the state of an interrupted call of the same kind.
+        A call begins: its callbacks and its log are given the state of an interrupted call of the same kind.
 
         :param callback: all of them
         :param offline: the call is ``pretrain``
+        :param logger: of the call
         """
         self.callbacks, self.offline = list(walk(callback)), offline
         self._before_stop = []
@@ -65,6 +70,9 @@ class Call:
         self.goes_on = saved is not None and saved[0] == offline
         if saved is not None and self.goes_on:
             restore(self.callbacks, saved[1])
+            log_again(logger, self.interrupted_log)
+        if saved is not None:
+            self.interrupted_log = {}
 
     def let_go(self, own: Sequence[BaseCallback], hooks: Hooks) -> None:
         """
@@ -100,6 +108,15 @@ class Call:
         if self.callbacks:
             return self.offline, states_of(self.callbacks)
         return self.offline, [*([] if self.offline else states_of(own)), *self.finished]
+
+    def log(self, logger: Logger | None) -> Log:
+        """
+        :param logger: of this call or of the last; None where there has been none
+        :return: what waits to be logged
+        """
+        if self.interrupted is not None:
+            return self.interrupted_log
+        return {} if logger is None else waiting(logger)
 
     # -- clean points ----------------------------------------------------------------------------------------------
 

@@ -150,7 +150,7 @@ def _start(model: Trainee, callback: BaseCallback, start: int, total: int) -> No
     model.phase_steps, model.finished_phases = {}, []  # another policy: what was made of the last one is over
     if start == 0 and not has_begun:
         model.begin_new_run()
-    model.call.take(callback, offline=True)
+    model.call.take(callback, offline=True, logger=model.logger)
     model.loop.watch.begin_call()
     model.hooks.deliver_to([*model.finetuning, *walk(callback)], offline=True)
     model.num_timesteps, model._total_timesteps = model.n_pretrain_steps, total

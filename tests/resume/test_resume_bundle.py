@@ -1,8 +1,10 @@
 """Bundles that are written while a run goes on: when, what they cost, and which of them a run goes on from."""
 
+import copy
 import errno
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.logger import KVWriter, Logger
 from toy_tasks import assert_same, dataset_file, make, make_ppo, make_td3, vec
 
 from sb3_o2o import O2OSAC, O2OTD3, ResumeBundle
@@ -98,6 +101,56 @@ def test_in_learn_after_a_failure(tmp_path: Path) -> None:
     resumed.learn(8, callback=always(tmp_path / "bundles", every=4), reset_num_timesteps=False)
     assert_same(straight, everything(resumed))
     assert position(tmp_path / "bundles") == (0, 20)
+
+
+class Rows(KVWriter):
+    """Keeps what is logged, without times of the clock."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, dict[str, Any]]] = []
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        assert key_excluded.keys() == key_values.keys()
+        self.rows.append((step, {key: value for key, value in key_values.items() if not key.startswith("time/")}))
+
+    def close(self) -> None:
+        pass
+
+    @classmethod
+    def of(cls, model: Any) -> "Rows":
+        rows = cls()
+        model.set_logger(Logger(None, [rows]))
+        return rows
+
+
+@pytest.mark.parametrize(
+    ("build", "at", "steps"),
+    [(make, 11, 24), (make_td3, 10, 24), (make_ppo, 20, 40)],
+    ids=["sac", "td3", "ppo"],
+)
+def test_what_waits_to_be_logged_is_logged_after_an_interruption(
+    build: Callable[..., Any], at: int, steps: int, tmp_path: Path
+) -> None:
+    """PPO logs an update after the next rollout: the row was empty. A mean was one of the values that came later."""
+
+    class Means(BaseCallback):
+        def _on_step(self) -> bool:
+            self.logger.record_mean("mine/mean", float(self.num_timesteps))
+            self.logger.record("mine/last", self.num_timesteps, exclude="tensorboard")
+            return True
+
+    straight = build()
+    expected = Rows.of(straight)
+    straight.learn(steps, callback=Means(), log_interval=1)
+    with pytest.raises(RuntimeError, match="failed"):
+        build().learn(steps, callback=[Means(), always(tmp_path / "bundles"), Failing(at)], log_interval=1)
+    resumed = type(straight).load_resume(tmp_path / "bundles", vec(), device="cpu")
+    resumed.save_resume(tmp_path / "again")  # hands on what it was given
+    resumed = copy.deepcopy(type(straight).load_resume(tmp_path / "again", vec(), device="cpu"))
+    done, found = resumed.num_timesteps, Rows.of(resumed)
+    resumed.learn(steps - done, callback=Means(), reset_num_timesteps=False, log_interval=1)
+    assert found.rows
+    assert found.rows == [row for row in expected.rows if row[0] > done]
 
 
 def test_in_pretrain(tmp_path: Path) -> None:
