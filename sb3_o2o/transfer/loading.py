@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import os
+import pickle
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +21,7 @@ from sb3_o2o.plain.allowlist import UntrustedError, is_trusted, safe_global
 from sb3_o2o.recipes.recipe_files import environment_id, load_recipe
 from sb3_o2o.transfer.architecture import NETWORK_ARGUMENTS
 from sb3_o2o.transfer.archive import saved_attributes, saved_family, saved_model_path
-from sb3_o2o.transfer.model_file import for_stock_load, path_name
+from sb3_o2o.transfer.model_file import VARIABLES, for_stock_load, path_name
 from sb3_o2o.transfer.options import check_load
 from sb3_o2o.transfer.seeing import restore_normalizer
 from sb3_o2o.transfer.temperature import change_ent_coef
@@ -73,16 +75,11 @@ def load(
     kwargs.update(left_behind(algorithm, saved_attributes(path), replaced))
     try:
         model = load_stock(plain, env=env, device=device, custom_objects=attributes, **kwargs)
-    except KeyError as error:
-        # SB3 takes any ValueError for a model of an older version, and then stumbles
-        raise error.__context__ or error from None
-    except RuntimeError as error:
-        if "size mismatch" not in str(error) and "in state_dict" not in str(error):
-            raise
-        asked = ", ".join(f"{name}={given[name]!r}" for name in given if name in NETWORK_ARGUMENTS)
-        raise ValueError(
-            f"The saved networks have other shapes than asked for{f' by {asked}' if asked else ''}: {error}"
-        ) from error
+    except (KeyError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        _explain(error, path, given)
+        raise
+    if model._get_torch_save_params()[1] and VARIABLES not in zipfile.ZipFile(plain).namelist():
+        raise ValueError(f"{path_name(path)} is damaged: it has no {VARIABLES}, which holds the temperature.")
     pretraining.leave(model)  # a checkpoint from the middle of it
     if replaced.get("ent_coef") is not None and hasattr(model, "fix_ent_coef"):
         change_ent_coef(model, replaced["ent_coef"])
@@ -99,6 +96,32 @@ def load(
             "load_offline(path, load_critic=False), or load_actor=False, takes over a part that is finite.",
         )
     return model
+
+
+def _explain(error: Exception, path: Any, given: dict[str, Any]) -> None:
+    """
+    :param error: of Stable-Baselines3's ``load`` or of torch, which know no name of a file
+    :param path: of the model
+    :param given: arguments that the caller changes
+    :raises Exception: that says what is wrong, where that is known
+    """
+    stumbled = isinstance(error, KeyError) and isinstance(error.__context__, Exception)
+    if stumbled:  # SB3 takes any ValueError for a model of an older version
+        error = error.__context__  # type: ignore[assignment]
+    text = str(error) or type(error).__name__
+    if isinstance(error, RuntimeError) and ("size mismatch" in text or "in state_dict" in text):
+        asked = ", ".join(f"{name}={given[name]!r}" for name in given if name in NETWORK_ARGUMENTS)
+        raise ValueError(
+            f"The saved networks have other shapes than asked for{f' by {asked}' if asked else ''}: {error}"
+        ) from error
+    if isinstance(error, EOFError | pickle.UnpicklingError):  # torch's text advises to run the file's code
+        raise ValueError(
+            f"{path_name(path)} is damaged: its weights cannot be read, or are more than tensors."
+        ) from error
+    if "Names of parameters do not match" in text:
+        raise ValueError(f"{path_name(path)} is damaged, or of another version: {text}.") from error
+    if stumbled:
+        raise error from None
 
 
 def _read(algorithm: Any, path: Any, replaced: dict[str, Any], trust: bool) -> tuple[io.BytesIO, dict[str, Any]]:

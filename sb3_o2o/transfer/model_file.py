@@ -31,6 +31,8 @@ from sb3_o2o.version import __version__
 Path = str | os.PathLike[str] | io.BufferedIOBase
 #: which format a file of ours is in, and who wrote it
 HEADER = "sb3_o2o.json"
+#: tensors that are no network's, such as the temperature
+VARIABLES = "pytorch_variables.pth"
 _PICKLED = ":serialized:"
 #: made anew from the learning rates when a model is set up
 _DERIVED = ("lr_schedule", "qf_lr_schedule", "value_lr_schedule", "ent_coef_lr_schedule")
@@ -204,6 +206,8 @@ def header(path: Path) -> dict[str, Any] | None:
 
 def _read_header(path: Path, archive: zipfile.ZipFile) -> dict[str, Any] | None:
     if HEADER not in archive.namelist():
+        if any(name.startswith("arrays/") for name in archive.namelist()):
+            raise ValueError(f"{path_name(path)} is damaged: it has no {HEADER}.")
         return None
     try:
         found = json.loads(archive.read(HEADER))
