@@ -175,7 +175,7 @@ def _environment_of(config: Path) -> str:
     """:return: the id in a run's configuration"""
     try:
         return str(yaml.safe_load(config.read_text())["environment"]["id"])
-    except (yaml.YAMLError, TypeError, KeyError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError) as error:
         raise ValueError(f"{config} is not the configuration of a run ({error}).") from error
 
 

@@ -279,7 +279,11 @@ class RunFolder:
 
         :raises ValueError: it is damaged
         """
-        return RunConfig.from_yaml(self.config_file.read_text(), str(self.config_file))
+        try:
+            text = self.config_file.read_text()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self.config_file} is not the configuration of a run ({error}).") from error
+        return RunConfig.from_yaml(text, str(self.config_file))
 
     def write_start(self, config: RunConfig, arguments: Mapping[str, Any], command: str | None = None) -> None:
         """

@@ -15,6 +15,7 @@ import yaml
 from sb3_o2o import O2OSAC, NonFiniteError, ResumeBundle
 from sb3_o2o.algorithms import algorithm_of
 from sb3_o2o.diagnostics import read_diagnostics
+from sb3_o2o.diagnostics.reporting import _environment_of
 from sb3_o2o.evaluation import Evaluation
 from sb3_o2o.runs.environments import Environment
 from sb3_o2o.runs.folder import RunConfig, RunFolder, saved_model
@@ -283,6 +284,12 @@ class TestConfig:
     def test_damaged_files(self, text: str) -> None:
         with pytest.raises(ValueError, match=r"here\.yml is not the configuration of a run"):
             RunConfig.from_yaml(text, "here.yml")
+
+    def test_a_file_that_is_no_text_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "config.yml").write_bytes(b"command: \xff\x00")
+        for read in (RunFolder(tmp_path).read_config, lambda: _environment_of(tmp_path / "config.yml")):
+            with pytest.raises(ValueError, match=r"config\.yml is not the configuration of a run .*can't decode"):
+                read()
 
     @pytest.mark.parametrize(
         "changes",
