@@ -75,7 +75,8 @@ class ChampionChallenger(_FrozenPolicyCallback):
     count of environment steps leaves out, and only a penalty goes back to it.
 
     ``to_sb3`` exports the champion, and ``load_offline`` begins another run with it. Save and load keep both. Given to
-    ``learn(callback=...)`` and not to the constructor or ``load_offline``, it acts as long as the call.
+    ``learn(callback=...)`` and not to the constructor or ``load_offline``, it acts as long as the call: what an
+    evaluation callback saves as ``best_model.zip`` is then the policy that learns, and the score is the champion's.
 
     :param episodes: that both play where nothing settles it before, at least 2
     :param confidence: Student's t from which it leads for good, >= 0, and half of it after ``episodes``; see
