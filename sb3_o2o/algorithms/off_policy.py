@@ -17,7 +17,7 @@ from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import NormalActionNoise
-from stable_baselines3.common.type_aliases import RolloutReturn, Schedule
+from stable_baselines3.common.type_aliases import RolloutReturn, Schedule, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 
 from sb3_o2o.algorithms.offline_to_online import OfflineToOnlineAlgorithm
@@ -317,6 +317,12 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
     def _setup_learn(
         self, total_timesteps: int, callback: Any = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
     ) -> tuple[int, BaseCallback]:
+        frequency = self.train_freq
+        if isinstance(frequency, TrainFreq) and frequency.unit is TrainFrequencyUnit.EPISODE and self.n_envs > 1:
+            raise ValueError(
+                f"train_freq=({frequency.frequency}, 'episode') counts the episodes of one environment, and there are "
+                f"{self.n_envs}: count steps, train_freq=(n, 'step'), or use one environment."
+            )
         if isinstance(self.replay_buffer, MixedReplayBuffer):
             fit_normalizer(self, self.replay_buffer.offline.dataset)  # before the environment is reset
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)

@@ -29,8 +29,8 @@ class PolicyExpansion(_FrozenPolicyCallback):
     critics have moved before the advantage is formed; here they move at the end of the update.)
 
     ``to_sb3`` exports the new policy alone. Given to ``learn(callback=...)`` and not to the constructor or
-    ``load_offline``, both act as long as the call: what an evaluation callback saves as ``best_model.zip`` is then the new
-    policy alone, and the score is that of both.
+    ``load_offline``, both act as long as the call: what an evaluation callback saves as ``best_model.zip`` is then the
+    new policy alone, and the score is that of both.
 
     :param inverse_temperature: 1 / T, > 0; 10 in the official code
     :param fresh_policy: the policy that learns starts anew; False goes on with a copy of the offline one

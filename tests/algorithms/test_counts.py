@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch as th
-from toy_tasks import make, vec
+from toy_tasks import dataset, make, vec
 
 from sb3_o2o import O2OPPO, O2OSAC
 from sb3_o2o.algorithms import algorithm_class
@@ -199,3 +199,10 @@ def test_kappa_is_measured_every_so_many_environment_steps(n_envs: int) -> None:
     make(env=vec(n_envs), learning_starts=0, finetuning=[Looks("auto", auto_interval=4)]).learn(16)
     # and at the first update
     assert looks == sorted({n_envs, 4, 8, 12, 16} if n_envs < 4 else {4, 8, 12, 16})
+
+
+def test_episodes_of_several_environments_are_refused_before_pretraining() -> None:
+    model = make(env=vec(2), train_freq=(2, "episode"), dataset=dataset(), pretrain_steps=10**9)
+    with pytest.raises(ValueError, match=r"train_freq=\(2, 'episode'\) counts the episodes of one .* there are 2"):
+        model.learn(8)
+    assert (model.n_pretrain_steps, model._last_obs) == (0, None)
