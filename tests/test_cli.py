@@ -112,14 +112,14 @@ class TestTraining:
         warmup = ("--set", "finetuning.Warmup.steps=4")
         for source, recipe in (
             ([pretrained, *warmup], "o2o_sac"),
-            (["stock", "--env", tiny.BOX, *dataset, *short_phases], "o2o"),
+            (["stock", "--env", tiny.BOX, *dataset], "o2o"),
             ([*dataset, "--pretrain-steps", 2, *warmup], "o2o_sac"),
         ):
-            assert f"Run folder: runs/{recipe}-TinyBox-v0_" in succeeds("finetune", *source, *short)
+            assert f"Run folder: runs/{recipe}-TinyBox-v0_" in succeeds("finetune", *source, *short, *short_phases)
         succeeds("pretrain", dataset[1], "--gradient-steps", 2, *SMALL, *SHORT)
         run = Path("runs/o2o_sac-TinyBox-v0_3")
         assert yaml.safe_load((run / "config.yml").read_text())["recipe"] == "o2o_sac"
-        output = succeeds("finetune", run, *short, *warmup)
+        output = succeeds("finetune", run, *short, *short_phases, *warmup)
         assert "Run folder: runs/o2o_sac-TinyBox-v0_4" in output
         finetuning = O2OSAC.load("runs/o2o_sac-TinyBox-v0_4/online/model").finetuning
         (champion,) = (each for each in finetuning if isinstance(each, ChampionChallenger))

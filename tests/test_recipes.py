@@ -47,6 +47,7 @@ OTHERS = [
     "iql",
     "jsrl",
     "o2o",
+    "o2o_rlpd",
     "o2o_sac",
     "off2on",
     "pex",
