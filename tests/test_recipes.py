@@ -151,7 +151,9 @@ def test_every_recipe_runs(name: str, env_id: str, n_envs: int, tiny_dataset: Ca
     rollout = n_envs * 8 if recipe.algorithm == "O2OPPO" else n_envs
     assert model.num_timesteps == -(-20 // rollout) * rollout
     assert model._n_updates > before
-    phases = {name: ["reevaluation", "alignment"] for name in [*O2O, "o2o", "o2o_sac"]} | {name: ["opt"] for name in OPT}
+    phases = {name: ["reevaluation", "alignment"] for name in [*O2O, "o2o", "o2o_sac"]} | {
+        name: ["opt"] for name in OPT
+    }
     phases |= {name: ["reevaluation"] for name in O2PPO}
     assert model.finished_phases == phases.get(name, [])
 

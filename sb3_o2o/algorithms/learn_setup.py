@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 
 from sb3_o2o.algorithms.pretrain_kwargs import arguments_of_finetuning
 from sb3_o2o.transfer import renewal
@@ -20,7 +21,8 @@ def before_learn(model: Any, callback: Any, progress_bar: bool) -> None:
     :param model: an algorithm of ours
     :param callback: what ``learn`` was given
     :param progress_bar: likewise
-    :raises ValueError: if a callback would do nothing, or cannot work beside the others; nothing has changed then
+    :raises ValueError: if a callback would do nothing, or cannot work beside the others; no environment, network or
+        count has changed then
     """
     callbacks = all_callbacks(model, callback)
     refuse_conflicts(callbacks)
@@ -62,6 +64,9 @@ def begin_learn(model: Any, callback: BaseCallback, resets: bool, progress_bar: 
     model.loop.watch.check_first(model._last_obs)
     model.finetuning_run.bring_in(walk(callback))
     model.hooks.deliver_to(walk(callback))
+    for each in model.call.callbacks:  # those of another run have begun anew, and may refuse what they had behind them
+        if hasattr(each, "check_run"):
+            each.check_run(model.call.callbacks)
     model.loop.optimizers(model.finetuning_objective)  # refuses losses that share a name
 
 
@@ -106,6 +111,9 @@ def _check_run(model: Any, callbacks: list[BaseCallback]) -> None:
     """:raises ValueError: if one of our callbacks could not start, or not beside the others"""
     model.hooks.deliver_to(callbacks)
     ours = [each for each in callbacks if hasattr(each, "check_run")]
+    if not hasattr(model, "_logger"):
+        model.set_logger(Logger(None, []))  # that of ``learn`` comes when callbacks are initialised again
+        model._custom_logger = False
     with arguments_of_finetuning(model):
         for each in callbacks:  # in order, as ``learn`` will do it: some look at those before them
             if each in ours:

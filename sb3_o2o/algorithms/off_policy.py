@@ -317,7 +317,7 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
     def _setup_learn(
         self, total_timesteps: int, callback: Any = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
     ) -> tuple[int, BaseCallback]:
-        frequency = self.train_freq
+        frequency: Any = self.train_freq
         if isinstance(frequency, TrainFreq) and frequency.unit is TrainFrequencyUnit.EPISODE and self.n_envs > 1:
             raise ValueError(
                 f"train_freq=({frequency.frequency}, 'episode') counts the episodes of one environment, and there are "

@@ -111,7 +111,9 @@ class FineTuningCallback(BaseCallback):
     (``_on_training_start``, ``_on_step``, …); the rest costs nothing. Given to the constructor or to
     ``load_offline`` it is saved with the model; given to ``learn(callback=…)`` it lives as long as the call.
 
-    Keep what must survive saving in plain attributes or tensors of the callback.
+    Keep what must survive saving in plain attributes or tensors of the callback. ``_init_callback`` is called where
+    ``learn`` checks its callbacks, when nothing has been logged yet, and again by Stable-Baselines3: look there, and
+    begin in ``_on_training_start``.
     """
 
     #: the algorithm; many of ours look at more of it than this and say so with ``Any``

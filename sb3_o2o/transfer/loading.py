@@ -105,7 +105,7 @@ def _explain(error: Exception, path: Any, given: dict[str, Any]) -> None:
     :param given: arguments that the caller changes
     :raises Exception: that says what is wrong, where that is known
     """
-    stumbled = isinstance(error, KeyError) and isinstance(error.__context__, Exception)
+    stumbled = isinstance(error, KeyError) and isinstance(error.__context__, ValueError)
     if stumbled:  # SB3 takes any ValueError for a model of an older version
         error = error.__context__  # type: ignore[assignment]
     text = str(error) or type(error).__name__

@@ -111,12 +111,12 @@ class Call:
 
     def log(self, logger: Logger | None) -> Log:
         """
-        :param logger: of this call or of the last; None where there has been none
-        :return: what waits to be logged
+        :param logger: of this call; None where there has been none
+        :return: what waits to be logged: nothing after a call, whose logger ends with it
         """
         if self.interrupted is not None:
             return self.interrupted_log
-        return {} if logger is None else waiting(logger)
+        return waiting(logger) if self.callbacks and logger is not None else {}
 
     # -- clean points ----------------------------------------------------------------------------------------------
 

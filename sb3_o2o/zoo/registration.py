@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
+import threading
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -54,6 +55,7 @@ class RecipeManager(ExperimentManager):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self._trial = threading.local()  # ``--n-jobs`` trials have a thread each
         if kwargs.get("config") is None and self.algo in STOCK:
             self.config = str(Path(rl_zoo3.exp_manager.__file__).parent / "hyperparams" / f"{STOCK[self.algo]}.yml")
 
@@ -87,7 +89,7 @@ class RecipeManager(ExperimentManager):  # type: ignore[misc]
         """
         See the zoo's.
 
-        :raises ValueError: no model takes the entry as it stands, which no trial of ``--optimize`` would end by
+        :raises ValueError: no model takes the entry as it stands, before the first trial of ``--optimize``
         """
         made: tuple[Any, dict[str, Any]] | None = super().setup_experiment()
         if made is None and self.algo in ALGORITHMS:
@@ -99,13 +101,23 @@ class RecipeManager(ExperimentManager):  # type: ignore[misc]
                     env.close()
         return made
 
+    def create_envs(self, *args: Any, **kwargs: Any) -> Any:
+        """See the zoo's."""
+        env = super().create_envs(*args, **kwargs)
+        if hasattr(self._trial, "envs"):
+            self._trial.envs.append(env)
+        return env
+
     def objective(self, trial: optuna.Trial) -> float:
         """See the zoo's, which prunes what stock algorithms raise while they learn, and lets all else end the study."""
+        self._trial.envs = []
         try:
             value: float = super().objective(trial)
         except BAD_TRIAL as error:
             if self.algo not in ALGORITHMS:
                 raise
+            for env in self._trial.envs:  # the zoo closes those of trials that came to learn
+                env.close()
             reason = f"{type(error).__name__}: {error}"
             print(f"Trial {trial.number} is pruned. {reason}")
             raise optuna.TrialPruned(reason) from error

@@ -335,6 +335,26 @@ def test_a_refusal_comes_before_anything_has_changed(
     assert sorted(tmp_path.rglob("*")) == shown
 
 
+def test_what_has_finished_in_another_run_is_asked_as_if_it_began() -> None:
+    """It begins anew, and trained a second pair of critics that nothing uses."""
+    phase = OnlinePretraining(collect_steps=4, gradient_steps=1)
+    make(env=vec(1), dataset=dataset()).learn(8, callback=[phase, DualCritic()])
+    assert phase.done
+    with pytest.raises(ValueError, match="add DualCritic"):
+        make(env=vec(1), dataset=dataset()).learn(8, callback=phase)
+
+
+class LogsWhereItIsInitialised(FineTuningCallback):
+    def _init_callback(self) -> None:
+        self.logger.record("mine", 1)
+
+
+def test_a_callback_may_log_where_it_is_initialised() -> None:
+    model = make()
+    model.learn(4, callback=LogsWhereItIsInitialised())
+    assert model.logger.name_to_value["mine"] == 1
+
+
 @pytest.mark.parametrize("name", sorted(MIXING))
 def test_a_buffer_that_mixes_by_itself(name: str) -> None:
     mixed = {"replay_buffer_class": MixedReplayBuffer, "replay_buffer_kwargs": {"dataset": dataset()}}

@@ -19,6 +19,9 @@ from sb3_o2o.finetuning import FineTuningCallback
 from sb3_o2o.search_space import Choice, SearchSpace
 
 pytest.importorskip("rl_zoo3")
+from rl_zoo3.exp_manager import ExperimentManager
+from stable_baselines3.common.vec_env import DummyVecEnv
+
 from sb3_o2o.zoo import enjoy, plot, train
 from sb3_o2o.zoo.registration import ALGORITHMS, convert, recipe_of, zoo_entry
 
@@ -228,8 +231,27 @@ class TestOptimize:
         ],
     )
     def test_a_trial_with_bad_constants_is_pruned_and_the_study_goes_on(
-        self, program: Callable[..., None], tuned: str, entry: dict[str, Any], is_bad: int
+        self,
+        program: Callable[..., None],
+        monkeypatch: pytest.MonkeyPatch,
+        tuned: str,
+        entry: dict[str, Any],
+        is_bad: int,
     ) -> None:
+        made: list[Any] = []
+        closed: list[Any] = []
+        stock_create, stock_close = ExperimentManager.create_envs, DummyVecEnv.close
+
+        def create(manager: Any, *args: Any, **kwargs: Any) -> Any:
+            made.append(stock_create(manager, *args, **kwargs))
+            return made[-1]
+
+        def close(env: DummyVecEnv) -> None:
+            closed.append(env)
+            stock_close(env)
+
+        monkeypatch.setattr(ExperimentManager, "create_envs", create)
+        monkeypatch.setattr(DummyVecEnv, "close", close)
         alone = {"learning_rate": 0.5, "tau": 0.5, "gradient_steps": 3}  # not what they are tuned in
         command = (*self.COMMAND, "--conf-file", write({**ENTRY, **alone, **entry}), "--storage", "study.log")
         optimize = ("--optimize", "--n-trials", "6", "--sampler", "random", "--pruner", "none", "--seed", "0")
@@ -240,6 +262,8 @@ class TestOptimize:
         assert {each.params[tuned] == is_bad for each in trials} == {True, False}
         for each in trials:
             assert each.state.name == ("PRUNED" if each.params[tuned] == is_bad else "COMPLETE")
+        assert len(made) > 6
+        assert {id(env.unwrapped) for env in made} <= {id(env) for env in closed}
 
     def test_what_no_trial_could_change_is_said_at_once(
         self, program: Callable[..., None], capsys: pytest.CaptureFixture[str]
