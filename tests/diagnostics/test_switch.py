@@ -78,7 +78,7 @@ def test_the_evaluation_has_to_come_first() -> None:
     model.learn(4, callback=[evaluation, seen])
     with pytest.raises(ValueError, match=MISPLACED):  # it was in an earlier call only
         model.learn(4, callback=seen)
-    assert model.num_timesteps == 0
+    assert model.num_timesteps == 4  # refused before anything was reset
 
 
 def test_it_is_said_before_pretraining() -> None:
