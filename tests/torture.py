@@ -245,7 +245,7 @@ def fingerprints(model: Any, folder: Path) -> dict[str, str]:
         found.update(_flat(name, getattr(model, name, None)))
     for name in ("replay_buffer", "rollout_buffer", "offline_buffer"):
         found.update(_flat(name, _state_of_buffer(getattr(model, name, None))))
-    _, states = model.call.states(model.finetuning)
+    states = model.call.interruption(model.finetuning, None).states
     found.update(_flat("callbacks", sorted(states, key=lambda state: state[0])))
     found.update(_flat("episodes", [[each["r"], each["l"]] for each in model.ep_info_buffer or ()]))
     found.update(_flat("random", [random.getstate(), np.random.get_state(), th.get_rng_state()]))

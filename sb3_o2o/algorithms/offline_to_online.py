@@ -447,7 +447,7 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
         learn_setup.before_learn(self, callback, progress_bar)
         # of a ``learn``, whose noise SB3 resets as if an episode had ended; one that begins after an interrupted
         # ``pretrain`` begins with noise of its own
-        goes_on = self.call.interrupted is not None and not self.call.interrupted[0]
+        goes_on = self.call.interrupted is not None and not self.call.interrupted.offline
         noise = copy.deepcopy(self.action_noise) if goes_on else None
         resets = reset_num_timesteps or self._last_obs is None
         with self.finetuning_run.counting_on(self, reset_num_timesteps):

@@ -21,6 +21,7 @@ from sb3_o2o.resume.encoding import read_state, write_state
 from sb3_o2o.resume.manifest import MODEL, STATE, Manifest
 from sb3_o2o.resume.rows import Known, put_together, taken_apart, write_rows
 from sb3_o2o.updates import environment_state
+from sb3_o2o.updates.call import Interruption
 
 _BUFFER = "replay_buffer.zip"
 _STATE_KEYS = (
@@ -82,8 +83,7 @@ def _state(model: Any) -> dict[str, Any]:
         "offline_buffer": model.offline_buffer,
         "rollout_buffer": _rollouts(model),
         "metrics": model.loop.metrics.sums,
-        "log": model.call.log(getattr(model, "_logger", None)),
-        "callbacks": model.call.states(model.finetuning),
+        "callbacks": tuple(model.call.interruption(model.finetuning, getattr(model, "_logger", None))),
         # those of the constructor outlive calls, and may be given a dataset from memory before the next one
         "callback_buffers": [getattr(callback, "buffer", None) for callback in model.finetuning],
         "environment": None if model.env is None else environment_state.snapshot(model.env),
@@ -138,8 +138,7 @@ def _restore(model: Any, folder: Path, state: dict[str, Any], trust: bool) -> No
         model.offline_buffer.device = model.device
     model.loop.metrics.sums = state["metrics"]
     model.loop.metrics.to(model.device)
-    model.call.interrupted = state["callbacks"]
-    model.call.interrupted_log = state.get("log", {})  # bundles of earlier versions have none
+    model.call.interrupted = Interruption(*state["callbacks"])
     # other callbacks than those of the bundle, where the caller asked for some, open buffers of their own
     for callback, buffer in zip(model.finetuning, state["callback_buffers"], strict=False):
         if buffer is not None and hasattr(callback, "buffer"):

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 from sb3_o2o.data import MixedReplayBuffer, OfflineReplayBuffer
 from sb3_o2o.updates import pretraining
-from sb3_o2o.updates.call import Call
+from sb3_o2o.updates.call import Call, Interruption
 from sb3_o2o.updates.hooks import Hooks
 from sb3_o2o.updates.loop import UpdateLoop
 
@@ -38,7 +38,7 @@ def state_of(model: Any) -> dict[str, Any]:
         **state,
         "finetuning": [_Whole(each, any(each is other for other in listening)) for each in model.finetuning or ()],
         "_metrics": model.loop.metrics.sums,
-        "_call": (model.call.offline, model.call.finished, model.call.interrupted, model.call.interrupted_log),
+        "_call": (model.call.offline, model.call.finished, model.call.interrupted),
         # what pickles of these leave out
         "_data": [_data_in_memory(buffer) for buffer in offline_buffers(model)],
         "_normalized": [
@@ -59,8 +59,8 @@ def set_state(model: Any, state: dict[str, Any]) -> None:
     model.finetuning = [each.callback if isinstance(each, _Whole) else each for each in whole]
     model._logger, model._custom_logger = Logger(None, []), False
     model.phase_in_progress, model.hooks, model.call = None, Hooks(), Call()
-    model.call.offline, model.call.finished, model.call.interrupted, *log = call
-    model.call.interrupted_log = log[0] if log else {}  # of copies that were pickled before there was one
+    model.call.offline, model.call.finished, interrupted = call
+    model.call.interrupted = None if interrupted is None else Interruption(*interrupted)
     model.loop = UpdateLoop(model)
     model.loop.metrics.sums = metrics
     model.hooks.deliver_to(each.callback for each in whole if isinstance(each, _Whole) and each.listens)

@@ -42,7 +42,7 @@ class GoingBack:
         if self._bundles is not None:
             self._before = series.bundles(self._bundles.path)
             self._start, self._states = Manifest.of(model), states_of(self._given)
-            self._interrupted = model.call.interrupted, model.call.interrupted_log
+            self._interrupted = model.call.interrupted
 
     def after(self, error: NonFiniteError) -> bool:
         """
@@ -71,8 +71,8 @@ class GoingBack:
             raise error from reason
         is_of_call = path not in self._before
         if not is_of_call:
-            model.call.interrupted, model.call.interrupted_log = self._interrupted  # that of the call before is over
-        if model.call.interrupted is None or model.call.interrupted[0] is not self._offline:
+            model.call.interrupted = self._interrupted  # that of the call before is over
+        if model.call.interrupted is None or model.call.interrupted.offline is not self._offline:
             restore(self._given, self._states)  # the bundle was written before they came
         draw_other_numbers(model, self._times)
         model.logger.record("train/bundle_rollbacks", self._times)
@@ -129,7 +129,7 @@ def become(model: Any, other: Any) -> None:
     states = [copy.deepcopy(vars(new), memo) for _, new in callbacks]
     state = copy.deepcopy({name: value for name, value in vars(other).items() if name not in _OF_CALLER}, memo)
     model.call.interrupted, model.call.finished = other.call.interrupted, other.call.finished
-    model.call.offline, model.call.interrupted_log = other.call.offline, other.call.interrupted_log
+    model.call.offline = other.call.offline
     kept = {name: vars(model)[name] for name in _OF_CALLER if name in vars(model)}
     vars(model).clear()
     vars(model).update(state, **kept)

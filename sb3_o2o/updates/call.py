@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
@@ -17,13 +17,23 @@ from sb3_o2o.updates.logs import Log, log_again, waiting
 from sb3_o2o.updates.stock_files import write_evaluations_whole
 
 
+class Interruption(NamedTuple):
+    """What a call that is interrupted leaves to the next one of its kind."""
+
+    #: the call was ``pretrain``
+    offline: bool
+    #: of each callback
+    states: list[State]
+    #: what waited to be logged; bundles of earlier versions have none
+    log: Log | None = None
+
+
 class Call:
     """
     A call is left at clean points alone, where nothing is half-done: between two updates, and before a rollout. What
     is asked for elsewhere, to stop or to write a resume bundle, waits until then.
 
-    Kept over an interruption: the states of the callbacks (:meth:`states`), whether they were those of ``pretrain``
-    (:attr:`offline`), :attr:`finished`, and what waits to be logged (:meth:`log`). A saved model has none of it.
+    Kept over an interruption: :meth:`interruption`, and :attr:`finished`. A saved model has none of it.
     """
 
     def __init__(self) -> None:
@@ -42,10 +52,8 @@ class Call:
         self.rounds = 1
         #: states of the callbacks of the last call, those of the constructor apart
         self.finished: Sequence[State] = ()
-        #: of an interrupted call, until the next one of the same kind: whether it was offline, and each callback's
-        self.interrupted: tuple[bool, list[State]] | None = None
-        #: what waited to be logged in that call
-        self.interrupted_log: Log = {}
+        #: of an interrupted call, until the next one of the same kind
+        self.interrupted: Interruption | None = None
         self._stop_requested = False
         self._waiting: dict[str, Callable[[], None]] = {}
         self._before_stop: list[Callable[[], None]] = []
@@ -67,12 +75,10 @@ class Call:
         self.at_end(write_evaluations_whole(self.callbacks))
         self.at_end(partial(close_bars, self.callbacks))
         saved, self.interrupted = self.interrupted, None
-        self.goes_on = saved is not None and saved[0] == offline
+        self.goes_on = saved is not None and saved.offline == offline
         if saved is not None and self.goes_on:
-            restore(self.callbacks, saved[1])
-            log_again(logger, self.interrupted_log)
-        if saved is not None:
-            self.interrupted_log = {}
+            restore(self.callbacks, saved.states)
+            log_again(logger, saved.log or {})
 
     def let_go(self, own: Sequence[BaseCallback], hooks: Hooks) -> None:
         """
@@ -97,26 +103,18 @@ class Call:
         for callback in own:
             callback.parent, callback.locals, callback.globals = None, {}, {}  # type: ignore[assignment]
 
-    def states(self, own: Sequence[BaseCallback]) -> tuple[bool, list[State]]:
+    def interruption(self, own: Sequence[BaseCallback], logger: Logger | None) -> Interruption:
         """
         :param own: callbacks of the constructor
-        :return: whether they are those of ``pretrain``, and the states of the callbacks of this call or of the last; a
-            bundle that is written again before any call hands on what it was given
+        :param logger: of the model; None where it has none yet
+        :return: what this call or the last would leave if it were interrupted now; after a call nothing waits to be
+            logged, and a bundle that is written again before any call hands on what it was given
         """
         if self.interrupted is not None:
             return self.interrupted
         if self.callbacks:
-            return self.offline, states_of(self.callbacks)
-        return self.offline, [*([] if self.offline else states_of(own)), *self.finished]
-
-    def log(self, logger: Logger | None) -> Log:
-        """
-        :param logger: of this call; None where there has been none
-        :return: what waits to be logged: nothing after a call, whose logger ends with it
-        """
-        if self.interrupted is not None:
-            return self.interrupted_log
-        return waiting(logger) if self.callbacks and logger is not None else {}
+            return Interruption(self.offline, states_of(self.callbacks), None if logger is None else waiting(logger))
+        return Interruption(self.offline, [*([] if self.offline else states_of(own)), *self.finished])
 
     # -- clean points ----------------------------------------------------------------------------------------------
 

@@ -145,7 +145,7 @@ def _start(model: Trainee, callback: BaseCallback, start: int, total: int) -> No
     model.online_counters = model.num_timesteps, model._total_timesteps, model._current_progress_remaining
     interrupted = model.call.interrupted
     # in what an objective trains first: no step has been made, and the run has begun
-    has_begun = interrupted is not None and interrupted[0] and model.n_pretrain_steps == 0
+    has_begun = interrupted is not None and interrupted.offline and model.n_pretrain_steps == 0
     model.n_pretrain_steps = start
     model.phase_steps, model.finished_phases = {}, []  # another policy: what was made of the last one is over
     if start == 0 and not has_begun:
