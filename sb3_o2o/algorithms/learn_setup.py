@@ -64,9 +64,7 @@ def begin_learn(model: Any, callback: BaseCallback, resets: bool, progress_bar: 
     model.loop.watch.check_first(model._last_obs)
     model.finetuning_run.bring_in(walk(callback))
     model.hooks.deliver_to(walk(callback))
-    for each in model.call.callbacks:  # those of another run have begun anew, and may refuse what they had behind them
-        if hasattr(each, "check_run"):
-            each.check_run(model.call.callbacks)
+    _ask(model.call.callbacks)  # those of another run have begun anew, and may refuse what they had behind them
     model.loop.optimizers(model.finetuning_objective)  # refuses losses that share a name
 
 
@@ -98,8 +96,9 @@ def _pretrain_first(model: Any, callbacks: list[BaseCallback], progress_bar: boo
     checkpoints are numbered by environment steps.
     """
     with arguments_of_finetuning(model):
-        for each in callbacks:
-            each.init_callback(model)  # one that cannot start says so before hours of training
+        for each in callbacks:  # one that cannot start says so before hours of training; ours have been asked
+            if not hasattr(each, "check_run"):
+                each.init_callback(model)
     is_new, missing = model.n_pretrain_steps == 0, model.pretrain_steps - model.n_pretrain_steps
     hearing = [each for each in callbacks if getattr(each, "hears_pretraining_of_learn", False)]
     model.pretrain(None, missing, hearing, progress_bar=progress_bar, reset_gradient_steps=is_new)
@@ -110,16 +109,21 @@ def _pretrain_first(model: Any, callbacks: list[BaseCallback], progress_bar: boo
 def _check_run(model: Any, callbacks: list[BaseCallback]) -> None:
     """:raises ValueError: if one of our callbacks could not start, or not beside the others"""
     model.hooks.deliver_to(callbacks)
-    ours = [each for each in callbacks if hasattr(each, "check_run")]
     if not hasattr(model, "_logger"):
         model.set_logger(Logger(None, []))  # that of ``learn`` comes when callbacks are initialised again
         model._custom_logger = False
     with arguments_of_finetuning(model):
         for each in callbacks:  # in order, as ``learn`` will do it: some look at those before them
-            if each in ours:
+            if hasattr(each, "check_run"):
                 each.init_callback(model)
             else:
                 each.model = model  # what others do when they are initialised, such as make folders, comes later
         model.loop.optimizers(model.finetuning_objective)
-        for each in ours:
+        _ask(callbacks)
+
+
+def _ask(callbacks: list[BaseCallback]) -> None:
+    """:raises ValueError: if one of our callbacks cannot work beside the others"""
+    for each in callbacks:
+        if hasattr(each, "check_run"):
             each.check_run(callbacks)
