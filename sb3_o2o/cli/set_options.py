@@ -86,13 +86,13 @@ def parse_value(said: str, text: str) -> Any:
     :return: the value
     :raises ValueError: it is not YAML
     """
-    from sb3_o2o.recipes import PlainLoader
+    from sb3_o2o.recipes import read_yaml
 
     if re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+", text):  # as ``recipes show`` prints it
         return int(text.replace(",", ""))
     if re.fullmatch(r"\d+[eE]\+?\d+", text):  # YAML's is a float, and a count would not be one
         return int(float(text))
     try:
-        return yaml.load(text, Loader=PlainLoader)
+        return read_yaml(text)
     except yaml.YAMLError as error:
         raise ValueError(f"The value of {said} is not YAML: {text!r}.") from error

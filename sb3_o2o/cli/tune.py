@@ -216,13 +216,13 @@ def _environments(config: "TuningConfig") -> list[str]:
 def _chosen(tuned: list[str] | None) -> list[tuple[str, Any]]:
     import yaml
 
-    from sb3_o2o.recipes import PlainLoader
+    from sb3_o2o.recipes import read_yaml
 
     found: list[tuple[str, Any]] = []
     for text in tuned or ():
         name, equals, own = text.partition("=")
         try:
-            found.append((name, yaml.load(own, Loader=PlainLoader) if equals else None))
+            found.append((name, read_yaml(own) if equals else None))
         except yaml.YAMLError as error:
             raise ValueError(f"The search space of --tune {name} is not YAML: {own!r}.") from error
         if equals and found[-1][1] is None:

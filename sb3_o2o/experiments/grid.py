@@ -29,7 +29,7 @@ import yaml
 
 from sb3_o2o.errors import unknown
 from sb3_o2o.kinds import FLAG, NOTHING, TEXT, number, whole
-from sb3_o2o.recipes.recipe_files import read_yaml
+from sb3_o2o.recipes import read_yaml
 from sb3_o2o.runs.requests import absolute_dataset, absolute_file
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

@@ -13,6 +13,7 @@ from sb3_o2o.recipes.recipe_files import (
     list_recipes,
     load_recipe,
     open_recipe,
+    read_yaml,
     recipe_folder,
 )
 
@@ -26,5 +27,6 @@ __all__ = [
     "list_recipes",
     "load_recipe",
     "open_recipe",
+    "read_yaml",
     "recipe_folder",
 ]
