@@ -5,9 +5,9 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
+import combinations
 import pytest
 import tiny
 import torch as th
@@ -49,11 +49,8 @@ def fresh_compiler() -> Iterator[None]:
 
 @pytest.fixture
 def quick_compiler(fresh_compiler: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    ``torch.compile`` that traces, differentiates and guards as ever, and waits for no C++, which takes seconds for each
-    graph. What C++ makes of the formulas is compared in ``updates/test_gradients.py``.
-    """
-    monkeypatch.setattr(th, "compile", partial(th.compile, backend="aot_eager"))
+    """See :func:`combinations.quick_compiler`."""
+    monkeypatch.setattr(th, "compile", combinations.quick_compiler())
 
 
 @pytest.fixture
