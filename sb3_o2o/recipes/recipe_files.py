@@ -48,6 +48,7 @@ for _loader in (PlainLoader, _QuickLoader):
     )
 
 
+@checked
 def read_yaml(text: str) -> Any:
     """
     What a file of plain YAML holds, as :class:`PlainLoader` reads it.
