@@ -15,9 +15,9 @@ from torch import nn
 from sb3_o2o.checked import checked
 from sb3_o2o.kinds import Positive
 from sb3_o2o.networks.ensemble import EnsembleCritic, initialize
+from sb3_o2o.networks.ensemble_policy import EnsemblePolicyMixin
 from sb3_o2o.networks.layers import Details, Dropout, Precision, sequential
 from sb3_o2o.networks.preprocessing import Seeing
-from sb3_o2o.networks.sac_policies import EnsemblePolicyMixin
 from sb3_o2o.networks.short_way import features, in_turn, is_plain
 
 
