@@ -1,29 +1,28 @@
 """
-Writes the tables on the pages of methods again, from stored runs, from the recipes and from what the code was asked:
-``make tables``.
+Writes the tables on the pages of methods and of evidence again, from stored runs, from the recipes and from what the
+code was asked: ``make tables``.
 
 Such a table stands between two comments, the first of which says what it is: ``<!-- runs: iql -->`` … ``<!-- end -->``.
 """
 
 from __future__ import annotations
 
-import csv
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from statistics import mean
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "docs"), str(ROOT / "benchmarks" / "suite")]
 
 from generate import COMBINATIONS, SETTINGS, table  # noqa: E402
 from smoke_table import COLUMNS, rows  # noqa: E402
+from suite_tables import overview, plateau, suite  # noqa: E402
 
 from sb3_o2o.recipes import load_recipe  # noqa: E402
 
-RESULTS = ROOT / "benchmarks" / "results"
-PAGES = sorted((ROOT / "docs" / "methods").glob("*.md"))
+SMOKE = ROOT / "benchmarks" / "results" / "smoke"
+PAGES = [*sorted((ROOT / "docs" / "methods").glob("*.md")), ROOT / "docs" / "evidence.md"]
 BLOCK = re.compile(r"^<!-- ([a-z]+):([^\n]*) -->\n.*?^<!-- end -->$", re.M | re.S)
 #: constants that say what a method is; all others are the task's or the networks'
 TELLING = re.compile(
@@ -93,7 +92,7 @@ def runs(*recipes: str) -> Iterator[str]:
     :param recipes: names; none means all of the grid, with the seconds that they took
     :return: what one small run of each came to; a recipe that has not been run yet has no line
     """
-    made = {row[0].strip("`"): row for row in rows(RESULTS / "smoke")}
+    made = {row[0].strip("`"): row for row in rows(SMOKE)}
     finished = [name for name in recipes or made if name in made and made[name][1]]
     if not recipes:
         yield from table(COLUMNS, [made[name] for name in finished])
@@ -111,39 +110,14 @@ def runs(*recipes: str) -> Iterator[str]:
     yield from table(("", "at the switch", "lowest", "after 5,000 steps"), [made[name][:4] for name in finished])
 
 
-def suite(*methods: str) -> Iterator[str]:
-    """
-    :param methods: names in the suite's grid
-    :return: what its runs came to, by dataset: means over the seeds that have been made
-    """
-    found: dict[str, dict[str, str]] = {}
-    for path in sorted((RESULTS / "o2o-small").glob("*runs.csv")):  # those of the report, and those made since
-        with path.open(newline="") as file:
-            found |= {row["run"]: row for row in csv.DictReader(file)}
-    every = [row for row in found.values() if row["state"] == "finished" and row["switch"]]
-    lines = []
-    for method in methods:
-        for dataset in sorted({row["dataset"] for row in every if row["recipe"] == method}):
-            mine = [row for row in every if (row["recipe"], row["dataset"]) == (method, dataset)]
-            scores = [f"{mean(float(row[name]) for row in mine):.1f}" for name in ("switch", "lowest_10k", "last_5")]
-            lines.append((f"`{method}`", dataset.removesuffix("-v0"), len(mine), *scores))
-    if not lines:
-        yield "[The suite](../evidence.md): not run yet."
-        return
-    yield "[The suite](../evidence.md): 30,000 updates and then 25,000 environment steps, two hidden layers of 128,"
-    yield "`sb3-o2o run benchmarks/suite/o2o-small.yml`. Scores at the switch, the lowest within 10,000 steps, and the"
-    yield "mean of the last five evaluations, each of 10 episodes; means over seeds, which begin with 0; one thread"
-    yield "each of a two-core AMD EPYC:"
-    yield ""
-    yield from table(("", "dataset", "seeds", "at the switch", "lowest", "last five"), lines)
-
-
 KINDS: Mapping[str, Callable[..., Iterator[str]]] = {
     "constants": constants,
     "differs": differs,
     "settings": settings,
     "runs": runs,
     "suite": suite,
+    "overview": overview,
+    "plateau": plateau,
 }
 
 
