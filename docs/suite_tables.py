@@ -83,8 +83,8 @@ def overview() -> Iterator[str]:
     asked = len(DATASETS) * len(RECIPES) * GRID["seeds"]
     yield f"Made so far are **{len(fine_tunings)} of {asked} fine-tunings** and the {len(pretrainings)} pre-trainings"
     yield f"that they start from, in {hours:.1f} hours by their own clocks on a two-core AMD EPYC beside other work, so"
-    yield "that wall times compare poorly. The score at the switch, and the mean of the last five evaluations; means over"
-    yield "seeds, in brackets how many where there are more than one; nothing where it is **not run yet**:"
+    yield "that wall times compare poorly. The score at the switch, and the mean of the last five evaluations; means of"
+    yield "the seeds, in brackets how many where there are more than one; nothing where it is **not run yet**:"
     yield ""
     cells = defaultdict(list)
     for row in fine_tunings:
