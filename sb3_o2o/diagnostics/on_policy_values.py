@@ -156,7 +156,7 @@ class _Rollouts:
             if episode is not self._of_nobody:
                 episode.estimated.append(value)
                 episode.bonuses.append(bonus)
-        shaped = actions.cpu().numpy().reshape(-1, *self.model.action_space.shape)
+        shaped = actions.clamp(-1.0, 1.0).cpu().numpy().reshape(-1, *self.model.action_space.shape)
         return np.asarray(self.model.policy.unscale_action(shaped))
 
     def see(self, step: EpisodeStep) -> bool:

@@ -330,7 +330,8 @@ class FineTuningCallback(BaseCallback):
         """
         Asked when the TD target is built.
 
-        :param actions: of the policy at the next observations, ``(B, act)`` or ``(B, K, act)``
+        :param actions: of the policy at the next observations, ``(B, act)`` or ``(B, K, act)``; samples of a Gaussian
+            that is not squashed may lie beyond [-1, 1], here and below: critics clip what they are asked
         :param log_prob: their log-probability, ``(B,)`` or ``(B, K)``; None where the policy is deterministic
         :param batch: the transitions
         :return: the actions to evaluate, as ``actions``

@@ -89,9 +89,10 @@ class PolicyExpansion(_FrozenPolicyCallback):
         actor = self.model.actor
         offline = self.policy.mode(observations).clamp(-1.0, 1.0)
         if noise is None or not actor.stochastic:
-            online = actor.mode(observations).clamp(-1.0, 1.0)
+            online = actor.mode(observations)
         else:
             online, _ = actor.rsample(observations, noise)
+        online = online.clamp(-1.0, 1.0)
         critic: Any = self.model.critic  # type: ignore[attr-defined]
         values = F.reduce_ensemble(critic.q_values(observations, th.stack([offline, online], dim=1)), "min")
         probability = FF.expansion_probability(values[:, 0], values[:, 1], self.inverse_temperature)

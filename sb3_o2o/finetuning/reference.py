@@ -111,11 +111,11 @@ class _FrozenPolicyCallback(FineTuningCallback):
         actor: Any = network
         inputs, _ = self.model.policy.obs_to_tensor(observations)
         if deterministic or not actor.stochastic:
-            actions = actor.mode(inputs).clamp(-1.0, 1.0)
+            actions = actor.mode(inputs)
         else:
             rows = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
             actions, _ = actor.rsample(inputs, self.model.draws.normal(draw, (rows, self.model.action_dim)))
-        scaled: np.ndarray = actions.cpu().numpy()
+        scaled: np.ndarray = actions.clamp(-1.0, 1.0).cpu().numpy()
         return scaled
 
     def _unscaled(self, actions: np.ndarray) -> np.ndarray:

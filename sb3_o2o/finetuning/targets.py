@@ -55,7 +55,7 @@ class PerturbedTargets(FineTuningCallback):
 
     def next_actions(self, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch) -> th.Tensor:
         """
-        :param actions: the policy's, in [-1, 1], ``(B, act)`` or ``(B, K, act)``
+        :param actions: the policy's, ``(B, act)`` or ``(B, K, act)``
         :param log_prob: not used: it stays that of the unperturbed actions
         :param batch: the transitions, with the noise; without, as where a target is asked for outside of an update,
             it is drawn here
@@ -63,4 +63,5 @@ class PerturbedTargets(FineTuningCallback):
         """
         extras = batch.extras or {}
         noise = extras["target_noise"] if "target_noise" in extras else self._noise(batch)
+        actions = actions.clamp(-1.0, 1.0)  # those of a Gaussian that is not squashed may lie beyond
         return (actions + (noise if actions.dim() == 2 else noise.unsqueeze(1))).clamp(-1.0, 1.0)

@@ -252,6 +252,7 @@ class EnsembleCritic(Seeing, BaseModel):
     :param last_hidden_gain: see :func:`initialize`
     :param precision: ``"bf16"`` runs the matrix products in bfloat16, weights and outputs stay float32
     :param details: of hidden and output layers
+    :param clip_actions: value actions beyond the bounds as the environment sees them, clipped to these
     """
 
     action_space: spaces.Box
@@ -274,10 +275,12 @@ class EnsembleCritic(Seeing, BaseModel):
         last_hidden_gain: Positive | None = None,
         precision: Precision = "fp32",
         details: Details | None = None,
+        clip_actions: bool = False,
     ):
         super().__init__(
             observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
         )
+        self.clip_actions = clip_actions
         self.share_features_extractor = share_features_extractor
         self.n_critics = n_critics
         self.precision = precision
@@ -319,6 +322,8 @@ class EnsembleCritic(Seeing, BaseModel):
         :param members: indices of the members, ``(m,)``; all N by default
         :return: ``(N, batch)`` or ``(N, batch, k)``, float32
         """
+        if self.clip_actions:
+            actions = actions.clamp(-1.0, 1.0)
         features = self.features(obs)
         with th.autocast(features.device.type, dtype=th.bfloat16, enabled=self.precision == "bf16"):
             return self.ensemble(features, actions, members).float()

@@ -124,6 +124,7 @@ class EnsemblePolicyMixin(_Policy):
         :param features_extractor: the extractor to use; a new one by default
         """
         kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
+        kwargs["clip_actions"] = self.extra_arguments.get("squash", "samples") != "samples"
         return EnsembleCritic(**kwargs, **self.layer_arguments("critic")).to(self.device)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

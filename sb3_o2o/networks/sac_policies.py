@@ -41,9 +41,9 @@ class O2OActor(Seeing, Actor):
     Stable-Baselines3's SAC actor with layer normalisation, a state-independent standard deviation, a Gaussian that is
     not squashed and several actions per state where asked.
 
-    Samples of a Gaussian that is not squashed are clipped to [-1, 1], for the environment and for critics alike. Their
-    log-probability is the Gaussian's before the clipping, as is the deterministic action with ``squash="none"``, so
-    that gradients do not vanish outside the bounds.
+    Samples of a Gaussian that is not squashed may lie beyond [-1, 1]: environment and critics clip them, each by
+    itself, and densities are those of the sample, so that those of two policies compare. Neither their gradients nor
+    those of the deterministic action with ``squash="none"`` vanish outside the bounds.
 
     :param layer_norm: normalise each hidden layer before its activation
     :param state_dependent_std: predict the log standard deviation from the state, or learn one vector (initially 0)
@@ -127,7 +127,7 @@ class O2OActor(Seeing, Actor):
     def action_log_prob(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
         """
         :param obs: ``(batch, *obs)``
-        :return: sampled actions, in [-1, 1], ``(batch, act)``, and their log-probabilities, ``(batch,)``
+        :return: sampled actions as :meth:`sample` has them, ``(batch, act)``, and their log-probabilities, ``(batch,)``
         """
         if self.squash == "samples":
             return super().action_log_prob(obs)
@@ -183,25 +183,26 @@ class O2OActor(Seeing, Actor):
         """
         :param mean: of :meth:`get_action_dist_params`, ``(batch, act)``
         :param log_std: likewise
-        :param actions: in [-1, 1], ``(batch, act)``
-        :param clip: largest magnitude that is scored
+        :param actions: as :meth:`sample` has them, ``(batch, act)``
+        :param clip: largest magnitude that is scored where samples are squashed; nothing is infinite elsewhere
         :return: log-probability of the actions, ``(batch,)``
         """
         if self.squash == "samples":
             return squashed_log_prob(mean, log_std, actions, clip)
-        return gaussian_log_prob(mean, log_std, actions.clamp(-clip, clip))
+        return gaussian_log_prob(mean, log_std, actions)
 
     def sample(self, mean: th.Tensor, log_std: th.Tensor, noise: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """
         :param mean: of :meth:`get_action_dist_params`, ``(..., act)``
         :param log_std: likewise
         :param noise: standard normal draws, likewise
-        :return: reparametrised actions in [-1, 1], ``(..., act)``, and log-probabilities ``(...)``
+        :return: reparametrised actions, in [-1, 1] where they are squashed and before any clipping where they are not,
+            ``(..., act)``, and log-probabilities ``(...)``
         """
         if self.squash == "samples":
             return squashed_gaussian(mean, log_std, noise)
         actions = mean + log_std.exp() * noise
-        return actions.clamp(-1.0, 1.0), gaussian_log_prob(mean, log_std, actions)
+        return actions, gaussian_log_prob(mean, log_std, actions)
 
     @th.no_grad()
     def set_std(self, std: float) -> None:
@@ -227,7 +228,7 @@ class O2OActor(Seeing, Actor):
         :param obs: ``(batch, *obs)``
         :param noise: standard normal draws, ``(batch, act)``, or ``(batch, k, act)`` for k actions per state;
             ``None`` with gSDE, which has its own
-        :return: actions as ``noise``, in [-1, 1], and log-probabilities ``(batch,)`` or ``(batch, k)``
+        :return: actions as ``noise``, see :meth:`sample`, and log-probabilities ``(batch,)`` or ``(batch, k)``
         """
         if noise is None:
             return self.action_log_prob(obs)

@@ -155,7 +155,8 @@ class StochasticAlignmentObjective(SACObjective):
         model = self.model
         actions, log_prob = model.actor.rsample(batch.observations, noise)
         values = F.reduce_ensemble(model.critic.q_values(batch.observations, actions), model.actor_critics)
-        pair, targets = self.targets(batch, actions.detach(), ent_coef)
+        # a value is one of the action that is carried out
+        pair, targets = self.targets(batch, actions.detach().clamp(-1.0, 1.0), ent_coef)
         found = model.critic.q_values(batch.observations, pair)
         aligned = F.ensemble_mse(found[..., 0], targets[0], self.critic_reduction)
         anchored = F.ensemble_mse(found[..., 1], targets[1], self.critic_reduction)

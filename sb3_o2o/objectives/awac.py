@@ -134,8 +134,8 @@ class AWACObjective(Objective):
         """
         hooks, ask = self.model.hooks, self.target_q_values if critic_target is None else critic_target.q_values
         actions, log_prob = self.model.actor.rsample(batch.next_observations, noise)
-        actions = actions.clamp(-1.0, 1.0)  # PPO clips on the way into the environment alone
-        evaluated = hooks.next_actions(actions, log_prob, batch)
+        # critics see what the environment would: Gaussians that are not squashed are clipped on the way there
+        evaluated = hooks.next_actions(actions, log_prob, batch).clamp(-1.0, 1.0)
         values = F.reduce_ensemble(ask(batch.next_observations, evaluated, members), "min")
         values = hooks.next_values(values, actions, log_prob, batch)
         target = F.bellman_target(batch.rewards, batch.dones, batch.discounts, values)

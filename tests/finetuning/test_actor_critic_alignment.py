@@ -11,6 +11,7 @@ from toy_tasks import assert_same, dataset, differs, make, make_ppo, make_td3, s
 
 from sb3_o2o import O2OSAC
 from sb3_o2o.finetuning import ActorCriticAlignment, FineTuningCallback, Warmup
+from sb3_o2o.objectives import Batch
 from sb3_o2o.objectives import finetuning_functional as FF
 
 PLAIN = {"squash": "none", "state_dependent_std": False}
@@ -74,13 +75,30 @@ def test_the_floor_lies_beyond_the_bounds_of_actions(squash: str) -> None:
     if squash == "samples":
         floor -= 2 * math.log(1 - math.tanh(2.0) ** 2)
     edge, clip = 1.0, 1 - 1e-5
-    at_edge = math.atanh(clip) if squash == "samples" else clip
+    at_edge = math.atanh(clip) if squash == "samples" else edge
     density = PEAK - 2 * 0.5 * (at_edge / 0.5) ** 2
     if squash == "samples":
         density -= 2 * math.log(1 - clip**2 + 1e-6)
     for action, log_prob in ((0.0, PEAK), (edge, density)):
         found = aca.aligned(th.zeros(1, 3), th.full((1, 2), action))
         assert found.item() == pytest.approx(softplus(log_prob - floor) + floor, rel=1e-3)
+
+
+@pytest.mark.parametrize("squash", ["none", "mean", "samples"])
+def test_the_offline_policy_is_the_best_response_to_its_first_critics(squash: str) -> None:
+    """With w = alpha, entropy and aligned values balance: also where a wide Gaussian's samples are out of bounds."""
+    model = make(
+        policy_kwargs={"net_arch": [16], "squash": squash, "state_dependent_std": False},
+        finetuning=[ActorCriticAlignment()],
+        ent_coef=1.0,
+    ).learn(1)
+    model.hooks.deliver_to(model.finetuning)
+    model.hooks.call("before_updates")
+    obs, noise = th.randn(4096, 3), th.randn(4096, 2)
+    batch = Batch(obs, th.zeros(4096, 2), obs, *th.zeros(3, 4096))
+    losses, _, _ = model.finetuning_objective.actor_loss(batch, noise, th.ones(1))
+    gradients = th.autograd.grad(losses["actor"], list(model.actor.parameters()))
+    assert max(each.abs().max().item() for each in gradients) < 0.1
 
 
 def test_squashed_policies_and_the_falling_weight() -> None:

@@ -11,7 +11,7 @@ from by_hand import Given, linear_sac, linear_td3, one_transition, set_critic, s
 from stable_baselines3.common.logger import configure
 from toy_tasks import arrays, assert_same, dataset, make, make_ppo, make_td3, state, vec
 
-from sb3_o2o.finetuning import DatasetReplay, SymmetricReplay, TrustRegion
+from sb3_o2o.finetuning import ConstrainedFineTuning, DatasetReplay, SymmetricReplay, TrustRegion
 from sb3_o2o.objectives import functional as F
 
 PLAIN = {"squash": "none", "state_dependent_std": False}
@@ -71,6 +71,24 @@ def test_an_update_of_td3_by_hand() -> None:
     moved = mean - 0.1 * 0.4 * 0.4 * 0.75
     assert model.actor.mu[0].bias[0].item() == pytest.approx(moved, rel=1e-5)
     assert region.policy.mu[0].bias[0].item() == pytest.approx((math.atanh(0.1) + moved) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("squash", ["samples", "mean", "none"])
+@pytest.mark.parametrize("near", [TrustRegion, ConstrainedFineTuning])
+def test_a_policy_stays_where_its_reference_is(near: Any, squash: str) -> None:
+    """Samples of a wide Gaussian lie beyond the bounds, and are as likely under both policies there as well."""
+    region = near(reference="interval", interval=1000, **({"weight": 50.0} if near is TrustRegion else {}))
+    kwargs = {"net_arch": [], "squash": squash, "state_dependent_std": False}
+    model = make(policy_kwargs=kwargs, finetuning=[region], ent_coef=0.0, learning_rate=1e-3, batch_size=256)
+    set_critic(model.critic, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+    set_critic(model.critic_target, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+    model.qf_lr_schedule = lambda _: 0.0
+    model.learn(40)
+    assert model.actor.log_std.abs().max() < 0.02  # noise alone: it rose by the learning rate at each of the updates
+    obs = th.zeros(8, 3)
+    actions, log_prob = model.actor.rsample(obs, th.full((8, 2), 3.0))
+    model.finetuning[0]._take_policy()
+    assert model.finetuning[0]._divergence(obs, actions, log_prob).abs().max() < (0.1 if squash == "samples" else 1e-5)
 
 
 def test_the_weight_falls_and_the_target_can_do_without() -> None:
