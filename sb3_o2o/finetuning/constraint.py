@@ -125,7 +125,8 @@ class TrustRegion(_NearReference):
     PROTO (Li et al. 2023): online updates near a policy that follows the one that learns, so that trust grows as it
     earns it. The divergence from it is added to the actor's loss, and taken off the values that are backed up, with a
     weight that falls with the environment steps. ``reference="polyak"`` moves the reference a little towards the policy
-    after every update; its other choices are those of :class:`ConstrainedFineTuning`, whose divergence this is.
+    after each of the policy's own steps; its other choices are those of :class:`ConstrainedFineTuning`, whose
+    divergence this is.
 
     :param weight: of the divergence at the first step of the fine-tuning run, >= 0; in PROTO the temperature of its
         pre-training, 2 on MuJoCo and 0.5 on AntMaze
@@ -179,8 +180,8 @@ class TrustRegion(_NearReference):
 
     @th.no_grad()
     def after_update(self, batch: Batch, metrics: dict[str, th.Tensor]) -> None:
-        """See :meth:`FineTuningCallback.after_update`: the reference follows."""
-        if self.reference == "polyak":
+        """See :meth:`FineTuningCallback.after_update`: the reference follows where the policy has stepped."""
+        if self.reference == "polyak" and "actor_loss" in metrics:
             th._foreach_lerp_(list(self.policy.parameters()), list(self._network().parameters()), self.tau)
 
     def next_values(self, values: th.Tensor, actions: th.Tensor, log_prob: th.Tensor | None, batch: Batch) -> th.Tensor:

@@ -196,8 +196,7 @@ class O2OActor(Seeing, Actor):
         :param mean: of :meth:`get_action_dist_params`, ``(..., act)``
         :param log_std: likewise
         :param noise: standard normal draws, likewise
-        :return: reparametrised actions, in [-1, 1] where they are squashed and before any clipping where they are not,
-            ``(..., act)``, and log-probabilities ``(...)``
+        :return: reparametrised actions, within [-1, 1] if squashed, ``(..., act)``, and log-probabilities ``(...)``
         """
         if self.squash == "samples":
             return squashed_gaussian(mean, log_std, noise)

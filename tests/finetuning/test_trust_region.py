@@ -13,6 +13,7 @@ from toy_tasks import arrays, assert_same, dataset, make, make_ppo, make_td3, st
 
 from sb3_o2o.finetuning import ConstrainedFineTuning, DatasetReplay, SymmetricReplay, TrustRegion
 from sb3_o2o.objectives import functional as F
+from sb3_o2o.recipes import load_recipe
 
 PLAIN = {"squash": "none", "state_dependent_std": False}
 
@@ -71,6 +72,33 @@ def test_an_update_of_td3_by_hand() -> None:
     moved = mean - 0.1 * 0.4 * 0.4 * 0.75
     assert model.actor.mu[0].bias[0].item() == pytest.approx(moved, rel=1e-5)
     assert region.policy.mu[0].bias[0].item() == pytest.approx((math.atanh(0.1) + moved) / 2, rel=1e-5)
+
+
+def test_the_reference_waits_with_the_policy() -> None:
+    region = TrustRegion(tau=0.5)
+    model = make_td3(finetuning=[region], policy_delay=2, learning_starts=0)
+    moved = []
+    for _ in range(5):
+        before = [value.clone() for value in region.policy.parameters()] if region.policy is not None else None
+        model.learn(1, reset_num_timesteps=False)
+        if before is not None:
+            pairs = zip(before, region.policy.parameters(), strict=True)
+            moved.append((model._n_updates % 2 == 0, any(not th.equal(one, other) for one, other in pairs)))
+    assert moved == [(stepped, stepped) for stepped, _ in moved]
+    assert {stepped for stepped, _ in moved} == {True, False}
+
+
+def test_the_recipe_on_td3_has_the_weights_of_the_code() -> None:
+    """The temperature of pre-training over the weight of the values, and one buffer that is seeded."""
+    for env_id, weight, tau, backup in (
+        ("Hopper-v5", 2 / 2.5, 0.005, True),
+        ("AntMaze_UMaze-v5", 0.5 / 2.5, 5e-5, False),
+    ):
+        first, second = load_recipe("proto_td3", env_id).arguments["finetuning"]
+        region = TrustRegion(**first["TrustRegion"])
+        assert (region.weight, region.end_weight) == pytest.approx((weight, 0.1 * weight))
+        assert (region.tau, region.backup) == (tau, backup)
+        assert second["DatasetReplay"]["n_transitions"] == 25_000
 
 
 @pytest.mark.parametrize("squash", ["samples", "mean", "none"])
