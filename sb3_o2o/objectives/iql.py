@@ -28,11 +28,11 @@ class IQLObjective(Objective):
     ``exp(beta A)``. V(s') and the advantage are those before V's step. Nothing asks for the value of an action that
     is not in the batch.
 
-    CORL's Gaussian policy squashes its *mean* and not its samples, and learns one standard deviation for all states;
-    SAC's squashes the samples, so that the same weights meet another likelihood, above all near the bounds
-    (``policy_kwargs={"state_dependent_std": False}`` gives the one standard deviation). A deterministic actor, as
-    TD3's, minimises ``w |pi(s) - a|^2``, as CORL's deterministic variant does, and moves at every update with all
-    target networks: TD3's ``policy_delay`` is none of IQL's.
+    CORL's Gaussian policy squashes its *mean* and not its samples, and learns one standard deviation for all states:
+    ``policy_kwargs={"squash": "mean", "state_dependent_std": False}``. SAC's own squashes the samples, so that the same
+    weights meet another likelihood, above all near the bounds. A deterministic actor, as TD3's, minimises ``w |pi(s) -
+    a|^2``, as CORL's deterministic variant does, and moves at every update with all target networks: TD3's
+    ``policy_delay`` is none of IQL's.
 
     V reads the critics' features and does not train them, as an actor and critics with a shared extractor do.
 

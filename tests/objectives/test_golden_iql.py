@@ -1,12 +1,11 @@
 """
 Parity with the official IQL: losses, targets, advantages, gradients, weights of two updates. ``-s`` prints the table.
 
-The official policy is a Gaussian with a squashed mean, which no policy of Stable-Baselines3's SAC or TD3 is. Critics
-and values do not depend on it; for the policy's own loss an actor of that kind takes the place of SAC's.
+The official policy is a Gaussian with a squashed mean and one standard deviation for all states: SAC's with
+``policy_kwargs={"squash": "mean", "state_dependent_std": False}``.
 """
 
 import json
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,25 +28,12 @@ from stable_baselines3.common.logger import Logger
 from torch import nn
 
 from sb3_o2o import O2OSAC, O2OTD3
+from sb3_o2o.networks.sac_policies import O2OActor
 from sb3_o2o.objectives import IQLObjective
 from sb3_o2o.objectives import functional as F
 
-
-class SquashedMean(nn.Module):
-    """The official actor: tanh of the mean, one standard deviation for all states, nothing squashed after sampling."""
-
-    stochastic = True
-
-    def __init__(self, learning_rate: float):
-        super().__init__()
-        self.mu = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3), nn.Tanh())
-        self.log_std = nn.Parameter(th.zeros(3))
-        self.optimizer = th.optim.Adam(self.parameters(), lr=learning_rate)
-
-    def log_prob(self, obs: th.Tensor, actions: th.Tensor, clip: float) -> th.Tensor:
-        log_std = self.log_std.clamp(-20, 2)
-        noise = (actions - self.mu(obs)) * th.exp(-log_std)
-        return (-0.5 * noise.pow(2) - log_std - 0.5 * math.log(2 * math.pi)).sum(dim=1)
+#: the actor of the official code
+OFFICIAL = {"squash": "mean", "state_dependent_std": False}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +42,7 @@ def golden() -> Arrays:
 
 
 def build(golden: Arrays, algorithm: type[O2OSAC] | type[O2OTD3] = O2OSAC, **objective_kwargs: Any) -> Any:
-    """A model with the recorded settings and weights, about to pre-train; O2OSAC gets the official actor."""
+    """A model with the recorded settings and weights, about to pre-train; O2OSAC has the official kind of actor."""
     meta = json.loads(str(golden["meta"]))
     model: Any = algorithm(
         "MlpPolicy",
@@ -75,11 +61,9 @@ def build(golden: Arrays, algorithm: type[O2OSAC] | type[O2OTD3] = O2OSAC, **obj
             **objective_kwargs,
         },
         buffer_size=1,
-        policy_kwargs={"net_arch": [16, 16]},
+        policy_kwargs={"net_arch": [16, 16], **(OFFICIAL if algorithm is O2OSAC else {})},
         device="cpu",
     )
-    if algorithm is O2OSAC:
-        model.actor = SquashedMean(meta["lr"]["actor"])
     put(golden, arrays_of(model))
     model.phase = "pretraining"
     model.set_logger(Logger(None, []))
@@ -89,8 +73,8 @@ def build(golden: Arrays, algorithm: type[O2OSAC] | type[O2OTD3] = O2OSAC, **obj
 def arrays_of(model: Any, gradient: bool = False) -> Iterator[tuple[str, th.Tensor]]:
     yield from critic_arrays(model.critic, "critic", gradient)
     yield from mlp_arrays(model.offline_objective.value, "value", gradient)
-    if isinstance(model.actor, SquashedMean):
-        yield from mlp_arrays(model.actor.mu, "actor", gradient)
+    if isinstance(model.actor, O2OActor):
+        yield from mlp_arrays(nn.Sequential(model.actor.latent_pi, model.actor.mu), "actor", gradient)
         log_std = model.actor.log_std
         yield "actor/log_std", log_std.grad if gradient else log_std.detach()
     elif not gradient:
