@@ -269,7 +269,8 @@ def expectile_loss(difference: th.Tensor, expectile: float) -> th.Tensor:
 def gumbel_loss(difference: th.Tensor, temperature: float, largest: float = 7.0) -> th.Tensor:
     """
     Extreme Q-learning's loss of V, ``exp(z) - z - 1`` with ``z = min(u / T, c)``: V becomes the soft maximum ``T log E
-    exp(Q / T)`` (Garg et al. 2023; PROTO pre-trains so).
+    exp(Q / T)`` (Garg et al. 2023; PROTO pre-trains so). Their codes also divide by ``exp(max z)`` of the batch: not
+    copied, for it weighs batches against each other and leaves the minimum of each where it is.
 
     :param difference: u, target minus value, ``(B,)``
     :param temperature: T, > 0
