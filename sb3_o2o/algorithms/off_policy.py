@@ -86,6 +86,8 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
         finally:
             # what the user gave: another objective, or other n_steps or gamma of ``load``, need another buffer
             self.replay_buffer_class, self.replay_buffer_kwargs = given
+        # whoever reads it as a dataset has to know on which scale its rewards are
+        self.replay_buffer.reward_scale, self.replay_buffer.reward_shift = self.reward_scale, self.reward_shift  # type: ignore[union-attr]
 
     def _check_off_policy_arguments(self) -> None:
         """:raises ValueError: for arguments that do not go together"""

@@ -30,6 +30,15 @@ def unscaled_rewards(rewards: Any, scale: float, shift: float) -> np.ndarray:
     return ((np.asarray(rewards, dtype=np.float64) - shift) / scale).astype(np.float32)
 
 
+def reward_scale_of(buffer: Any) -> tuple[float, float]:
+    """
+    :param buffer: a replay buffer
+    :return: scale and shift of the rewards that it holds. A model of this library tells its buffer; others hold the
+        environment's own
+    """
+    return getattr(buffer, "reward_scale", 1.0), getattr(buffer, "reward_shift", 0.0)
+
+
 def is_reward(rewards: Any, value: float) -> np.ndarray:
     """
     Whether rewards are a certain one. Rewards that were scaled elsewhere, by a wrapper of the environment or before

@@ -13,6 +13,7 @@ from sb3_o2o.data.formats.ends import meaning_of_dones, told_of_dones
 from sb3_o2o.data.formats.fields import contents
 from sb3_o2o.data.formats.reading import Reading
 from sb3_o2o.data.formats.steps import flat_transitions
+from sb3_o2o.data.rewards import reward_scale_of, unscaled_rewards
 from sb3_o2o.data.transitions import Observations, Source, Transitions, map_observations
 
 #: Attributes that every version of SB3 gave its buffers.
@@ -47,6 +48,8 @@ def replay_buffer_source(buffer: ReplayBuffer, reading: Reading, name: str | Non
 
     With ``optimize_memory_usage=True`` the observation after a time limit has been overwritten by the first one of the
     next episode: such a transition is dropped, and its episode truncated one step earlier.
+
+    Rewards that a model of this library has scaled are the environment's again: whoever reads them scales them anew.
 
     Buffers of old versions of SB3 have no ``timeouts``: they are read as SB3 reads them, as if no episode had ended by
     a time limit, with a warning.
@@ -119,11 +122,12 @@ def _column(buffer: ReplayBuffer, rows: np.ndarray, column: int) -> dict[str, An
     following, next_rows = stored, (rows + 1) % buffer.buffer_size
     if not _shares_observations(buffer):
         following, next_rows = buffer.next_observations, rows
+    rewards, scale = buffer.rewards[rows, column], reward_scale_of(buffer)
     return {
         "observations": map_observations(lambda array: array[rows, column], stored),
         "next_observations": map_observations(lambda array: array[next_rows, column], following),
         "actions": buffer.actions[rows, column],
-        "rewards": buffer.rewards[rows, column],
+        "rewards": rewards if scale == (1.0, 0.0) else unscaled_rewards(rewards, *scale),
     }
 
 
