@@ -23,6 +23,7 @@ from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 from sb3_o2o.algorithms.offline_to_online import OfflineToOnlineAlgorithm
 from sb3_o2o.checked import check_keyword_arguments, checked
 from sb3_o2o.data import MixedReplayBuffer, MonteCarloDictReplayBuffer, MonteCarloReplayBuffer, OfflineDataset
+from sb3_o2o.data.compatibility import check_replay_buffer
 from sb3_o2o.data.filling import fill_replay_buffer
 from sb3_o2o.data.online import can_be_sampled, close_episodes
 from sb3_o2o.data.rewards import scaled_rewards
@@ -86,7 +87,7 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
         finally:
             # what the user gave: another objective, or other n_steps or gamma of ``load``, need another buffer
             self.replay_buffer_class, self.replay_buffer_kwargs = given
-        # whoever reads it as a dataset has to know on which scale its rewards are
+        # whoever reads it as a dataset, or loads it, has to know on which scale its rewards are
         self.replay_buffer.reward_scale, self.replay_buffer.reward_shift = self.reward_scale, self.reward_shift  # type: ignore[union-attr]
 
     def _check_off_policy_arguments(self) -> None:
@@ -203,7 +204,8 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
         :param truncate_last_traj: of hindsight's buffers: end the last trajectory, which is not gone on with
         :param trust: open a file that may run any code, as one with a buffer class of your own has to
         :raises UntrustedError: if it holds such a class, without ``trust=True``
-        :raises ValueError: if it holds something else than a replay buffer
+        :raises ValueError: if it holds something else than a replay buffer, or what is collected next would not fit to
+            it: another number of environments, other spaces, another scale of rewards
         """
         source = path.read() if isinstance(path, io.BufferedIOBase) else Path(path)
         if isinstance(source, Path) and not source.is_file():
@@ -213,6 +215,8 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
             raise ValueError(f"{path} holds a {type(buffer).__name__}, expected a replay buffer.")
         if not hasattr(buffer, "handle_timeout_termination"):  # of Stable-Baselines3 before 2.1
             buffer.handle_timeout_termination, buffer.timeouts = False, np.zeros_like(buffer.dones)
+        if self.replay_buffer is not None:
+            check_replay_buffer(buffer, self.replay_buffer, str(path))
         if isinstance(buffer, HerReplayBuffer):
             if self.env is None:
                 raise ValueError("A replay buffer of hindsight needs the model's environment: set_env first.")

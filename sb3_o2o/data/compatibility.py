@@ -1,10 +1,13 @@
 """Whether a dataset and an environment speak of the same task."""
 
+from typing import Any
+
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecTransposeImage
 
+from sb3_o2o.data.rewards import reward_scale_of
 from sb3_o2o.data.transitions import Observations
 
 
@@ -61,6 +64,31 @@ def check_action_spaces(dataset: spaces.Box, environment: spaces.Space, source: 
             f"Dataset {source!r} does not match the environment's actions: {problem}. Dataset: {dataset}; environment: "
             f"{environment}. If the data were recorded with the environment's bounds, pass "
             "action_space=env.action_space when loading."
+        )
+
+
+def check_replay_buffer(buffer: Any, expected: Any, source: str) -> None:
+    """
+    :param buffer: a replay buffer that training is to go on with
+    :param expected: the one that the model has made for itself
+    :param source: the buffer's name, for the message
+    :raises ValueError: if what is collected next would not fit to what it holds
+    """
+    ours, theirs = expected.action_space, buffer.action_space
+    problem = ""
+    if buffer.obs_shape != expected.obs_shape:
+        problem = f"holds observations of shape {buffer.obs_shape}, and this model's have {expected.obs_shape}"
+    elif theirs.shape != ours.shape or not (np.allclose(theirs.low, ours.low) and np.allclose(theirs.high, ours.high)):
+        problem = f"holds actions that were scaled by the bounds of {theirs}, and this model's are {ours}"
+    elif buffer.n_envs != expected.n_envs:
+        problem = f"was collected with n_envs={buffer.n_envs}, and this model has n_envs={expected.n_envs}"
+    elif reward_scale_of(buffer) != reward_scale_of(expected):
+        scales = ("reward_scale={} and reward_shift={}".format(*reward_scale_of(each)) for each in (buffer, expected))
+        problem = "holds rewards with {}, and this model trains on {}".format(*scales)
+    if problem:
+        raise ValueError(
+            f"{source} {problem}. Load it into a model like the one that saved it, or take its transitions as a "
+            "dataset: model.fill_replay_buffer(model.load_dataset(path))."
         )
 
 
