@@ -15,10 +15,12 @@ def check_nested_arguments(model: Any, policy_kwargs: dict[str, Any]) -> None:
 
     :param model: the algorithm, about to be set up
     :param policy_kwargs: all of the policy's arguments
-    :raises ValueError: an unknown name (the nearest is named), or a value of another type
+    :raises ValueError: an unknown name (the nearest is named), a value of another type, or a policy that is none of
+        this library's
     """
     own = ("observation_space", "action_space", "lr_schedule")
     policy_class = model.policy_class
+    _check_policy_class(model, policy_class)
     check_keyword_arguments("policy argument", policy_class, policy_kwargs, skip=own)
     optimizer = policy_kwargs.get("optimizer_class") or _default_of(policy_class, "optimizer_class")
     if optimizer is not None:
@@ -31,6 +33,16 @@ def check_nested_arguments(model: Any, policy_kwargs: dict[str, Any]) -> None:
         model.dataset_kwargs or {},
         skip=("source", "observation_space", "action_space"),
     )
+
+
+def _check_policy_class(model: Any, policy_class: type) -> None:
+    """Before its arguments: those of ours would be unknown to it, though nobody has given them."""
+    name, base = type(model).__name__, next(iter(model.stock_policies.values()))
+    if not issubclass(policy_class, base):
+        raise ValueError(
+            f"{name} needs a policy that derives from {base.__name__}, which {policy_class.__name__} does not: derive "
+            "it from there, or clone a trained one: load_offline(model.policy, env, dataset=…)."
+        )
 
 
 def _default_of(owner: type, name: str) -> Any:

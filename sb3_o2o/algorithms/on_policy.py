@@ -109,12 +109,6 @@ class O2OOnPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
                 f"{name} scores actions under a diagonal Gaussian, which gSDE is not: set use_sde=False. "
                 "The policy of a model with gSDE can be cloned: load_offline(model.policy, env, dataset=…)."
             )
-        policy_class = self.stock_policies.get(self.policy_class, self.policy_class)
-        if not issubclass(policy_class, O2OPPOPolicy):
-            raise ValueError(
-                f"{name} needs a policy that derives from O2OPPOPolicy, which {policy_class.__name__} does not: derive "
-                "it from there, or clone a trained one: load_offline(model.policy, env, dataset=…)."
-            )
 
     def full_policy_kwargs(self) -> dict[str, Any]:
         """:return: the policy's arguments, activation functions as classes"""
