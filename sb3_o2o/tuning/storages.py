@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from sb3_o2o.tuning.configuration import CONTENTS, EVAL_FREQ, TuningConfig, agre
 
 #: Seconds between two signs of life of a worker, and after which one that gives none counts as dead.
 BEAT, GRACE = 30, 120
+#: Seconds that a worker waits for another that makes the tables of a database.
+PATIENCE = 30.0
 #: How often a trial is tried again whose worker died.
 MAX_RETRIES = 3
 #: Attributes of studies and trials.
@@ -61,11 +63,24 @@ def open_storage(where: str) -> BaseStorage:
     renamed = "heartbeat_stale_trial_callback" in inspect.signature(RDBStorage).parameters
     options["heartbeat_stale_trial_callback" if renamed else "failed_trial_callback"] = give_back
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            return RDBStorage(where, **options)
+        return _database(where, options)
     except Exception as error:  # SQLAlchemy's, the driver's, Optuna's: all mean the same to the user
         raise ValueError(f"The storage {where!r} cannot be opened: {_first_line(error)}.") from error
+
+
+def _database(where: str, options: Mapping[str, Any]) -> BaseStorage:
+    """Workers that start together all find no tables and all make them: who was later finds them the next time."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                return RDBStorage(where, **options)
+        except Exception as error:
+            is_late = type(error).__name__ == "IntegrityError" or "already exists" in str(error)
+            if not is_late or time.monotonic() > until:
+                raise
+            time.sleep(0.1)
 
 
 def _proxy(where: str) -> BaseStorage:

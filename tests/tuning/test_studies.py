@@ -394,6 +394,29 @@ class TestBadTrials:
         assert list(trial.user_attrs["evaluations"]) == ["0"]
 
 
+def _join(where: str, config: TuningConfig, ready: Any, found: Any) -> None:
+    ready.wait()
+    try:
+        open_study(open_storage(where), "study", config, make_sampler("random"), make_pruner("none", 1))
+    except ValueError as error:
+        found.put(str(error))
+    else:
+        found.put("joined")
+
+
+@pytest.mark.parametrize("name", ["study.db", "study.log"])
+def test_workers_may_start_together(config: Callable[..., TuningConfig], tmp_path: Path, name: str) -> None:
+    """Each of them finds that there is no study yet, and makes it: all but one ended with an error of the database."""
+    context, where, made = multiprocessing.get_context("fork"), str(tmp_path / "new" / name), config()
+    ready, found = context.Barrier(4), context.Queue()
+    workers = [context.Process(target=_join, args=(where, made, ready, found)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    assert [found.get(timeout=60) for _ in workers] == ["joined"] * 4
+    for worker in workers:
+        worker.join()
+
+
 def _die(where: str, config: TuningConfig) -> None:
     study = open_study(open_storage(where), "study", config, make_sampler("random"), make_pruner("none", 1))
     trial = study.ask()
