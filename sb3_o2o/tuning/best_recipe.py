@@ -12,7 +12,7 @@ from typing import Any
 
 import optuna
 import yaml
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from sb3_o2o.checked import checked
 from sb3_o2o.files import write_whole
@@ -132,6 +132,8 @@ def trials_table(study: optuna.Study) -> str:
     about = ["reason", "seconds", "folder"]
     writer.writerow(["trial", "state", "value", *about, *(f"run_{place}" for place in places), *names])
     for each in trials:
-        of_trial = [each.number, each.state.name.lower(), each.value, *(each.user_attrs.get(name) for name in about)]
+        # Optuna gives a pruned trial what its last run was worth, which is no mean over its runs
+        value = each.value if each.state is TrialState.COMPLETE else None
+        of_trial = [each.number, each.state.name.lower(), value, *(each.user_attrs.get(name) for name in about)]
         writer.writerow([*of_trial, *map(each.intermediate_values.get, places), *map(each.params.get, names)])
     return file.getvalue()

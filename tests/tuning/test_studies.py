@@ -1,5 +1,7 @@
 """A study as a user meets it: trials, workers that share it, what it refuses, and what it leaves."""
 
+import csv
+import io
 import multiprocessing
 import os
 import signal
@@ -34,6 +36,7 @@ from sb3_o2o.tuning import (
     open_storage,
     open_study,
     suggest,
+    trials_table,
     tune,
     write_best_recipe,
 )
@@ -392,6 +395,9 @@ class TestBadTrials:
         assert trial.state is TrialState.PRUNED
         assert "after seed 0" in trial.user_attrs["reason"]
         assert list(trial.user_attrs["evaluations"]) == ["0"]
+        (row,) = csv.DictReader(io.StringIO(trials_table(study)))
+        assert row["run_0"] != ""
+        assert row["value"] == "", "one seed is no mean over seeds, and would stand above better trials"
 
 
 def _join(where: str, config: TuningConfig, ready: Any, found: Any) -> None:
