@@ -116,12 +116,22 @@ def add_to_tables(experiment: Path, runs: Sequence[Path]) -> None:
 def check_tables(experiment: Path) -> None:
     """
     :param experiment: its folder
-    :raises ValueError: one of its tables was written by another version, or is none
+    :raises ValueError: one of its tables was written by another version, is damaged, or is none
     """
     for table, columns in TABLES.items():
         path = experiment / f"{table}.csv"
-        if path.is_file() and (fault := header_fault(path, columns)):
+        if path.is_file() and (fault := _fault(path, columns)):
             raise ValueError(f"{fault} Move it away: the same command then writes it anew from the run folders.")
+
+
+def _fault(path: Path, columns: Sequence[Column]) -> str | None:
+    try:
+        fault = header_fault(path, columns)
+        if fault is None:
+            read_table(path, columns)
+    except ValueError as error:
+        return str(error)
+    return fault
 
 
 def header_fault(path: Path, columns: Sequence[Column]) -> str | None:
@@ -132,6 +142,8 @@ def header_fault(path: Path, columns: Sequence[Column]) -> str | None:
     :raises ValueError: it cannot be read at all
     """
     _, found = next(_lines(path), (0, []))
+    if not found:
+        return f"{path} is empty."
     names = [column.name for column in columns]
     if sorted(found) == sorted(names):
         return None
@@ -145,17 +157,23 @@ def read_table(path: Path, columns: Sequence[Column]) -> list[Row]:
     :param path: of a CSV; none is an empty table
     :param columns: that it has
     :return: its rows, empty cells as None
-    :raises ValueError: a cell holds something else than its column, with its line; or it cannot be read at all
+    :raises ValueError: a row has more or fewer cells than the table has columns, or a cell something else than its
+        column, with its line; or it cannot be read at all
     """
     if not path.is_file():
         return []
     lines = _lines(path)
     _, names = next(lines, (0, []))
-    rows = ((number, dict(zip(names, cells, strict=False))) for number, cells in lines if cells)
-    return [
-        {column.name: _value(row.get(column.name), column, f"{path}, line {number}") for column in columns}
-        for number, row in rows
-    ]
+    rows: list[Row] = []
+    for number, cells in lines:
+        if not cells:
+            continue
+        where = f"{path}, line {number}"
+        if len(cells) != len(names):  # half a row must not pass for one with empty cells
+            raise ValueError(f"{where} has {len(cells)} cells instead of {len(names)}: the file is cut off or damaged.")
+        row = dict(zip(names, cells, strict=True))
+        rows.append({column.name: _value(row.get(column.name), column, where) for column in columns})
+    return rows
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:

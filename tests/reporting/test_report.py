@@ -535,6 +535,26 @@ class TestFolders:
         with pytest.raises(ValueError, match=r"results\.csv is no table that can be read"):
             find_runs([tmp_path / "results.csv"])
 
+    def test_a_table_that_is_cut_off(self, tmp_path: Path) -> None:
+        """What was left of a row passed for a row with empty cells: its run had returns instead of scores."""
+        for seed in range(2):
+            experiment_run(tmp_path, "m", seed, [10, 20, 30])
+        runs = sorted(path.parent for path in tmp_path.glob("*/job.json"))
+        add_to_tables(tmp_path, runs)
+        table, beside = tmp_path / "results.csv", tmp_path / "runs.csv"
+        whole, whole_beside = table.read_text(), beside.read_text()
+        table.write_text(whole[: whole.rindex(",15.0,")])
+        assert "results.csv, line 7 has 9 cells instead of 13: the file is cut off or damaged" in fails("report", table)
+        with pytest.raises(ValueError, match=r"cut off or damaged\. Move it away: the same command then writes it"):
+            add_to_tables(tmp_path, runs[1:])
+        table.unlink()
+        add_to_tables(tmp_path, runs)
+        assert table.read_text() == whole
+        beside.write_text(whole_beside[:-60])
+        assert any("runs.csv, line 3 has" in each for each in find_runs([table]).remarks)
+        table.write_text("")
+        assert "results.csv is empty." in fails("report", table)
+
     def test_two_tasks_whose_names_differ_in_a_sign_have_two_pictures(self, tmp_path: Path) -> None:
         for index, task in enumerate(("a b", "a+b", "A b", "a-b-2")):
             job = experiment_run(tmp_path, "m", index, [10 * index, 20], f"task{index}") / "job.json"
