@@ -127,6 +127,8 @@ def _add(kind: str, folder: Path, top: Path, env_id: str | None, found: Found) -
         return
     if not record.finished:
         found.remarks.append(f"{name} is not finished: what it has is shown.")
+    elif record.online is None and record.settings.get("steps"):
+        found.remarks.append(f"{name} is finished, but online/evaluations.npz is missing: it counts offline alone.")
     found.records.append(record)
 
 

@@ -535,6 +535,17 @@ class TestFolders:
         with pytest.raises(ValueError, match=r"results\.csv is no table that can be read"):
             find_runs([tmp_path / "results.csv"])
 
+    def test_a_seed_whose_fine_tuning_is_missing_is_said_so(self, tmp_path: Path) -> None:
+        """It counted as a run of the page, and its method had a seed less in all tables, without a word."""
+        for seed in range(2):
+            experiment_run(tmp_path, "m", seed, [10, 20, 30])
+        (tmp_path / "hopper-medium-m-s1" / "online" / "evaluations.npz").unlink()
+        page = page_of(tmp_path)
+        assert rows(page)["hopper-medium", "m"]["seeds"] == "1"
+        assert any(
+            "hopper-medium-m-s1 is finished, but online/evaluations.npz is missing" in said for said in page.remarks
+        )
+
     def test_a_table_that_is_cut_off(self, tmp_path: Path) -> None:
         """What was left of a row passed for a row with empty cells: its run had returns instead of scores."""
         for seed in range(2):
