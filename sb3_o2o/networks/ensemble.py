@@ -256,6 +256,8 @@ class EnsembleCritic(Seeing, BaseModel):
     """
 
     action_space: spaces.Box
+    #: of critics that were pickled before they had it
+    clip_actions: bool = False
     features_extractor: BaseFeaturesExtractor
 
     @checked

@@ -37,7 +37,8 @@ class ReBRACObjective(TD3Objective):
     :param actor_weight: beta_1, >= 0
     :param critic_weight: beta_2, >= 0; only while pre-training
     :param anneal_to: part of beta_1 that is left after ``anneal_steps``, in [0, 1]; 1 leaves all of it
-    :param anneal_steps: environment steps of the fine-tuning run over which it falls, linearly, at least 1
+    :param anneal_steps: environment steps of the fine-tuning run over which it falls, linearly, at least 1. In CORL it falls to
+        nought over the run, a million steps, but not below ``anneal_to``: the half is reached in the middle
     :param normalize_values: divide the actor's values by their mean magnitude
     :param critic_reduction: see :class:`~sb3_o2o.objectives.td3_objective.TD3Objective`
     :param target_reduction: likewise
@@ -55,7 +56,7 @@ class ReBRACObjective(TD3Objective):
         actor_weight: NotNegative = 0.01,
         critic_weight: NotNegative = 0.01,
         anneal_to: Fraction = 0.5,
-        anneal_steps: Count = 1_000_000,
+        anneal_steps: Count = 500_000,
         normalize_values: bool = True,
         critic_reduction: CriticReduction = "sum",
         target_reduction: TargetReduction = "min",
