@@ -159,10 +159,27 @@ class Constructor:
             if name not in algorithm.pretrain_keys:
                 raise unknown("key of pretrain_kwargs", name, algorithm.pretrain_keys)
         self.check(apart, f" of pretrain_kwargs{of}")
+        self.refuse_said_twice(algorithm, given, given.get("policy_kwargs"))
         own = own_containers(given)
         if "finetuning" in own:
             own["finetuning"] = build_finetuning(own["finetuning"])
         return own
+
+    @staticmethod
+    def refuse_said_twice(algorithm: Any, given: Mapping[str, Any], policy_kwargs: Any) -> None:
+        """
+        :param algorithm: the class
+        :param given: arguments by name
+        :param policy_kwargs: of the policy, which may hold those that are the policy's as well
+        :raises ValueError: for one that is another there, which would win
+        """
+        inner = policy_kwargs if isinstance(policy_kwargs, Mapping) else {}
+        for name in (name for name in algorithm.policy_arguments if name in given and name in inner):
+            if given[name] != inner[name] and name != "use_sde":  # which SB3 writes there
+                raise ValueError(
+                    f"{name}={given[name]!r} and policy_kwargs={{{name!r}: {inner[name]!r}}} are one argument: say it "
+                    "once."
+                )
 
     def of_recipe(self, algorithm: Any, recipe: Recipe) -> dict[str, Any]:
         """

@@ -58,6 +58,7 @@ def load(
     if "pretrain_kwargs" in given:
         raise ValueError("pretrain_kwargs are applied when a model is built: give load the arguments themselves.")
     given = algorithm.constructor.accepted(algorithm, given)
+    algorithm.constructor.refuse_said_twice(algorithm, given, saved_attributes(path).get("policy_kwargs"))
     kwargs.update(given)
     if algorithm.counted_argument in given:
         kwargs["recipe_count"] = None

@@ -1,10 +1,14 @@
 """Arguments that no objective of a model follows are named; those that one follows, and recipes, are silent."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_tasks import make, make_ppo, make_td3
+from stable_baselines3 import SAC
+from toy_tasks import FAST, make, make_ppo, make_td3, vec
+
+from sb3_o2o import O2OSAC
 
 CQL = {"objective_kwargs": {"n_actions": 2}}
 #: builder, objective of both phases, argument, and how the advice begins
@@ -85,3 +89,26 @@ def test_a_loaded_model_says_it_as_well(tmp_path: Any) -> None:
         type(model).load(tmp_path / "model", critic_subset=None)
     with pytest.warns(UserWarning, match="critic_subset=1 has no effect"):
         type(model).load(tmp_path / "model")
+
+
+# -- said twice ----------------------------------------------------------------------------------------------------
+
+
+def test_an_argument_of_the_policy_that_is_another_in_policy_kwargs(tmp_path: Path) -> None:
+    """That one would win, without a word."""
+    for making, name, value, other in (
+        (make, "n_critics", 5, 2),
+        (make_td3, "critic_layer_norm", True, False),
+        (make_ppo, "normalize_observations", True, False),
+    ):
+        with pytest.raises(ValueError, match=rf"{name}={value} and policy_kwargs=\{{'{name}': {other}\}} are one argu"):
+            making(**{name: value, "policy_kwargs": {name: other}})
+        making(**{name: value, "policy_kwargs": {name: value}})
+    make(policy_kwargs={"n_critics": 3}).save(tmp_path / "three")
+    SAC("MlpPolicy", vec(), policy_kwargs={"n_critics": 3}, **FAST).save(tmp_path / "stock")
+    for saved in ("three", "stock"):
+        with pytest.raises(ValueError, match=r"n_critics=2 and policy_kwargs=\{'n_critics': 3\} are one argument"):
+            O2OSAC.load(tmp_path / saved, vec(), n_critics=2)
+        assert O2OSAC.load(tmp_path / saved, vec(), n_critics=3).n_critics == 3
+        assert O2OSAC.load_offline(tmp_path / saved, vec(), n_critics=2).n_critics == 2  # which cuts the ensemble
+    assert make(recipe="wsrl", policy_kwargs={"n_critics": 3}).n_critics == 3  # a user's is over the recipe's
