@@ -61,6 +61,22 @@ def test_folders_of_bundles(tmp_path: Path) -> None:
         assert "all whole" in found.facts["files"]
 
 
+def test_a_run_that_has_finished_has_no_bundles(tmp_path: Path) -> None:
+    """The model that ``evaluate`` would take; before there is one, the error says what to give."""
+    run = tmp_path / "run"
+    (run / "offline").mkdir(parents=True)
+    (run / "config.yml").write_text(json.dumps({"sb3_o2o": "0.1.0", "command": "pretrain", "environment": {}}))
+    assert "nor is it a run with a model" in fails("inspect", str(run))
+    model = make(objective="cql").pretrain(dataset(), 2)
+    model.save(run / "offline" / "model")
+    assert "a run folder, of which offline/model.zip is a model of O2OSAC" in succeeds("inspect", str(run))
+    (run / "online").mkdir()
+    model.learn(6).save(run / "online" / "model")
+    found = inspect(run)
+    assert found.kind.startswith("a run folder, of which online/model.zip")
+    assert found.facts["num_timesteps"] == 6
+
+
 def test_a_table_and_a_zip_that_is_cut(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text('place,"a, b",reward\n1,2,3\n')
     assert inspect(tmp_path / "table.csv").facts == {"columns": "place, a, b, reward", "bytes": "26"}

@@ -11,7 +11,8 @@ def inspect(
     file: Annotated[
         str,
         typer.Argument(
-            help="A saved model (ours or stock), a resume bundle, a replay buffer or VecNormalize .pkl, a dataset."
+            help="A saved model (ours or stock), a run folder, a resume bundle, a replay buffer or VecNormalize .pkl, "
+            "a dataset."
         ),
     ],
 ) -> None:

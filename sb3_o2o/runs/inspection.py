@@ -23,6 +23,7 @@ from sb3_o2o.plain.parts import check_zip, npy_header
 from sb3_o2o.plain.pickles import needs_trust
 from sb3_o2o.resume.manifest import MANIFEST, Manifest
 from sb3_o2o.resume.series import bundles
+from sb3_o2o.runs.folder import RunFolder, is_run
 from sb3_o2o.transfer.archive import saved_family, saved_spaces
 from sb3_o2o.transfer.model_file import attributes_as_json, header
 from sb3_o2o.transfer.schedules import known_schedule
@@ -95,8 +96,14 @@ def _folder(path: Path) -> Contents:
     for folder in (path / "data", path):
         if (folder / "metadata.json").is_file():
             return _minari(folder)
+    model = RunFolder(path).model if is_run(path) else None  # a run that has finished has no bundles
+    if model is not None:
+        found = _model(model)
+        found.kind = f"a run folder, of which {model.relative_to(path)} is {found.kind}"
+        return found
     raise ValueError(
-        f"{path} is neither a resume bundle ({MANIFEST}), nor has it some, nor is it a Minari dataset (metadata.json)."
+        f"{path} is neither a resume bundle ({MANIFEST}), nor has it some, nor is it a run with a model, or a Minari "
+        "dataset (metadata.json): give a file in it."
     )
 
 
