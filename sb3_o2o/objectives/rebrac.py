@@ -37,8 +37,8 @@ class ReBRACObjective(TD3Objective):
     :param actor_weight: beta_1, >= 0
     :param critic_weight: beta_2, >= 0; only while pre-training
     :param anneal_to: part of beta_1 that is left after ``anneal_steps``, in [0, 1]; 1 leaves all of it
-    :param anneal_steps: environment steps of the fine-tuning run over which it falls, linearly, at least 1. In CORL it falls to
-        nought over the run, a million steps, but not below ``anneal_to``: the half is reached in the middle
+    :param anneal_steps: environment steps of the fine-tuning run over which it falls, linearly, at least 1. In CORL it
+        falls to nought over the run, a million steps, but not below ``anneal_to``: a half is reached in the middle
     :param normalize_values: divide the actor's values by their mean magnitude
     :param critic_reduction: see :class:`~sb3_o2o.objectives.td3_objective.TD3Objective`
     :param target_reduction: likewise
