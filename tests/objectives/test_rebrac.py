@@ -78,7 +78,7 @@ def test_online_targets_pay_nothing_and_the_weight_falls() -> None:
     objective = model.finetuning_objective
     assert objective is model.offline_objective
     model.finetuning_run.steps_before = 0
-    for steps, weight in ((0, 0.5), (500_000, 0.375), (1_000_000, 0.25), (2_000_000, 0.25)):
+    for steps, weight in ((0, 0.5), (250_000, 0.375), (500_000, 0.25), (2_000_000, 0.25)):
         model.num_timesteps = steps
         assert objective.current_weight() == pytest.approx(weight)
     model.update(one_transition((0.5, 0.0)))
