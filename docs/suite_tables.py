@@ -31,9 +31,11 @@ def read(name: str) -> Rows:
 
 
 def finished() -> tuple[Rows, Rows]:
-    """:return: fine-tunings, and the pre-trainings that they started from, as far as both have been made"""
+    """:return: fine-tunings that have been made, and the pre-trainings that they started from"""
     made = [row for row in read("runs.csv") if row["state"] == "finished"]
-    return [row for row in made if row["switch"]], [row for row in made if not row["switch"]]
+    fine_tunings = [row for row in made if row["switch"]]
+    sources = {row["pretraining"] for row in fine_tunings}
+    return fine_tunings, [row for row in made if row["run"] in sources]
 
 
 def short(dataset: str) -> str:
