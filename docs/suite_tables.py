@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
 
-import yaml
 from generate import table
+
+from sb3_o2o.experiments.grid import read_grid
+from sb3_o2o.experiments.results import EVALUATION_COLUMNS, RUN_COLUMNS, Row, read_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "o2o-small"
-GRID = yaml.safe_load((ROOT / "benchmarks" / "suite" / "o2o-small.yml").read_text())
+GRID = read_grid(ROOT / "benchmarks" / "suite" / "o2o-small.yml")
 #: as the grid has them
-DATASETS = [path.removeprefix("o2o/").replace("/", "-") for path in GRID["datasets"]]
-RECIPES = [each.get("name", each["recipe"]) for each in GRID["recipes"]]
+DATASETS = [each.name for each in GRID.datasets]
+RECIPES = [each.name for each in GRID.recipes]
 
-Rows = list[dict[str, str]]
-
-
-def read(name: str) -> Rows:
-    """
-    :param name: of a table
-    :return: its rows
-    """
-    with (RESULTS / name).open(newline="") as file:
-        return list(csv.DictReader(file))
+Rows = list[Row]
 
 
 def finished() -> tuple[Rows, Rows]:
     """:return: fine-tunings that have been made, and the pre-trainings that they started from"""
-    made = [row for row in read("runs.csv") if row["state"] == "finished"]
-    fine_tunings = [row for row in made if row["switch"]]
+    made = [row for row in read_table(RESULTS / "runs.csv", RUN_COLUMNS) if row["state"] == "finished"]
+    fine_tunings = [row for row in made if row["switch"] is not None]
     sources = {row["pretraining"] for row in fine_tunings}
     return fine_tunings, [row for row in made if row["run"] in sources]
 
@@ -52,7 +44,7 @@ def scores(rows: Rows, column: str) -> str:
     :param column: a score
     :return: its mean over them
     """
-    return f"{mean(float(row[column]) for row in rows):.1f}"
+    return f"{mean(row[column] for row in rows):.1f}"
 
 
 def suite(*methods: str) -> Iterator[str]:
@@ -81,8 +73,8 @@ def suite(*methods: str) -> Iterator[str]:
 def overview() -> Iterator[str]:
     """:return: every recipe on every dataset: the score at the switch, and what it ends at"""
     fine_tunings, pretrainings = finished()
-    hours = sum(float(row["seconds"]) for row in fine_tunings + pretrainings) / 3600
-    asked = len(DATASETS) * len(RECIPES) * GRID["seeds"]
+    hours = sum(row["seconds"] for row in fine_tunings + pretrainings) / 3600
+    asked = len(DATASETS) * len(RECIPES) * len(GRID.seeds)
     yield f"Made so far are **{len(fine_tunings)} of {asked} fine-tunings** and the {len(pretrainings)} pre-trainings"
     yield f"that they start from, in {hours:.1f} hours by their own clocks on a two-core AMD EPYC beside other work, so"
     yield "that wall times compare poorly. The score at the switch, and the mean of the last five evaluations; means of"
@@ -104,16 +96,16 @@ def _cell(rows: Rows) -> str:
 
 def plateau() -> Iterator[str]:
     """:return: the mean score of each sixth of every pre-training"""
-    length = GRID["pretrain_steps"]
+    length = GRID.options.pretrain_steps
     part = length // 6
     fine_tunings, pretrainings = finished()
     users = defaultdict(set)
     for row in fine_tunings:
         users[row["pretraining"]].add(row["recipe"])
     points = defaultdict(list)
-    for row in read("results.csv"):
-        if row["phase"] == "offline" and float(row["step"]) > 0:
-            points[row["run"]].append((float(row["step"]), float(row["score"])))
+    for row in read_table(RESULTS / "results.csv", EVALUATION_COLUMNS):
+        if row["phase"] == "offline" and row["step"] > 0:
+            points[row["run"]].append((row["step"], row["score"]))
     lines = []
     for row in pretrainings:
         recipes = [name for name in RECIPES if name in users[row["run"]]]
@@ -121,7 +113,7 @@ def plateau() -> Iterator[str]:
             f"{mean(score for step, score in points[row['run']] if end - part < step <= end):.0f}"
             for end in range(part, length + 1, part)
         ]
-        place = (DATASETS.index(row["dataset"]), RECIPES.index(recipes[0]), int(row["seed"]))
+        place = (DATASETS.index(row["dataset"]), RECIPES.index(recipes[0]), row["seed"])
         shown = ", ".join(f"`{name}`" for name in recipes)
         lines.append((place, (f"`{short(row['dataset'])}`", shown, row["seed"], *sixths)))
     header = ("", "before", "seed", *(f"{end:,}" for end in range(part, length + 1, part)))
