@@ -103,35 +103,33 @@ def add_to_tables(experiment: Path, runs: Sequence[Path]) -> None:
     """
     names = {str(path.resolve().relative_to(experiment.resolve())) for path in runs}
     with FileLock(experiment / ".tables.lock", timeout=PATIENCE):
-        check_tables(experiment)
+        tables = check_tables(experiment)
         new: dict[str, list[Row]] = {"results": [], "runs": []}
         for path in runs:
             new["results"] += _evaluation_rows(path)
             new["runs"].append(_run_row(path))
         for table, columns in TABLES.items():
-            kept = [row for row in read_table(experiment / f"{table}.csv", columns) if row["run"] not in names]
+            kept = [row for row in tables[table] if row["run"] not in names]
             _write(experiment / f"{table}.csv", columns, sorted([*kept, *new[table]], key=_order))
 
 
-def check_tables(experiment: Path) -> None:
+def check_tables(experiment: Path) -> dict[str, list[Row]]:
     """
     :param experiment: its folder
+    :return: the rows of its tables, by their names
     :raises ValueError: one of its tables was written by another version, is damaged, or is none
     """
+    found = {}
     for table, columns in TABLES.items():
         path = experiment / f"{table}.csv"
-        if path.is_file() and (fault := _fault(path, columns)):
-            raise ValueError(f"{fault} Move it away: the same command then writes it anew from the run folders.")
-
-
-def _fault(path: Path, columns: Sequence[Column]) -> str | None:
-    try:
-        fault = header_fault(path, columns)
-        if fault is None:
-            read_table(path, columns)
-    except ValueError as error:
-        return str(error)
-    return fault
+        try:
+            if path.is_file() and (fault := header_fault(path, columns)):
+                raise ValueError(fault)
+            found[table] = read_table(path, columns)
+        except ValueError as error:
+            said = f"{error} Move it away: the same command then writes it anew from the run folders."
+            raise ValueError(said) from error
+    return found
 
 
 def header_fault(path: Path, columns: Sequence[Column]) -> str | None:
