@@ -174,8 +174,9 @@ class Constructor:
         :raises ValueError: for one that is another there, which would win
         """
         inner = policy_kwargs if isinstance(policy_kwargs, Mapping) else {}
-        for name in (name for name in algorithm.policy_arguments if name in given and name in inner):
-            if given[name] != inner[name] and name != "use_sde":  # which SB3 writes there
+        for name in algorithm.policy_arguments:
+            is_twice = name in given and name in inner and name != "use_sde"  # which SB3 writes there
+            if is_twice and given[name] != inner[name]:
                 raise ValueError(
                     f"{name}={given[name]!r} and policy_kwargs={{{name!r}: {inner[name]!r}}} are one argument: say it "
                     "once."

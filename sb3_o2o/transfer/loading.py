@@ -58,7 +58,8 @@ def load(
     if "pretrain_kwargs" in given:
         raise ValueError("pretrain_kwargs are applied when a model is built: give load the arguments themselves.")
     given = algorithm.constructor.accepted(algorithm, given)
-    algorithm.constructor.refuse_said_twice(algorithm, given, saved_attributes(path).get("policy_kwargs"))
+    saved = saved_attributes(path)
+    algorithm.constructor.refuse_said_twice(algorithm, given, saved.get("policy_kwargs"))
     kwargs.update(given)
     if algorithm.counted_argument in given:
         kwargs["recipe_count"] = None
@@ -73,7 +74,7 @@ def load(
     plain, attributes = _read(algorithm, path, replaced, trust)
     if not is_trusted(trust):
         _check_names(path, {name: value for name, value in attributes.items() if name not in given})
-    kwargs.update(left_behind(algorithm, saved_attributes(path), replaced))
+    kwargs.update(left_behind(algorithm, saved, replaced))
     try:
         model = load_stock(plain, env=env, device=device, custom_objects=attributes, **kwargs)
     except (KeyError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
