@@ -29,11 +29,18 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
+@pytest.fixture(scope="session")
+def log_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where loggers without a folder of their own make theirs, of which each `learn` would leave one in /tmp."""
+    return tmp_path_factory.mktemp("logs")
+
+
 @pytest.fixture(autouse=True)
-def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Datasets, caches and runs of a test stay in its own folder."""
+def own_folders(tmp_path: Path, log_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Datasets, caches, runs and logs of a test stay in its own folder."""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     monkeypatch.setenv("SB3_O2O_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SB3_LOGDIR", str(log_folder))
     monkeypatch.chdir(tmp_path)
 
 

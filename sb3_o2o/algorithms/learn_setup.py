@@ -14,13 +14,14 @@ from sb3_o2o.updates import pretraining, sampling
 from sb3_o2o.updates.hooks import Hooks, as_list, refuse_conflicts, walk
 
 
-def before_learn(model: Any, callback: Any, progress_bar: bool) -> None:
+def before_learn(model: Any, callback: Any, progress_bar: bool, n_steps: int) -> None:
     """
     Check the callbacks, pre-train where the constructor says so, and hand the policy over.
 
     :param model: an algorithm of ours
     :param callback: what ``learn`` was given
     :param progress_bar: likewise
+    :param n_steps: environment steps to make
     :raises ValueError: if a callback would do nothing, or cannot work beside the others; no environment, network or
         count has changed then
     """
@@ -31,6 +32,9 @@ def before_learn(model: Any, callback: Any, progress_bar: bool) -> None:
     model.refuse_unused_hooks(hooks)
     _check_run(model, callbacks)
     if model.pretrain_steps > 0 and model.n_pretrain_steps < model.pretrain_steps:
+        for each in callbacks:
+            if hasattr(each, "check_length"):
+                each.check_length(n_steps)
         _pretrain_first(model, callbacks, progress_bar)
     model.check_reward_scale()
     note = model.note_on_counts()

@@ -444,7 +444,7 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        learn_setup.before_learn(self, callback, progress_bar)
+        learn_setup.before_learn(self, callback, progress_bar, total_timesteps)
         # of a ``learn``, whose noise SB3 resets as if an episode had ended; one that begins after an interrupted
         # ``pretrain`` begins with noise of its own
         goes_on = self.call.interrupted is not None and not self.call.interrupted.offline

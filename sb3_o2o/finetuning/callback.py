@@ -200,6 +200,14 @@ class FineTuningCallback(BaseCallback):
         :param callbacks: all of the run, which know their model
         """
 
+    def check_length(self, n_steps: int) -> None:
+        """
+        Called before a run begins, and before the pre-training that comes first in it. Raise what does not fit into the
+        run.
+
+        :param n_steps: environment steps of it, over all environments
+        """
+
     # -- environment -----------------------------------------------------------------------------------------------
 
     @hook

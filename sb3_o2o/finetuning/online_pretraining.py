@@ -108,7 +108,7 @@ class OnlinePretraining(_DatasetCallback):
                 stacklevel=2,
             )
             self.n_collected = 0
-        self._check_budget(model)
+        self.check_length(model._total_timesteps - model.num_timesteps)
         self._open()
         model.set_phase("warmup")
 
@@ -133,12 +133,12 @@ class OnlinePretraining(_DatasetCallback):
                 "load_offline."
             )
 
-    def _check_budget(self, model: Any) -> None:
-        remaining = model._total_timesteps - model.num_timesteps
-        if self.n_collected + remaining < self.collect_steps:
+    def check_length(self, n_steps: int) -> None:
+        """See :meth:`FineTuningCallback.check_length`."""
+        if not self.done and self.n_collected + n_steps < self.collect_steps:
             raise ValueError(
                 f"OnlinePretraining(collect_steps={self.collect_steps}) collects longer than learn would last: "
-                f"{remaining} steps to go, {self.n_collected} collected before. Raise total_timesteps or lower "
+                f"{n_steps} steps to go, {self.n_collected} collected before. Raise total_timesteps or lower "
                 "collect_steps."
             )
 

@@ -177,6 +177,9 @@ def prepare(
         if not str(error):
             raise
         raise ValueError(str(error)) from error  # how Stable-Baselines3 refuses arguments
+    if resume_from is None and config.online_steps > 0:
+        for each in model.finetuning:
+            each.check_length(config.online_steps)
     if config.diagnostics:
         _warn_of_left_out(model)
     return Prepared(

@@ -399,6 +399,10 @@ def test_bad_pretraining(arguments: dict[str, Any], message: str) -> None:
 def test_learning_shorter_than_the_collection() -> None:
     with pytest.raises(ValueError, match=r"collect_steps=10\) collects longer than learn would last: 9 steps"):
         make_td3(finetuning=opt(), dataset=dataset()).learn(9)
+    model = make_td3(finetuning=opt(), dataset=dataset(), pretrain_steps=5)
+    with pytest.raises(ValueError, match="collects longer"):
+        model.learn(9)
+    assert model.n_pretrain_steps == 0  # it is said before hours of pre-training
 
 
 def test_no_dataset() -> None:

@@ -327,6 +327,7 @@ class TestFolders:
         ({"recipe": "wslr"}, "Did you mean 'wsrl'"),
         ({"overrides": {"objective": "cqll"}}, "Did you mean 'cql'"),
         ({"source": "nowhere.zip"}, "no saved model"),
+        ({"recipe": "opt_td3", "overrides": {}, "online_steps": 9}, "collects longer than learn would last: 9 steps"),
     ],
 )
 def test_nothing_is_written_unless_all_fits(
