@@ -17,7 +17,7 @@ sys.path[:0] = [str(ROOT / "docs"), str(ROOT / "benchmarks" / "suite")]
 
 from generate import COMBINATIONS, SETTINGS, table  # noqa: E402
 from smoke_table import COLUMNS, rows  # noqa: E402
-from suite_tables import overview, plateau, suite  # noqa: E402
+from suite_tables import kept, overview, plateau, suite  # noqa: E402
 
 from sb3_o2o.recipes import load_recipe  # noqa: E402
 
@@ -117,6 +117,7 @@ KINDS: Mapping[str, Callable[..., Iterator[str]]] = {
     "runs": runs,
     "suite": suite,
     "overview": overview,
+    "kept": kept,
     "plateau": plateau,
 }
 

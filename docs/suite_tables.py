@@ -94,6 +94,27 @@ def _cell(rows: Rows) -> str:
     return f"{scores(rows, 'switch')} → {scores(rows, 'last_5')}{several}"
 
 
+def kept(*datasets: str) -> Iterator[str]:
+    """
+    :param datasets: names in the suite's grid
+    :return: for each recipe that was run on all of them with seed 0 what it ends at, and its best evaluation
+    """
+    finals = {(row["recipe"], row["dataset"]): row["last_5"] for row in finished()[0] if row["seed"] == 0}
+    best: dict[tuple[str, str], float] = {}
+    for row in read_table(RESULTS / "results.csv", EVALUATION_COLUMNS):
+        place = row["recipe"], row["dataset"]
+        if row["phase"] == "online" and row["seed"] == 0 and place in finals:
+            best[place] = max(row["score"], best.get(place, row["score"]))
+    lines = []
+    for recipe in RECIPES:
+        if all((recipe, dataset) in finals for dataset in datasets):
+            pairs = [(finals[recipe, dataset], best[recipe, dataset]) for dataset in datasets]
+            pairs.append((mean(pair[0] for pair in pairs), mean(pair[1] for pair in pairs)))
+            lines.append((-pairs[-1][0], (f"`{recipe}`", *(f"{last:.1f}, {top:.1f}" for last, top in pairs))))
+    header = ("last five, best", *(f"`{short(dataset)}`" for dataset in datasets), "mean")
+    yield from table(header, [cells for _, cells in sorted(lines)])
+
+
 def plateau() -> Iterator[str]:
     """:return: the mean score of each sixth of every pre-training"""
     length = GRID.options.pretrain_steps
