@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -72,15 +71,6 @@ def saved_model_path(source: Any) -> Path | None:
     return None
 
 
-def saved_attributes(path: str | os.PathLike[str] | io.BufferedIOBase) -> dict[str, Any]:
-    """
-    :param path: as for :func:`saved_family`
-    :return: what the zip holds beside weights, as JSON: plain values as they are, others as dictionaries
-    :raises ValueError: likewise
-    """
-    return attributes_as_json(path)
-
-
 def saved_family(path: str | os.PathLike[str] | io.BufferedIOBase) -> str:
     """
     Which family of algorithms a saved model belongs to.
@@ -111,24 +101,6 @@ def opens_as_ours(path: str | os.PathLike[str] | io.BufferedIOBase) -> bool:
     return is_stock and is_box and not data.get("use_sde")
 
 
-def saved_objects(
-    path: str | os.PathLike[str] | io.BufferedIOBase,
-    names: Sequence[str],
-    custom_objects: dict[str, Any] | None = None,
-    trust: bool = False,
-) -> dict[str, Any]:
-    """
-    Some of a saved model's attributes, and no others: those may need code that is not there.
-
-    :param path: as for :func:`saved_family`
-    :param names: of the attributes
-    :param custom_objects: SB3's, which replace what cannot be read
-    :param trust: whether the file may run code
-    :return: those that the file holds, by name
-    """
-    return read_attributes(path, names, custom_objects, trust)
-
-
 def saved_spaces(
     path: str | os.PathLike[str] | io.BufferedIOBase,
     custom_objects: dict[str, Any] | None = None,
@@ -142,7 +114,7 @@ def saved_spaces(
     :param trust: whether the file may run code
     :return: observation and action space; None for one that the file does not hold
     """
-    read = saved_objects(path, ("observation_space", "action_space"), custom_objects, trust)
+    read = read_attributes(path, ("observation_space", "action_space"), custom_objects, trust)
     observations, actions = (
         _convert_space(read[name]) if name in read else None for name in ("observation_space", "action_space")
     )

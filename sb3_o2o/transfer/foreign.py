@@ -106,16 +106,6 @@ def _with_stand_ins(path: Any, custom_objects: dict[str, Any], trust: bool) -> d
     return found
 
 
-def load_foreign(
-    family: str, path: Path | io.BytesIO, custom_objects: dict[str, Any] | None = None, trust: bool = False
-) -> BaseAlgorithm:
-    """A saved model of another family, to be copied or cloned."""
-    model = open_saved(family, path, custom_objects, trust)
-    if model is None:
-        raise unknown_family(path)
-    return model
-
-
 def unknown_family(path: Any) -> ValueError:
     """
     :param path: of a saved model that nobody here opens

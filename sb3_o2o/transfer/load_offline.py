@@ -22,16 +22,17 @@ from sb3_o2o.transfer.architecture import (
     mixed_network_arguments,
     warn_about_networks,
 )
-from sb3_o2o.transfer.archive import saved_attributes, saved_family, saved_model_path
+from sb3_o2o.transfer.archive import saved_family, saved_model_path
 from sb3_o2o.transfer.cloning import from_policy
 from sb3_o2o.transfer.ensembles import are_agents, merged
 from sb3_o2o.transfer.foreign import (
     VALUE_ARGUMENTS,
-    load_foreign,
+    open_saved,
     recover_environment,
     to_memory,
     unknown_family,
 )
+from sb3_o2o.transfer.model_file import attributes_as_json
 from sb3_o2o.transfer.models import build, cut_ensemble, read_recipe, ready_to_finetune
 from sb3_o2o.transfer.options import check_options
 from sb3_o2o.transfer.renewal import forget_moments, hand_over, kept_networks, renew
@@ -107,7 +108,7 @@ def load_offline(algorithm: Any, source: Any, env: GymEnv | str | None, options:
             opening = {"custom_objects": objects, "trust": trust}
             return _from_saved(algorithm, path, alike, recipe, given, training, opening)
     if path is not None:
-        source = load_foreign(family, path, custom_objects, trust)
+        source = open_saved(family, path, custom_objects, trust)
     if is_policy:
         return from_policy(algorithm, source, here, policy, recipe, given, training)
     return _from_dataset(algorithm, source, here, policy, recipe, given, training)
@@ -125,7 +126,7 @@ def _from_saved(
     """A zip of ours or of the stock class: what was trained and is kept wins over the recipe."""
     device = given.pop("device")
     recipe, from_recipe = read_recipe(algorithm, recipe, env)
-    saved, apart = saved_attributes(path), from_recipe.get("pretrain_kwargs") or {}
+    saved, apart = attributes_as_json(path), from_recipe.get("pretrain_kwargs") or {}
     kept = kept_networks(training, from_recipe, given, saved.get("finished_phases") or ())
     model = None
     if not kept.both or saved.get("online_arguments") or not CRITIC_ARGUMENTS.isdisjoint(apart):

@@ -20,8 +20,8 @@ from sb3_o2o.objectives.overlay import left_behind, replaced_objectives
 from sb3_o2o.plain.allowlist import UntrustedError, is_trusted, safe_global
 from sb3_o2o.recipes.recipe_files import environment_id, load_recipe
 from sb3_o2o.transfer.architecture import NETWORK_ARGUMENTS
-from sb3_o2o.transfer.archive import saved_attributes, saved_family, saved_model_path
-from sb3_o2o.transfer.model_file import VARIABLES, for_stock_load, path_name
+from sb3_o2o.transfer.archive import saved_family, saved_model_path
+from sb3_o2o.transfer.model_file import VARIABLES, attributes_as_json, for_stock_load, path_name
 from sb3_o2o.transfer.options import check_load
 from sb3_o2o.transfer.seeing import restore_normalizer
 from sb3_o2o.transfer.temperature import change_ent_coef
@@ -58,7 +58,7 @@ def load(
     if "pretrain_kwargs" in given:
         raise ValueError("pretrain_kwargs are applied when a model is built: give load the arguments themselves.")
     given = algorithm.constructor.accepted(algorithm, given)
-    saved = saved_attributes(path)
+    saved = attributes_as_json(path)
     algorithm.constructor.refuse_said_twice(algorithm, given, saved.get("policy_kwargs"))
     kwargs.update(given)
     if algorithm.counted_argument in given:
@@ -128,7 +128,7 @@ def _explain(error: Exception, path: Any, given: dict[str, Any]) -> None:
 
 def _read(algorithm: Any, path: Any, replaced: dict[str, Any], trust: bool) -> tuple[io.BytesIO, dict[str, Any]]:
     """For Stable-Baselines3: weights, without those of other objectives than are asked for, and attributes."""
-    names = replaced_objectives(algorithm, saved_attributes(path), replaced)
+    names = replaced_objectives(algorithm, attributes_as_json(path), replaced)
     # what another objective has learned is not this one's, whatever its shape
     others = [_OBJECTIVES[name] for name in names]
     of_file = {name: value for name, value in replaced.items() if name != "ent_coef"}

@@ -10,7 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_o2o.data.normalization import Normalizer, is_fresh, same_observations, same_rewards
-from sb3_o2o.transfer.archive import saved_objects
+from sb3_o2o.transfer.model_file import read_attributes
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Seen:
             return cls(Normalizer.of(source.get_vec_normalize_env()))
         saved = vars(source) if isinstance(source, BaseAlgorithm) else {}
         if path is not None and not saved:
-            saved = saved_objects(path, ("saved_normalizer",), custom_objects, trust)
+            saved = read_attributes(path, ("saved_normalizer",), custom_objects, trust)
         if "saved_normalizer" in saved:
             return cls(saved["saved_normalizer"])
         own = None if env is None else unwrap_vec_normalize(env)

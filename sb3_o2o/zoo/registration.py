@@ -30,7 +30,7 @@ from sb3_o2o.evaluation.evaluate import preserved_random_state
 from sb3_o2o.recipes import Recipe, list_recipes, load_recipe, open_recipe
 from sb3_o2o.recipes.recipe_files import EVALUATION_KEYS, RUN_KEYS
 from sb3_o2o.runs.settings import merged
-from sb3_o2o.transfer.archive import saved_objects
+from sb3_o2o.transfer.model_file import read_attributes
 from sb3_o2o.tuning.searched import declared_space, overrides_of_trial, suggest, values_of
 from sb3_o2o.tuning.trials import BAD_TRIAL
 
@@ -126,7 +126,7 @@ class RecipeManager(ExperimentManager):  # type: ignore[misc]
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: Any) -> Any:
         """See the zoo's. A saved model has its own ``pretrain_kwargs``, and the other values of those arguments."""
         if self.algo in ALGORITHMS:
-            own = saved_objects(self.trained_agent, ("online_arguments",)).get("online_arguments") or {}
+            own = read_attributes(self.trained_agent, ("online_arguments",)).get("online_arguments") or {}
             kept = own.keys() - (self.custom_hyperparams or {}).keys() | {"pretrain_kwargs"}
             hyperparams = {name: value for name, value in hyperparams.items() if name not in kept}
         return super()._load_pretrained_agent(hyperparams, env)
