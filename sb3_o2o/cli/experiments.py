@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from shlex import join
+from shlex import join, quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -160,11 +160,7 @@ def _run(plan: "Plan", launcher: "Launcher", grid: str) -> None:
         raise typer.Exit(130)
     if any(state in (FAILED, BLOCKED, INTERRUPTED) for state in states) or schedule.table_errors:
         raise typer.Exit(1)
-    next_command("Report:", trusting_as_here(f"sb3-o2o report {_quoted(plan.folder)}"))
-
-
-def _quoted(path: Path) -> str:
-    return join([str(path)])
+    next_command("Report:", trusting_as_here(f"sb3-o2o report {quote(str(plan.folder))}"))
 
 
 def _say_failure(path: Path, status: "Status") -> None:
@@ -181,7 +177,7 @@ def _say_counts(states: list[str]) -> None:
 
 def _show_plan(plan: "Plan", workers: int) -> None:
     from sb3_o2o.experiments.check import share_of_cores
-    from sb3_o2o.experiments.estimate import estimate, total, wall_time
+    from sb3_o2o.experiments.estimate import estimate, wall_time
     from sb3_o2o.experiments.grid_folder import Status, is_finished
     from sb3_o2o.progress import clock_text
     from sb3_o2o.runs.threads import usable_cores
@@ -201,7 +197,7 @@ def _show_plan(plan: "Plan", workers: int) -> None:
         steps = f"{each.config.steps(each.phase):>9,} {unit:<11} steps of {1e3 * found.step:6.1f} ms"
         line = f"{name:<{width}} {steps}  {clock_text(found.total):>8}  {', '.join(notes)}"
         console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
-    everything = total(list(estimates.values()))
+    everything = sum(each.total for each in estimates.values())
     console.print(
         f"About {clock_text(everything)} one after the other, {clock_text(wall_time(plan, estimates, workers))} with "
         f"{max(workers, 1)} at the same time, if each is as fast then as it was alone; evaluations with episodes of "

@@ -3,7 +3,7 @@
 import copy
 import inspect
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,13 +69,14 @@ def _of_run(config: RunConfig, update: float | None) -> Estimate:
     prepared = prepare(short)
     if update is not None:  # what it starts from has learned what its objective needs
         prepared.model.pretrain(config.dataset, 1)
-    if config.command == "pretrain":
-        step, training = _offline(prepared, config)
+    if config.last_phase == "offline":
+        step = _offline(prepared, config)
+        training = step * config.pretrain_steps
     else:
         step = _online(prepared)
         training = step * config.online_steps + phase_steps * (step if update is None else update)
     seconds = _evaluation_step(prepared) * _episode_steps(prepared) * config.n_eval_episodes
-    evaluations = config.evaluations("offline" if config.command == "pretrain" else "online")
+    evaluations = config.evaluations(config.last_phase)
     return Estimate(step, training, seconds * (evaluations + 1))
 
 
@@ -109,18 +110,17 @@ def _follows_evaluations(name: str, options: Mapping[str, Any]) -> bool:
     return reference is not None and options.get("reference", reference.default) == "best"
 
 
-def _offline(prepared: Prepared, config: RunConfig) -> tuple[float, float]:
+def _offline(prepared: Prepared, config: RunConfig) -> float:
+    """Seconds of a gradient step."""
     model: Any = prepared.model
     buffer = model.open_offline_buffer(config.dataset)
     model.set_phase("pretraining")
-    for timed in (False, True):
-        started = time.perf_counter()
-        for _ in range(TIMED):
-            model.update(model.to_batch(buffer.sample(model.batch_size)))
-        step = (time.perf_counter() - started) / TIMED
-        if timed:
-            return step, step * config.pretrain_steps
-    raise AssertionError
+    started = 0.0
+    for number in range(2 * TIMED):
+        if number == TIMED:
+            started = time.perf_counter()
+        model.update(model.to_batch(buffer.sample(model.batch_size)))
+    return (time.perf_counter() - started) / TIMED
 
 
 class _Timer(BaseCallback):
@@ -181,11 +181,3 @@ def wall_time(plan: Plan, estimates: Mapping[str, Estimate], workers: int) -> fl
 
 def _ready(run: PlannedRun, ends: Mapping[str, float]) -> float:
     return 0.0 if run.needs is None else ends.get(run.needs, float("inf"))
-
-
-def total(estimates: Sequence[Estimate]) -> float:
-    """
-    :param estimates: of runs
-    :return: seconds of all of them, one after the other
-    """
-    return sum(each.total for each in estimates)

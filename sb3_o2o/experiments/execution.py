@@ -164,12 +164,11 @@ def execute(path: Path, threads: int | None = None, trust: bool = False) -> str:
     path = path.resolve()
     job = Job.read(path)
     config = RunFolder(path).read_config()
-    phase = "offline" if config.command == "pretrain" else "online"
     with ExitStack() as own:
         if trust:
             own.enter_context(trusting())
         _wait_for(path, own)
-        if finished_status(path, phase) is not None:
+        if finished_status(path, config.last_phase) is not None:
             return FINISHED
         status = Status.read(path)
         status = replace(

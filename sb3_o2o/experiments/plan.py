@@ -55,7 +55,7 @@ class PlannedRun:
     @property
     def phase(self) -> str:
         """``offline`` of a pre-training, ``online`` of the others."""
-        return "offline" if self.config.command == "pretrain" else "online"
+        return self.config.last_phase
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,11 @@ class RunConfig:
         return math.ceil(self.steps(phase) / (at_once * self.calls_between_evaluations(phase)))
 
     @property
+    def last_phase(self) -> str:
+        """``offline`` of a run that only pre-trains, else ``online``."""
+        return "offline" if self.command == "pretrain" else "online"
+
+    @property
     def dataset_kwargs(self) -> dict[str, Any]:
         """Arguments that the dataset is opened with: the user's, else the recipe's where the run has begun."""
         asked = self.overrides if "dataset_kwargs" in self.overrides else self.arguments or {}
