@@ -18,7 +18,7 @@ from filelock import FileLock
 from sb3_o2o.evaluation import ReferenceScore
 from sb3_o2o.experiments.grid_folder import FINISHED, Job, Status, experiment_of
 from sb3_o2o.files import whole_file, write_whole
-from sb3_o2o.runs.folder import PHASES, RunFolder
+from sb3_o2o.runs.folder import PHASES, RunConfig, RunFolder
 from sb3_o2o.runs.records import RunRecord, read_curve, settings_of
 
 #: Seconds that a process waits for another that writes the tables.
@@ -106,8 +106,11 @@ def add_to_tables(experiment: Path, runs: Sequence[Path]) -> None:
         tables = check_tables(experiment)
         new: dict[str, list[Row]] = {"results": [], "runs": []}
         for path in runs:
-            new["results"] += _evaluation_rows(path)
-            new["runs"].append(_run_row(path))
+            job, status, config = _files_of(path)
+            record = _record(path, job, status, config)
+            which = _which(job, record)
+            new["results"] += _evaluation_rows(which, record, config)
+            new["runs"].append(_run_row(which, record, job, status, config))
         for table, columns in TABLES.items():
             kept = [row for row in tables[table] if row["run"] not in names]
             _write(experiment / f"{table}.csv", columns, sorted([*kept, *new[table]], key=_order))
@@ -228,11 +231,17 @@ def read_run(path: Path) -> RunRecord:
     :return: what it came to so far
     :raises ValueError: something in it is damaged
     """
-    job, status = Job.read(path), Status.read(path)
-    config = RunFolder.open(path).read_config()
-    is_pretraining = config.command == "pretrain"
+    return _record(path, *_files_of(path))
+
+
+def _files_of(path: Path) -> tuple[Job, Status, RunConfig]:
+    """What a run is asked for, and how far it is."""
+    return Job.read(path), Status.read(path), RunFolder.open(path).read_config()
+
+
+def _record(path: Path, job: Job, status: Status, config: RunConfig) -> RunRecord:
     before = None if job.needs is None else Status.read(experiment_of(path, job) / job.needs)
-    times = {"offline": status.times if is_pretraining or before is None else before.times, "online": status.times}
+    times = {"offline": status.times if before is None else before.times, "online": status.times}
     curves = {phase: read_curve(path / phase, times[phase].get(phase)) for phase in PHASES}
     return RunRecord(
         path=path,
@@ -253,9 +262,9 @@ def read_run(path: Path) -> RunRecord:
     )
 
 
-def _which(path: Path, record: RunRecord) -> Row:
+def _which(job: Job, record: RunRecord) -> Row:
     return {
-        "run": Job.read(path).name,
+        "run": job.name,
         "dataset": record.task,
         "env": record.env_id,
         "recipe": record.label,
@@ -263,19 +272,17 @@ def _which(path: Path, record: RunRecord) -> Row:
     }
 
 
-def _evaluation_rows(path: Path) -> Iterator[Row]:
+def _evaluation_rows(which: Row, record: RunRecord, config: RunConfig) -> Iterator[Row]:
     """Of the run's own phase: what it took over from its pre-training stands there."""
-    record = read_run(path)
-    phase = "offline" if RunFolder(path).read_config().command == "pretrain" else "online"
-    curve = record.offline if phase == "offline" else record.online
+    curve = record.curve(config.last_phase)
     if curve is None:
         return
     scores = None if record.reference is None else curve.scores(record.reference).mean(axis=1)
     for index, step in enumerate(curve.steps):
         seconds = None if curve.seconds is None else float(curve.seconds[index])
         yield {
-            **_which(path, record),
-            "phase": phase,
+            **which,
+            "phase": config.last_phase,
             "step": int(step),
             "return": float(curve.returns[index].mean()),
             "return_std": float(curve.returns[index].std()),
@@ -286,13 +293,11 @@ def _evaluation_rows(path: Path) -> Iterator[Row]:
         }
 
 
-def _run_row(path: Path) -> Row:
-    record, job, status = read_run(path), Job.read(path), Status.read(path)
-    config = RunFolder(path).read_config()
+def _run_row(which: Row, record: RunRecord, job: Job, status: Status, config: RunConfig) -> Row:
     row: Row = {
         **{column.name: None for column in RUN_COLUMNS},
-        **_which(path, record),
-        **{name: record.versions.get(name) for name in record.versions if name in {each.name for each in RUN_COLUMNS}},
+        **which,
+        **{name: record.versions.get(name) for name in PACKAGES},
         "state": status.state,
         "unit": record.unit,
         "seconds": record.seconds,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sb3_o2o.errors import missing_package
 from sb3_o2o.evaluation import preserved_random_state
-from sb3_o2o.runs.records import Curve, RunRecord
+from sb3_o2o.runs.records import RunRecord
 
 #: Bootstrap samples, and how much of them an interval holds.
 SAMPLES, COVERAGE = 2_000, 0.95
@@ -47,7 +47,7 @@ def line(label: str, records: Sequence[RunRecord], phase: str) -> Line | None:
     :return: their curve, from the latest beginning to the earliest end; None where no run has evaluations of the phase,
         or they have no step in common
     """
-    curves = [(curve, each) for each in records if (curve := _curve(each, phase)) is not None]
+    curves = [(curve, each) for each in records if (curve := each.curve(phase)) is not None]
     if not curves:
         return None
     start = max(curve.steps[0] for curve, _ in curves)
@@ -64,10 +64,6 @@ def line(label: str, records: Sequence[RunRecord], phase: str) -> Line | None:
     interval = bootstrap(values)
     low, high = (None, None) if interval is None else interval
     return Line(label, steps, values.mean(axis=0), low, high, len(values))
-
-
-def _curve(record: RunRecord, phase: str) -> Curve | None:
-    return record.offline if phase == "offline" else record.online
 
 
 def bootstrap(values: NDArray[np.float64], seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:

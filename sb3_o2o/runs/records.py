@@ -208,6 +208,13 @@ class RunRecord:
         """``score`` or ``return``."""
         return "return" if self.reference is None else "score"
 
+    def curve(self, phase: str) -> Curve | None:
+        """
+        :param phase: ``offline`` or ``online``
+        :return: its evaluations
+        """
+        return self.offline if phase == "offline" else self.online
+
     def score_after(self, steps: int) -> float | None:
         """
         :param steps: environment steps of fine-tuning
