@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -10,14 +11,22 @@ import yaml
 from command_line import SHORT, SMALL, fails, succeeds
 
 from sb3_o2o.cli.set_options import parse_settings
-from sb3_o2o.recipes import list_recipes, load_recipe
+from sb3_o2o.recipes import Recipe, list_recipes, load_recipe
+
+
+def parsed(settings: list[str], recipe: str | Recipe | None, env_id: str, extra: Any = None) -> dict[str, Any]:
+    """Onto a recipe's entry; None for O2OSAC alone."""
+    if recipe is None:
+        return parse_settings(settings, {}, "O2OSAC", extra)
+    loaded = load_recipe(recipe, env_id)
+    return parse_settings(settings, loaded.arguments, loaded.algorithm, extra)
 
 
 class TestSettings:
     def test_values_are_yaml(self) -> None:
         settings = ["learning_rate=1e-4", "n_critics=3", "compile=true", "policy_kwargs={net_arch: [8]}"]
         expected = {"learning_rate": 1e-4, "n_critics": 3, "compile": True, "policy_kwargs": {"net_arch": [8]}}
-        assert parse_settings(settings, None, tiny.BOX) == expected
+        assert parsed(settings, None, tiny.BOX) == expected
 
     def test_a_dotted_name_keeps_the_recipes_neighbours(self) -> None:
         settings = [
@@ -25,7 +34,7 @@ class TestSettings:
             "policy_kwargs.last_hidden_gain=null",
             "objective_kwargs.cql_weight=1",
         ]
-        given = parse_settings(settings, "wsrl", "Hopper-v5")
+        given = parsed(settings, "wsrl", "Hopper-v5")
         assert given["policy_kwargs"] == {"net_arch": [8], "orthogonal_gain": 2**0.5, "last_hidden_gain": None}
         assert given["objective_kwargs"]["cql_weight"] == 1
         assert given["objective_kwargs"]["max_target_backup"] is True
@@ -33,20 +42,20 @@ class TestSettings:
     @pytest.mark.parametrize("backwards", [False, True])
     def test_arguments_of_another_objective_do_not_join_the_recipes(self, backwards: bool) -> None:
         settings = ["objective=iql", "objective_kwargs.expectile=0.8"]
-        given = parse_settings(settings[::-1] if backwards else settings, "cql", tiny.BOX)
+        given = parsed(settings[::-1] if backwards else settings, "cql", tiny.BOX)
         assert given == {"objective": "iql", "objective_kwargs": {"expectile": 0.8}}
-        assert parse_settings(["objective=iql"], "cql", tiny.BOX) == {"objective": "iql"}
+        assert parsed(["objective=iql"], "cql", tiny.BOX) == {"objective": "iql"}
         extra = {"objective": "iql", "objective_kwargs": {"expectile": 0.8}}
-        given = parse_settings(["objective=cql", "objective_kwargs.cql_weight=2"], "calql", tiny.BOX, extra=extra)
+        given = parsed(["objective=cql", "objective_kwargs.cql_weight=2"], "calql", tiny.BOX, extra=extra)
         assert given == {"objective": "cql", "objective_kwargs": {"cql_weight": 2}}
 
     def test_later_ones_win_over_options(self) -> None:
-        assert parse_settings(["n_critics=4"], "wsrl", tiny.BOX, extra={"n_critics": 2}) == {"n_critics": 4}
+        assert parsed(["n_critics=4"], "wsrl", tiny.BOX, extra={"n_critics": 2}) == {"n_critics": 4}
 
     @pytest.mark.parametrize(("text", "value"), [("5,000", 5000), ("1e6", 1_000_000), ("1e-3", 0.001), ("-1", -1)])
     def test_counts_may_be_written_as_people_write_them(self, text: str, value: float) -> None:
         name = "gradient_steps" if isinstance(value, int) else "learning_rate"
-        given = parse_settings([f"{name}={text}"], None, tiny.BOX)[name]
+        given = parsed([f"{name}={text}"], None, tiny.BOX)[name]
         assert (given, type(given)) == (value, type(value))
 
 
@@ -54,7 +63,7 @@ class TestCallbacks:
     """``finetuning`` is a list, and its callbacks are named like any other argument."""
 
     def test_one_argument_of_one_callback(self) -> None:
-        given = parse_settings(["finetuning.Warmup.steps=100"], "so2", "Hopper-v5")["finetuning"]
+        given = parsed(["finetuning.Warmup.steps=100"], "so2", "Hopper-v5")["finetuning"]
         expected = [dict(each) for each in load_recipe("so2", "Hopper-v5").arguments["finetuning"]]
         (warmup,) = [each["Warmup"] for each in expected if "Warmup" in each]
         assert warmup["steps"] != 100
@@ -63,13 +72,11 @@ class TestCallbacks:
 
     def test_two_arguments(self) -> None:
         settings = ["finetuning.PerturbedTargets.sigma=0.1", "finetuning.PerturbedTargets.clip=0.2"]
-        given = parse_settings(settings, "so2", "Hopper-v5")["finetuning"]
+        given = parsed(settings, "so2", "Hopper-v5")["finetuning"]
         assert {"PerturbedTargets": {"sigma": 0.1, "clip": 0.2}} in given
 
     def test_one_that_the_recipe_lacks_is_added(self) -> None:
-        assert parse_settings(["finetuning.Warmup.steps=100"], None, tiny.BOX) == {
-            "finetuning": [{"Warmup": {"steps": 100}}]
-        }
+        assert parsed(["finetuning.Warmup.steps=100"], None, tiny.BOX) == {"finetuning": [{"Warmup": {"steps": 100}}]}
 
     def test_it_reaches_the_run(self, tiny_dataset: Callable[..., str]) -> None:
         options = ["--set", "finetuning.Warmup.steps=5", "--pretrain-steps", "2", "--steps", "8", *SMALL, *SHORT]
@@ -88,10 +95,10 @@ def test_everything_that_a_recipe_shows_can_be_set(recipe: str) -> None:
         root, is_count = name.split(".")[0], type(value) is int
         text = f"{value:,}" if is_count else yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n")
         if root in loaded.arguments:
-            assert parse_settings([f"{name}={text.strip()}"], loaded, "Nothing-v0") == {root: loaded.arguments[root]}
+            assert parsed([f"{name}={text.strip()}"], loaded, "Nothing-v0") == {root: loaded.arguments[root]}
         else:
             with pytest.raises(ValueError, match=f"cannot change {root}: "):
-                parse_settings([f"{name}={text}"], loaded, "Nothing-v0")
+                parsed([f"{name}={text}"], loaded, "Nothing-v0")
 
 
 class TestWhatCannotBeMeant:

@@ -110,7 +110,7 @@ def demo(
         environment=environment,
         recipe=recipe.reference,
         dataset=str(DEMO_DATASET),
-        overrides=parse_settings(settings, recipe, environment.id, extra=sizes),
+        overrides=parse_settings(settings, recipe.arguments, recipe.algorithm, sizes),
         pretrain_steps=gradient_steps,
         online_steps=steps,
         seed=seed,

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sb3_o2o.cli.console import FriendlyGroup, bold, console
+from sb3_o2o.cli.set_options import shown
 
 recipes_app = typer.Typer(cls=FriendlyGroup, no_args_is_help=True, help="The papers' settings: list them, show one.")
 
@@ -58,16 +59,12 @@ def show(
         if above and above != group:
             table.add_row(f"{above}:")
         group = above
-        texts = (f"  {name}" if above else name, _shown(value), _comment(recipe.comments, key))
+        texts = (f"  {name}" if above else name, shown(value), _comment(recipe.comments, key))
         table.add_row(*map(escape, texts))
     console.print(table)
     for note in recipe.notes:
         console.print(f"\nNote: {note}", markup=False, highlight=False)
     console.print(f"\nFile: {recipe.path}", markup=False, highlight=False)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def _comment(comments: Any, key: str) -> str:

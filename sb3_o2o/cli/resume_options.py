@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sb3_o2o.cli.set_options import parse_onto
+from sb3_o2o.cli.set_options import parse_settings, shown
 
 if TYPE_CHECKING:
     from sb3_o2o.runs.folder import RunConfig, RunFolder
@@ -100,7 +100,7 @@ def _settings_that_differ(settings: list[str], config: "RunConfig", folder: "Run
     before = {**algorithm_class(algorithm).constructor.defaults, **arguments}
     found = []
     for setting in settings:
-        after = {**before, **parse_onto([setting], arguments, algorithm)}
+        after = {**before, **parse_settings([setting], arguments, algorithm)}
         name = setting.partition("=")[0]
         root = name.split(".")[0]
         if after[root] != before[root]:
@@ -136,8 +136,4 @@ def _inside(value: Any, name: str) -> Any:
 
 
 def _sentence(option: str, run_value: Any, given: Any) -> str:
-    return f"{option} is {_shown(run_value)} there, not {_shown(given)}"
-
-
-def _shown(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return f"{option} is {shown(run_value)} there, not {shown(given)}"

@@ -2,50 +2,26 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
-if TYPE_CHECKING:
-    from sb3_o2o.recipes import Recipe
-
 
 def parse_settings(
-    settings: Sequence[str] | None, recipe: "str | Recipe | None", env_id: str, extra: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """
-    Constructor arguments from ``--set NAME=VALUE``.
-
-    :param settings: the options
-    :param recipe: recipe of whose nested arguments (``policy_kwargs``, ``finetuning`` …) a dotted name changes one
-    :param env_id: environment the recipe is for
-    :param extra: arguments that other options stand for
-    :return: keyword arguments
-    :raises ValueError: another spelling, an unknown argument (the nearest is named), or a value that it may not have
-    """
-    from sb3_o2o.recipes import load_recipe
-
-    if recipe is None:
-        return parse_onto(settings, {}, "O2OSAC", extra)
-    loaded = load_recipe(recipe, env_id)
-    return parse_onto(settings, loaded.arguments, loaded.algorithm, extra)
-
-
-def parse_onto(
     settings: Sequence[str] | None,
     arguments: Mapping[str, Any],
     algorithm: str,
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """
-    Likewise, where the arguments are known that a dotted name changes one of.
+    Constructor arguments from ``--set NAME=VALUE``.
 
     :param settings: the options
-    :param arguments: those arguments
+    :param arguments: of whose nested ones (``policy_kwargs``, ``finetuning`` …) a dotted name changes one: the recipe's
     :param algorithm: name of the class that takes them
     :param extra: arguments that other options stand for
     :return: keyword arguments
-    :raises ValueError: see :func:`parse_settings`
+    :raises ValueError: another spelling, an unknown argument (the nearest is named), or a value that it may not have
     """
     from sb3_o2o.runs.settings import overrides_of
 
@@ -96,3 +72,11 @@ def parse_value(said: str, text: str) -> Any:
         return read_yaml(text)
     except yaml.YAMLError as error:
         raise ValueError(f"The value of {said} is not YAML: {text!r}.") from error
+
+
+def shown(value: Any) -> str:
+    """
+    :param value: of a constant
+    :return: as ``recipes show`` prints it, and :func:`parse_value` reads it again
+    """
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

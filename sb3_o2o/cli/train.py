@@ -139,7 +139,7 @@ def pretrain(
         environment=environment,
         recipe=recipe,
         dataset=dataset,
-        overrides=parse_settings(settings, loaded, environment.id),
+        overrides=parse_settings(settings, loaded.arguments, loaded.algorithm),
         pretrain_steps=loaded.pretrain_steps if gradient_steps is None else gradient_steps,
         seed=seed,
         device=device,
@@ -245,7 +245,8 @@ def _asked(
         known=None if env else origin.environment,
     )
     extra = {"dataset_kwargs": {**(loaded.arguments.get("dataset_kwargs") or {}), **read_as}} if read_as else None
-    return dataset, loaded, environment, parse_settings(settings, loaded, environment.id, extra)
+    overrides = parse_settings(settings, loaded.arguments, loaded.algorithm, extra)
+    return dataset, loaded, environment, overrides
 
 
 @contextmanager

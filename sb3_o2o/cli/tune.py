@@ -201,7 +201,7 @@ def _task(recipe: str, dataset: str | None, env: str | None, settings: list[str]
     loaded, environment = recipe_and_environment(
         absolute_file(recipe), env, dataset, lambda own: dataset_settings(settings, dict(own))
     )
-    overrides = parse_settings(settings, loaded, environment.id)
+    overrides = parse_settings(settings, loaded.arguments, loaded.algorithm)
     pretrain_steps = sizes.pretrain_steps
     if pretrain_steps is None:
         pretrain_steps = loaded.pretrain_steps if dataset is not None else 0

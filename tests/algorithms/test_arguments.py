@@ -434,7 +434,7 @@ class TestEntrances:
             build_model("wsrl", None, **{name: self.value})  # type: ignore[arg-type]
         if name != "pretrain_steps":  # an option of its own
             with pytest.raises(ValueError, match=self.message.format("")):
-                parse_settings([f"{name}={yaml.safe_dump(self.value, default_flow_style=True)}"], None, "Nothing-v0")
+                parse_settings([f"{name}={yaml.safe_dump(self.value, default_flow_style=True)}"], {}, "O2OSAC")
 
 
 OPTIONS: dict[str, tuple[Any, ...]] = {
