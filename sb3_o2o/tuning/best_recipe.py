@@ -12,7 +12,7 @@ from typing import Any
 
 import optuna
 import yaml
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from sb3_o2o.checked import checked
 from sb3_o2o.files import write_whole
@@ -20,15 +20,6 @@ from sb3_o2o.runs.settings import arguments_over
 from sb3_o2o.tuning.configuration import TuningConfig, TuningTask, plain_types
 from sb3_o2o.tuning.searched import overrides_of_trial, values_of
 from sb3_o2o.version import __version__
-
-
-def trial_values(trial: FrozenTrial, config: TuningConfig) -> dict[str, Any]:
-    """
-    :param trial: of a study
-    :param config: that the study was made with
-    :return: its hyper-parameters by dotted name, as constructors take them
-    """
-    return values_of(trial.params, config.space)
 
 
 @checked
@@ -44,7 +35,7 @@ def write_best_recipe(study: optuna.Study, config: TuningConfig, path: str | os.
     :raises ValueError: no trial ended by itself yet
     """
     trial, recipe = study.best_trial, config.recipe
-    values = trial_values(trial, config)
+    values = values_of(trial.params, config.space)
     tasks = {task.recipe.pattern: task for task in config.tasks} if config.also else {}
     tasks = {"default": config.tasks[0], **tasks}
     where = ", ".join(dict.fromkeys(task.environment.id for task in config.tasks))

@@ -115,9 +115,7 @@ def make_sampler(name: str, seed: Seed = 0, n_startup_trials: CountFromZero = 10
         return kinds[0]()
     if name not in SAMPLERS:
         raise unknown("sampler", name, [*SAMPLERS, f"{HUB}samplers/NAME"])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        SAMPLERS[name](seed, n_startup_trials)  # what is missing is said now
+    # which makes one at once, so that what is missing is said now
     return SeededByTrial(lambda own: _quiet(SAMPLERS[name], own, n_startup_trials), seed)
 
 

@@ -19,7 +19,7 @@ from optuna.exceptions import TrialPruned
 from optuna.pruners import MedianPruner
 from optuna.trial import TrialState
 
-from sb3_o2o.evaluation import Evaluation, read_evaluations
+from sb3_o2o.evaluation import Evaluation
 from sb3_o2o.files import whole_folder, write_whole
 from sb3_o2o.recipes import Recipe
 from sb3_o2o.runs.folder import RunConfig, RunFolder
@@ -225,13 +225,3 @@ def _digest(asked: RunConfig, recipe: Recipe) -> str:
 def _said(run: TuningRun) -> str:
     """In a sentence: seed 0, or seed 0 of a task where there are several."""
     return f"seed {run.seed}" if run.key == str(run.seed) else f"seed {run.seed} of {run.task.name}"
-
-
-def run_scores(folder: Path, phase: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """
-    :param folder: of a run
-    :param phase: ``offline`` or ``online``
-    :return: steps and mean returns of its evaluations; None where there are none
-    """
-    found = read_evaluations(folder / phase)
-    return None if found is None else (found[0], found[1].mean(axis=1))
