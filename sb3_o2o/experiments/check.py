@@ -26,9 +26,7 @@ def check(plan: Plan, each: Callable[[PlannedRun, Prepared], None] | None = None
             prepared = prepare(replace(run.config, source=None))
             if each is not None:
                 each(run, prepared)
-            for env in (prepared.model.get_env(), prepared.eval_env):
-                if env is not None:
-                    env.close()
+            prepared.close()
 
 
 def one_of_each(plan: Plan) -> Iterator[PlannedRun]:

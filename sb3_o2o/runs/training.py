@@ -135,6 +135,12 @@ class Prepared:
         """Undiscounted return of each of the dataset's episodes, shape (episodes,)."""
         return None if self.dataset is None else np.asarray(self.dataset.episode_returns)
 
+    def close(self) -> None:
+        """Close the environments of training and of evaluation."""
+        for env in (self.model.get_env(), self.eval_env):
+            if env is not None:
+                env.close()
+
     def arguments(self) -> dict[str, Any]:
         """The constructor arguments in force: the recipe's, the user's, and for the networks what was trained."""
         asked = arguments_over(self.recipe, self.config.overrides)

@@ -129,9 +129,7 @@ def _check(config: TuningConfig) -> None:
     """:raises ValueError: dataset, environment and recipe do not fit together, which no trial could change"""
     for task in config.tasks:
         prepared = prepare(config.run(config.seeds[0], task.overrides, task=task), recipe=task.recipe)
-        for env in (prepared.model.get_env(), prepared.eval_env):
-            if env is not None:
-                env.close()
+        prepared.close()
         if config.also and prepared.reference is None:
             raise ValueError(
                 f"Returns of {task.environment.id} have no reference scores, so that there is no mean with those of "

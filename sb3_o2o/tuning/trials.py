@@ -198,8 +198,7 @@ class TrialRunner:
             train(prepared, folder, listener, picture=False)
         finally:
             shutil.rmtree(folder.resume_bundle, ignore_errors=True)  # a trial begins again, it does not go on
-            prepared.model.get_env().close()  # type: ignore[union-attr]
-            prepared.eval_env.close()
+            prepared.close()
 
     def _prepared(self, run: RunConfig, recipe: Recipe) -> Prepared:
         prepared = prepare(run, recipe=recipe)
