@@ -301,14 +301,10 @@ def start_run(
 
 def _begin(prepared: Any, folder: "RunFolder", offline_from: "RunFolder | None") -> None:
     """Notes what was asked for, takes over the source's offline evaluations, and says where the run lies."""
-    import shutil
-
     config = prepared.config
     folder.write_start(config, prepared.arguments())
     if offline_from is not None and (offline_from.path / "offline" / "evaluations.npz").is_file():
-        shutil.copy(offline_from.path / "offline" / "evaluations.npz", folder.phase("offline"))
-        if config.diagnostics and (offline_from.path / "offline" / "diagnostics").is_dir():
-            shutil.copytree(offline_from.path / "offline" / "diagnostics", folder.phase("offline") / "diagnostics")
+        folder.take_over_offline(offline_from.path, config.diagnostics)
     console.print(f"Run folder: {bold(folder.path)}", soft_wrap=True, highlight=False)
     if prepared.clone_report is not None:
         console.print(f"From the source: {prepared.clone_report}", markup=False, soft_wrap=True, highlight=False)

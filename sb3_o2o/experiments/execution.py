@@ -2,7 +2,6 @@
 
 import os
 import platform
-import shutil
 import socket
 import time
 import traceback
@@ -247,14 +246,10 @@ def _begin_anew(folder: RunFolder, job: Job, config: RunConfig) -> None:
     folder.forget_progress(config)
     if job.needs is None:
         return
-    path = folder.path
-    source = experiment_of(path, job) / job.needs
+    source = experiment_of(folder.path, job) / job.needs
     if not is_finished(source, "offline"):
         raise ValueError(f"The pre-training in {source} is not finished.")
-    shutil.copy(source / "offline" / "evaluations.npz", folder.phase("offline"))
-    if config.diagnostics and (source / "offline" / "diagnostics").is_dir():
-        target = folder.phase("offline") / "diagnostics"
-        shutil.copytree(source / "offline" / "diagnostics", target, dirs_exist_ok=True)
+    folder.take_over_offline(source, config.diagnostics)
 
 
 def _recipe(config: RunConfig, job: Job) -> Recipe | None:

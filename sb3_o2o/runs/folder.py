@@ -238,6 +238,18 @@ class RunFolder:
         folder.mkdir(exist_ok=True)
         return folder
 
+    def take_over_offline(self, source: Path, diagnostics: bool) -> None:
+        """
+        Copy what belongs into this run's pictures of the pre-training that it starts from.
+
+        :param source: folder of the run that has made it, with its evaluations
+        :param diagnostics: what its diagnostics have found as well, if anything
+        """
+        theirs, ours = source / "offline", self.phase("offline")
+        shutil.copy(theirs / "evaluations.npz", ours)
+        if diagnostics and (theirs / "diagnostics").is_dir():
+            shutil.copytree(theirs / "diagnostics", ours / "diagnostics", dirs_exist_ok=True)
+
     @property
     def config_file(self) -> Path:
         return self.path / "config.yml"
