@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import os
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -28,7 +27,6 @@ from sb3_o2o.transfer.temperature import change_ent_coef
 from sb3_o2o.updates import pretraining
 from sb3_o2o.updates.trained import refuse_not_finite
 
-_IN_MEMORY = "a model in memory"
 #: the modules that arguments name
 _OBJECTIVES = {"objective": "offline_objective", "online_objective": "finetuning_objective"}
 
@@ -93,7 +91,7 @@ def load(
     if not allow_nonfinite:
         refuse_not_finite(
             model,
-            f"{path if isinstance(path, str | os.PathLike) else _IN_MEMORY} was saved after training had failed",
+            f"{path_name(path)} was saved after training had failed",
             "Go on from an earlier checkpoint; load(path, allow_nonfinite=True) opens it as it is, and "
             "load_offline(path, load_critic=False), or load_actor=False, takes over a part that is finite.",
         )
@@ -140,7 +138,7 @@ def _check_family(algorithm: Any, path: Any) -> None:
     if family != algorithm.stock_class.__name__:
         what = "no model that can be recognised" if family == "unknown" else f"a {family} model"
         raise ValueError(
-            f"{path if isinstance(path, str | os.PathLike) else _IN_MEMORY} holds {what}, not a "
+            f"{path_name(path)} holds {what}, not a "
             f"{algorithm.stock_class.__name__} model. {algorithm.__name__}.load_offline takes over policies of other "
             "families."
         )
@@ -173,7 +171,7 @@ def set_parameters_of_file(model: Any, path: Any, exact_match: bool, device: th.
     try:
         refuse_not_finite(
             model,
-            f"Not loaded from {path if isinstance(path, str | os.PathLike) else _IN_MEMORY}",
+            f"Not loaded from {path_name(path)}",
             "load(path, allow_nonfinite=True) opens it as it is.",
         )
     except NonFiniteError:
