@@ -176,11 +176,15 @@ def set_up_settings(model: Any) -> None:
 def set_up_networks(model: Any) -> None:
     """The same, and networks; environment, buffer and random streams go on."""
     model._setup_lr_schedule()
-    model.policy = model.policy_class(
-        model.observation_space, model.action_space, model.lr_schedule, **model.full_policy_kwargs()
-    ).to(model.device)
+    model.policy = _fresh_policy(model)
     model.networks_replaced()
     model._setup_objectives()
+
+
+def _fresh_policy(model: Any) -> Any:
+    """As a new model of the same arguments would have it."""
+    kwargs = model.full_policy_kwargs()
+    return model.policy_class(model.observation_space, model.action_space, model.lr_schedule, **kwargs).to(model.device)
 
 
 def keep_critics(model: Any, n_critics: int) -> None:
@@ -222,10 +226,7 @@ def renew_critics(model: Any) -> None:
     modules = (model.policy, model.offline_objective, model.finetuning_objective)
     frozen = [each for module in modules for each in module.parameters() if not each.requires_grad]
     values = [parameter.detach().clone() for parameter in frozen]
-    fresh: Any = model.policy_class(
-        model.observation_space, model.action_space, model.lr_schedule, **model.full_policy_kwargs()
-    )
-    model.weights.forget_values(model, fresh.to(model.device))
+    model.weights.forget_values(model, _fresh_policy(model))
     for objective in (model.offline_objective, model.finetuning_objective):
         objective.forget_values()
     forget_moments(model)
@@ -243,10 +244,7 @@ def renew_actor(model: Any) -> None:
     """
     if model.policy.share_features_extractor:
         raise ValueError("A fresh policy needs a features extractor of its own: set share_features_extractor=False.")
-    fresh: Any = model.policy_class(
-        model.observation_space, model.action_space, model.lr_schedule, **model.full_policy_kwargs()
-    )
-    copy_parameters(fresh.actor.to(model.device), model.actor)
+    copy_parameters(_fresh_policy(model).actor, model.actor)
     model.actor.optimizer.state.clear()
     model.copy_to_targets(critics=False)
 
