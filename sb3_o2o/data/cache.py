@@ -32,6 +32,8 @@ _MANIFEST, _VERIFIED, _UNFINISHED = "manifest.json", "verified.json", ".incomple
 #: there is no room: of a disk, of a user's share, of a file
 _FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 _FIELDS = ("row_index", "actions", "rewards", "terminations", "truncations")
+#: rows that are looked at in one go
+_PART = 65536
 
 
 def cache_folder() -> Path:
@@ -294,8 +296,8 @@ def _verify(
         write_whole(known, json.dumps(states))
 
 
-def _hash(array: np.ndarray, part: int = 65536) -> str:
+def _hash(array: np.ndarray) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for start in range(0, len(array), part):
-        digest.update(np.ascontiguousarray(array[start : start + part]).data)
+    for start in range(0, len(array), _PART):
+        digest.update(np.ascontiguousarray(array[start : start + _PART]).data)
     return digest.hexdigest()

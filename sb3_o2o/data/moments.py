@@ -2,15 +2,17 @@
 
 import numpy as np
 
+#: rows to look at in one go
+_PART = 65536
 
-def mean_and_variance(rows: np.ndarray, row_index: np.ndarray, part: int = 65536) -> tuple[np.ndarray, np.ndarray]:
+
+def mean_and_variance(rows: np.ndarray, row_index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     :param rows: ``(R, *shape)``, possibly larger than memory
     :param row_index: rows that count, ``(N,)``
-    :param part: rows to look at in one go
     :return: mean and population variance of each entry, ``shape`` float64
     """
-    parts = [row_index[start : start + part] for start in range(0, len(row_index), part)]
+    parts = [row_index[start : start + _PART] for start in range(0, len(row_index), _PART)]
     mean, variance = np.zeros(rows.shape[1:]), np.zeros(rows.shape[1:])
     for chosen in parts:
         mean += rows[chosen].sum(axis=0, dtype=np.float64) / len(row_index)
@@ -20,12 +22,11 @@ def mean_and_variance(rows: np.ndarray, row_index: np.ndarray, part: int = 65536
     return mean, variance
 
 
-def mean_and_std(rows: np.ndarray, row_index: np.ndarray, part: int = 65536) -> tuple[np.ndarray, np.ndarray]:
+def mean_and_std(rows: np.ndarray, row_index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     :param rows: ``(R, *shape)``, possibly larger than memory
     :param row_index: rows that count, ``(N,)``
-    :param part: rows to look at in one go
     :return: mean and population standard deviation of each entry, ``shape`` float32
     """
-    mean, variance = mean_and_variance(rows, row_index, part)
+    mean, variance = mean_and_variance(rows, row_index)
     return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)

@@ -67,15 +67,14 @@ def take(array: np.ndarray, indices: np.ndarray) -> np.ndarray:
     return np.asarray(array).take(indices, axis=0)  # half the time for the short rows of most datasets
 
 
-def named_observations(observations: Observations, prefix: str = "observations") -> dict[str, np.ndarray]:
+def named_observations(observations: Observations) -> dict[str, np.ndarray]:
     """
     :param observations: ``(N, *obs_shape)``, or a dictionary of such
-    :param prefix: name of the field
     :return: each array under the name by which messages and files call it: ``observations`` or ``observations/key``
     """
     if isinstance(observations, dict):
-        return {f"{prefix}/{key}": value for key, value in observations.items()}
-    return {prefix: observations}
+        return {f"observations/{key}": value for key, value in observations.items()}
+    return {"observations": observations}
 
 
 def close_episodes(

@@ -41,15 +41,14 @@ def checked_environment_id(env_id: str, where: str, trust: bool = False) -> str:
     raise UntrustedError(f"the module {module} of the environment {env_id!r}", where)
 
 
-def check_wrapper(name: str, where: str, trust: bool = False) -> None:
+def check_wrapper(name: str, where: str) -> None:
     """
     :param name: dotted name of a wrapper, as a file says it
     :param where: the file
-    :param trust: whether any module may be imported
     :raises UntrustedError: if it is none of Gymnasium's, Stable-Baselines3's or ours, nor vouched for
     """
     module, _, attribute = name.rpartition(".")
-    if not module or is_trusted(trust) or (name.startswith(_WRAPPERS) and attribute not in _WRITING):
+    if not module or is_trusted(False) or (name.startswith(_WRAPPERS) and attribute not in _WRITING):
         return
     try:
         safe_global(module, attribute)

@@ -100,25 +100,24 @@ def _described(prefix: str, fields: Mapping[str, Any]) -> Iterable[str]:
             yield f"{prefix}{name} ({type(value).__name__})"
 
 
-def require_fields(fields: Iterable[str], required: Iterable[str], source: str, found: str, advice: str = "") -> None:
+def require_fields(fields: Iterable[str], required: Iterable[str], source: str, found: str) -> None:
     """
     :param fields: which fields a source has
     :param required: which it must have
     :param source: what it is, for the message
     :param found: what it really holds, from ``contents``
-    :param advice: what to do, for the message
     :raises ValueError: naming the fields that are missing
     """
     present = set(fields)
     missing = [field for field in required if field not in present]
-    if missing == ["rewards"]:
-        advice = (
-            "Without rewards, pass reward=0.0 (the same for every transition: enough for behaviour cloning), or add "
-            "an array of them." + (f" {advice}" if advice else "")
-        )
     if missing:
+        advice = (
+            " Without rewards, pass reward=0.0 (the same for every transition: enough for behaviour cloning), or add "
+            "an array of them."
+        )
         raise ValueError(
-            f"{source} has no field {', '.join(map(repr, missing))}: it has {found}." + (f" {advice}" if advice else "")
+            f"{source} has no field {', '.join(map(repr, missing))}: it has {found}."
+            f"{advice if missing == ['rewards'] else ''}"
         )
 
 
@@ -144,23 +143,21 @@ def _plain(field: str, values: Any, where: Location) -> Any:
     return numeric(field, values, where)
 
 
-def check_lengths(fields: Mapping[str, Any], length: int, where: Location | None = None, hint: str = "") -> None:
+def check_lengths(fields: Mapping[str, Any], length: int, hint: str = "") -> None:
     """
     Compare lengths before anything is read in part: a field that is cut to the length of another says nothing.
 
     :param fields: arrays, in memory or in a file, or dictionaries of such
     :param length: expected number of rows
-    :param where: for the message
     :param hint: what may be the reason, for the message
     :raises ValueError: naming the field (or its entry) and both lengths
     """
-    where = where or Location()
     for name, values in fields.items():
         entries = values.items() if isinstance(values, Mapping) else [("", values)]
         for key, array in entries:
             if isinstance(array, Mapping):
                 raise ValueError(f"{name}/{key} is a dictionary: only flat dictionaries are supported.")
-            checked_length(f"{name}/{key}" if key else name, array, length, where, hint=hint)
+            checked_length(f"{name}/{key}" if key else name, array, length, Location(), hint=hint)
 
 
 def spaces_or_inferred(fields: Mapping[str, Any], reading: Reading) -> tuple[spaces.Space, spaces.Box]:
