@@ -16,8 +16,8 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_o2o.files import settled, whole_folder
+from sb3_o2o.plain.documents import read_document, write_document
 from sb3_o2o.plain.numeric import check_old_state, set_bits
-from sb3_o2o.resume.encoding import read_state, write_state
 from sb3_o2o.resume.manifest import MODEL, STATE, Manifest
 from sb3_o2o.resume.rows import Known, put_together, taken_apart, write_rows
 from sb3_o2o.updates import environment_state
@@ -58,10 +58,10 @@ def save(
         model.save(folder / MODEL)
         replay_buffer = getattr(model, "replay_buffer", None)
         if replay_buffer is not None:
-            write_state(folder / _BUFFER, taken_apart(replay_buffer))
+            write_document(folder / _BUFFER, taken_apart(replay_buffer))
             known = _KNOWN.setdefault(replay_buffer, Known())
             write_rows(replay_buffer, folder, manifest, earlier, known, compare_all)
-        write_state(folder / STATE, _state(model))
+        write_document(folder / STATE, _state(model))
         for each in sorted(folder.iterdir()):
             if each.name not in manifest.files:
                 manifest.add(folder, each.name)
@@ -118,7 +118,7 @@ def load(algorithm: Any, folder: Path, manifest: Manifest, env: GymEnv, device: 
 
 def _with_keys(path: Path, keys: tuple[str, ...], trust: bool) -> dict[str, Any]:
     """What a file of a bundle holds, if it holds what :func:`save` writes there."""
-    state = read_state(path, trust)
+    state = read_document(path, trust)
     missing = keys if not isinstance(state, dict) else [key for key in keys if key not in state]
     if missing:
         raise ValueError(f"{path} is no part of a resume bundle: it has no {', '.join(missing)}.")

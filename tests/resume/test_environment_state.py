@@ -105,7 +105,7 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(*_: Any) -> None:
         raise AssertionError("opened")
 
-    monkeypatch.setattr("sb3_o2o.resume.bundle.read_state", read)
+    monkeypatch.setattr("sb3_o2o.resume.bundle.read_document", read)
 
 
 def test_a_bundle_of_another_version_is_refused(unread: None, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from toy_tasks import assert_same, make, reach, vec
 
 from sb3_o2o import O2OSAC
+from sb3_o2o.plain.documents import read_document, write_document
 from sb3_o2o.resume import manifest, rows, series
-from sb3_o2o.resume.encoding import read_state, write_state
 
 from .test_bundle import SaveAt, everything, never
 from .test_untrusted_bundles import signed
@@ -130,9 +130,9 @@ def test_rows_of_named_fields(tmp_path: Path) -> None:
 def test_a_bundle_from_before_says_nothing_of_unused_rows(tmp_path: Path) -> None:
     model = make().learn(6)
     model.save_resume(tmp_path / "bundle")
-    saved = read_state(tmp_path / "bundle" / "replay_buffer.zip")
+    saved = read_document(tmp_path / "bundle" / "replay_buffer.zip")
     del saved["unused"]
-    write_state(tmp_path / "bundle" / "replay_buffer.zip", saved)
+    write_document(tmp_path / "bundle" / "replay_buffer.zip", saved)
     resumed = O2OSAC.load_resume(signed(tmp_path / "bundle"), vec(), device="cpu")
     assert_same(everything(model), everything(resumed))
 

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnvWrapper
 from toy_tasks import Drift, assert_same, make, vec
 
 from sb3_o2o import O2OSAC
-from sb3_o2o.resume.encoding import read_state, write_state
+from sb3_o2o.plain.documents import read_document, write_document
 
 from .test_bundle import SaveAt, everything, never
 from .test_untrusted_bundles import signed
@@ -251,9 +251,9 @@ def test_a_bundle_from_before_goes_on(tmp_path: Path) -> None:
     straight = make()
     straight.learn(14)
     make().learn(14, callback=SaveAt(9, tmp_path / "bundle", stop=True))
-    state = read_state(tmp_path / "bundle" / "state.zip")
+    state = read_document(tmp_path / "bundle" / "state.zip")
     del state["environment"]["spaces"], state["environment"]["apart"]
-    write_state(tmp_path / "bundle" / "state.zip", state)
+    write_document(tmp_path / "bundle" / "state.zip", state)
     resumed = O2OSAC.load_resume(signed(tmp_path / "bundle"), vec(), device="cpu")
     resumed.learn(5, never(tmp_path), reset_num_timesteps=False)
     assert_same(everything(straight), everything(resumed))
@@ -268,9 +268,9 @@ def test_a_bundle_from_before_goes_on(tmp_path: Path) -> None:
 )
 def test_a_part_that_is_not_there_is_said(change: dict[str, str], words: str, tmp_path: Path) -> None:
     make(env=Plain()).learn(6).save_resume(tmp_path / "bundle")
-    state = read_state(tmp_path / "bundle" / "state.zip")
+    state = read_document(tmp_path / "bundle" / "state.zip")
     attributes = state["environment"]["envs"][0]["children"]["env"]["attributes"]
     vars(attributes["parts"]["team"][0]).update(change)
-    write_state(tmp_path / "bundle" / "state.zip", state)
+    write_document(tmp_path / "bundle" / "state.zip", state)
     with pytest.raises(ValueError, match=words):
         O2OSAC.load_resume(signed(tmp_path / "bundle"), Plain(), device="cpu")

@@ -15,7 +15,7 @@ from toy_tasks import make, vec
 
 from sb3_o2o import O2OSAC, UntrustedError
 from sb3_o2o.finetuning import SymmetricReplay
-from sb3_o2o.resume.encoding import read_state, write_state
+from sb3_o2o.plain.documents import read_document, write_document
 from sb3_o2o.resume.manifest import Manifest
 
 
@@ -79,7 +79,7 @@ def test_objects_of_the_users_environment_need_trust(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["state.zip", "replay_buffer.zip"])
 def test_a_strangers_code_is_refused(name: str, bundle: Path, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
-    write_state(bundle / name, {"normalizer": None, "callback": lambda: None})
+    write_document(bundle / name, {"normalizer": None, "callback": lambda: None})
     with zipfile.ZipFile(bundle / name) as archive:
         contents = {entry: archive.read(entry) for entry in archive.namelist()}
     contents["code/0.pkl"] = hostile.pickles(marker)["os.system"]
@@ -96,18 +96,18 @@ def test_a_strangers_code_is_refused(name: str, bundle: Path, tmp_path: Path) ->
 
 def test_rows_are_no_python_objects(bundle: Path) -> None:
     """Their bytes would be places in memory."""
-    saved = read_state(bundle / "replay_buffer.zip")
+    saved = read_document(bundle / "replay_buffer.zip")
     saved["arrays"] = [(place, shape, "|O") for place, shape, _ in saved["arrays"]]
-    write_state(bundle / "replay_buffer.zip", saved)
+    write_document(bundle / "replay_buffer.zip", saved)
     with pytest.raises(ValueError, match="no dtype of plain values"):
         O2OSAC.load_resume(signed(bundle), vec(), device="cpu")
 
 
 def test_generators_stand_inside_their_numbers(bundle: Path) -> None:
-    state = read_state(bundle / "state.zip")
+    state = read_document(bundle / "state.zip")
     kind, numbers, _, *rest = state["random"]["numpy"]
     state["random"]["numpy"] = (kind, numbers, 60_000, *rest)
-    write_state(bundle / "state.zip", state)
+    write_document(bundle / "state.zip", state)
     with pytest.raises(ValueError, match="stands beyond its numbers"):
         O2OSAC.load_resume(signed(bundle), vec(), device="cpu")
 
@@ -143,9 +143,9 @@ def test_another_format_is_refused(bundle: Path) -> None:
 def test_infos_of_hindsight_take_no_place(tmp_path: Path) -> None:
     infos = np.array([[{}] for _ in range(10_000)])
     infos[3, 0] = {}
-    write_state(tmp_path / "infos.zip", {"infos": infos, "some": np.array([{}, {"a": 1}], object)})
+    write_document(tmp_path / "infos.zip", {"infos": infos, "some": np.array([{}, {"a": 1}], object)})
     assert (tmp_path / "infos.zip").stat().st_size < 2_000
-    again = read_state(tmp_path / "infos.zip")
+    again = read_document(tmp_path / "infos.zip")
     assert_same(infos, again["infos"])
     assert again["infos"][0, 0] is not again["infos"][1, 0]
     assert again["some"].tolist() == [{}, {"a": 1}]
