@@ -58,11 +58,7 @@ class TD3Objective(Objective):
 
     def steps(self, batch: Batch, actor_batch: Batch | None) -> Iterator[Step]:
         """See :meth:`Objective.steps`."""
-        noise, members = (
-            self.noise("target_smoothing", batch.next_observations),
-            self.model.draw_critics(self.model.critic_subset),
-        )
-        yield Step(self.critic_losses, (batch, noise, members))
+        yield Step(self.critic_losses, (batch, *self.second_draws(batch)))
         if actor_batch is not None:
             yield Step(self.actor_losses, (actor_batch,))
 
@@ -81,9 +77,8 @@ class TD3Objective(Objective):
 
     def second_draws(self, batch: Batch) -> tuple[Any, ...]:
         """See :meth:`Objective.second_draws`."""
-        return self.noise("target_smoothing", batch.next_observations), self.model.draw_critics(
-            self.model.critic_subset
-        )
+        noise = self.noise("target_smoothing", batch.next_observations)
+        return noise, self.model.draw_critics(self.model.critic_subset)
 
     def second_losses(self, second: CriticSet, batch: Batch, *draws: Any) -> LossesAndMetrics:
         """See :meth:`Objective.second_losses`."""
