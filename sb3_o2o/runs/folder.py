@@ -18,7 +18,7 @@ import math
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from itertools import count
 from pathlib import Path
@@ -366,15 +366,18 @@ _IndentedDumper.add_representer(
 )
 
 
-def plain(value: Any) -> Any:
+def _name(value: Any) -> str:
+    return getattr(value, "__qualname__", None) or repr(value)
+
+
+def plain(value: Any, named: Callable[[Any], str] = _name) -> Any:
     """
     :param value: whatever was asked for
-    :return: the same in types that YAML has: what it has none for is named
+    :param named: gives a name to what YAML has no type for
+    :return: the same in types that YAML has
     """
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): plain(item, named) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return getattr(value, "__qualname__", None) or repr(value)
+        return [plain(item, named) for item in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else named(value)

@@ -14,7 +14,7 @@ from sb3_o2o.errors import unknown
 from sb3_o2o.kinds import DEVICE, Count, CountFromZero, Seed
 from sb3_o2o.recipes import Recipe
 from sb3_o2o.runs.environments import Environment
-from sb3_o2o.runs.folder import RunConfig
+from sb3_o2o.runs.folder import RunConfig, plain
 from sb3_o2o.search_space import SearchSpace, write_search
 
 #: what a seed's evaluations, means over episodes in the order of steps, are worth
@@ -265,12 +265,6 @@ def agreed(values: Sequence[Any]) -> Any:
 def plain_types(value: Any) -> Any:
     """
     :param value: an argument
-    :return: the same in types that YAML has; what it has none for is named
+    :return: the same in types that YAML has; what it has none for is named as every worker names it
     """
-    if isinstance(value, Mapping):
-        return {str(key): plain_types(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain_types(each) for each in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))  # an address is another one in each process
+    return plain(value, lambda other: re.sub(r" at 0x[0-9a-f]+", "", repr(other)))  # where it lies is the process's
