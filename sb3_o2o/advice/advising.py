@@ -14,7 +14,6 @@ from sb3_o2o.advice.rules import Choice, Reason, Regime, choose
 from sb3_o2o.advice.surveying import Survey
 from sb3_o2o.checked import check_keyword_arguments, checked
 from sb3_o2o.data import OfflineDataset
-from sb3_o2o.data.formats.reading import READING_OPTIONS
 from sb3_o2o.data.sources import Dataset
 from sb3_o2o.evaluation.evaluate import PREDICTS
 from sb3_o2o.kinds import NOTHING, PATH, Count, Seed
@@ -113,8 +112,7 @@ def _environment(
     if of_run is not None and (env is None or of_run.is_called(env)):
         return of_run
     named = isinstance(dataset, str | Path)
-    how_to_read = {name: value for name, value in reading.items() if name in READING_OPTIONS}
-    found = environment_of(str(dataset), how_to_read) if named else None
+    found = environment_of(str(dataset), reading) if named else None
     if env is not None:
         found = named_environment(env, found)
     elif found is None and recorded.env_id is not None:

@@ -57,9 +57,8 @@ class PickleMachine:
         for operation, argument, _ in pickletools.genops(pickled):
             if operation.name == "STOP":
                 return self._stack.pop()
-            push = operation.name in _CONSTANTS
-            if push:
-                self._stack.append(argument)
+            if operation.name in _CONSTANTS:
+                self._push(argument)
             else:
                 _STEPS[operation.name](self, argument)
         raise ValueError("it does not end")
