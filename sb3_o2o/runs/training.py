@@ -13,7 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_o2o.algorithms import O2OPPO, O2OSAC, O2OTD3, OfflineToOnlineAlgorithm, algorithm_class, algorithm_of
+from sb3_o2o.algorithms import ALGORITHMS, O2OSAC, OfflineToOnlineAlgorithm, algorithm_class, algorithm_of
 from sb3_o2o.algorithms.pretrain_kwargs import arguments_of_finetuning
 from sb3_o2o.data import OfflineDataset
 from sb3_o2o.diagnostics import (
@@ -242,10 +242,9 @@ def _resumed(resume_from: Path, env: VecEnv, device: str) -> OfflineToOnlineAlgo
     if found is None:
         raise ValueError(f"There is no resume bundle in {str(resume_from)!r}.")
     path, manifest, _ = found
-    known = {each.__name__: each for each in (O2OSAC, O2OTD3, O2OPPO)}
-    if manifest.algorithm not in known:
-        raise ValueError(f"{path} is of {manifest.algorithm}, which is none of {', '.join(known)}.")
-    return known[manifest.algorithm].load_resume(path, env=env, device=device)
+    if manifest.algorithm not in ALGORITHMS:
+        raise ValueError(f"{path} is of {manifest.algorithm}, which is none of {', '.join(ALGORITHMS)}.")
+    return ALGORITHMS[manifest.algorithm].load_resume(path, env=env, device=device)
 
 
 def _clone_report(config: RunConfig, model: OfflineToOnlineAlgorithm) -> CloneReport | None:

@@ -265,7 +265,7 @@ def renew_learner(model: Any) -> None:
 
 def forget_moments(model: Any) -> None:
     """Clear the states of all optimisers."""
-    own = (objective.optimizers.values() for objective in (model.offline_objective, model.finetuning_objective))
-    for optimizers in (model.weights.all_optimizers(model), *own):
-        for optimizer in optimizers:
+    objectives = (model.offline_objective.optimizers, model.finetuning_objective.optimizers)
+    for optimizers in (model.weights.policy_optimizers(model), model.optimizers(), *objectives):
+        for optimizer in optimizers.values():
             optimizer.state.clear()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -71,10 +70,6 @@ class Weights:
         """The optimisers of the policy's networks, by name."""
         return {"actor": model.actor.optimizer, "critic": model.critic.optimizer}
 
-    def all_optimizers(self, model: Any) -> Iterable[th.optim.Optimizer]:
-        """The algorithm's own optimisers, those of ``learn`` included."""
-        return model.optimizers().values()
-
     def forget_values(self, model: Any, fresh: Any) -> None:
         """
         :param fresh: a policy as this one was before training, whose value networks replace this one's
@@ -137,9 +132,6 @@ class OnPolicyWeights(Weights):
             "pretraining": model.pretrain_optimizer,
             "reevaluation": model.reevaluation_optimizer,
         }
-
-    def all_optimizers(self, model: Any) -> Iterable[th.optim.Optimizer]:
-        return self.policy_optimizers(model).values()
 
     def forget_values(self, model: Any, fresh: Any) -> None:
         policy: Any = model.policy
