@@ -15,10 +15,11 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_o2o.checked import checked
-from sb3_o2o.kinds import ENVIRONMENT, FUNCTION, NOTHING, PATH, Share, instance, kind
+from sb3_o2o.kinds import ENVIRONMENT, FUNCTION, PATH, Share, kind
 from sb3_o2o.transfer.acting import Acting, check_known, has_predict
 from sb3_o2o.transfer.archive import saved_family, saved_model_path
 from sb3_o2o.transfer.foreign import open_saved, unknown_family
+from sb3_o2o.transfer.options import STATISTICS
 from sb3_o2o.transfer.seeing import Seen
 from sb3_o2o.transfer.spaces import check_spaces
 
@@ -29,13 +30,7 @@ Base = Annotated[
     str | os.PathLike[str] | BaseAlgorithm | BasePolicy | Callable[[Any], Any],
     kind("the path of a saved model, a model, a policy", PATH.accepts) | _PREDICTS | FUNCTION,
 ]
-Statistics = Annotated[
-    VecNormalize | str | os.PathLike[str] | bool | None,
-    instance("a VecNormalize", VecNormalize)
-    | instance("the file of one", str, os.PathLike)
-    | kind("False", lambda value: value is False)
-    | NOTHING,
-]
+Statistics = Annotated[VecNormalize | str | os.PathLike[str] | bool | None, STATISTICS]
 Environments = Annotated[gym.Env[Any, Any] | VecEnv, ENVIRONMENT]
 
 

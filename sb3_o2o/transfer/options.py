@@ -29,6 +29,13 @@ def _is_policy(value: Any) -> bool:
     return not isinstance(value, type) and (has_predict(value) or callable(value) or isinstance(value, os.PathLike))
 
 
+#: by which statistics a policy saw observations
+STATISTICS = (
+    instance("a VecNormalize", VecNormalize)
+    | instance("the file of one", str, os.PathLike)
+    | kind("False", lambda value: value is False)
+    | NOTHING
+)
 _POLICY = kind("a saved model or a live one, a policy, a module or another function of observations", _is_policy)
 _OPTIONS: dict[str, Kind] = {
     "source": _POLICY | DATASET,
@@ -43,10 +50,7 @@ _OPTIONS: dict[str, Kind] = {
     "progress_bar": FLAG,
     "custom_objects": ARGUMENTS | NOTHING,
     "trust": FLAG,
-    "vec_normalize": instance("a VecNormalize", VecNormalize)
-    | instance("the file of one", str, os.PathLike)
-    | kind("False", lambda value: value is False)
-    | NOTHING,
+    "vec_normalize": STATISTICS,
 }
 
 
