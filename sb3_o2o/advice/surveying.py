@@ -10,7 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from sb3_o2o.advice.facts import DatasetFacts, PolicyFacts, Unit
 from sb3_o2o.data import OfflineDataset
 from sb3_o2o.diagnostics import mean_window_tau, on_policy_q_values
-from sb3_o2o.diagnostics.measure import mean_or_nan
+from sb3_o2o.diagnostics.q_values import mean_or_nan
 from sb3_o2o.evaluation import evaluate
 from sb3_o2o.evaluation.spaces_compared import check_acts_in
 from sb3_o2o.runs.environments import Environment

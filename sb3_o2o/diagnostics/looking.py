@@ -16,14 +16,13 @@ from sb3_o2o.diagnostics.measure import (
     Candidates,
     check_drift,
     looking,
-    mean_or_nan,
     mean_q_and_td_error,
     newest_transitions,
     online_buffer,
     policy_and_q_drift,
 )
 from sb3_o2o.diagnostics.on_policy_values import on_policy_q_values
-from sb3_o2o.diagnostics.q_values import mean_window_tau, normalized_difference
+from sb3_o2o.diagnostics.q_values import mean_or_nan, mean_window_tau, normalized_difference
 from sb3_o2o.evaluation.eval_callback import is_pretraining
 from sb3_o2o.evaluation.evaluate import AnyEnvironments
 from sb3_o2o.kinds import Count, Seed, whole

@@ -267,12 +267,3 @@ def _candidates(model: Any, actor: Any, observations: PyTorchObs, n_actions: int
     noise = model.target_policy_noise * th.randn(len(mode), n_actions, mode.shape[1], device=mode.device)
     clip = model.target_noise_clip
     return (mode[:, None] + noise.clamp(-clip, clip)).clamp(-1.0, 1.0)
-
-
-def mean_or_nan(values: list[float]) -> float:
-    """
-    :param values: some of which may be NaN
-    :return: mean of the others; NaN if there are none
-    """
-    known = [value for value in values if not math.isnan(value)]
-    return float(np.mean(known)) if known else math.nan

@@ -52,8 +52,15 @@ def mean_window_tau(
     """
     one, other = _paired(estimated, true)
     starts = np.unique(np.linspace(0, max(len(one) - length, 0), count).round().astype(int))
-    taus = [kendall_tau(one[start : start + length], other[start : start + length]) for start in starts]
-    known = [tau for tau in taus if not math.isnan(tau)]
+    return mean_or_nan([kendall_tau(one[start : start + length], other[start : start + length]) for start in starts])
+
+
+def mean_or_nan(values: list[float]) -> float:
+    """
+    :param values: some of which may be NaN
+    :return: mean of the others; NaN if there are none
+    """
+    known = [value for value in values if not math.isnan(value)]
     return float(np.mean(known)) if known else math.nan
 
 
