@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from sb3_o2o.checked import checked
 from sb3_o2o.diagnostics.diagnostic import DiagnosticsCallback
 from sb3_o2o.evaluation import NormalizedEvalCallback, ReferenceScore
-from sb3_o2o.evaluation.curve_metrics import drop_at_switch, is_success, regret, steps_to_recover
+from sb3_o2o.evaluation.curve_metrics import drop_at_switch, ended_successes, regret, steps_to_recover
 
 
 class SwitchDiagnostics(DiagnosticsCallback):
@@ -100,12 +100,7 @@ class SwitchDiagnostics(DiagnosticsCallback):
     def _on_step(self) -> bool:
         infos, dones = self.locals.get("infos"), self.locals.get("dones")
         if infos is not None and dones is not None:
-            for index, (info, done) in enumerate(zip(infos, dones, strict=True)):
-                success = is_success(info)
-                if success is not None:
-                    self._running[index] = self._running.get(index, False) or success
-                if done and index in self._running:
-                    self.successes.append(self._running.pop(index))
+            self.successes += ended_successes(self._running, infos, dones)
         return super()._on_step()
 
     def _look(self) -> None:

@@ -26,6 +26,23 @@ def is_success(info: Mapping[str, Any], keys: Sequence[str] = SUCCESS_KEYS) -> b
     return any(reports) if reports else None
 
 
+def ended_successes(running: dict[int, bool], infos: Sequence[Mapping[str, Any]], dones: Sequence[bool]) -> list[bool]:
+    """
+    :param running: by environment, whether the episode that goes on in it has reported success; brought up to date
+    :param infos: of one step of all environments
+    :param dones: whether an episode ended in them
+    :return: of the episodes that ended and reported success or failure, which of them it was
+    """
+    ended = []
+    for index, (info, done) in enumerate(zip(infos, dones, strict=True)):
+        success = is_success(info)
+        if success is not None:
+            running[index] = running.get(index, False) or success
+        if done and index in running:
+            ended.append(running.pop(index))
+    return ended
+
+
 def _curve(steps: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The two axes of a learning curve as checked one-dimensional arrays."""
     step_array = np.asarray(steps, dtype=np.float64)

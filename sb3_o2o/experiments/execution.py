@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_o2o.evaluation import Evaluation, NormalizedEvalCallback
-from sb3_o2o.evaluation.curve_metrics import is_success
+from sb3_o2o.evaluation.curve_metrics import ended_successes
 from sb3_o2o.experiments.grid_folder import (
     FAILED,
     FINISHED,
@@ -115,19 +115,12 @@ class StatusListener(RunListener):
     def _on_step(self) -> bool:
         self.seconds += self.stopwatch.lap()
         if self.status.phase == "online":
-            self._count_successes()
+            ended = ended_successes(self.running, self.locals["infos"], self.locals["dones"])
+            self.episodes += len(ended)
+            self.successes += sum(ended)
         if self.pace.silent_for() >= EVERY:
             self.write(self.num_timesteps)
         return super()._on_step()
-
-    def _count_successes(self) -> None:
-        for index, (info, done) in enumerate(zip(self.locals["infos"], self.locals["dones"], strict=True)):
-            success = is_success(info)
-            if success is not None:
-                self.running[index] = self.running.get(index, False) or success
-            if done and index in self.running:
-                self.episodes += 1
-                self.successes += self.running.pop(index)
 
     def write(self, step: int) -> None:
         """
