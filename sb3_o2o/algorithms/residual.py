@@ -15,6 +15,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_o2o.checked import checked
+from sb3_o2o.data.transitions import map_observations
 from sb3_o2o.kinds import ENVIRONMENT, FUNCTION, PATH, Share, kind
 from sb3_o2o.transfer.acting import Acting, check_known, has_predict
 from sb3_o2o.transfer.archive import saved_family, saved_model_path
@@ -104,7 +105,7 @@ class ResidualActions(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._base_action = np.zeros(bare.shape, np.float32)
 
     def _observe(self, observation: Any, starts: bool) -> Any:
-        one = _map(observation, lambda value: np.asarray(value)[None])
+        one = map_observations(lambda value: np.asarray(value)[None], observation)
         along = {"reward": np.array([self._reward], np.float32)}
         actions, self._memory = self._predict(one, self._memory, np.array([starts]), along=along)
         self._base_action = _to_unit(_finite(actions), self.env.action_space)[0]
@@ -170,7 +171,7 @@ class ResidualPolicy:
         :return: actions within the environment's bounds, one or several, and the state to hand on
         """
         is_one = _is_one(observation, self.observation_space)
-        several = _map(observation, lambda value: np.asarray(value)[None] if is_one else np.asarray(value))
+        several = map_observations(lambda value: np.asarray(value)[None] if is_one else np.asarray(value), observation)
         of_base, of_residual = (None, None) if state is None else state
         actions, of_base = self._base.predict(several, of_base, episode_start)
         base = _to_unit(_finite(actions), self.action_space)
@@ -247,12 +248,6 @@ def _bounded(space: spaces.Space) -> spaces.Box:
     if not isinstance(space, spaces.Box) or not space.is_bounded():
         raise ValueError(f"A residual is a share of the range of actions, and these have none: {space}.")
     return space
-
-
-def _map(observation: Any, function: Callable[[Any], np.ndarray]) -> Any:
-    if isinstance(observation, Mapping):
-        return {key: function(value) for key, value in observation.items()}
-    return function(observation)
 
 
 def _is_one(observation: Any, space: spaces.Space) -> bool:

@@ -7,7 +7,7 @@ memory, and taking a part of the transitions, or ending an episode early, copies
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -51,7 +51,7 @@ def map_observations(function: Callable[[np.ndarray], np.ndarray], observations:
     :param observations: ``(N, *obs_shape)``, or a dictionary of such
     :return: the same structure, with the results
     """
-    if isinstance(observations, dict):
+    if isinstance(observations, Mapping):
         return {key: function(value) for key, value in observations.items()}
     return function(observations)
 
