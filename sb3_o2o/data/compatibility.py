@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecTransposeImage
 
 from sb3_o2o.data.rewards import reward_scale_of
 from sb3_o2o.data.transitions import Observations
+from sb3_o2o.evaluation.spaces_compared import same_bounds
 
 
 def check_observation_spaces(dataset: spaces.Space, environment: spaces.Space, source: str) -> None:
@@ -54,7 +54,7 @@ def check_action_spaces(dataset: spaces.Box, environment: spaces.Space, source: 
         problem = "the environment's actions are not continuous (Box)"
     elif dataset.shape != environment.shape:
         problem = f"the shapes are {dataset.shape} and {environment.shape}"
-    elif not _same_bounds(dataset, environment):
+    elif not same_bounds(dataset, environment):
         problem = (
             f"the bounds are [{dataset.low.min()}, {dataset.high.max()}] and "
             f"[{environment.low.min()}, {environment.high.max()}], so the same scaled action would mean another one"
@@ -65,10 +65,6 @@ def check_action_spaces(dataset: spaces.Box, environment: spaces.Space, source: 
             f"{environment}. If the data were recorded with the environment's bounds, pass "
             "action_space=env.action_space when loading."
         )
-
-
-def _same_bounds(one: spaces.Box, other: spaces.Box) -> bool:
-    return np.allclose(one.low, other.low) and np.allclose(one.high, other.high)
 
 
 def check_replay_buffer(buffer: Any, expected: Any, source: str) -> None:
@@ -82,7 +78,7 @@ def check_replay_buffer(buffer: Any, expected: Any, source: str) -> None:
     problem = ""
     if buffer.obs_shape != expected.obs_shape:
         problem = f"holds observations of shape {buffer.obs_shape}, and this model's have {expected.obs_shape}"
-    elif theirs.shape != ours.shape or not _same_bounds(theirs, ours):
+    elif theirs.shape != ours.shape or not same_bounds(theirs, ours):
         problem = f"holds actions that were scaled by the bounds of {theirs}, and this model's are {ours}"
     elif buffer.n_envs != expected.n_envs:
         problem = f"was collected with n_envs={buffer.n_envs}, and this model has n_envs={expected.n_envs}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.vec_env import VecTransposeImage
@@ -39,6 +40,17 @@ def _channels_first(space: spaces.Space) -> spaces.Space:
     if isinstance(space, spaces.Box) and is_image_space(space) and not is_image_space_channels_first(space):
         return VecTransposeImage.transpose_space(space)
     return space
+
+
+def same_bounds(theirs: spaces.Space, ours: spaces.Space) -> bool:
+    """
+    :param theirs: actions of a policy, or of data
+    :param ours: the environment's actions
+    :return: whether what is scaled to [-1, 1] means the same action in both
+    """
+    if not isinstance(theirs, spaces.Box) or not isinstance(ours, spaces.Box):
+        return theirs == ours
+    return bool(np.allclose(theirs.low, ours.low) and np.allclose(theirs.high, ours.high))
 
 
 def differences(

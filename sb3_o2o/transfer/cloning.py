@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_o2o.data.filling import with_actions
 from sb3_o2o.data.normalization import Normalizer
+from sb3_o2o.evaluation.spaces_compared import same_bounds
 from sb3_o2o.finetuning.callback import actor_for_users
 from sb3_o2o.networks.normalizer import copy_statistics
 from sb3_o2o.objectives import make_objective
@@ -30,7 +31,7 @@ from sb3_o2o.transfer.foreign import (
 )
 from sb3_o2o.transfer.models import build, cut_ensemble, policy_like, read_recipe, ready_to_finetune
 from sb3_o2o.transfer.renewal import kept_networks
-from sb3_o2o.transfer.spaces import bounds, check_spaces, same_bounds
+from sb3_o2o.transfer.spaces import bounds, check_spaces
 from sb3_o2o.transfer.temperature import own_temperature, settle_temperature
 from sb3_o2o.updates.bars import PretrainingProgressBar
 

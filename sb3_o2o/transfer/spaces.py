@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_o2o.evaluation.spaces_compared import differences
+from sb3_o2o.evaluation.spaces_compared import differences, same_bounds
 from sb3_o2o.transfer.archive import saved_spaces
 
 
@@ -56,17 +55,6 @@ def saved_model_fits(
     others = {name: space for there, (name, space) in named if there is not None and there != space}
     fits = theirs[1] is None or same_bounds(theirs[1], env.action_space)
     return fits, {**custom_objects, **others} if fits else custom_objects
-
-
-def same_bounds(theirs: spaces.Space, ours: spaces.Space) -> bool:
-    """
-    :param theirs: actions of the source
-    :param ours: the environment's actions
-    :return: whether the same output of a network is the same action
-    """
-    if not isinstance(theirs, spaces.Box) or not isinstance(ours, spaces.Box):
-        return theirs == ours
-    return bool(np.allclose(theirs.low, ours.low) and np.allclose(theirs.high, ours.high))
 
 
 def bounds(space: spaces.Space) -> str:
