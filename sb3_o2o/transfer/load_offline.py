@@ -135,7 +135,8 @@ def _from_saved(
             from_recipe, apart = model.online_arguments, model.pretrain_kwargs or {}
     # what a recipe leaves out is the constructor's default, not what an earlier recipe left in the zip
     defaults = {} if recipe is None else method_defaults(algorithm)
-    if model is not None and training["load_critic"] is None and kept.both:
+    if training["load_critic"] is None and kept.both and not CRITIC_ARGUMENTS.isdisjoint(apart):
+        # pre-training has critics of its own, and those of fine-tuning may be others
         of_user = {name: given[name] for name in apart if name in given}
         anew = mixed_network_arguments(model, from_recipe, of_user, defaults, Kept(critic=False))
         kept = Kept(critic=not critics_differ(model, anew))

@@ -396,6 +396,19 @@ def test_edac_pretrains_with_a_temperature_that_so2_fixes(recipe: str, tmp_path:
     assert (taken.batch_size, taken.learning_rate, taken.log_ent_coef, taken.ent_coef) == (2560, 1e-3, None, 0.2)
 
 
+@pytest.mark.parametrize("recipe", ["so2", "so2_paper", "so2_pex"])
+def test_critics_of_other_layers_than_the_recipes_go_on(recipe: str, tmp_path: Path) -> None:
+    """What pre-training has of its own are rates and a temperature, not critics: what was trained wins."""
+    arguments: dict[str, Any] = {**SHORT, "policy_kwargs": {"net_arch": [8]}, "n_critics": 2}
+    model = O2OSAC("MlpPolicy", vec(), recipe=recipe, **arguments).pretrain(dataset(), 3)
+    model.save(tmp_path / "edac")
+    with pytest.warns(UserWarning, match=r"What was trained wins over recipe .*, \[8\] trained; n_critics: 10 wanted"):
+        taken = O2OSAC.load_offline(tmp_path / "edac", vec(), recipe=recipe, device="cpu")
+    assert not differs(state(model), state(taken), "policy/")
+    assert not differs(state(model), state(taken), "critic.optimizer")
+    assert (taken.batch_size, taken.learning_rate, taken.ent_coef) == (2560, 1e-3, 0.2)
+
+
 def test_what_the_user_gives_holds_in_both_phases() -> None:
     arguments = {**SHORT, "policy_kwargs": {"net_arch": [8]}, "learning_rate": 1e-3, "critic_layer_norm": True}
     model = O2OSAC("MlpPolicy", vec(), recipe="o2sac", finetuning=[], **arguments)
