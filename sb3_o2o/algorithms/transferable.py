@@ -124,7 +124,7 @@ class TransferableAlgorithm(_Base):
         :param start_ent_coef: temperature from which SAC goes on to tune, > 0. By default the source's, if it has tuned
             or fixed one. IQL, behaviour cloning, TD3 and foreign policies have not: then it is what
             ``ent_coef="auto_0.1"`` or the recipe says, else 0.2, which Luo et al. 2024 preset for policies of any
-            method. ``model.temperature_note`` says which
+            method, unless a callback sets one. ``model.temperature_note`` says which
         :param clone_std: standard deviation, before the squashing, of a policy that comes without one, > 0: cloning
             with ``"mse"`` teaches the mean alone, and a fresh network's would explore almost at random
         :param clone_loss: ``"mse"``, or ``"likelihood"`` for the entropy-regularised likelihood (SAC and PPO; in

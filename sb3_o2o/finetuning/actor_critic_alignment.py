@@ -25,7 +25,8 @@ class ActorCriticAlignment(_FrozenPolicyCallback):
     """
     ACA (Yu and Zhang 2023): values are written as ``Q(s, a) = R(s, a) + w l(s, a)``, where l is the offline policy's
     log-density, bounded from below, and R is what the critics learn. A policy that was trained offline is then the best
-    response to its critics from the first step on, whatever they are: R begins with no slope along the action::
+    response to its critics from the first step on, whatever they are: R begins with no slope along the action, and the
+    temperature at w::
 
         l(s, a) = softplus(log pi_0(a|s) - c) + c,   c = min log pi_0 at mean +- k std
         R(s, a) is fitted to  r + gamma (1 - d) (min [Rb(s', a')] + w l(s', a') - alpha log pi(a'|s')) - w l(s, a)
@@ -43,6 +44,8 @@ class ActorCriticAlignment(_FrozenPolicyCallback):
     :param anneal_steps: environment steps in between, > 0; 40,000 for medium data
     :param n_stds: k, > 0; 7 for medium data, 15 for expert data, 3 for mazes
     :param fresh_critics: begin with R as above; False goes on with the offline critics as they are
+    :param ent_coef: temperature with which the run begins, where it is tuned, > 0; 1 in the code, as ``weight`` is.
+        None goes on with the model's
     :raises ValueError: for a number out of range, a policy without a density, or beside a callback that would undo it
     """
 
@@ -56,11 +59,13 @@ class ActorCriticAlignment(_FrozenPolicyCallback):
         anneal_steps: Count = 40_000,
         n_stds: Positive = 7.0,
         fresh_critics: bool = True,
+        ent_coef: Positive | None = 1.0,
     ):
         super().__init__()
         self.weight, self.end_weight, self.anneal_steps = weight, end_weight, anneal_steps
         self.n_stds = n_stds
         self.fresh_critics = fresh_critics
+        self.ent_coef = ent_coef
         #: of the step, as a tensor: a number that changes would be compiled anew
         self.current_weight = th.full((), float(weight))
         self.begin_new_run()
@@ -71,6 +76,10 @@ class ActorCriticAlignment(_FrozenPolicyCallback):
     def renews_critics(self, finished_phases: Sequence[str]) -> bool:
         """See :meth:`FineTuningCallback.renews_critics`."""
         return self.fresh_critics and not self.has_begun
+
+    def starts_ent_coef(self, finished_phases: Sequence[str]) -> float | None:
+        """See :meth:`FineTuningCallback.starts_ent_coef`."""
+        return self.ent_coef
 
     def _init_callback(self) -> None:
         model: Any = self.model
@@ -107,10 +116,12 @@ class ActorCriticAlignment(_FrozenPolicyCallback):
 
     @th.no_grad()
     def _begin(self) -> None:
-        """Critics without a slope along the action: Z where there is one, else fresh."""
+        """The temperature, and critics without a slope along the action: Z where there is one, else fresh."""
+        model: Any = self.model
+        if self.ent_coef is not None and model.log_ent_coef is not None:
+            model.set_ent_coef(self.ent_coef)
         if not self.fresh_critics:
             return
-        model: Any = self.model
         model.renew_critics()
         ensemble = model.critic.ensemble
         first = ensemble.layers[0]

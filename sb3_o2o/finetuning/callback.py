@@ -162,6 +162,13 @@ class FineTuningCallback(BaseCallback):
         """
         return False
 
+    def starts_ent_coef(self, finished_phases: Sequence[str]) -> float | None:
+        """
+        :param finished_phases: see :meth:`renews_critics`
+        :return: its ``ent_coef``, the temperature from which it has fine-tuning go on; None where it sets none
+        """
+        return None
+
     def begin_new_run(self) -> None:
         """
         Called where another fine-tuning run begins: ``load_offline`` takes this callback over from a saved model,

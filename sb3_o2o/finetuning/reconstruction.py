@@ -92,6 +92,10 @@ class _GradientPhase(_DatasetCallback):
             return
         super()._on_training_start()
 
+    def starts_ent_coef(self, finished_phases: Sequence[str]) -> float | None:
+        """See :meth:`~sb3_o2o.finetuning.callback.FineTuningCallback.starts_ent_coef`."""
+        return None if self.phase in finished_phases else self.ent_coef
+
     def _is_finished(self) -> bool:
         return self.phase in self.model.finished_phases
 

@@ -75,6 +75,21 @@ def check_start(model: Any, start_ent_coef: float | None, ent_coef: Any) -> None
         )
 
 
+def _by_callbacks(model: Any, start_ent_coef: float | None) -> tuple[float, str] | None:
+    """
+    What a model's callbacks set before fine-tuning; ``start_ent_coef`` takes its place.
+
+    :return: the temperature that is set last, and whose it is; None where nobody sets one
+    """
+    found = None
+    for each in model.finetuning:
+        value = each.starts_ent_coef(model.finished_phases)
+        if value is not None:
+            each.ent_coef = value if start_ent_coef is None else start_ent_coef
+            found = each.ent_coef, type(each).__name__
+    return found
+
+
 def change_ent_coef(model: Any, ent_coef: Any) -> None:
     """
     Give a model that was just opened another ``ent_coef``. What its own file says as well changes nothing, so that a
@@ -143,6 +158,7 @@ def settle_temperature(
     model.temperature_note = None  # of an earlier run
     is_fixed = getattr(model, "log_ent_coef", None) is None
     check_start(model, start, getattr(model, "ent_coef", None) if asked is None and is_fixed else asked)
+    set_later = _by_callbacks(model, start)
     if not hasattr(model, "set_ent_coef"):
         return
     fixed = fixed_value(asked)
@@ -166,6 +182,8 @@ def settle_temperature(
         value, why = float(stated_start(named) or 0), f"as ent_coef={named!r} says, for {who} has tuned none"
     else:
         value, why = UNTUNED_ENT_COEF, f"for {who} has tuned none, and no start_ent_coef says another"
+    if set_later is not None and set_later[0] != value:
+        value, why = set_later[0], f"as {set_later[1]} says"
     if asked is not None and (taken is None or given is None):
         model.ent_coef = asked
     if start is None and not is_fixed and taken is not None and math.isclose(value, _current(model), rel_tol=1e-6):

@@ -101,6 +101,42 @@ def test_the_offline_policy_is_the_best_response_to_its_first_critics(squash: st
     assert max(each.abs().max().item() for each in gradients) < 0.1
 
 
+class Temperature(FineTuningCallback):
+    """That of the first update."""
+
+    first: float | None = None
+
+    def before_updates(self) -> None:
+        model: Any = self.model
+        self.first = model.current_ent_coef().item() if self.first is None else self.first
+
+
+@pytest.mark.parametrize("how", ["learn", "given to learn", "load_offline", "recipe"])
+def test_the_temperature_begins_at_the_weight(how: str, tmp_path: Path) -> None:
+    """That of pre-training belongs to other values: with it the policy would not be the best response."""
+    aca = [ActorCriticAlignment()]
+    model = make(objective="sac_ml", ent_coef="auto_0.3", finetuning=aca if how == "learn" else []).pretrain(
+        dataset(), 3
+    )
+    if how in ("load_offline", "recipe"):
+        model.save(tmp_path / "offline")
+        given: Any = {"finetuning": aca} if how == "load_offline" else {"recipe": "aca"}
+        model = O2OSAC.load_offline(tmp_path / "offline", vec(), device="cpu", **given)
+        assert model.temperature_note == "The temperature starts at 1, as ActorCriticAlignment says."
+    watch = Temperature()
+    model.learn(12, callback=[*(aca if how == "given to learn" else []), watch])
+    assert watch.first == pytest.approx(1.0)
+    assert 0 < abs(model.current_ent_coef().item() - 1.0) < 0.1  # and is tuned
+
+
+def test_the_models_own_temperature_may_go_on() -> None:
+    for kwargs, expected in (({"ent_coef": "auto_0.3"}, 0.3), ({"ent_coef": 0.4}, 0.4)):
+        own = ActorCriticAlignment() if expected == 0.4 else ActorCriticAlignment(ent_coef=None)
+        watch = Temperature()
+        make(finetuning=[own], **kwargs).learn(8, callback=watch)
+        assert watch.first == pytest.approx(expected)  # one that is fixed stays
+
+
 def test_squashed_policies_and_the_falling_weight() -> None:
     aca = ActorCriticAlignment(n_stds=2.0, anneal_steps=100, end_weight=0.5)
     model = make(finetuning=[aca], learning_starts=0)

@@ -12,7 +12,7 @@ from stable_baselines3.common.logger import Logger
 from toy_tasks import FAST, assert_same, dataset, make, make_ppo, make_td3, vec
 
 from sb3_o2o import O2OPPO, O2OSAC, O2OTD3
-from sb3_o2o.finetuning import PolicyReevaluation
+from sb3_o2o.finetuning import ActorCriticAlignment, PolicyReevaluation, ValueAlignment
 
 START: dict[str, Any] = {"buffer_size": 200, "batch_size": 8, "seed": 3, "device": "cpu"}
 
@@ -263,3 +263,24 @@ def test_a_number_may_be_written_for_load_offline(tmp_path: Path) -> None:
     assert (temperature(model), model.log_ent_coef) == (pytest.approx(0.2), None)
     with pytest.raises(ValueError, match="fixes the temperature"):
         O2OSAC.load_offline(path, vec(), device="cpu", ent_coef="0.2", start_ent_coef=0.1)
+
+
+@pytest.mark.parametrize("callback", [PolicyReevaluation, ValueAlignment, ActorCriticAlignment])
+def test_it_wins_over_what_callbacks_set_later(callback: Any, tmp_path: Path) -> None:
+    """It was said to start where ``start_ent_coef`` has it, and did not."""
+    steps = {} if callback is ActorCriticAlignment else {"gradient_steps": 2}
+    start: dict[str, Any] = {"device": "cpu", "dataset": dataset()}
+    path = saved(tmp_path)
+    model = O2OSAC.load_offline(path, vec(), finetuning=[callback(ent_coef=0.2, **steps)], start_ent_coef=0.7, **start)
+    assert model.learn(2).current_ent_coef().item() == pytest.approx(0.7, rel=0.01)
+    model = O2OSAC.load_offline(path, vec(), finetuning=[callback(ent_coef=0.2, **steps)], **start)
+    assert model.temperature_note == f"The temperature starts at 0.2, as {callback.__name__} says."
+    assert model.learn(2).current_ent_coef().item() == pytest.approx(0.2, rel=0.01)
+
+
+def test_phases_that_are_over_start_nothing(tmp_path: Path) -> None:
+    model = make(finetuning=[PolicyReevaluation(2, ent_coef=0.2)], dataset=dataset()).learn(6)
+    model.save(tmp_path / "model")
+    taken = O2OSAC.load_offline(tmp_path / "model", vec(), device="cpu", dataset=dataset(), start_ent_coef=0.7)
+    assert taken.finished_phases == ["reevaluation"]
+    assert temperature(taken) == pytest.approx(0.7)
