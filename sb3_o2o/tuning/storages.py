@@ -21,6 +21,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import event
 
 from sb3_o2o.checked import checked
 from sb3_o2o.tuning.configuration import CONTENTS, EVAL_FREQ, TuningConfig, agreed
@@ -75,12 +76,32 @@ def _database(where: str, options: Mapping[str, Any]) -> BaseStorage:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
-                return RDBStorage(where, **options)
+                storage = RDBStorage(where, **options)
+            break
         except Exception as error:
             is_late = type(error).__name__ == "IntegrityError" or "already exists" in str(error)
             if not is_late or time.monotonic() > until:
                 raise
             time.sleep(0.1)
+    if storage.engine.dialect.name == "sqlite":
+        _begin_with_the_lock(storage.engine)
+    return storage
+
+
+def _begin_with_the_lock(engine: Any) -> None:
+    """
+    Optuna locks the row of a trial before a worker takes it, or fails it. SQLite has no such locks: two workers that
+    look at the same time both find a trial that waits, and both make it. So each transaction has the file to itself.
+    """
+    engine.dispose()  # those that are open have not heard of it
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # or the driver would begin by itself, and only where something is written
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _proxy(where: str) -> BaseStorage:
