@@ -71,11 +71,11 @@ def tune(
     if pruner is None or isinstance(pruner, str):
         pruner = make_pruner(pruner, len(config.runs), before_pruning, len(config.tasks))
     with _quiet_optuna():
+        _check(config)  # first: a study of what is refused here would refuse what is asked for instead
         where = storage or str(folder / "study.db")
         opened = open_storage(where) if isinstance(where, str) else where
         study = open_study(opened, name, config, chooses, pruner)
         folder.mkdir(parents=True, exist_ok=True)
-        _check(config)
         if not study.get_trials(deepcopy=False):
             own = agreed_values(config)
             study.enqueue_trial(own, user_attrs={"note": "the recipe as it stands"}, skip_if_exists=True)
