@@ -284,10 +284,18 @@ def _finish(study: "optuna.Study", config: "TuningConfig", folder: Path) -> None
     from optuna.trial import TrialState
 
     from sb3_o2o.files import write_whole
+    from sb3_o2o.progress import counted
     from sb3_o2o.tuning import draw_study, trials_table, write_best_recipe
 
     trials = study.get_trials(deepcopy=False)
     if not any(each.state is TrialState.COMPLETE for each in trials):
+        n_running = sum(each.state is TrialState.RUNNING for each in trials)
+        if n_running:
+            console.print(
+                f"Nothing is left for this worker: others make {counted(n_running, 'trial')}, and none has come to its "
+                "end yet. The last of them writes the recipe."
+            )
+            return
         reasons = {each.user_attrs.get("reason", each.state.name.lower()) for each in trials}
         raise ValueError(f"No trial came to its end, so there is no best one. Why: {'; '.join(sorted(reasons))}")
     best = study.best_trial
