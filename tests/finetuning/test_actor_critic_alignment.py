@@ -13,6 +13,7 @@ from sb3_o2o import O2OSAC
 from sb3_o2o.finetuning import ActorCriticAlignment, FineTuningCallback, Warmup
 from sb3_o2o.objectives import Batch
 from sb3_o2o.objectives import finetuning_functional as FF
+from sb3_o2o.recipes import load_recipe
 
 PLAIN = {"squash": "none", "state_dependent_std": False}
 
@@ -242,3 +243,9 @@ def test_the_actors_largest_gradient_by_hand() -> None:
     assert model.actor.mu.bias.tolist() == pytest.approx([0.3, 0.4], rel=1e-4)  # (3, 4), scaled to 0.5
     with pytest.raises(ValueError, match="actor_max_grad_norm"):
         make(actor_max_grad_norm=0.0)
+
+
+def test_the_recipes_buffer_holds_the_best_episodes_to_the_end() -> None:
+    """Its note has them added, 50 of 1000 steps: the steps of the run must not take their place."""
+    recipe = load_recipe("aca")
+    assert recipe.arguments["buffer_size"] >= 100_000 + 50 * 1000

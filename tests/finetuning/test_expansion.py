@@ -192,3 +192,13 @@ def test_a_policy_that_nothing_has_trained_is_said(kind: Any, tmp_path: Path) ->
         make(finetuning=[kind()]).pretrain(dataset(), 1).learn(1)
         O2OSAC.load_offline(tmp_path / "untrained", vec(), device="cpu", finetuning=[kind()]).learn(1)
         make(finetuning=[]).learn(12, callback=FineTuningCallback()).learn(1, callback=kind())
+
+
+def test_the_recipes_offline_policy_learns_at_the_codes_rates() -> None:
+    """PEX's IQL has the cosine of IQL offline, and a constant rate online."""
+    small: dict[str, Any] = {"buffer_size": 200, "batch_size": 8, "device": "cpu", "policy_kwargs": {"net_arch": [8]}}
+    model = O2OSAC("MlpPolicy", vec(), recipe="pex", finetuning=[PolicyExpansion()], **small).pretrain(dataset(), 4)
+    assert model.actor.optimizer.param_groups[0]["lr"] == pytest.approx(3e-4 * 0.5 * (1 + math.cos(math.pi * 0.75)))
+    assert model.finetuning_objective is model.offline_objective  # V goes on
+    model.learn(3)
+    assert model.actor.optimizer.param_groups[0]["lr"] == 3e-4
