@@ -272,21 +272,23 @@ def take_over(study: optuna.Study) -> list[int]:
     return found
 
 
-def give_back(study: optuna.Study, trial: FrozenTrial) -> None:
+def give_back(study: optuna.Study, trial: FrozenTrial, was_stopped: bool = False) -> None:
     """
     Let somebody else try what a trial tried. Who worked on it is forgotten, as ``RetryFailedTrialCallback`` would not.
 
     :param study: the study
     :param trial: that has failed for no fault of its own
+    :param was_stopped: by Ctrl-C, however often: it is counted that a worker has died, which may be the trial's fault
     """
-    history = [*trial.system_attrs.get("retry_history", ()), trial.number]
+    history = [*trial.system_attrs.get("retry_history", ()), *([] if was_stopped else [trial.number])]
     if len(history) > MAX_RETRIES:
         return
+    first = trial.system_attrs.get("failed_trial", trial.number)
     again = optuna.create_trial(
         state=TrialState.WAITING,
         params=trial.params,
         distributions=trial.distributions,
-        system_attrs={"failed_trial": history[0], "retry_history": history},
+        system_attrs={"failed_trial": first, "retry_history": history},
     )
     study.add_trial(again)
 

@@ -106,7 +106,7 @@ def _work(study: optuna.Study, runner: TrialRunner, n_trials: int, callbacks: li
         try:
             study.optimize(runner, n_trials=1, callbacks=callbacks)
         except (Interrupted, KeyboardInterrupt) as error:
-            give_back(study, study.get_trials(deepcopy=False)[runner.number or 0])
+            give_back(study, study.get_trials(deepcopy=False)[runner.number or 0], was_stopped=True)
             raise Interrupted from error
 
 
