@@ -59,15 +59,21 @@ def saved_model_path(source: Any) -> Path | None:
     """
     :param source: anything that ``load_offline`` accepts
     :return: the zip that it names, with or without the ending; None if it names none
+    :raises FileNotFoundError: if it names a zip that is not there
+    :raises ValueError: if it names a folder with saved models, such as that of a run
     """
-    if not isinstance(source, str | os.PathLike):
+    if not isinstance(source, str | os.PathLike) or not str(source).strip():
         return None
     path = Path(source)
-    for candidate in (path, path.with_name(path.name + ".zip")):
+    for candidate in (path, Path(f"{path}.zip")):
         if candidate.is_file() and candidate.suffix == ".zip":
             return candidate
     if path.suffix == ".zip":
         raise FileNotFoundError(f"There is no saved model at {path}.")
+    models = [*path.glob("*.zip"), *path.glob("*/*.zip")] if path.is_dir() else []
+    if models:
+        newest = max(models, key=lambda model: model.stat().st_mtime)
+        raise ValueError(f"{path} is a folder with saved models, not one of them. The newest is {newest}.")
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_o2o.data import OfflineDataset
+from sb3_o2o.data.sources import check_there
 from sb3_o2o.finetuning.callback import FineTuningCallback, exported_actor
 from sb3_o2o.objectives.overlay import left_behind, over
 from sb3_o2o.recipes.counts import recipe_count
@@ -214,6 +216,8 @@ def _from_dataset(
     training: dict[str, Any],
 ) -> Any:
     """Pre-train here."""
+    if isinstance(source, (str, os.PathLike)):  # which may be meant as a saved model's, and is not there
+        check_there(str(source))
     if env is None:
         env = recover_environment(source, training["trust"])
     recipe, _ = read_recipe(algorithm, recipe, env)

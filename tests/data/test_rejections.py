@@ -233,6 +233,9 @@ def test_names_that_lead_nowhere(two_episodes: str, tmp_path: Path) -> None:
         OfflineDataset.load("not an id")
     with pytest.raises(ValueError, match="neither a file, nor a folder, nor a Minari id"):
         OfflineDataset.load("no/version")
+    (tmp_path / "mine.npz").touch()  # the ending was left out
+    with pytest.raises(ValueError, match=r"Cannot load .*Did you mean '.*mine\.npz'\?"):
+        OfflineDataset.load(str(tmp_path / "mine"))
     with pytest.raises(FileNotFoundError, match=r"There is no file .*missing.npz"):
         OfflineDataset.load(tmp_path / "missing.npz")
     with pytest.raises(ValueError, match="is not a Minari dataset that can be read"):

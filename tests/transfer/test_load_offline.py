@@ -500,3 +500,19 @@ def test_a_live_model_without_an_environment_leaves_it_so() -> None:
     make().save(stream)
     stream.seek(0)
     assert O2OSAC.load_offline(O2OSAC.load(stream)).get_env() is None
+
+
+def test_a_name_that_is_no_models_is_not_taken_for_a_dataset_without_a_word(tmp_path: Path) -> None:
+    """What is asked for next is the model's name, and not how long to pre-train."""
+    make().save(tmp_path / "offline_model")
+    with pytest.raises(ValueError, match=r"Cannot load .*Did you mean '.*offline_model\.zip'\?"):
+        O2OSAC.load_offline(str(tmp_path / "ofline_model"), vec())
+    with pytest.raises(ValueError, match="Cannot load ''"):
+        O2OSAC.load_offline("", vec())
+
+
+@pytest.mark.parametrize("load", [O2OSAC.load_offline, O2OSAC.load])
+def test_a_folder_of_a_run_names_the_model_in_it(load: Any, tmp_path: Path) -> None:
+    make().save(tmp_path / "offline" / "model")
+    with pytest.raises(ValueError, match=r"is a folder with saved models.*The newest is .*offline/model\.zip"):
+        load(tmp_path, vec())

@@ -115,6 +115,11 @@ def open_minari(name: str, trust: bool = False) -> Source:
     return minari_source(_opened(folder_of(name) / "data", trust), name)
 
 
+def _beside(path: Path) -> list[str]:
+    """The files in the folder of one that is not there: its ending may have been left out."""
+    return [str(path.with_name(each.name)) for each in path.parent.glob("*") if path.name and each.is_file()]
+
+
 def folder_of(name: str) -> Path:
     """
     :param name: id of a dataset
@@ -127,6 +132,7 @@ def folder_of(name: str) -> Path:
     except (ValueError, TypeError) as error:  # a TypeError is what an id without a version gets
         raise ValueError(
             f"Cannot load {name!r}: neither a file, nor a folder, nor a Minari id such as 'mujoco/hopper/medium-v0'."
+            + nearest(name, _beside(Path(name)))
         ) from error
     path = get_dataset_path(name)
     if not (path / "data").is_dir():
