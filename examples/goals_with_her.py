@@ -41,7 +41,8 @@ class Reach(gym.Env[Any, np.ndarray]):
         return self._observe(), reward, False, self.steps >= 20, {"is_success": reward == 0.0}
 
     def _observe(self) -> dict[str, np.ndarray]:
-        return {"observation": self.position, "achieved_goal": self.position, "desired_goal": self.goal}
+        arrays = {"observation": self.position, "achieved_goal": self.position, "desired_goal": self.goal}
+        return {name: array.copy() for name, array in arrays.items()}  # nobody is to hold what the next step changes
 
 
 def record(env: Reach, episodes: int) -> list[dict[str, Any]]:
@@ -78,7 +79,6 @@ def main(episodes: int = 300, gradient_steps: int = 5_000, steps: int = 5_000, e
         finetuning=[{"SymmetricReplay": {"offline_fraction": 0.25}}],
         replay_buffer_class=HerReplayBuffer,
         replay_buffer_kwargs={"n_sampled_goal": 4, "goal_selection_strategy": "future"},
-        learning_starts=100,  # HER needs a whole episode before it can draw
         gamma=0.95,
         policy_kwargs={"net_arch": [64, 64]},
         seed=0,
