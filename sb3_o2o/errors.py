@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import difflib
+import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 #: headings of the documentation's page on troubleshooting that errors lead to
 Symptom = Literal["NaN", "It cannot be loaded", "Two callbacks decide the same", "A package is missing"]
+
+
+#: packages whose lines are none of the user's, where they call us or are called by us
+_INNER = frozenset({"sb3_o2o", "stable_baselines3", "contextlib", "functools", "torch"})
+
+
+def warn(message: str) -> None:
+    """
+    Warn at the line of the user's that led here, however many functions lie between.
+
+    :param message: what is wrong, and what to do
+    """
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _INNER:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 class NonFiniteError(FloatingPointError):

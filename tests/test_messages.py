@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from toy_tasks import make, vec
 
 import sb3_o2o
 from sb3_o2o import O2OSAC
@@ -80,3 +81,21 @@ def test_private_names_are_no_suggestion() -> None:
     with pytest.raises(TypeError, match="init_setup_model") as caught:
         O2OSAC("MlpPolicy", "Pendulum-v1", init_setup_model=False)
     assert not PRIVATE.search(str(caught.value))
+
+
+def test_warnings_are_of_the_users_line(tmp_path: Path) -> None:
+    """However many functions of ours, of Stable-Baselines3's and decorators lie between."""
+    make(policy_kwargs={"net_arch": [8]}).save(tmp_path / "model")
+    with pytest.warns(UserWarning, match="What was trained wins") as caught:
+        O2OSAC.load_offline(tmp_path / "model", vec(), recipe="wsrl", device="cpu")
+    assert {each.filename for each in caught} == {__file__}
+
+
+def test_no_level_is_counted_by_hand() -> None:
+    calls = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "warnings.warn"
+    }
+    assert calls == {"errors.py"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -27,6 +26,7 @@ from sb3_o2o.data.compatibility import check_replay_buffer
 from sb3_o2o.data.filling import fill_replay_buffer
 from sb3_o2o.data.online import can_be_sampled, close_episodes
 from sb3_o2o.data.rewards import scaled_rewards
+from sb3_o2o.errors import warn
 from sb3_o2o.files import whole_file
 from sb3_o2o.kinds import READABLE, WRITABLE
 from sb3_o2o.objectives import Objective, ReevaluationObjective, make_objective, objective_class
@@ -368,11 +368,10 @@ class O2OOffPolicyAlgorithm(OfflineToOnlineAlgorithm, _Base):
         if can_be_sampled(buffer):
             return True
         if buffer.full:
-            warnings.warn(
+            warn(
                 f"{type(buffer).__name__} draws from episodes that have ended, and none has in the last "
                 f"{buffer.buffer_size * buffer.n_envs} transitions, so no update is made: raise buffer_size above the "
                 "length of an episode, or give the environment a time limit.",
-                stacklevel=3,
             )
         return False
 

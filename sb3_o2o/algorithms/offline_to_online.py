@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,6 +24,7 @@ from sb3_o2o.checked import checked
 from sb3_o2o.data import OfflineDataset, OfflineReplayBuffer
 from sb3_o2o.data.normalization import Normalizer
 from sb3_o2o.data.sources import AnyDataset, Dataset
+from sb3_o2o.errors import warn
 from sb3_o2o.finetuning import build_finetuning
 from sb3_o2o.kinds import Count
 from sb3_o2o.objectives import Batch, Draws, Objective, make_objective
@@ -349,10 +349,9 @@ class OfflineToOnlineAlgorithm(TransferableAlgorithm, ResumableAlgorithm):
         :raises NonFiniteError: if a loss or a weight is NaN or infinite, see ``on_nonfinite``
         """
         if self.pretrain_kwargs and not self.online_arguments:
-            warnings.warn(
+            warn(
                 "This model has begun to fine-tune, and pre-trains with the arguments of that: pretrain_kwargs held "
                 "until then.",
-                stacklevel=3,
             )
         if reset_gradient_steps:
             self.temperature_note = None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from typing import Any
 
+from sb3_o2o.errors import warn
 from sb3_o2o.objectives.objective import UNUSED
 
 
@@ -31,4 +31,4 @@ def warn_of_overridden_arguments(model: Any) -> None:
             instead = f"Give it in objective_kwargs={{{name!r}: {value!r}}}, or leave it out."
         elif decided is not UNUSED:
             instead = f"It is {decided!r} there, whatever the algorithm is given: leave it out."
-        warnings.warn(f"{name}={value!r} has no effect with {who}. {instead}", stacklevel=2)
+        warn(f"{name}={value!r} has no effect with {who}. {instead}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +15,7 @@ from sb3_o2o.algorithms import attempts
 from sb3_o2o.checked import checked
 from sb3_o2o.data import OfflineDataset
 from sb3_o2o.data.normalization import Normalizer
-from sb3_o2o.errors import NonFiniteError
+from sb3_o2o.errors import NonFiniteError, warn
 from sb3_o2o.files import whole_file
 from sb3_o2o.kinds import ENVIRONMENT, FLAG, NOTHING, TEXT, WRITABLE, Device, Kind, whole
 from sb3_o2o.objectives import Objective
@@ -141,7 +140,7 @@ class ResumableAlgorithm(_Base):
             )
         folder, manifest, faults = found
         for fault in faults:
-            warnings.warn(f"{fault} The one before it is read.", stacklevel=3)
+            warn(f"{fault} The one before it is read.")
         if folder != Path(path):
             print(f"Going on from {folder}: {manifest}")
         return bundle.load(cls, folder, manifest, env, device, **kwargs)  # type: ignore[no-any-return]

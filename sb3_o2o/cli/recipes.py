@@ -1,6 +1,5 @@
 """``sb3-o2o recipes``."""
 
-import warnings
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +8,7 @@ from rich.table import Table
 
 from sb3_o2o.cli.console import FriendlyGroup, bold, console
 from sb3_o2o.cli.set_options import shown
+from sb3_o2o.errors import warn
 
 recipes_app = typer.Typer(cls=FriendlyGroup, no_args_is_help=True, help="The papers' settings: list them, show one.")
 
@@ -45,7 +45,7 @@ def show(
         try:
             check_registered(env)
         except ValueError as error:  # an environment of one's own may be registered elsewhere
-            warnings.warn(f"{error} Shown is the entry that its name would have.", stacklevel=1)
+            warn(f"{error} Shown is the entry that its name would have.")
     console.print(f"{bold(recipe.title)}\n{escape(recipe.description)}\n")
     for label, source in recipe.sources.items():
         console.print(f"{label}: {source}", markup=False, highlight=False)

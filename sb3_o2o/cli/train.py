@@ -1,6 +1,5 @@
 """``sb3-o2o pretrain`` and ``sb3-o2o finetune``."""
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -26,7 +25,7 @@ from sb3_o2o.cli.shared_options import (
     Trust,
     trusting_as_here,
 )
-from sb3_o2o.errors import NonFiniteError
+from sb3_o2o.errors import NonFiniteError, warn
 
 if TYPE_CHECKING:
     from sb3_o2o.recipes import Recipe
@@ -371,7 +370,7 @@ def _newest_bundle(folder: "RunFolder", config: "RunConfig") -> Path | None:
         return None
     path, manifest, faults = found
     for fault in faults:
-        warnings.warn(f"{fault} The one before it is used.", stacklevel=2)
+        warn(f"{fault} The one before it is used.")
     console.print(f"Going on from {path.name}: {manifest}", markup=False, highlight=False, soft_wrap=True)
     return path
 

@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import uuid
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from sb3_o2o.data.transitions import Observations, Transitions, map_observations, named_observations
+from sb3_o2o.errors import warn
 from sb3_o2o.files import write_whole
 
 #: Part of each key: increase it whenever the conversion changes its result.
@@ -189,15 +189,14 @@ def convert(
         try:
             return _open(folder)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            warnings.warn(f"The cached dataset in {folder} is damaged ({error}): converting it again.", stacklevel=2)
+            warn(f"The cached dataset in {folder} is damaged ({error}): converting it again.")
             shutil.rmtree(folder, ignore_errors=True)
     try:
         return _convert_into(folder, chunks)
     except _CannotWrite as error:
-        warnings.warn(
+        warn(
             f"Cannot write to the cache {root} ({error}): converting in memory. "
             "Set SB3_O2O_CACHE to a writable folder with room, or pass cache=False.",
-            stacklevel=2,
         )
     return _write(chunks(), _MemoryWriter())
 

@@ -1,6 +1,5 @@
 """The dataset that everything offline starts from."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from sb3_o2o.data.formats.reading import READING_OPTIONS, Reading
 from sb3_o2o.data.rewards import scaled_rewards, unscaled_rewards
 from sb3_o2o.data.sources import Dataset, naming, open_source
 from sb3_o2o.data.transitions import Source, Transitions
+from sb3_o2o.errors import warn
 from sb3_o2o.kinds import ARRAY, NOTHING, ROWS, NotZero, Numbers, Share, instance
 
 #: Log-probabilities of a squashed Gaussian stay finite with this; the value of CORL and of WSRL's official code.
@@ -454,10 +454,9 @@ class OfflineDataset(Episodes):
         success = self.rewards > 0 if threshold is None else self.rewards >= threshold
         kept = selection.until_success(success, self.episode_starts, self.episode_lengths)
         if len(kept) == len(self.episode_starts) < len(self):
-            warnings.warn(
+            warn(
                 f"cut_at_success={threshold} leaves one transition of each of the {len(kept)} episodes of "
                 f"{self.source!r}: each begins with a success by it.",
-                stacklevel=3,
             )
         options = {**self.options, "cut_at_success": True if threshold is None else float(threshold)}
         ended = success[kept]

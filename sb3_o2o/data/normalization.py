@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from sb3_o2o.data.dataset import OfflineDataset
 from sb3_o2o.data.returns import discounted_sums
 from sb3_o2o.data.transitions import Observations
+from sb3_o2o.errors import warn
 from sb3_o2o.plain.pickles import load_pickle
 
 #: running statistics of fewer observations move fast
@@ -205,11 +205,10 @@ def _warn_of_few(env: VecNormalize, dataset: OfflineDataset) -> None:
     assert normalizer is not None
     seen = min((rms.count for rms in normalizer.by_key.values()), default=_FEW)
     if seen < min(_FEW, len(dataset)):
-        warnings.warn(
+        warn(
             f"VecNormalize has seen {round(seen)} observations: the dataset is normalised by these statistics, which "
             "move fast online, so that what is learned now will not fit. Give a new VecNormalize, which is fitted to "
             "the dataset, or the statistics of a whole run.",
-            stacklevel=5,
         )
 
 

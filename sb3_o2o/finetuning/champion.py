@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -13,6 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
 from sb3_o2o.checked import checked
+from sb3_o2o.errors import warn
 from sb3_o2o.finetuning.reference import _FrozenPolicyCallback
 from sb3_o2o.kinds import Fraction, NotNegative, whole
 from sb3_o2o.networks import frozen_copy
@@ -191,10 +191,9 @@ class ChampionChallenger(_FrozenPolicyCallback):
     def _warn_of_moving_statistics(self) -> None:
         normalizer = self.model.get_vec_normalize_env()
         if normalizer is not None and normalizer.norm_obs and normalizer.training:
-            warnings.warn(
+            warn(
                 "VecNormalize goes on normalising observations otherwise (training=True), so that ChampionChallenger's "
                 "champion is no longer the one whose returns were counted: set env.training = False, or fit it first.",
-                stacklevel=2,
             )
 
     # -- who acts --------------------------------------------------------------------------------------------------

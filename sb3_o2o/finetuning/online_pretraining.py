@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +13,7 @@ from torch.func import functional_call
 from sb3_o2o.checked import checked
 from sb3_o2o.data import MixedReplayBuffer
 from sb3_o2o.data.sources import AnyDataset
+from sb3_o2o.errors import warn
 from sb3_o2o.finetuning.callback import FIRST_UPDATE
 from sb3_o2o.finetuning.dual_critic import DualCritic
 from sb3_o2o.finetuning.replay import _DatasetCallback
@@ -102,10 +102,9 @@ class OnlinePretraining(_DatasetCallback):
         if self.n_collected == 0:
             model.phase_steps.pop(PHASE, None)  # of another run
         elif not self._are_held(model.replay_buffer):
-            warnings.warn(
+            warn(
                 f"The {self.n_collected} collected transitions were not saved with the model: OnlinePretraining "
                 "collects anew. save_resume, or save_replay_buffer, keeps them.",
-                stacklevel=2,
             )
             self.n_collected = 0
         self.check_length(model._total_timesteps - model.num_timesteps)

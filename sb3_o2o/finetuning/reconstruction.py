@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -11,6 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_o2o.checked import checked
 from sb3_o2o.data.sources import AnyDataset
+from sb3_o2o.errors import warn
 from sb3_o2o.finetuning.reference import _FrozenPolicyCallback
 from sb3_o2o.finetuning.replay import _DatasetCallback
 from sb3_o2o.kinds import Count, InnerFraction, NotNegative, Positive, whole
@@ -84,10 +84,9 @@ class _GradientPhase(_DatasetCallback):
         if self._is_finished():
             made = model.phase_steps.get(self.phase, self.gradient_steps)
             if made != self.gradient_steps:
-                warnings.warn(
+                warn(
                     f"{type(self).__name__}(gradient_steps={self.gradient_steps}) is skipped: this model has the phase "
                     f"behind it, with {made} updates. load_offline(load_critic=False) makes it anew.",
-                    stacklevel=2,
                 )
             return
         super()._on_training_start()

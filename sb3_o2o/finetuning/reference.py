@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -14,6 +13,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from torch import nn
 
 from sb3_o2o.checked import checked
+from sb3_o2o.errors import warn
 from sb3_o2o.evaluation.eval_callback import NormalizedEvalCallback
 from sb3_o2o.evaluation.evaluate import acting_in, evaluate, synchronise_normalizer
 from sb3_o2o.finetuning.callback import FineTuningCallback, exported_actor
@@ -79,10 +79,9 @@ class _FrozenPolicyCallback(FineTuningCallback):
     def _warn_of_untrained(self) -> None:
         model: Any = self.model
         if self.must_be_trained and not (model.policy_was_given or model.n_pretrain_steps or model._n_updates):
-            warnings.warn(
+            warn(
                 f"{type(self).__name__} freezes the policy with which this run begins, and nothing has trained it: "
                 "pretrain first, or start from a policy with load_offline.",
-                stacklevel=4,
             )
 
     def _begin(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import warnings
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -15,6 +14,7 @@ from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
+from sb3_o2o.errors import warn
 from sb3_o2o.files import settled, whole_folder
 from sb3_o2o.plain.documents import read_document, write_document
 from sb3_o2o.plain.numeric import check_old_state, set_bits
@@ -150,14 +150,13 @@ def _restore(model: Any, folder: Path, state: dict[str, Any], trust: bool) -> No
 def _restore_environment(model: Any, state: dict[str, Any]) -> None:
     if state["environment"] is None:
         model._last_obs = None
-        warnings.warn(
+        warn(
             "The environments of this run were out of reach, in other processes: it goes on with new episodes.",
-            stacklevel=6,
         )
     elif model.env is not None and model._last_obs is not None:
         environment_state.restore(model.env, state["environment"])
         for sentence in environment_state.not_going_on(state["environment"]):
-            warnings.warn(sentence, stacklevel=6)
+            warn(sentence)
     normalizer = model.get_vec_normalize_env()
     if normalizer is not None and state["normalize_returns"] is not None:
         normalizer.returns = state["normalize_returns"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
 from sb3_o2o.checked import checked
+from sb3_o2o.errors import warn
 from sb3_o2o.files import locked, remove_leftovers
 from sb3_o2o.kinds import Count, NotNegative, Share
 from sb3_o2o.resume import series
@@ -160,7 +160,7 @@ class ResumeBundle(BaseCallback):
         if is_last:
             raise OSError(error.errno, text) from error
         if not self._is_failing:
-            warnings.warn(f"{text} It is tried again while the run goes on.", stacklevel=2)
+            warn(f"{text} It is tried again while the run goes on.")
         self._is_failing = True
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_o2o.errors import NonFiniteError
+from sb3_o2o.errors import NonFiniteError, warn
 from sb3_o2o.resume import bundle, series
 from sb3_o2o.resume.bundle_callback import ResumeBundle
 from sb3_o2o.resume.copying import offline_buffers
@@ -76,10 +75,9 @@ class GoingBack:
             restore(self._given, self._states)  # the bundle was written before they came
         draw_other_numbers(model, self._times)
         model.logger.record("train/bundle_rollbacks", self._times)
-        warnings.warn(
+        warn(
             f"{error.what}{_set_aside(error)} Going back to {path}: {manifest}. Time {self._times} of at most "
             f"{MOST_ROLLBACKS}.",
-            stacklevel=4,
         )
         return is_of_call
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import stable_baselines3
 import torch as th
 
+from sb3_o2o.errors import warn
 from sb3_o2o.version import __version__
 
 MANIFEST = "manifest.json"
@@ -171,10 +171,9 @@ class Manifest:
             if getattr(self, name) != own
         ]
         if others:
-            warnings.warn(
+            warn(
                 f"{folder} was written with {' and '.join(others)}: the run can go on, but it is not promised to go on "
                 "bit for bit in another version.",
-                stacklevel=5,
             )
 
     def __str__(self) -> str:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from sb3_o2o.data.formats.reading import READING_OPTIONS, Reading
 from sb3_o2o.data.sources import open_source
+from sb3_o2o.errors import warn
 from sb3_o2o.evaluation import ReferenceScore, reference_score
 
 
@@ -51,6 +52,6 @@ def recorded_reference(dataset: str | None, dataset_kwargs: Mapping[str, Any], e
             warnings.simplefilter("ignore")  # they were the training's
             source = open_source(dataset, Reading(**reading))
     except (ValueError, OSError, ImportError) as error:
-        warnings.warn(f"The run's dataset tells no reference returns any more: {error}", stacklevel=2)
+        warn(f"The run's dataset tells no reference returns any more: {error}")
         return reference_for(None, None, env_id)
     return reference_for(source, source.name, env_id)

@@ -1,6 +1,5 @@
 """From what a user names to what a run is asked for: whole paths, the recipe's entry, the environment."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch as th
 from sb3_o2o.algorithms import O2OPPO, O2OSAC, O2OTD3, algorithm_of
 from sb3_o2o.data.formats.reading import READING_OPTIONS
 from sb3_o2o.data.sources import check_there
+from sb3_o2o.errors import warn
 from sb3_o2o.recipes import Recipe, RecipeFile, open_recipe
 from sb3_o2o.recipes.building import check_recipe
 from sb3_o2o.runs.environments import (
@@ -154,10 +154,9 @@ def _warn_of_another_environment(recipe: Recipe, known: Environment) -> None:
     if any(wrapper not in known.wrappers for wrapper in recipe.env_wrapper):
         differing.append(f"env_wrapper {list(recipe.env_wrapper)}, where the run has {list(known.wrappers)}")
     if differing:
-        warnings.warn(
+        warn(
             f"Recipe {recipe.reference!r} asks for {', and for '.join(differing)}. The environment stays the run's: "
             f"add --env {known.id} for the recipe's.",
-            stacklevel=3,
         )
 
 

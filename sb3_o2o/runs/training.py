@@ -1,7 +1,6 @@
 """A training run from its configuration to its folder: pre-training, fine-tuning, interruption and resumption."""
 
 import copy
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from sb3_o2o.diagnostics import (
     report,
 )
 from sb3_o2o.diagnostics.diagnostic import FOLDER as DIAGNOSTICS_FOLDER
-from sb3_o2o.errors import NonFiniteError
+from sb3_o2o.errors import NonFiniteError, warn
 from sb3_o2o.evaluation import Evaluation, NormalizedEvalCallback, ReferenceScore, read_evaluations
 from sb3_o2o.evaluation.plotting import plot_learning_curve
 from sb3_o2o.evaluation.rollouts import n_side_by_side
@@ -297,7 +296,7 @@ def _draw_what_there_is(prepared: Prepared, folder: RunFolder) -> None:
     try:
         draw(prepared, folder)
     except Exception as error:
-        warnings.warn(f"The picture of this run could not be drawn: {error}", stacklevel=3)
+        warn(f"The picture of this run could not be drawn: {error}")
 
 
 def _run_phase(phase: str, prepared: Prepared, folder: RunFolder, listener: RunListener, bundles: ResumeBundle) -> bool:
@@ -374,7 +373,7 @@ def _warn_of_left_out(model: OfflineToOnlineAlgorithm) -> None:
     misfits = _misfits(model)
     if misfits:
         names, reason = ", ".join(kind.__name__ for kind in misfits), next(iter(misfits.values()))
-        warnings.warn(f"These diagnostics are left out: {names}. {reason}", stacklevel=3)
+        warn(f"These diagnostics are left out: {names}. {reason}")
 
 
 def _diagnostics(prepared: Prepared, folder: Path, evaluation: NormalizedEvalCallback) -> list[BaseCallback]:

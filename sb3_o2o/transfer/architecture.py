@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sb3_o2o.errors import unknown
+from sb3_o2o.errors import unknown, warn
 
 #: what a trained model decides: a recipe cannot change the shape of networks that exist
 NETWORK_ARGUMENTS = ("policy_kwargs", "n_critics", "critic_layer_norm", "actor_layer_norm", "normalize_observations")
@@ -172,7 +171,7 @@ def warn_about_networks(model: Any, wanted: dict[str, Any], recipe: str | None =
         )
     if differing:
         whose = "the arguments" if recipe is None else f"recipe {recipe!r}"
-        warnings.warn(f"What was trained wins over {whose}: {'; '.join(differing)}.", stacklevel=4)
+        warn(f"What was trained wins over {whose}: {'; '.join(differing)}.")
 
 
 def _differing(model: Any, wanted: dict[str, Any]) -> list[str]:

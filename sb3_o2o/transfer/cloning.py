@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_o2o.data.filling import with_actions
 from sb3_o2o.data.normalization import Normalizer
+from sb3_o2o.errors import warn
 from sb3_o2o.evaluation.spaces_compared import same_bounds
 from sb3_o2o.finetuning.callback import actor_for_users
 from sb3_o2o.networks.normalizer import copy_statistics
@@ -326,7 +326,7 @@ def _warn_of_misfit(misfit: str, has_networks: bool, given: dict[str, Any]) -> N
         if has_networks
         else "its actions are asked for on observations as they are"
     )
-    warnings.warn(f"{misfit[0].upper()}{misfit[1:]}: {means}.", stacklevel=4)
+    warn(f"{misfit[0].upper()}{misfit[1:]}: {means}.")
 
 
 def _mean_distance(one: np.ndarray, other: np.ndarray) -> float:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.preprocessing import is_image_space
 
+from sb3_o2o.errors import warn
 from sb3_o2o.recipes.recipe_files import Recipe, environment_id, load_recipe
 from sb3_o2o.transfer.architecture import Kept
 from sb3_o2o.transfer.renewal import keep_critics
@@ -61,10 +61,9 @@ def cut_ensemble(model: Any, given: int | None, wanted: int | None, recipe: Reci
     elif given is None and wanted is not None and wanted < trained:
         keep_critics(model, wanted)
         assert recipe is not None  # who else would want them
-        warnings.warn(
+        warn(
             f"Recipe {recipe.reference!r} has {wanted} critics: the first {wanted} of the {trained} trained ones "
             f"go on. n_critics={trained} keeps all.",
-            stacklevel=4,
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_o2o.data.normalization import Normalizer, is_fresh, same_observations, same_rewards
+from sb3_o2o.errors import warn
 from sb3_o2o.transfer.model_file import read_attributes
 
 
@@ -91,10 +91,9 @@ class Seen:
         :param wrapped: the model's
         """
         if wrapped is not given:
-            warnings.warn(
+            warn(
                 "The source was trained behind VecNormalize, so the environment is wrapped in one with its statistics "
                 "and settings: evaluate in model.get_env(), or give an environment with a VecNormalize of your own.",
-                stacklevel=4,
             )
 
     def misfit(self, name: str, env: VecEnv) -> str:
@@ -129,11 +128,10 @@ class Seen:
             return asked
         if same_rewards(self.normalizer, Normalizer.of(unwrap_vec_normalize(env))):
             return None
-        warnings.warn(
+        warn(
             f"VecNormalize divides the environment's rewards otherwise than those of {name}, so the critics are fresh: "
             "their values would be on another scale. load_critic=True keeps them, and vec_normalize=… gives the "
             "statistics of the source's run.",
-            stacklevel=4,
         )
         return False
 
@@ -171,9 +169,8 @@ def restore_normalizer(model: Any) -> None:
         if given and model.verbose >= 1:
             print(f"VecNormalize starts with the statistics of {' and '.join(given)} that the model was saved with.")
     elif normalizer.by_key:
-        warnings.warn(
+        warn(
             "This model was trained behind VecNormalize, and its environment has none, so the policy sees other "
             "observations than it was trained on: wrap the environment in a new VecNormalize, which is given the "
             "saved statistics, or use load_offline, which does so.",
-            stacklevel=4,
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import pickle
 import random
-import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -19,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from sb3_o2o.data import OfflineReplayBuffer, SumTree
+from sb3_o2o.errors import warn
 from sb3_o2o.networks.ratio import DensityRatio
 from sb3_o2o.updates import environment_state
 
@@ -100,7 +100,7 @@ def restore(callbacks: list[BaseCallback], states: list[State]) -> None:
     if kinds != saved:
         missing = sorted((saved - kinds).elements())
         if missing:
-            warnings.warn(f"The interrupted run also had these callbacks: {', '.join(missing)}.", stacklevel=4)
+            warn(f"The interrupted run also had these callbacks: {', '.join(missing)}.")
     waiting = list(states)
     for callback in callbacks:
         for position, (name, state) in enumerate(waiting):
@@ -127,14 +127,12 @@ def _go_on(callback: BaseCallback, name: str, saved: dict[str, Any] | None) -> N
     """Let an environment of a callback's own go on where it was."""
     who, env = f"{type(callback).__name__}.{name}", vars(callback).get(name)
     if saved is None:
-        warnings.warn(
-            f"The environments of {who} were out of reach, in other processes: they start anew.", stacklevel=5
-        )
+        warn(f"The environments of {who} were out of reach, in other processes: they start anew.")
     elif isinstance(env, VecEnv | gym.Env):
         try:
             environment_state.restore(env, saved)
         except (ValueError, AssertionError):
-            warnings.warn(f"{who} has other environments than before: they start anew.", stacklevel=5)
+            warn(f"{who} has other environments than before: they start anew.")
             return
         for sentence in environment_state.not_going_on(saved):
-            warnings.warn(f"{who}: {sentence}", stacklevel=5)
+            warn(f"{who}: {sentence}")

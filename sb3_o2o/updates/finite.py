@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, unwrap_vec_normalize
 
-from sb3_o2o.errors import NonFiniteError
+from sb3_o2o.errors import NonFiniteError, warn
 from sb3_o2o.evaluation.infos import copy_infos_quickly
 from sb3_o2o.files import whole_file
 from sb3_o2o.objectives.batch import Batch
@@ -272,10 +271,9 @@ class FiniteWatch:
         self._snapshots = deque([self._snapshots[0]], maxlen=2)
         model.loop.metrics.clear()
         model.logger.record("train/rollbacks", self.rollbacks)
-        warnings.warn(
+        warn(
             f"{error.what} Going back to the weights of update {snapshot.n_updates}, rollback {self.rollbacks} of at "
             f"most {MOST_ROLLBACKS}.",
-            stacklevel=2,
         )
 
 
@@ -409,7 +407,7 @@ def keep(error: NonFiniteError, folder: str | Path | None) -> None:
         with whole_file(path) as file:
             np.savez(file, what=np.array(error.what), **error.arrays)  # type: ignore[arg-type]
     except OSError as reason:
-        warnings.warn(f"{path} could not be written: {reason}.", stacklevel=2)
+        warn(f"{path} could not be written: {reason}.")
         return
     if error.path is not None and Path(error.path) != path:
         Path(error.path).unlink(missing_ok=True)  # written before, into another folder of the run

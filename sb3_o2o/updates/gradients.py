@@ -6,7 +6,6 @@ import ctypes
 import platform
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import cache
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch as th
 
+from sb3_o2o.errors import warn
 from sb3_o2o.objectives import Step
 from sb3_o2o.updates.graphs import can_differentiate, forward_graph, whole_graph
 
@@ -110,7 +110,7 @@ class GradientFunctions:
                     result = compiled(step.arguments)
         except InductorError as broken:
             needed = "compile=True needs a C++ compiler, on a GPU also Triton"
-            warnings.warn(f"{needed}; going on without. ({_first_line(broken)})", stacklevel=2)
+            warn(f"{needed}; going on without. ({_first_line(broken)})")
             self.compile = False
             return losses_and_gradients(step.function, parameters, step.arguments)
         self._compiled[key] = compiled
@@ -136,9 +136,7 @@ def _first_line(error: Exception) -> str:
 
 def _warn_of_pieces(name: str, error: Exception) -> None:
     advice = " Hold numbers that change with every update in tensors." if "imit" in type(error).__name__ else ""
-    warnings.warn(
-        f"compile=True: {name} cannot be one graph, going on in pieces.{advice} ({_first_line(error)})", stacklevel=3
-    )
+    warn(f"compile=True: {name} cannot be one graph, going on in pieces.{advice} ({_first_line(error)})")
 
 
 def compile_step(

@@ -4,7 +4,6 @@ Reads d3rlpy's files (https://github.com/takuseno/d3rlpy), without importing it.
 In both, an episode of T steps has T observations: that after a time limit is unknown.
 """
 
-import warnings
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from sb3_o2o.data.formats.hdf5_files import opened_hdf5
 from sb3_o2o.data.formats.reading import Format, Reading
 from sb3_o2o.data.formats.steps import described_steps
 from sb3_o2o.data.transitions import Source, Transitions, file_states
+from sb3_o2o.errors import warn
 
 _REQUIRED = ("observations", "actions", "rewards", "terminated")
 
@@ -36,10 +36,9 @@ def _open_version_1(opened: tuple[Path, h5py.File], reading: Reading) -> Source:
             f"by a time limit: it has {contents(file)}. Write it again with d3rlpy 1."
         )
     if "version" not in file:
-        warnings.warn(
+        warn(
             f"{path} has no 'version': it may be from d3rlpy before 1.0, whose rewards belong to the step before. It "
             "is read as d3rlpy 1.0 wrote it.",
-            stacklevel=2,
         )
     steps = described_steps(_as_steps(file), reading, f"{path} (d3rlpy 1)", {"dones": "episode_terminals"})
 

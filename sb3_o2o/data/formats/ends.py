@@ -5,7 +5,6 @@ Nothing is bootstrapped from after a termination, but the value goes on after a 
 its flags mean what, and how that was told is kept with the dataset (``summary`` shows it).
 """
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from sb3_o2o.data.checks import Location, checked_flags, checked_length
 from sb3_o2o.data.formats.reading import Reading
+from sb3_o2o.errors import warn
 
 
 @dataclass(frozen=True)
@@ -174,11 +174,10 @@ def meaning_of_dones(any_done: bool, reading: Reading, source: str, field: str =
     :return: "terminations" or "truncations"
     """
     if reading.dones is None and any_done:
-        warnings.warn(
+        warn(
             f"{source}: time limits cannot be told from terminations by {field}. All are taken as terminations, after "
             "which nothing is bootstrapped. Say what they are: dones='terminations', or dones='truncations' for a task "
             "that never terminates.",
-            stacklevel=2,
         )
     return reading.dones or "terminations"
 

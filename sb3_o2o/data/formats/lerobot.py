@@ -4,7 +4,6 @@ Reads LeRobot's datasets, version 3 and 2 (https://huggingface.co/docs/lerobot/l
 """
 
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from sb3_o2o.data.formats.reading import Format, Reading
 from sb3_o2o.data.formats.steps import STEP_OPTIONS
 from sb3_o2o.data.formats.tables import parquet_columns, parquet_names, table_source
 from sb3_o2o.data.transitions import Source
+from sb3_o2o.errors import warn
 
 _OBSERVATION = "observation."
 _VERSIONS = ("v2", "v3")
@@ -77,10 +77,9 @@ def _columns(features: dict[str, Any], names: Sequence[str], reading: Reading, f
             f"{found}."
         )
     if pictures and asked is None:
-        warnings.warn(
+        warn(
             f"{folder}: {', '.join(pictures)} are pictures and stay unread; the observations are "
             f"{', '.join(observations)}.",
-            stacklevel=2,
         )
     columns: dict[str, Any] = {"actions": "action", "episode": "episode_index"}
     entries = {name.removeprefix(_OBSERVATION): name for name in observations}

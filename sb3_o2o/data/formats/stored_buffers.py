@@ -1,6 +1,5 @@
 """Reads SB3's replay buffers."""
 
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ from sb3_o2o.data.formats.reading import Reading
 from sb3_o2o.data.formats.steps import flat_transitions
 from sb3_o2o.data.rewards import reward_scale_of, unscaled_rewards
 from sb3_o2o.data.transitions import Observations, Source, Transitions, map_observations
+from sb3_o2o.errors import warn
 
 #: Attributes that every version of SB3 gave its buffers.
 _REQUIRED = (
@@ -34,10 +34,9 @@ def _warn_of_mixture(buffer: ReplayBuffer, name: str) -> None:
     offline, online = getattr(buffer, "offline", None), getattr(buffer, "online", None)
     if isinstance(offline, ReplayBuffer) and isinstance(online, ReplayBuffer):
         n_online = online.size() * online.n_envs
-        warnings.warn(
+        warn(
             f"{name} mixes a dataset of {offline.size()} transitions into its batches: read are the {n_online} that it "
             "collected online. Its dataset is buffer.offline.dataset.",
-            stacklevel=6,
         )
 
 
