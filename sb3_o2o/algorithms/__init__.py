@@ -11,7 +11,7 @@ from sb3_o2o.errors import unknown
 from sb3_o2o.transfer.archive import ALGORITHMS_BY_FAMILY, saved_family
 
 if TYPE_CHECKING:
-    from sb3_o2o.finetuning.learner import FineTunedLearner
+    from sb3_o2o.finetuning.fine_tuned_learner import FineTunedLearner
     from sb3_o2o.objectives import PPOLearner, SACLearner, TD3Learner
 
 #: any of the algorithms

@@ -11,7 +11,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_o2o.data import ReplaySamples
-from sb3_o2o.finetuning.learner import FineTunedLearner
+from sb3_o2o.finetuning.fine_tuned_learner import FineTunedLearner
 from sb3_o2o.plain import add_safe_globals
 from sb3_o2o.search_space import SearchSpace
 

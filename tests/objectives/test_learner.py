@@ -5,7 +5,7 @@ import pytest
 import tiny
 
 from sb3_o2o import O2OPPO, O2OSAC, O2OTD3
-from sb3_o2o.finetuning.learner import FineTunedLearner
+from sb3_o2o.finetuning.fine_tuned_learner import FineTunedLearner
 from sb3_o2o.objectives import CriticLearner, Learner, PPOLearner, SACLearner, TD3Learner
 
 
