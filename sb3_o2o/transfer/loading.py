@@ -69,7 +69,7 @@ def load(
     replaced.update(kwargs.pop("custom_objects", None) or {})
     # the weights of the file fit its own: what is asked for is set afterwards
     kwargs.pop("ent_coef", None)
-    plain, attributes = _read(algorithm, path, replaced, trust)
+    plain, attributes = _read(algorithm, path, saved, replaced, trust)
     if not is_trusted(trust):
         _check_names(path, {name: value for name, value in attributes.items() if name not in given})
     kwargs.update(left_behind(algorithm, saved, replaced))
@@ -124,9 +124,11 @@ def _explain(error: Exception, path: Any, given: dict[str, Any]) -> None:
         raise error from None
 
 
-def _read(algorithm: Any, path: Any, replaced: dict[str, Any], trust: bool) -> tuple[io.BytesIO, dict[str, Any]]:
+def _read(
+    algorithm: Any, path: Any, saved: dict[str, Any], replaced: dict[str, Any], trust: bool
+) -> tuple[io.BytesIO, dict[str, Any]]:
     """For Stable-Baselines3: weights, without those of other objectives than are asked for, and attributes."""
-    names = replaced_objectives(algorithm, attributes_as_json(path), replaced)
+    names = replaced_objectives(algorithm, saved, replaced)
     # what another objective has learned is not this one's, whatever its shape
     others = [_OBJECTIVES[name] for name in names]
     of_file = {name: value for name, value in replaced.items() if name != "ent_coef"}

@@ -85,8 +85,9 @@ def _by_callbacks(model: Any, start_ent_coef: float | None) -> tuple[float, str]
     for each in model.finetuning:
         value = each.starts_ent_coef(model.finished_phases)
         if value is not None:
-            each.ent_coef = value if start_ent_coef is None else start_ent_coef
-            found = each.ent_coef, type(each).__name__
+            if start_ent_coef is not None:
+                each.ent_coef = value = start_ent_coef
+            found = value, type(each).__name__
     return found
 
 

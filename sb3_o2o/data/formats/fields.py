@@ -110,15 +110,14 @@ def require_fields(fields: Iterable[str], required: Iterable[str], source: str, 
     """
     present = set(fields)
     missing = [field for field in required if field not in present]
-    if missing:
+    advice = ""
+    if missing == ["rewards"]:
         advice = (
             " Without rewards, pass reward=0.0 (the same for every transition: enough for behaviour cloning), or add "
             "an array of them."
         )
-        raise ValueError(
-            f"{source} has no field {', '.join(map(repr, missing))}: it has {found}."
-            f"{advice if missing == ['rewards'] else ''}"
-        )
+    if missing:
+        raise ValueError(f"{source} has no field {', '.join(map(repr, missing))}: it has {found}.{advice}")
 
 
 def plain_fields(fields: Mapping[str, Any], where: Location | None = None) -> dict[str, Any]:
