@@ -7,6 +7,7 @@ import time
 import traceback
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -278,9 +279,12 @@ def versions() -> dict[str, str]:
     import torch
 
     modules: dict[str, Any] = {"torch": torch, "stable_baselines3": stable_baselines3, "gymnasium": gymnasium}
-    return {
+    known = {
         "sb3_o2o": __version__,
         **{name: str(module.__version__) for name, module in modules.items()},
         "numpy": numpy.__version__,
         "python": platform.python_version(),
     }
+    with suppress(metadata.PackageNotFoundError):
+        known["mujoco"] = metadata.version("mujoco")  # returns differ between a simulator's versions
+    return known

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,7 @@ def test_tables_hold_what_the_runs_came_to(tiny_dataset: Callable[..., str], tmp
     assert (warm["sb3_o2o"], warm["threads"], warm["state"]) == (__version__, 1, "finished")
     assert warm["pretraining"] == runs["tiny-cql-s1"]["pretraining"] != runs["tiny-cql-s0"]["pretraining"]
     assert runs["tiny-scratch-s0"]["pretraining"] is None
+    assert statuses["tiny-warm-s1"].versions["mujoco"] == version("mujoco")  # of an environment's simulator too
     for name, columns in (("results", EVALUATION_COLUMNS), ("runs", RUN_COLUMNS)):
         parquet = pq.read_table(plan.folder / f"{name}.parquet").to_pylist()
         assert parquet == read_table(plan.folder / f"{name}.csv", columns)
