@@ -28,6 +28,9 @@ _FEWEST, _FEWEST_OF_CHALLENGER = 5, 2
 #: that has kept its lead for so long would have to begin again
 _LAST_PART = 0.5
 
+#: steps of an environment after which an episode that has not ended may never end
+_LONG_EPISODE = 10_000
+
 #: random numbers of the actions that are sampled
 _DRAW = "champion_policy"
 
@@ -121,6 +124,8 @@ class ChampionChallenger(_FrozenPolicyCallback):
         #: number of who plays in each environment, and rewards of the episode so far; None before the first
         self.acting: np.ndarray | None = None
         self.rewards: np.ndarray | None = None
+        #: of each environment, since any episode ended
+        self.steps_without_end = 0
 
     def __getstate__(self) -> dict[str, Any]:
         # episodes end where a model is saved and loaded
@@ -196,6 +201,16 @@ class ChampionChallenger(_FrozenPolicyCallback):
                 "champion is no longer the one whose returns were counted: set env.training = False, or fit it first.",
             )
 
+    def _warn_of_endless_episodes(self, has_ended: bool) -> None:
+        """Without ends nothing is decided, and the champion plays its first episode for the whole run."""
+        self.steps_without_end = 0 if has_ended else self.steps_without_end + 1
+        if self.steps_without_end == _LONG_EPISODE:
+            warn(
+                f"No episode has ended in {_LONG_EPISODE:,} steps of each environment. ChampionChallenger compares "
+                "whole episodes, and until one ends the learner does not act: give the environment a time limit "
+                "(gymnasium.make(..., max_episode_steps=1000)).",
+            )
+
     # -- who acts --------------------------------------------------------------------------------------------------
 
     def act(self, observations: np.ndarray | dict[str, np.ndarray]) -> np.ndarray | None:
@@ -249,6 +264,7 @@ class ChampionChallenger(_FrozenPolicyCallback):
         normalizer = self.model.get_vec_normalize_env()
         self.rewards += self.locals["rewards"] if normalizer is None else normalizer.get_original_reward()
         ended = np.flatnonzero(self.locals["dones"])
+        self._warn_of_endless_episodes(bool(len(ended)))
         for env in ended:
             if self.acting[env] == self.challenger_number != 0:
                 self.logger.record_mean("finetune/challenger_return", self.rewards[env])

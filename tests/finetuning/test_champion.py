@@ -22,6 +22,7 @@ from sb3_o2o.finetuning import (
     TrustRegion,
     Warmup,
 )
+from sb3_o2o.finetuning import champion as champion_module
 from sb3_o2o.finetuning.champion import challenge_statistic
 
 
@@ -373,6 +374,21 @@ def test_statistics_that_move_on_are_warned_of() -> None:
     env = VecNormalize(vec(1), norm_reward=False)
     with pytest.warns(UserWarning, match="training = False"):
         make(env=env, finetuning=[ChampionChallenger()]).learn(2)
+
+
+def test_episodes_that_do_not_end_are_warned_of(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr(champion_module, "_LONG_EPISODE", 30)
+    model = make(env=vec(2), finetuning=[ChampionChallenger()], learning_starts=0, dataset=dataset())
+    model.learn(200)  # episodes of fewer steps
+    assert not [each for each in recwarn if "No episode has ended" in str(each.message)]
+    for env in model.env.envs:
+        step = env.unwrapped.step
+        monkeypatch.setattr(env.unwrapped, "step", lambda action, step=step: (*step(action)[:2], False, False, {}))
+    with pytest.warns(UserWarning, match="No episode has ended in 30 steps.*time limit") as told:
+        model.learn(200, reset_num_timesteps=False)
+    assert len([each for each in told if "No episode has ended" in str(each.message)]) == 1
 
 
 def test_a_run_without_a_champion_yet_begins_with_its_policy(tmp_path: Path) -> None:
