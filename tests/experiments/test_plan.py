@@ -53,7 +53,7 @@ def test_other_lengths_are_another_pretraining(tiny_dataset: Callable[..., str],
     assert shared(grid(tiny_dataset(), recipes=recipes), tmp_path) == [["cql", "third"], ["other"]]
 
 
-@pytest.mark.parametrize("recipes", [["cql", "opt_sac"], ["iql", "opt_iql"], ["td3_bc", "o2td3"]])
+@pytest.mark.parametrize("recipes", [["cql", "opt_sac"], ["cql", "o2sac"], ["iql", "opt_iql"], ["td3_bc", "o2td3"]])
 def test_recipes_that_share_would_have_pretrained_the_same(
     recipes: list[str], tiny_dataset: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -84,7 +84,7 @@ def assert_equal(one: dict[str, th.Tensor], other: dict[str, th.Tensor]) -> None
 
 
 def short_phases(recipe: str) -> dict[str, Any]:
-    if recipe == "o2td3":
+    if recipe in ("o2td3", "o2sac"):
         phases = ("PolicyReevaluation.gradient_steps", "ValueAlignment.gradient_steps", "Warmup.steps")
         reference = {"finetuning.ConstrainedFineTuning.reference": "interval"}
         return {f"finetuning.{each}": 3 for each in phases} | reference
