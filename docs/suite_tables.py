@@ -47,12 +47,21 @@ def scores(rows: Rows, column: str) -> str:
     return f"{mean(row[column] for row in rows):.1f}"
 
 
+def processors(rows: Rows) -> str:
+    """
+    :param rows: of runs
+    :return: what they were made on
+    """
+    names = {row["processor"].replace("(R)", "").removesuffix(" Processor") for row in rows}
+    return " or ".join(sorted(names))
+
+
 def suite(*methods: str) -> Iterator[str]:
     """
     :param methods: names in the suite's grid
     :return: what its runs came to, by dataset: means over the seeds that have been made
     """
-    every, _ = finished()
+    every = [row for row in finished()[0] if row["recipe"] in methods]
     lines = []
     for method in methods:
         for dataset in sorted({row["dataset"] for row in every if row["recipe"] == method}):
@@ -65,7 +74,7 @@ def suite(*methods: str) -> Iterator[str]:
     yield "[The suite](../evidence.md): 30,000 updates and then 25,000 environment steps, two hidden layers of 128,"
     yield "`sb3-o2o run benchmarks/suite/o2o-small.yml`. Scores at the switch, the lowest within 10,000 steps, and the"
     yield "mean of the last five evaluations, each of 10 episodes; means over seeds, which begin with 0; one thread"
-    yield "each of a two-core AMD EPYC:"
+    yield f"each of two cores ({processors(every)}):"
     yield ""
     yield from table(("", "dataset", "seeds", "at the switch", "lowest", "last five"), lines)
 
@@ -76,7 +85,8 @@ def overview() -> Iterator[str]:
     hours = sum(row["seconds"] for row in fine_tunings + pretrainings) / 3600
     asked = len(DATASETS) * len(RECIPES) * len(GRID.seeds)
     yield f"Made so far are **{len(fine_tunings)} of {asked} fine-tunings** and the {len(pretrainings)} pre-trainings"
-    yield f"that they start from, in {hours:.1f} hours by their own clocks on a two-core AMD EPYC beside other work, so"
+    yield f"that they start from, in {hours:.1f} hours by their own clocks on two cores"
+    yield f"({processors(fine_tunings + pretrainings)}) beside other work, so"
     yield "that wall times compare poorly. The score at the switch, and the mean of the last five evaluations; means of"
     yield "the seeds, in brackets how many where there are more than one; nothing where it is **not run yet**:"
     yield ""
