@@ -158,9 +158,14 @@ class RunConfig:
         """
         try:
             document = yaml.safe_load(text)
+            if not isinstance(document, dict):
+                raise TypeError("it is empty" if document is None else "it has no names of settings")
+            missing = [name for name in ("command", "environment") if name not in document]
+            if missing:
+                raise TypeError(f"it has no {' and no '.join(missing)}")
             known = {name.name: document[name.name] for name in fields(cls) if name.name in document}
             return cls(**{**known, "environment": Environment(**document["environment"])})
-        except (yaml.YAMLError, TypeError, KeyError) as error:
+        except (yaml.YAMLError, TypeError) as error:
             raise ValueError(f"{where} is not the configuration of a run ({error}).") from error
 
 

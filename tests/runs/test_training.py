@@ -279,10 +279,19 @@ class TestConfig:
         assert RunConfig.from_yaml(config.to_yaml({"learning_rate": 1e-4, "train_freq": (1, "step")})) == config
 
     @pytest.mark.parametrize(
-        "text", ["", "[", "command: x", "environment: {}", "command: x\nenvironment: {id: 1, b: 2}"]
+        ("text", "fault"),
+        [
+            ("", "it is empty"),
+            ("- a", "it has no names of settings"),
+            ("[", "while parsing"),
+            ("recipe: x", "it has no command and no environment"),
+            ("environment: {}", "it has no command"),
+            ("command: x\nenvironment: {id: 1, b: 2}", "'b'"),
+            ("command: x\nenvironment: 3", "mapping"),
+        ],
     )
-    def test_damaged_files(self, text: str) -> None:
-        with pytest.raises(ValueError, match=r"here\.yml is not the configuration of a run"):
+    def test_damaged_files(self, text: str, fault: str) -> None:
+        with pytest.raises(ValueError, match=rf"(?s)here\.yml is not the configuration of a run .*{fault}"):
             RunConfig.from_yaml(text, "here.yml")
 
     def test_a_file_that_is_no_text_is_named(self, tmp_path: Path) -> None:
