@@ -60,6 +60,17 @@ class FriendlyGroup(TyperGroup):
             error_console.print(str(error), markup=False, highlight=False, soft_wrap=True)
             # a run that fails by itself is no mistake of the command line
             raise typer.Exit(1 if isinstance(error, NonFiniteError) else 2) from error
+        except Exception as error:
+            if type(error).__name__ == "NoSuchOption":  # click's, of which Typer may bring its own
+                _suggest_options(error)
+            raise
+
+
+def _suggest_options(error: Any) -> None:
+    """Click suggests what is spelled alike; ``--gradient-steps`` is what ``--steps`` should have been all the same."""
+    last = error.option_name.rpartition("-")[2]
+    options = [name for parameter in error.ctx.command.params for name in parameter.opts]
+    error.possibilities = [name for name in options if name.rpartition("-")[2] == last] or error.possibilities
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
