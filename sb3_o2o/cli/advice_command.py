@@ -23,7 +23,10 @@ _UNITS = {"score": "normalised score", "success": "success in %", "return": "ret
 
 
 def advise(
-    dataset: Annotated[str, typer.Argument(help="Minari id, or path of a dataset.")],
+    dataset: Annotated[
+        str,
+        typer.Argument(help="Minari id, or path of a dataset; a run folder alone stands for both."),
+    ],
     policy: Annotated[
         str | None,
         typer.Argument(
@@ -64,6 +67,8 @@ def advise(
     from sb3_o2o.advice import advise as advise_on
     from sb3_o2o.cli.set_options import dataset_settings
 
+    if policy is None:
+        dataset, policy = _dataset_and_policy(dataset)
     if policy is not None:
         acting_threads(threads)
     with console.status("Measuring …"):
@@ -78,6 +83,22 @@ def advise(
             trust=trust,
         )
     _show(advice)
+
+
+def _dataset_and_policy(named: str) -> tuple[str, str | None]:
+    """
+    :param named: a dataset, or a run folder
+    :return: the dataset, or the run's dataset and the run
+    :raises ValueError: the run did without a dataset
+    """
+    from sb3_o2o.runs.folder import RunFolder, is_run
+
+    if not is_run(Path(named)):
+        return named, None
+    dataset = RunFolder(Path(named)).read_config().dataset
+    if dataset is None:
+        raise ValueError(f"{named!r} is a run without a dataset: name one before it, sb3-o2o advise DATASET {named}.")
+    return dataset, named
 
 
 def _show(advice: "Advice") -> None:

@@ -218,6 +218,17 @@ class TestCommands:
             _, *arguments = shlex.split(command)
             succeeds(*arguments, *sizes[arguments[0]])
 
+    def test_a_run_alone_stands_for_its_dataset_and_itself(self, tiny_dataset: Callable[..., str]) -> None:
+        name = tiny_dataset()
+        succeeds("pretrain", name, "--recipe", "cql", "--gradient-steps", "4", *SMALL, *SHORT)
+        run = f"runs/cql-{tiny.BOX}_1"
+        assert succeeds("advise", run) == succeeds("advise", name, run)
+        succeeds("finetune", "--recipe", "sac", "--env", tiny.BOX, "--steps", "6", *SMALL, *SHORT)
+        run = f"runs/sac-{tiny.BOX}_1"
+        assert f"'{run}' is a run without a dataset: name one before it, sb3-o2o advise DATASET {run}" in fails(
+            "advise", run
+        )
+
     def test_the_next_run_is_named(self, tiny_dataset: Callable[..., str], tmp_path: Path) -> None:
         folder = tmp_path / "some runs"
         (folder / f"wsrl-{tiny.BOX}_1").mkdir(parents=True)
