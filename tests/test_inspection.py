@@ -279,6 +279,13 @@ class OwnPolicy(O2OSACPolicy):
     """A user's."""
 
 
+def test_the_ending_of_a_model_may_be_left_out(tmp_path: Path) -> None:
+    """As in ``load``, and for every other command that takes a model."""
+    make(objective="cql").save(tmp_path / "model")
+    assert "a model of O2OSAC" in succeeds("inspect", str(tmp_path / "model"))
+    assert "There is no file" in fails("inspect", str(tmp_path / "mode"))
+
+
 def test_trust_on_the_command_line_ends_with_the_command(tmp_path: Path) -> None:
     path = own_model(tmp_path)
     arguments = ("evaluate", path, "--env", tiny.BOX, "--episodes", "1")

@@ -57,13 +57,16 @@ class Contents:
 
 def inspect(path: str | Path) -> Contents:
     """
-    :param path: a saved model, resume bundle or a folder of them, run folder, replay buffer, ``VecNormalize`` or
-        dataset; or the id of a Minari dataset
+    :param path: a saved model (its ending may be left out), resume bundle or a folder of them, run folder, replay
+        buffer, ``VecNormalize`` or dataset; or the id of a Minari dataset
     :return: what is in it
     :raises ValueError: if it is nothing that is known, or damaged
     :raises FileNotFoundError: if there is no such file
     """
     file = Path(path)
+    zipped = Path(f"{path}.zip")
+    if not file.exists() and zipped.is_file():  # the ending may be left out, as in load
+        file = zipped
     if not file.exists():
         dataset = Path(get_dataset_path(str(path)))
         if not (dataset / "data").is_dir():
