@@ -1,5 +1,6 @@
 """The command line, as a user meets it: what works, what it leaves, and one line for what does not."""
 
+import errno
 import re
 import shlex
 import shutil
@@ -53,6 +54,17 @@ class TestHelp:
 
     def test_version(self) -> None:
         assert succeeds("--version").strip() == f"sb3_o2o {__version__}"
+
+    def test_a_reader_that_stops_reading_is_no_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As in ``sb3-o2o pretrain --help | head``."""
+
+        def leave(_: str) -> None:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+        monkeypatch.setattr("sb3_o2o.runs.inspection.inspect", leave)
+        result = sb3_o2o("inspect", "model.zip")
+        assert result.exit_code == 1
+        assert not result.output
 
     def test_the_installed_command(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         monkeypatch.setattr("sys.argv", ["sb3-o2o", "--version"])

@@ -54,7 +54,8 @@ class FriendlyGroup(TyperGroup):
             when = " before training started" if ctx.invoked_subcommand in _TRAINING_COMMANDS else ""
             stop(f"Interrupted{when}: nothing was saved.")
         except (ValueError, OSError, ImportError, NonFiniteError) as error:
-            if ctx.find_root().params.get("traceback"):
+            # typer ends quietly where nobody reads on, as before head or a pager
+            if isinstance(error, BrokenPipeError) or ctx.find_root().params.get("traceback"):
                 raise
             error_console.print("[bold red]Error:[/]", end=" ")
             error_console.print(str(error), markup=False, highlight=False, soft_wrap=True)
