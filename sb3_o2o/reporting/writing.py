@@ -72,12 +72,16 @@ def write_report(
     title = title or ", ".join(path.resolve().name for path in folders)
     page = make_report(find_runs(folders, env_id).only(tasks, methods), title, after, baseline)
     written = []
-    for picture in page.pictures:
-        written.append(out / f"{picture.name}.svg")
-        write_whole(written[-1], picture.svg)
     html, markdown = out / "report.html", out / "report.md"
-    write_whole(html, to_html(page))
-    write_whole(markdown, to_markdown(page))
+    try:
+        for picture in page.pictures:
+            written.append(out / f"{picture.name}.svg")
+            write_whole(written[-1], picture.svg)
+        write_whole(html, to_html(page))
+        write_whole(markdown, to_markdown(page))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(f"The report cannot be written to {str(out)!r} ({reason}). Choose another --out.") from error
     return Report(html, markdown, written, page.remarks)
 
 
