@@ -417,6 +417,7 @@ def test_what_the_user_gives_holds_in_both_phases() -> None:
         "ent_coef_learning_rate": 3e-5,
         "ent_coef": "auto_1.0",
         "n_critics": 2,
+        "entropy_backup": False,
     }
     assert (model.learning_rate, norms(model)) == (1e-3, 1)
     model.pretrain(dataset(), 1)

@@ -127,7 +127,8 @@ def test_evaluations_and_collecting_see_both(build: Any, tmp_path: Path) -> None
     model.save(tmp_path / "tuned")
     loaded = algorithm.load(tmp_path / "tuned", device="cpu")  # without an environment
     assert np.array_equal(loaded.predict(observations, deterministic=True)[0], actions)
-    assert np.array_equal(loaded.predict(observations[0], deterministic=True)[0], actions[0])
+    # some processors round the product of one row otherwise than the same row's among several
+    assert np.allclose(loaded.predict(observations[0], deterministic=True)[0], actions[0], rtol=0, atol=1e-6)
     own, _ = loaded.policy.predict(observations, deterministic=True)
     assert 0 < np.isclose(own, actions).all(axis=1).mean() < 1
     # another run begins with one policy again
