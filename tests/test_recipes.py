@@ -298,6 +298,16 @@ def test_sac_fast_is_wsrl_online_from_scratch() -> None:
     assert recipe_arguments("sac_fast", "AntMaze_UMaze-v5")["critic_subset"] == 1
 
 
+def test_jsrl_is_wsrl_with_the_papers_target() -> None:
+    """The paper gives JSRL the hyper-parameters of RLPD, with one critic in the targets of mazes; WSRL has two."""
+    for env_id in ("Hopper-v5", "AntMaze_UMaze-v5", "PointMaze_UMaze-v3", "AntMaze_UMazeDense-v5", "FrankaKitchen-v1"):
+        jump, wsrl, fast = (recipe_arguments(name, env_id) for name in ("jsrl", "wsrl", "sac_fast"))
+        before = jump.pop("pretrain_kwargs", {})
+        assert jump["critic_subset"] == fast["critic_subset"]
+        # the policy that begins the episodes is WSRL's
+        assert {**jump, **before, "finetuning": wsrl["finetuning"]} == wsrl
+
+
 def test_sac_n_by_domain() -> None:
     ids = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "AntMaze_Large-v5", "AdroitHandPen-v1")
     assert [recipe_arguments("sac_n", env_id)["n_critics"] for env_id in ids] == [10, 500, 20, 25, 100]
