@@ -36,7 +36,7 @@ class DualCritic(FineTuningCallback):
       term, ``y_i = r + gamma (1 - d) (min Qb_i(s', a') - alpha log pi(a'|s'))``.
     - IQL (ours; the paper has results and no equations): the policy imitates with the weights ``exp(beta A)`` of the
       mixed advantages ``A = (1 - kappa) A_off + kappa A_on``, ``A_i = min Qb_i(s, a) - V_i(s)``. Each pair has
-      its own V.
+      its own V. The second pair steps first, so A_on is of V_on after its step, A_off of V_off before.
 
     An online objective that is conservative, such as CQL, stays so for the first pair alone. AWAC is refused: its
     advantages come from a sample of the policy, which the second pair would not see.

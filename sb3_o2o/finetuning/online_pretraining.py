@@ -45,7 +45,8 @@ class OnlinePretraining(_DatasetCallback):
     :param inner_learning_rate: step size of the inner update, >= 0
     :param gradient_weight: weight the online loss by ``min(L_off, L_on) / L_on``, as the code does
     :param target_interval: updates between two of the second target networks
-    :param reset_optimizers: afterwards, actor and first critics start with fresh optimisers, as in the code
+    :param reset_optimizers: afterwards, actor and first critics start with fresh optimisers, as in the code. IQL's V
+        and SAC's temperature, which the code does not have, keep theirs
     :param log_interval: updates between two logs
     :param dataset: what :meth:`~sb3_o2o.data.OfflineDataset.load` accepts; the dataset that the model was
         pre-trained on by default
