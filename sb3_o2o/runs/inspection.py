@@ -24,7 +24,7 @@ from sb3_o2o.plain.pickles import needs_trust
 from sb3_o2o.resume.manifest import MANIFEST, Manifest
 from sb3_o2o.resume.series import bundles
 from sb3_o2o.runs.folder import RunFolder, is_run
-from sb3_o2o.transfer.archive import saved_family, saved_spaces
+from sb3_o2o.transfer.archive import saved_family, saved_model_path, saved_spaces
 from sb3_o2o.transfer.model_file import attributes_as_json, header
 from sb3_o2o.transfer.schedules import known_schedule
 
@@ -64,9 +64,8 @@ def inspect(path: str | Path) -> Contents:
     :raises FileNotFoundError: if there is no such file
     """
     file = Path(path)
-    zipped = Path(f"{path}.zip")
-    if not file.exists() and zipped.is_file():  # the ending may be left out, as in load
-        file = zipped
+    if not file.exists() and file.suffix != ".zip":
+        file = saved_model_path(path) or file
     if not file.exists():
         dataset = Path(get_dataset_path(str(path)))
         if not (dataset / "data").is_dir():

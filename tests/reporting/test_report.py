@@ -603,6 +603,7 @@ class TestFolders:
         (tmp_path / "empty").mkdir()
         assert "holds no runs" in fails("report", tmp_path / "empty")
         assert "There is nothing at" in fails("report", tmp_path / "nowhere")
+        assert not (tmp_path / "empty" / "report").exists()
 
     def test_a_folder_that_cannot_be_written_is_named(self, tmp_path: Path) -> None:
         zoo_run(tmp_path / "logs", "Hopper-v5", 0, [20, 40, 60])
@@ -610,7 +611,6 @@ class TestFolders:
         said = fails("report", tmp_path / "logs", "--out", tmp_path / "taken")
         assert f"The report cannot be written to '{tmp_path / 'taken'}' (File exists)." in said
         assert "--out" in said
-        assert not (tmp_path / "empty" / "report").exists()
 
 
 def test_the_command_writes_a_page_and_its_pictures(tmp_path: Path) -> None:
